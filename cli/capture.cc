@@ -1,0 +1,93 @@
+#include "core/capture.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "cli/command.h"
+#include "cli/report.h"
+#include "core/base/error.h"
+#include "core/base/strings.h"
+
+namespace snapgdb::cli {
+namespace {
+
+struct Arguments {
+  int pid = 0;
+  std::string output;
+  bool stop = false, kill = false;
+  CaptureOptions options;
+};
+
+// NAME-PID.snapgdb; a process may call itself anything.
+std::string default_name(Pid pid) {
+  const auto proc = ProcDirectory::of_if_alive(pid);
+  std::string name = proc ? proc->stat().name : "process";
+  for (char& c : name)
+    if (!isalnum(static_cast<unsigned char>(c)) && c != '-' && c != '_' && c != '.') c = '_';
+  if (name.empty() || name[0] == '.' || name[0] == '-') name.insert(0, "_");
+  return fmt::format("{}-{}.snapgdb", name, pid.value);
+}
+
+std::vector<Pid> processes_of(const Tracees& tracees) {
+  std::vector<Pid> pids;
+  for (const auto& [tid, tracee] : tracees)
+    if (const auto proc = ProcDirectory::of_if_alive(Pid{tid.value});
+        proc && ProcFields(proc->read("status")).number("Tgid") == static_cast<uint64_t>(tid.value))
+      pids.push_back(Pid{tid.value});
+  return pids;
+}
+
+void signal_all(const std::vector<Pid>& processes, int signal) {
+  for (const Pid pid : processes)
+    if (::kill(pid.value, signal) != 0 && errno != ESRCH)
+      throw_errno("cannot send a signal to process {}", pid.value);
+}
+
+int run(Arguments& arguments) {
+  if (arguments.pid <= 0)
+    throw Error(fmt::format("cannot capture process {}", arguments.pid), "a PID is above 0", "",
+                ExitStatus::kUsage);
+  ::signal(SIGPIPE, SIG_IGN);  // a reader that goes away is an error like any other
+  const Pid pid{arguments.pid};
+  if (arguments.output.empty()) arguments.output = default_name(pid);
+  if (arguments.output == "-" && ::isatty(STDOUT_FILENO))
+    throw Error("cannot write the image to standard output", "it is a terminal",
+                "give -o FILE, or a pipe", ExitStatus::kUsage);
+
+  Capture capture(OutputFile::create(arguments.output), arguments.options);
+  Tracees tracees;
+  const CaptureReport report = capture.take({pid}, tracees, Moment{}, [&] {
+    // Sent while all are held: each finds it as soon as it goes on, before any instruction.
+    if (arguments.stop) signal_all(processes_of(tracees), SIGSTOP);
+    if (!arguments.kill) tracees.clear();
+  });
+  capture.commit();
+  if (arguments.kill) signal_all(processes_of(tracees), SIGKILL);
+  tracees.clear();
+  if (arguments.output != "-") fmt::print("{}\n", capture.path());
+  return report_capture(capture, report);
+}
+
+Action define(CLI::App& app) {
+  auto arguments = std::make_shared<Arguments>();
+  app.add_option("PID", arguments->pid, "Root of the process tree")->required();
+  app.add_option("-o,--output", arguments->output,
+                 "Image to write; - is standard output [NAME-PID.snapgdb]");
+  auto* stop = app.add_flag("--stop", arguments->stop, "Leave the tree stopped (SIGSTOP)");
+  app.add_flag("--kill", arguments->kill, "Kill the tree once the image is complete")
+      ->excludes(stop);
+  app.add_option("--level", arguments->options.write.level,
+                 "Compression level of zstd; 0: none [1]")
+      ->check(CLI::Range(0, 19));
+  app.add_flag("--all-memory", arguments->options.memory.include_dontdump,
+               "Also memory that the program keeps out of dumps (MADV_DONTDUMP)");
+  return [arguments] { return run(*arguments); };
+}
+
+}  // namespace
+
+const Command kCaptureCommand{"capture", "Take a snapshot of a running process tree", define};
+
+}  // namespace snapgdb::cli

@@ -1,0 +1,95 @@
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "cli/command.h"
+#include "cli/show.h"
+#include "core/base/error.h"
+#include "core/base/strings.h"
+#include "core/image/image_reader.h"
+#include "core/version.h"
+#include "gdbstub/serve.h"
+
+namespace snapgdb::cli {
+namespace {
+
+constexpr const Command* kCommands[] = {
+    &kCaptureCommand, &kRunCommand,   &kShowCommand, &kCoreCommand,
+    &kServeCommand, &kGuiCommand,  &kVerifyCommand,
+};
+
+constexpr char kDescription[] =
+    "snapgdb photographs a running process tree into one file, and makes that file a gdb remote\n"
+    "target, a set of ELF cores and a picture.\n"
+    "\n"
+    "  snapgdb capture PID                               take a snapshot; the tree runs on\n"
+    "  gdb -ex 'target remote | snapgdb IMG.snapgdb'     look at it as if it were alive\n"
+    "  snapgdb IMG.snapgdb                               what is in it";
+
+bool is_pipe_or_socket(int fd) {
+  struct stat status;
+  return ::fstat(fd, &status) == 0 && (S_ISFIFO(status.st_mode) || S_ISSOCK(status.st_mode));
+}
+
+// `snapgdb IMG`: gdb connects its `target remote | …` to our stdin; a person has a terminal there.
+int open_image(const std::string& image, std::optional<int> pid) {
+  if (!is_pipe_or_socket(STDIN_FILENO)) return show_summary(image);
+  return gdbstub::serve_stdio(open_snapshot(image), {.pid = pid});
+}
+
+// A program started with a standard descriptor closed would give its number to a file it opens.
+void occupy_standard_descriptors() {
+  while (true) {
+    const int fd = ::open("/dev/null", O_RDWR);
+    if (fd > STDERR_FILENO) ::close(fd);
+    if (fd < 0 || fd > STDERR_FILENO) return;
+  }
+}
+
+int run(int argc, char** argv) {
+  CLI::App app(kDescription, "snapgdb");
+  app.set_version_flag("--version", std::string("snapgdb ") + kVersion);
+  app.require_subcommand(0, 1);
+  std::string image;
+  std::optional<int> pid;
+  app.add_option("IMG", image, "Image to show, or to serve to gdb if standard input is a pipe");
+  app.add_option("--pid", pid, "Process to serve; without it, the root of the tree");
+
+  Action action;
+  for (const Command* command : kCommands) {
+    CLI::App* verb = app.add_subcommand(command->name, command->help);
+    verb->callback([&action, define = command->define(*verb)] { action = define; });
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& success) {
+    return app.exit(success);
+  } catch (const CLI::ParseError& error) {
+    throw Error(error.what(), "", "snapgdb --help tells how to use it", ExitStatus::kUsage);
+  }
+  if (action) return action();
+  if (!image.empty()) return open_image(image, pid);
+  fmt::print("{}", app.help());
+  return 0;
+}
+
+}  // namespace
+}  // namespace snapgdb::cli
+
+int main(int argc, char** argv) {
+  snapgdb::cli::occupy_standard_descriptors();
+  try {
+    return snapgdb::cli::run(argc, argv);
+  } catch (const snapgdb::Error& error) {
+    fmt::print(stderr, "snapgdb: {}\n", snapgdb::printable(error.what()));
+    return static_cast<int>(error.status());
+  } catch (const std::bad_alloc&) {
+    fmt::print(stderr, "snapgdb: out of memory\n");
+    return static_cast<int>(snapgdb::ExitStatus::kFailed);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "snapgdb: {}\n", snapgdb::printable(error.what()));
+    return static_cast<int>(snapgdb::ExitStatus::kFailed);
+  }
+}

@@ -1,0 +1,50 @@
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <memory>
+#include <string>
+
+#include "cli/command.h"
+#include "core/image/image_reader.h"
+#include "gdbstub/serve.h"
+
+namespace snapgdb::cli {
+namespace {
+
+struct Arguments {
+  std::string image;
+  std::string address;
+  int32_t pid = 0;
+  bool multi = false;
+};
+
+int serve(const Arguments& arguments) {
+  auto snapshot = open_snapshot(arguments.image);
+  gdbstub::SessionOptions options;
+  if (arguments.pid != 0) options.pid = arguments.pid;
+  options.multi = arguments.multi;
+  if (arguments.address.empty()) return gdbstub::serve_stdio(std::move(snapshot), options);
+  const gdbstub::Listener listener(arguments.address);
+  fmt::print(stderr, "snapgdb: listening on {}\n", listener.address());
+  std::fflush(stderr);
+  gdbstub::serve_listener(std::move(snapshot), options, listener);
+}
+
+Action define(CLI::App& app) {
+  auto arguments = std::make_shared<Arguments>();
+  app.add_option("IMG", arguments->image, "the image, or IMG@K for its K-th snapshot")->required();
+  app.add_option("--listen", arguments->address,
+                 "wait for debuggers at unix:PATH or tcp:HOST:PORT, one after the other, instead of "
+                 "serving one on standard input and output");
+  auto* pid = app.add_option("--pid", arguments->pid, "show this process instead of the root");
+  app.add_flag("--multi", arguments->multi,
+               "show no process until the debugger attaches to one (target extended-remote)")
+      ->excludes(pid);
+  return [arguments] { return serve(*arguments); };
+}
+
+}  // namespace
+
+const Command kServeCommand = {"serve", "Serve a snapshot to gdb or lldb", define};
+
+}  // namespace snapgdb::cli

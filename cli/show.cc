@@ -1,0 +1,288 @@
+#include "cli/show.h"
+
+#include <sys/mman.h>
+#include <time.h>
+
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <set>
+
+#include <llvm/Support/FormatVariadic.h>
+
+#include "cli/command.h"
+#include "cli/descriptor_text.h"
+#include "cli/report.h"
+#include "cli/table.h"
+#include "core/base/error.h"
+#include "core/base/strings.h"
+#include "core/image/image_reader.h"
+#include "core/inspect/json.h"
+
+namespace snapgdb::cli {
+namespace {
+
+// ---- Pieces ----------------------------------------------------------------------------------------
+
+std::string local_time(int64_t nanoseconds) {
+  const time_t seconds = nanoseconds / 1'000'000'000;
+  tm parts{};
+  ::localtime_r(&seconds, &parts);
+  char text[64];
+  return {text, ::strftime(text, sizeof text, "%F %T %Z", &parts)};
+}
+
+std::string command_line(const pb::Process& process) {
+  std::string line;
+  for (const std::string& argument : process.arguments())
+    line += (line.empty() ? "" : " ") + printable(argument);
+  return line.empty() ? fmt::format("[{}]", printable(process.name())) : line;
+}
+
+std::string permissions(const pb::Vma& vma) {
+  const uint32_t p = vma.protection();
+  return {p & PROT_READ ? 'r' : '-', p & PROT_WRITE ? 'w' : '-', p & PROT_EXEC ? 'x' : '-',
+          vma.shared() ? 's' : 'p'};
+}
+
+uint64_t captured_bytes(const Snapshot& snapshot, const pb::Process& process) {
+  uint64_t bytes = 0;
+  for (const pb::Vma& vma : process.mappings())
+    bytes += snapshot.captured_bytes(process, vma.start(), vma.end());
+  return bytes;
+}
+
+uint64_t resident_bytes(const pb::Process& process) {
+  uint64_t bytes = 0;
+  for (const pb::Vma& vma : process.mappings()) bytes += vma.rss();
+  return bytes;
+}
+
+using Processes = std::vector<const pb::Process*>;
+
+// ---- Sections ----------------------------------------------------------------------------------------
+
+void print_tree(const Snapshot& snapshot, const Processes& shown) {
+  std::map<int32_t, size_t> depth;
+  Table table({">PID", ">PARENT", ">THREADS", "STATE", ">RESIDENT", "COMMAND"});
+  // Depth first, children in the order of the image.
+  const std::function<void(const pb::Process&, size_t)> visit = [&](const pb::Process& process,
+                                                                     size_t level) {
+    table.add({std::to_string(process.pid()), std::to_string(process.parent()),
+               std::to_string(process.threads_size()), process.state(),
+               human_size(resident_bytes(process)),
+               std::string(2 * level, ' ') + command_line(process)});
+    for (const pb::Process& child : snapshot.processes())
+      if (child.parent() == process.pid() && depth.try_emplace(child.pid(), level).second)
+        visit(child, level + 1);
+  };
+  for (const pb::Process* process : shown)
+    if (depth.try_emplace(process->pid(), 0).second) visit(*process, 0);
+  table.print();
+}
+
+void print_threads(const Snapshot&, const Processes& shown) {
+  Table table({">PID", ">TID", "STATE", ">CPU", "NAME", "SIGNAL", "WAITS IN"});
+  for (const pb::Process* process : shown)
+    for (const pb::Thread& thread : process->threads())
+      table.add({std::to_string(process->pid()), std::to_string(thread.tid()), thread.state(),
+                 std::to_string(thread.cpu()), printable(thread.name()),
+                 thread.stop_signal() ? std::to_string(thread.stop_signal()) : "",
+                 printable(thread.wait_channel())});
+  table.print();
+}
+
+void print_maps(const Snapshot& snapshot, const Processes& shown) {
+  Table table({">PID", "START", "END", "PERM", ">SIZE", ">RESIDENT", ">DIRTY", ">CAPTURED", "NAME"});
+  for (const pb::Process* process : shown)
+    for (const pb::Vma& vma : process->mappings())
+      table.add({std::to_string(process->pid()), fmt::format("{:#014x}", vma.start()),
+                 fmt::format("{:#014x}", vma.end()), permissions(vma),
+                 human_size(vma.end() - vma.start()), human_size(vma.rss()),
+                 human_size(vma.private_dirty()),
+                 human_size(snapshot.captured_bytes(*process, vma.start(), vma.end())),
+                 printable(vma.name()) + (vma.deleted() ? " (deleted)" : "")});
+  table.print();
+}
+
+void print_descriptors(const Snapshot&, const Processes& shown) {
+  Table table({">PID", ">FD", "KIND", "ACCESS", "TARGET", "WHAT"});
+  for (const pb::Process* process : shown)
+    for (const pb::Descriptor& descriptor : process->descriptors())
+      table.add({std::to_string(process->pid()), std::to_string(descriptor.number()),
+                 descriptor_kind(descriptor), access_text(descriptor),
+                 printable(descriptor.target()), descriptor_text(descriptor)});
+  table.print();
+}
+
+void print_files(const Snapshot& snapshot, const Processes&) {
+  Table table({">SIZE", "ROLE", "BUILD-ID", "PATH", "REMARK"});
+  for (const pb::FileRecord& file : snapshot.files()) {
+    std::string role = pb::FileRole_Name(file.role()).substr(std::string_view("FILE_").size());
+    std::ranges::transform(role, role.begin(), [](unsigned char c) { return std::tolower(c); });
+    table.add({human_size(file.size()), role, to_hex(file.build_id()).substr(0, 12),
+               printable(file.path()), printable(file.why_not_embedded())});
+  }
+  table.print();
+}
+
+void print_limits(const Snapshot&, const Processes& shown) {
+  const auto text = [](uint64_t value) {
+    return value == UINT64_MAX ? std::string("unlimited") : std::to_string(value);
+  };
+  Table table({">PID", "LIMIT", ">SOFT", ">HARD"});
+  for (const pb::Process* process : shown)
+    for (const pb::Limit& limit : process->limits())
+      table.add({std::to_string(process->pid()), limit.name(), text(limit.soft()),
+                 text(limit.hard())});
+  table.print();
+}
+
+void print_environment(const Snapshot&, const Processes& shown) {
+  Table table({">PID", "VARIABLE"});
+  for (const pb::Process* process : shown)
+    for (const std::string& variable : process->environment())
+      table.add({std::to_string(process->pid()), printable(variable)});
+  table.print();
+}
+
+void print_missing(const Snapshot& snapshot, const Processes&) {
+  Table table({">PID", ">TID", "MISSING", "REASON"});
+  for (const pb::Missing& missing : snapshot.record().missing())
+    table.add({std::to_string(missing.pid()), std::to_string(missing.tid()),
+               printable(missing.resource()), printable(missing.reason())});
+  table.print();
+}
+
+void print_summary(const Snapshot& snapshot, const Processes&) {
+  const pb::SnapshotRecord& record = snapshot.record();
+  const pb::Process& root = snapshot.root();
+  size_t threads = 0;
+  uint64_t memory = 0;
+  std::set<uint32_t> spaces;
+  for (const pb::Process& process : snapshot.processes()) {
+    threads += static_cast<size_t>(process.threads_size());
+    if (spaces.insert(process.address_space()).second) memory += captured_bytes(snapshot, process);
+  }
+  fmt::print("program   {}\n", command_line(root));
+  fmt::print("tree      {}, {}, root {}\n",
+             counted(snapshot.processes().size(), "process", "es"), counted(threads, "thread"),
+             root.pid());
+  fmt::print("taken     {} on {} (Linux {}, {})\n", local_time(record.realtime_ns()),
+             printable(record.host().node_name()), printable(record.host().os_release()),
+             printable(record.host().cpu_model()));
+  fmt::print("reason    {}\n", printable(record.reason()));
+  fmt::print("stopped   for {}, memory by {}\n", human_duration(record.pause_ns()),
+             printable(record.memory_method()));
+  fmt::print("memory    {} readable; {} stored, {} shared, {} zero (files included)\n",
+             human_size(memory), human_size(record.stored_pages() * kPageSize),
+             human_size(record.shared_pages() * kPageSize),
+             human_size(record.zero_pages() * kPageSize));
+  fmt::print("files     {} carried\n",
+             std::ranges::count_if(snapshot.files(), &pb::FileRecord::embedded));
+  fmt::print("missing   {}\n", record.missing().empty()
+                                   ? std::string("nothing")
+                                   : counted(static_cast<size_t>(record.missing_size()), "thing"));
+  fmt::print("\n");
+  print_tree(snapshot, {&root});
+  if (record.missing().empty()) return;
+  fmt::print("\n");
+  print_missing(snapshot, {});
+}
+
+struct Section {
+  const char* name;
+  const char* help;
+  void (*print)(const Snapshot&, const Processes&);
+  const char* field;  // of pb::Process, for --json; nullptr: of the snapshot
+};
+constexpr Section kSections[] = {
+    {"summary", "the snapshot in a few lines", print_summary, nullptr},
+    {"tree", "the process tree", print_tree, nullptr},
+    {"threads", "every thread", print_threads, "threads"},
+    {"maps", "memory maps", print_maps, "mappings"},
+    {"fds", "descriptors", print_descriptors, "descriptors"},
+    {"limits", "resource limits", print_limits, "limits"},
+    {"env", "environments", print_environment, "environment"},
+    {"files", "executables, libraries and debug files carried", print_files, nullptr},
+    {"missing", "what is not in the image, and why", print_missing, nullptr},
+};
+
+// ---- JSON --------------------------------------------------------------------------------------------
+
+llvm::json::Value process_json(const pb::Process& process, const Section& section) {
+  if (!section.field) return to_json(process);
+  llvm::json::Object whole = *to_json(process).getAsObject();
+  return llvm::json::Object{{"pid", process.pid()}, {section.field, *whole.get(section.field)}};
+}
+
+// The names and units are those of core/image/snapshot.proto.
+void print_json(const Snapshot& snapshot, const Processes& shown, const Section& section) {
+  llvm::json::Array processes, files;
+  for (const pb::Process* process : shown) processes.push_back(process_json(*process, section));
+  llvm::json::Object out{{"snapshot", to_json(snapshot.record())},
+                         {"processes", std::move(processes)}};
+  if (!section.field) {
+    for (pb::FileRecord file : snapshot.files()) {
+      file.clear_content();
+      files.push_back(to_json(file));
+    }
+    out["files"] = std::move(files);
+  }
+  fmt::print("{}\n", llvm::formatv("{0:2}", llvm::json::Value(std::move(out))).str());
+}
+
+// ---- The command ---------------------------------------------------------------------------------------
+
+struct Arguments {
+  std::string image, section = "summary";
+  int pid = 0;
+  bool json = false;
+  OpenOptions open;
+};
+
+Processes chosen(const Snapshot& snapshot, int pid) {
+  Processes shown;
+  for (const pb::Process& process : snapshot.processes())
+    if (pid == 0 || process.pid() == pid) shown.push_back(&process);
+  if (shown.empty())
+    throw Error(fmt::format("cannot show process {}", pid), "it is not in the image");
+  return shown;
+}
+
+int show(const Arguments& arguments) {
+  const auto snapshot = open_snapshot(arguments.image, arguments.open);
+  const Section& section = *std::ranges::find(kSections, arguments.section, &Section::name);
+  const Processes shown = chosen(*snapshot, arguments.pid);
+  if (arguments.json)
+    print_json(*snapshot, shown, section);
+  else
+    section.print(*snapshot, shown);
+  return 0;
+}
+
+Action define(CLI::App& app) {
+  auto arguments = std::make_shared<Arguments>();
+  app.add_option("IMG", arguments->image, "Image; IMG@K is its K-th snapshot")->required();
+  std::vector<std::string> names;
+  std::string help = "What to show [summary]:";
+  for (const Section& section : kSections) {
+    names.push_back(section.name);
+    help += fmt::format("\n{} - {}", section.name, section.help);
+  }
+  app.add_option("SECTION", arguments->section, help)->check(CLI::IsMember(names));
+  app.add_option("--pid", arguments->pid, "Only this process");
+  app.add_flag("--json", arguments->json, "As JSON, with the names of the schema");
+  app.add_flag("--salvage", arguments->open.salvage, "Read what is whole in a damaged image");
+  return [arguments] { return show(*arguments); };
+}
+
+}  // namespace
+
+int show_summary(const std::string& image) {
+  return show({.image = image, .open = {}});
+}
+
+const Command kShowCommand{"show", "What is in an image", define};
+
+}  // namespace snapgdb::cli

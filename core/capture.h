@@ -1,0 +1,57 @@
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/image/image_writer.h"
+#include "core/image/page_writer.h"
+#include "core/linux/freezer.h"
+#include "core/resource/file_registry.h"
+#include "core/resource/memory.h"
+
+namespace snapgdb {
+
+struct CaptureOptions {
+  MemoryOptions memory;
+  FreezeOptions freeze;
+  WriteOptions write;
+};
+
+// Why and where to look: what a debugger shows first.
+struct Moment {
+  std::string reason = "requested";
+  Pid focus_pid = {};  // 0: the root
+  Tid focus_tid = {};
+};
+
+struct CaptureReport {
+  pb::SnapshotRecord record;
+  size_t processes = 0, threads = 0, files = 0;
+  uint64_t wall_ns = 0;
+};
+
+// Takes snapshots into one image.
+class Capture {
+ public:
+  Capture(OutputFile out, CaptureOptions options);
+
+  // Captures the trees below `roots`. `resume` is called once, as soon as the tree may run on: it
+  // lets go of `tracees` in whatever way the caller wants. If this throws before that, the caller's
+  // tracees are as freeze() left them.
+  CaptureReport take(const std::vector<Pid>& roots, Tracees& tracees, const Moment& moment,
+                     const std::function<void()>& resume);
+  // Makes what was taken durable under its name.
+  void commit() { image_.commit(); }
+
+  uint64_t bytes_written() const { return image_.bytes_written(); }
+  const std::string& path() const { return image_.path(); }
+
+ private:
+  CaptureOptions options_;
+  ImageWriter image_;
+  PageWriter pages_;
+  FileRegistry files_;
+};
+
+}  // namespace snapgdb

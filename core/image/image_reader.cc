@@ -1,0 +1,333 @@
+#include "core/image/image_reader.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <mutex>
+#include <set>
+
+#include "core/base/error.h"
+#include "core/base/fd.h"
+#include "core/base/strings.h"
+#include "core/image/chunk.h"
+#include "core/image/page_cache.h"
+
+namespace snapgdb {
+namespace {
+
+constexpr char kCutOffHelp[] = "--salvage reads what is whole";
+
+[[noreturn]] void bad(std::string why, std::string help = "") {
+  throw Error("cannot read the image", std::move(why), std::move(help));
+}
+
+// A pipe cannot be read at random: its bytes go to an unnamed file first.
+Fd spool(const Fd& source, const std::string& path) {
+  const char* directory = ::getenv("TMPDIR");
+  Fd file(::open(directory ? directory : "/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  if (!file.valid()) throw_errno("cannot create a temporary file for {}", path);
+  Bytes buffer(size_t{1} << 20);
+  while (const size_t n = read_upto(source.get(), buffer, path))
+    write_all(file.get(), std::span(buffer).first(n), "a temporary file");
+  return file;
+}
+
+Fd open_for_reading(const std::string& path) {
+  Fd fd(path == "-" ? ::fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3)
+                    : ::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) throw_errno("cannot open {}", path);
+  struct stat status;
+  if (::fstat(fd.get(), &status) != 0) throw_errno("cannot open {}", path);
+  if (S_ISDIR(status.st_mode)) throw SystemError("cannot read " + path, EISDIR);
+  return S_ISREG(status.st_mode) ? std::move(fd) : spool(fd, path);
+}
+
+struct Chunk {
+  ChunkHeader header;
+  uint64_t offset = 0;
+  PagePrefix pages;
+
+  uint64_t payload_offset() const { return offset + ChunkHeader::kSize; }
+  uint64_t end() const { return payload_offset() + header.stored_size; }
+};
+
+template <typename Record>
+Record parse(const Bytes& payload, uint32_t type) {
+  Record record;
+  if (!record.ParseFromArray(payload.data(), static_cast<int>(payload.size())))
+    bad(fmt::format("a {} chunk does not hold what it should", chunk_type_name(type)));
+  return record;
+}
+
+class ImageFile : public Image, public std::enable_shared_from_this<ImageFile> {
+ public:
+  ImageFile(Fd fd, std::string path, OpenOptions options);
+
+  std::vector<uint64_t> snapshots() const override;
+  std::shared_ptr<const Snapshot> snapshot(uint64_t sequence) const override;
+  void verify() const override;
+
+  Bytes payload(const Chunk& chunk) const;
+  std::span<const Chunk> page_chunks() const { return page_chunks_; }
+
+ private:
+  Chunk chunk_at(uint64_t offset) const;
+  PagePrefix prefix_of(const Chunk& chunk) const;
+  void read_index();
+  void scan();
+  void sort_out();
+  pb::SnapshotRecord record_of(uint64_t sequence, const Snapshot::Contents& contents) const;
+
+  Fd fd_;
+  std::string path_;
+  uint64_t size_ = 0;
+  ImageHeader header_;
+  bool salvaging_ = false;
+  std::vector<Chunk> chunks_;       // in file order, without index and tail
+  std::vector<Chunk> page_chunks_;  // by ordinal
+};
+
+// The pages of an image, decompressed chunk by chunk as they are asked for.
+class ImagePages : public PageStore {
+ public:
+  explicit ImagePages(std::shared_ptr<const ImageFile> image) : image_(std::move(image)) {}
+
+  void read_page(uint64_t ordinal, std::span<std::byte, kPageSize> out) const override {
+    const auto chunks = image_->page_chunks();
+    const auto after = std::ranges::upper_bound(
+        chunks, ordinal, {}, [](const Chunk& chunk) { return chunk.pages.first_page; });
+    const bool found = after != chunks.begin() &&
+                       ordinal - std::prev(after)->pages.first_page < std::prev(after)->pages.pages;
+    if (!found) bad(fmt::format("there is no page {}", ordinal));
+    const Chunk& chunk = *std::prev(after);
+    const auto payload = cache_.get(chunk.offset, [&] { return image_->payload(chunk); });
+    const uint64_t at = PagePrefix::kSize + (ordinal - chunk.pages.first_page) * kPageSize;
+    std::ranges::copy(std::span(*payload).subspan(at, kPageSize), out.begin());
+  }
+
+ private:
+  std::shared_ptr<const ImageFile> image_;
+  mutable PageCache cache_;
+};
+
+ImageFile::ImageFile(Fd fd, std::string path, OpenOptions options)
+    : fd_(std::move(fd)), path_(std::move(path)), salvaging_(options.salvage) {
+  struct stat status;
+  if (::fstat(fd_.get(), &status) != 0) throw_errno("cannot read {}", path_);
+  size_ = static_cast<uint64_t>(status.st_size);
+  std::array<std::byte, ImageHeader::kSize> bytes{};
+  const size_t n = pread_upto(fd_.get(), bytes, 0, path_);
+  header_ = ImageHeader::decode(std::span(bytes).first(n));
+  if (salvaging_)
+    scan();
+  else
+    read_index();
+  sort_out();
+}
+
+Chunk ImageFile::chunk_at(uint64_t offset) const {
+  std::array<std::byte, ChunkHeader::kSize> bytes{};
+  if (offset > size_) bad("a chunk lies beyond its end");
+  const size_t n = pread_upto(fd_.get(), bytes, offset, path_);
+  Chunk chunk{ChunkHeader::decode(std::span(bytes).first(n), chunk_seed(header_.image_id, offset)),
+              offset,
+              {}};
+  if (chunk.header.stored_size > size_ - chunk.payload_offset()) bad("it ends inside a chunk");
+  return chunk;
+}
+
+Bytes ImageFile::payload(const Chunk& chunk) const {
+  const uint64_t limit = chunk.header.type == kPageChunk ? kMaxPageChunk : kMaxRecordChunk;
+  if (chunk.header.stored_size > limit + limit / 64)
+    bad(fmt::format("a {} chunk is too large", chunk_type_name(chunk.header.type)));
+  Bytes stored(chunk.header.stored_size);
+  if (pread_upto(fd_.get(), stored, chunk.payload_offset(), path_) != stored.size())
+    bad("it ends inside a chunk");
+  Bytes raw = decode_payload(chunk.header, std::move(stored));
+  if (chunk.header.type == kPageChunk &&
+      (raw.size() < PagePrefix::kSize || get<uint64_t>(raw, 0) != chunk.pages.first_page ||
+       get<uint64_t>(raw, 8) != chunk.pages.pages ||
+       raw.size() != PagePrefix::kSize + chunk.pages.pages * kPageSize))
+    bad("a PAGE chunk does not hold the pages it should");
+  return raw;
+}
+
+void ImageFile::read_index() {
+  if (size_ < ImageHeader::kSize + kTailSize) bad("it was cut off", kCutOffHelp);
+  Chunk tail;
+  try {
+    tail = chunk_at(size_ - kTailSize);
+  } catch (const Error&) {
+    bad("it was cut off, or its end is damaged", kCutOffHelp);
+  }
+  const Bytes where = payload(tail);
+  if (tail.header.type != kTailChunk || where.size() != sizeof(uint64_t))
+    bad("its end is damaged", kCutOffHelp);
+  const Chunk index_chunk = chunk_at(get<uint64_t>(where, 0));
+  const auto index = parse<pb::Index>(payload(index_chunk), kIndexChunk);
+  for (const pb::ChunkEntry& entry : index.chunks()) {
+    Chunk chunk = chunk_at(entry.offset());
+    chunk.pages = {entry.first_page(), entry.pages()};
+    if (chunk.header.type != entry.type() || chunk.header.snapshot != entry.snapshot())
+      bad("its index is damaged", kCutOffHelp);
+    chunks_.push_back(chunk);
+  }
+}
+
+// Without an index: chunk after chunk, up to the first whose header is not whole; a chunk whose
+// payload is damaged is passed over.
+void ImageFile::scan() {
+  const auto is_whole = [this](Chunk& chunk) {
+    try {
+      if (chunk.header.type == kPageChunk) chunk.pages = prefix_of(chunk);
+      payload(chunk);
+      return true;
+    } catch (const Error&) {
+      return false;
+    }
+  };
+  for (uint64_t offset = ImageHeader::kSize; offset < size_;) {
+    Chunk chunk;
+    try {
+      chunk = chunk_at(offset);
+    } catch (const Error&) {
+      return;
+    }
+    offset = chunk.end();
+    if (chunk.header.type == kIndexChunk || chunk.header.type == kTailChunk) continue;
+    if (is_whole(chunk)) chunks_.push_back(chunk);
+  }
+}
+
+PagePrefix ImageFile::prefix_of(const Chunk& chunk) const {
+  Bytes stored(std::min<uint64_t>(chunk.header.stored_size, kMaxPageChunk));
+  pread_upto(fd_.get(), stored, chunk.payload_offset(), path_);
+  const Bytes raw = decode_payload(chunk.header, std::move(stored));
+  if (raw.size() < PagePrefix::kSize) bad("a PAGE chunk is too short");
+  return {get<uint64_t>(raw, 0), get<uint64_t>(raw, 8)};
+}
+
+void ImageFile::sort_out() {
+  static const std::set<uint32_t> kKnown{kProcessChunk, kPageChunk, kAddressSpaceChunk, kFileChunk,
+                                         kSnapshotChunk};
+  for (const Chunk& chunk : chunks_) {
+    if (!kKnown.contains(chunk.header.type) && chunk.header.flags & kRequiredFlag)
+      bad(fmt::format("it needs {} chunks, which this snapgdb does not know",
+                      chunk_type_name(chunk.header.type)),
+          "use a newer snapgdb");
+    if (chunk.header.type == kPageChunk) page_chunks_.push_back(chunk);
+  }
+  std::ranges::sort(page_chunks_, {}, [](const Chunk& chunk) { return chunk.pages.first_page; });
+}
+
+std::vector<uint64_t> ImageFile::snapshots() const {
+  std::set<uint64_t> sequences;
+  for (const Chunk& chunk : chunks_)
+    if (chunk.header.type == kSnapshotChunk || (salvaging_ && chunk.header.type == kProcessChunk))
+      sequences.insert(chunk.header.snapshot);
+  return {sequences.begin(), sequences.end()};
+}
+
+std::shared_ptr<const Snapshot> ImageFile::snapshot(uint64_t sequence) const {
+  Snapshot::Contents contents;
+  contents.pages = std::make_shared<ImagePages>(shared_from_this());
+  for (const Chunk& chunk : chunks_) {
+    const uint32_t type = chunk.header.type;
+    const bool ours = chunk.header.snapshot == sequence;
+    if (type == kFileChunk && chunk.header.snapshot <= sequence) {
+      contents.files.push_back(parse<pb::FileRecord>(payload(chunk), type));
+    } else if (type == kProcessChunk && ours) {
+      contents.processes.push_back(parse<pb::Process>(payload(chunk), type));
+    } else if (type == kAddressSpaceChunk && ours) {
+      const auto space = parse<pb::AddressSpace>(payload(chunk), type);
+      contents.address_spaces[space.id()].append_all(Extents::from_record(space.extents()));
+    } else if (type == kSnapshotChunk && ours) {
+      contents.record = parse<pb::SnapshotRecord>(payload(chunk), type);
+    }
+  }
+  if (contents.record.root_pid() == 0) {
+    if (!salvaging_ || contents.processes.empty())
+      bad(fmt::format("it has no snapshot {}", sequence));
+    contents.record = record_of(sequence, contents);
+  }
+  if (salvaging_)
+    for (const pb::Process& process : contents.processes)
+      if (process.address_space()) contents.address_spaces.try_emplace(process.address_space());
+  return std::make_shared<const Snapshot>(std::move(contents));
+}
+
+// Stands in for the record that a cut-off image lacks.
+pb::SnapshotRecord ImageFile::record_of(uint64_t sequence,
+                                        const Snapshot::Contents& contents) const {
+  const pb::Process& root = contents.processes.front();
+  pb::SnapshotRecord record;
+  record.set_sequence(sequence);
+  record.mutable_host()->set_page_size(kPageSize);
+  record.set_root_pid(root.pid());
+  record.set_focus_pid(root.pid());
+  record.set_focus_tid(root.pid());
+  pb::Missing& missing = *record.add_missing();
+  missing.set_pid(root.pid());
+  missing.set_resource("the end of the image");
+  missing.set_reason("the image was cut off; what is whole in it was salvaged");
+  return record;
+}
+
+void ImageFile::verify() const {
+  for (uint64_t offset = ImageHeader::kSize; offset < size_;) {
+    Chunk chunk = chunk_at(offset);
+    const auto in = fmt::format("chunk {} at byte {}", chunk_type_name(chunk.header.type), offset);
+    try {
+      if (chunk.header.type == kPageChunk) chunk.pages = prefix_of(chunk);
+      payload(chunk);
+    } catch (const Error& error) {
+      throw error.within(in);
+    }
+    offset = chunk.end();
+  }
+  for (const uint64_t sequence : snapshots()) snapshot(sequence);
+}
+
+}  // namespace
+
+std::shared_ptr<const Image> Image::open(const std::string& path, OpenOptions options) {
+  Fd fd = open_for_reading(path);
+  try {
+    return std::make_shared<ImageFile>(std::move(fd), path, options);
+  } catch (const SystemError&) {
+    throw;
+  } catch (const Error& error) {
+    throw error.within(path);
+  }
+}
+
+SnapshotName parse_snapshot_name(std::string_view text) {
+  const size_t at = text.rfind('@');
+  const auto k = at == std::string_view::npos ? std::nullopt
+                                              : parse_number<int64_t>(text.substr(at + 1));
+  if (!k || *k == 0 || ::access(std::string(text).c_str(), F_OK) == 0)
+    return {std::string(text), -1};
+  return {std::string(text.substr(0, at)), *k};
+}
+
+std::shared_ptr<const Snapshot> open_snapshot(std::string_view name, OpenOptions options) {
+  const auto [path, k] = parse_snapshot_name(name);
+  const auto image = Image::open(path, options);
+  const std::vector<uint64_t> sequences = image->snapshots();
+  const auto count = static_cast<int64_t>(sequences.size());
+  const int64_t index = k < 0 ? count + k : k - 1;
+  if (index < 0 || index >= count)
+    throw Error(fmt::format("cannot open {}", name),
+                count == 0 ? std::string("it has no snapshot that is whole")
+                           : fmt::format("it has {} snapshot{}", count, count == 1 ? "" : "s"));
+  try {
+    return image->snapshot(sequences[static_cast<size_t>(index)]);
+  } catch (const Error& error) {
+    throw error.within(path);
+  }
+}
+
+}  // namespace snapgdb

@@ -1,0 +1,82 @@
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "core/image/chunk.h"
+#include "core/image/output_file.h"
+#include "core/image/snapshot.pb.h"
+
+namespace snapgdb {
+
+struct WriteOptions {
+  int level = 1;         // of zstd; 0: not compressed
+  unsigned workers = 0;  // compressing threads; 0: one a processor
+};
+
+// Writes an image strictly front to back. Chunks come out in the order in which they were handed
+// in; they are compressed by several workers meanwhile. What is under way is bounded, so memory
+// does not grow with the image. Errors of the workers are thrown by the next call.
+class ImageWriter {
+ public:
+  explicit ImageWriter(OutputFile out, WriteOptions options = {});
+  ~ImageWriter();
+
+  // Every chunk from here on belongs to a new snapshot; returns its sequence.
+  uint64_t begin_snapshot();
+  void add(uint32_t type, const google::protobuf::Message& record);
+  // `payload` begins with PagePrefix::kSize bytes left free for `prefix`. Blocks while too much is
+  // under way.
+  void add_pages(PagePrefix prefix, Bytes payload);
+  // Ordinals for `count` pages to come.
+  uint64_t take_page_ordinals(uint64_t count);
+  // Writes index and tail and makes the image durable under its name. More snapshots may follow:
+  // they are appended, with a new index behind them.
+  void commit();
+
+  uint64_t bytes_written() const { return offset_; }
+  const std::string& path() const { return out_.path(); }
+
+ private:
+  struct Job {
+    ChunkHeader header;
+    Bytes payload;
+    PagePrefix pages;  // of a PAGE chunk
+    bool taken = false;
+    bool ready = false;
+  };
+
+  void submit(uint32_t type, Bytes payload, PagePrefix pages = {});
+  void compress_jobs(std::stop_token stop);
+  void write_jobs(std::stop_token stop);
+  void encode(Job& job) const;
+  void write_chunk(const Job& job);
+  void drain();
+  void fail(std::exception_ptr error);
+  void rethrow_failure() const;
+
+  OutputFile out_;
+  WriteOptions options_;
+  ImageHeader header_;
+  uint64_t sequence_ = 0;
+  uint64_t next_page_ = 0;
+
+  std::mutex mutex_;
+  std::condition_variable_any changed_;
+  std::deque<std::unique_ptr<Job>> jobs_;  // in file order; the front one is written next
+  std::exception_ptr failure_;
+
+  // Owned by whoever writes: the writing thread, or commit() when no job is left.
+  uint64_t offset_ = 0;
+  pb::Index index_;
+
+  std::vector<std::jthread> threads_;  // last: they stop before the rest goes
+};
+
+}  // namespace snapgdb

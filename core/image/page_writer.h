@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/image/extents.h"
+#include "core/image/image_writer.h"
+
+namespace snapgdb {
+
+// Turns page contents into extents and PAGE chunks: zero pages get no bytes, a page equal to one
+// stored before (in any process, file or snapshot of this image) refers to it.
+class PageWriter {
+ public:
+  struct Counts {
+    uint64_t stored = 0, shared = 0, zero = 0;
+  };
+
+  explicit PageWriter(ImageWriter& out);
+
+  // Appends whole pages, which lie at `address`, to `extents`.
+  void add(Extents& extents, uint64_t address, std::span<const std::byte> pages);
+  // Ends the chunk begun, so that one chunk holds pages of one address space or file.
+  void flush();
+  // What has been added since the last call.
+  Counts take_counts() { return std::exchange(counts_, {}); }
+
+ private:
+  // A direct-mapped table of page hashes: bounded memory whatever the size of the tree; a page
+  // pushed out of its slot costs space in the image, nothing else. The hashes are seeded at
+  // random, so that no captured program can prepare two pages that collide.
+  struct Known {
+    uint64_t low = 0, high = 0, ordinal_plus_one = 0;
+  };
+  static constexpr size_t kSlots = size_t{1} << 20;  // 24 MiB: the last 4 GiB of distinct pages
+
+  uint64_t store(std::span<const std::byte> page);
+
+  ImageWriter& out_;
+  uint64_t seed_;
+  std::vector<Known> known_;
+  Bytes payload_;
+  PagePrefix prefix_;
+  Counts counts_;
+};
+
+}  // namespace snapgdb

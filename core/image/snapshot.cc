@@ -1,0 +1,223 @@
+#include "core/image/snapshot.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <functional>
+
+#include "core/base/error.h"
+
+namespace snapgdb {
+namespace {
+
+constexpr size_t kRegistersSize = 27 * 8;  // struct user_regs_struct, x86-64
+
+[[noreturn]] void contradiction(std::string why) {
+  throw Error("cannot use the snapshot", std::move(why), "the image is damaged or was forged");
+}
+
+const Extents& no_extents() {
+  static const Extents kNone;
+  return kNone;
+}
+
+}  // namespace
+
+Snapshot::Snapshot(Contents contents) : contents_(std::move(contents)) {
+  for (const pb::FileRecord& file : contents_.files) {
+    if (!by_file_id_.emplace(file.id(), &file).second || file.id() == 0)
+      contradiction(fmt::format("file {} is there twice", file.id()));
+    if (!file.embedded()) continue;
+    Extents content = Extents::from_record(file.content());
+    for (const Extent& extent : content.all())  // so that following origins always ends
+      if (extent.source != pb::SOURCE_STORED && extent.source != pb::SOURCE_ZERO)
+        contradiction(fmt::format("file {} is made of other files", file.id()));
+    file_extents_.emplace(file.id(), std::move(content));
+  }
+  for (const pb::Process& process : contents_.processes)
+    if (!by_pid_.emplace(process.pid(), &process).second)
+      contradiction(fmt::format("process {} is there twice", process.pid()));
+  check();
+}
+
+void Snapshot::check() const {
+  if (!by_pid_.contains(contents_.record.root_pid()))
+    contradiction("its root process is not there");
+  for (const pb::Process& process : contents_.processes) {
+    if (process.address_space() && !contents_.address_spaces.contains(process.address_space()))
+      contradiction(fmt::format("the memory of process {} is not there", process.pid()));
+    for (const pb::Thread& thread : process.threads())
+      if (!thread.registers().empty() && thread.registers().size() != kRegistersSize)
+        contradiction(fmt::format("thread {} has broken registers", thread.tid()));
+    for (const pb::Vma& vma : process.mappings())
+      if (vma.start() >= vma.end())
+        contradiction(fmt::format("process {} has a broken mapping", process.pid()));
+    const auto starts_before = [](const pb::Vma& a, const pb::Vma& b) {
+      return a.end() <= b.start();
+    };
+    if (std::ranges::adjacent_find(process.mappings(), std::not_fn(starts_before)) !=
+        process.mappings().end())
+      contradiction(fmt::format("the mappings of process {} overlap", process.pid()));
+  }
+}
+
+const pb::Process& Snapshot::root() const {
+  return *by_pid_.at(contents_.record.root_pid());
+}
+
+const pb::Process* Snapshot::process(int32_t pid) const {
+  const auto found = by_pid_.find(pid);
+  return found == by_pid_.end() ? nullptr : found->second;
+}
+
+const Extents& Snapshot::extents(const pb::Process& process) const {
+  const auto found = contents_.address_spaces.find(process.address_space());
+  return found == contents_.address_spaces.end() ? no_extents() : found->second;
+}
+
+uint64_t Snapshot::captured_bytes(const pb::Process& process, uint64_t start, uint64_t end) const {
+  uint64_t bytes = 0;
+  for (const Extent& extent : extents(process).overlapping(start, end)) {
+    uint64_t until = std::min(extent.end(), end);
+    if (extent.source == pb::SOURCE_FILE) {
+      const pb::FileRecord* origin = file(extent.what);
+      const uint64_t size = origin && origin->embedded() ? page_up(origin->size()) : 0;
+      const uint64_t readable = size > extent.where ? size - extent.where : 0;
+      until = std::min(until, extent.start + std::min(readable, extent.size));
+    }
+    const uint64_t from = std::max(extent.start, start);
+    if (extent.source != pb::SOURCE_MISSING && until > from) bytes += until - from;
+  }
+  return bytes;
+}
+
+const pb::Vma* Snapshot::mapping(const pb::Process& process, uint64_t address) const {
+  const auto& mappings = process.mappings();
+  const auto after = std::ranges::upper_bound(mappings, address, {}, &pb::Vma::start);
+  if (after == mappings.begin()) return nullptr;
+  const pb::Vma& candidate = *std::prev(after);
+  return address < candidate.end() ? &candidate : nullptr;
+}
+
+size_t Snapshot::read_memory(const pb::Process& process, uint64_t address,
+                             std::span<std::byte> out) const {
+  return read_extents(extents(process), address, out);
+}
+
+std::string Snapshot::missing_reason(const pb::Process& process, uint64_t address) const {
+  const Extents& known = extents(process);
+  const Extent* extent = known.find(address);
+  if (!extent) return mapping(process, address) ? "not captured" : "not mapped";
+  if (extent->source == pb::SOURCE_MISSING) return known.reason(*extent);
+  std::array<std::byte, 1> probe;
+  if (read_memory(process, address, probe) == 1) return "";
+  const pb::FileRecord* origin = file(extent->what);
+  if (!origin) return "it lies in a file that the image does not describe";
+  if (!origin->embedded())
+    return fmt::format("it lies in {}, which is not in the image: {}", origin->path(),
+                       origin->why_not_embedded());
+  return fmt::format("beyond the end of {}", origin->path());
+}
+
+const pb::FileRecord* Snapshot::file(uint32_t id) const {
+  const auto found = by_file_id_.find(id);
+  return found == by_file_id_.end() ? nullptr : found->second;
+}
+
+const pb::FileRecord* Snapshot::embedded_file(std::string_view path) const {
+  const pb::FileRecord* best = nullptr;
+  for (const pb::FileRecord& file : contents_.files) {
+    if (!file.embedded() || file.path() != path) continue;
+    if (!best || (best->deleted() && !file.deleted())) best = &file;
+  }
+  return best;
+}
+
+const pb::FileRecord* Snapshot::debug_file(std::string_view build_id) const {
+  const auto found = std::ranges::find_if(contents_.files, [&](const pb::FileRecord& file) {
+    return file.embedded() && file.role() == pb::FILE_DEBUG && file.build_id() == build_id;
+  });
+  return found == contents_.files.end() || build_id.empty() ? nullptr : &*found;
+}
+
+size_t Snapshot::read_file(const pb::FileRecord& file, uint64_t offset,
+                           std::span<std::byte> out) const {
+  if (offset >= file.size()) return 0;
+  out = out.first(std::min<uint64_t>(out.size(), file.size() - offset));
+  const Extents& content = file_extents_.at(file.id());
+  size_t done = 0;
+  while (done < out.size()) {
+    const size_t n = read_extents(content, offset + done, out.subspan(done));
+    if (n == 0)
+      throw Error(fmt::format("cannot read {} from the image", file.path()),
+                  fmt::format("it has no content at offset {}", offset + done));
+    done += n;
+  }
+  return done;
+}
+
+std::string Snapshot::file_contents(const pb::FileRecord& file) const {
+  const Extents& content = file_extents_.at(file.id());
+  if (file.size() > content.end())
+    throw Error(fmt::format("cannot read {} from the image", file.path()),
+                "it claims to be larger than its content");
+  std::string bytes(file.size(), '\0');
+  read_file(file, 0, std::as_writable_bytes(std::span(bytes)));
+  return bytes;
+}
+
+size_t Snapshot::read_extents(const Extents& extents, uint64_t address,
+                              std::span<std::byte> out) const {
+  size_t done = 0;
+  while (done < out.size()) {
+    const uint64_t at = address + done;
+    const Extent* extent = at < address ? nullptr : extents.find(at);
+    if (!extent) break;
+    const uint64_t offset = at - extent->start;
+    const size_t want = std::min<uint64_t>(out.size() - done, extent->size - offset);
+    const size_t n = read_extent(*extent, offset, out.subspan(done, want));
+    done += n;
+    if (n < want) break;
+  }
+  return done;
+}
+
+// `offset` and out.size() lie within the extent.
+size_t Snapshot::read_extent(const Extent& extent, uint64_t offset, std::span<std::byte> out) const {
+  switch (extent.source) {
+    case pb::SOURCE_ZERO:
+      std::ranges::fill(out, std::byte{0});
+      return out.size();
+    case pb::SOURCE_STORED: {
+      std::array<std::byte, kPageSize> page;
+      for (size_t done = 0; done < out.size();) {
+        const uint64_t at = offset + done, in_page = at % kPageSize;
+        const uint64_t ordinal = extent.where + at / kPageSize;
+        const size_t n = std::min<size_t>(kPageSize - in_page, out.size() - done);
+        if (n == kPageSize) {
+          contents_.pages->read_page(ordinal, out.subspan(done).first<kPageSize>());
+        } else {
+          contents_.pages->read_page(ordinal, page);
+          std::memcpy(out.data() + done, page.data() + in_page, n);
+        }
+        done += n;
+      }
+      return out.size();
+    }
+    case pb::SOURCE_FILE: {
+      const pb::FileRecord* origin = file(extent.what);
+      if (!origin || !origin->embedded()) return 0;
+      const uint64_t in_file = extent.where + offset;
+      const size_t n = read_file(*origin, in_file, out);
+      // The kernel fills the page that holds the end of a file up with zeros.
+      const uint64_t readable = page_up(origin->size());
+      const size_t padded = in_file < readable ? std::min<uint64_t>(out.size(), readable - in_file) : 0;
+      if (padded > n) std::ranges::fill(out.subspan(n, padded - n), std::byte{0});
+      return std::max(n, padded);
+    }
+    default:
+      return 0;
+  }
+}
+
+}  // namespace snapgdb

@@ -1,0 +1,83 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/image/extents.h"
+#include "core/image/snapshot.pb.h"
+
+namespace snapgdb {
+
+// Where a snapshot's pages come from: an image file, or a builder's memory.
+class PageStore {
+ public:
+  virtual ~PageStore() = default;
+  // Copies the page of that ordinal. Callable from several threads at once. Throws Error if the
+  // page is not there or its bytes are damaged.
+  virtual void read_page(uint64_t ordinal, std::span<std::byte, kPageSize> out) const = 0;
+};
+
+// One moment of one process tree: immutable, random access, safe to share between threads. Whoever
+// consumes it cannot tell whether it came from a file, a live tree or a test's builder.
+class Snapshot {
+ public:
+  struct Contents {
+    pb::SnapshotRecord record;
+    std::vector<pb::Process> processes;  // parents before children, the root first
+    std::map<uint32_t, Extents> address_spaces;
+    std::vector<pb::FileRecord> files;
+    std::shared_ptr<const PageStore> pages;
+  };
+
+  // Throws Error where the records contradict each other (two processes of one pid, a thread
+  // without registers, a reference to nothing).
+  explicit Snapshot(Contents contents);
+  Snapshot(const Snapshot&) = delete;
+  Snapshot& operator=(const Snapshot&) = delete;
+
+  const pb::SnapshotRecord& record() const { return contents_.record; }
+  std::span<const pb::Process> processes() const { return contents_.processes; }
+  const pb::Process& root() const;
+  const pb::Process* process(int32_t pid) const;  // nullptr: no such process
+
+  // ---- Memory ----
+  // Reads as many bytes from `address` on as there are, up to out.size(); returns how many. 0: the
+  // first byte is not mapped or not captured (missing_reason tells). Never reads as zeros what is
+  // not known to be zero.
+  size_t read_memory(const pb::Process& process, uint64_t address, std::span<std::byte> out) const;
+  // Why the byte at `address` cannot be read; "" if it can.
+  std::string missing_reason(const pb::Process& process, uint64_t address) const;
+  const Extents& extents(const pb::Process& process) const;
+  // How many of the bytes in [start, end) can be read.
+  uint64_t captured_bytes(const pb::Process& process, uint64_t start, uint64_t end) const;
+  const pb::Vma* mapping(const pb::Process& process, uint64_t address) const;
+
+  // ---- Files of the image ----
+  std::span<const pb::FileRecord> files() const { return contents_.files; }
+  const pb::FileRecord* file(uint32_t id) const;  // nullptr: 0, or no such file
+  // An embedded file by the path the captured process knew it by; a version that is still on disk
+  // is preferred to one that was deleted.
+  const pb::FileRecord* embedded_file(std::string_view path) const;
+  const pb::FileRecord* debug_file(std::string_view build_id) const;
+  // Like pread(2): returns 0 at the end. Precondition: file.embedded().
+  size_t read_file(const pb::FileRecord& file, uint64_t offset, std::span<std::byte> out) const;
+  std::string file_contents(const pb::FileRecord& file) const;
+
+ private:
+  size_t read_extent(const Extent& extent, uint64_t offset, std::span<std::byte> out) const;
+  size_t read_extents(const Extents& extents, uint64_t address, std::span<std::byte> out) const;
+  void check() const;
+
+  Contents contents_;
+  std::map<int32_t, const pb::Process*> by_pid_;
+  std::map<uint32_t, const pb::FileRecord*> by_file_id_;
+  std::map<uint32_t, Extents> file_extents_;
+};
+
+}  // namespace snapgdb

@@ -1,0 +1,203 @@
+#include "core/inspect/debug_info.h"
+
+#include <llvm/DebugInfo/DWARF/DWARFContext.h>
+#include <llvm/Demangle/Demangle.h>
+#include <llvm/Object/Decompressor.h>
+
+#include <filesystem>
+#include <map>
+#include <optional>
+
+#include "core/base/fd.h"
+#include "core/inspect/elf_file.h"
+#include "core/inspect/llvm_elf.h"
+
+namespace snapgdb {
+namespace {
+
+// deflate cannot do better (https://zlib.net/zlib_tech.html), so a section that claims to is
+// forged.
+constexpr uint64_t kBestCompression = 1032;
+
+// The DWARF sections that functions and lines need, by their ELF names.
+class Sections final : public llvm::DWARFObject {
+ public:
+  explicit Sections(llvm::StringRef bytes) {
+    const auto elf = value_of(LlvmElf::create(bytes));
+    const auto headers = elf ? value_of(elf->sections()) : std::nullopt;
+    if (!headers) return;
+    for (const auto& header : *headers) add(*elf, header);
+  }
+
+  bool isLittleEndian() const override { return true; }
+  uint8_t getAddressSize() const override { return 8; }
+  llvm::StringRef getFileName() const override { return ""; }
+  llvm::Optional<llvm::RelocAddrEntry> find(const llvm::DWARFSection&, uint64_t) const override {
+    return llvm::None;  // only relocatable files have any
+  }
+
+  void forEachInfoSections(llvm::function_ref<void(const llvm::DWARFSection&)> f) const override {
+    if (!info_.Data.empty()) f(info_);
+  }
+  llvm::StringRef getAbbrevSection() const override { return abbrev_.Data; }
+  llvm::StringRef getArangesSection() const override { return aranges_.Data; }
+  llvm::StringRef getLineStrSection() const override { return line_str_.Data; }
+  llvm::StringRef getStrSection() const override { return str_.Data; }
+  const llvm::DWARFSection& getLineSection() const override { return line_; }
+  const llvm::DWARFSection& getStrOffsetsSection() const override { return str_offsets_; }
+  const llvm::DWARFSection& getRangesSection() const override { return ranges_; }
+  const llvm::DWARFSection& getRnglistsSection() const override { return rnglists_; }
+  const llvm::DWARFSection& getAddrSection() const override { return addr_; }
+
+ private:
+  void add(const LlvmElf& elf, const LlvmElf::Elf_Shdr& header);
+  llvm::StringRef decompressed(llvm::StringRef name, llvm::StringRef content);
+
+  llvm::DWARFSection info_, abbrev_, aranges_, line_, line_str_, str_, str_offsets_, ranges_,
+      rnglists_, addr_;
+  std::vector<std::string> decompressed_;
+
+  using Member = llvm::DWARFSection Sections::*;
+  static const std::map<std::string_view, Member> kByName;
+};
+
+const std::map<std::string_view, Sections::Member> Sections::kByName = {
+    {"info", &Sections::info_},
+    {"abbrev", &Sections::abbrev_},
+    {"aranges", &Sections::aranges_},
+    {"line", &Sections::line_},
+    {"line_str", &Sections::line_str_},
+    {"str", &Sections::str_},
+    {"str_offsets", &Sections::str_offsets_},
+    {"ranges", &Sections::ranges_},
+    {"rnglists", &Sections::rnglists_},
+    {"addr", &Sections::addr_},
+};
+
+void Sections::add(const LlvmElf& elf, const LlvmElf::Elf_Shdr& header) {
+  const auto name = value_of(elf.getSectionName(header));
+  if (!name || header.sh_type == llvm::ELF::SHT_NOBITS) return;
+  const bool gnu_style = name->startswith(".zdebug_");
+  if (!gnu_style && !name->startswith(".debug_")) return;
+  const auto member = kByName.find(std::string_view(name->drop_front(gnu_style ? 8 : 7)));
+  const auto content = value_of(elf.getSectionContents(header));
+  if (member == kByName.end() || !content) return;
+  const llvm::StringRef bytes(reinterpret_cast<const char*>(content->data()), content->size());
+  const bool compressed = gnu_style || (header.sh_flags & llvm::ELF::SHF_COMPRESSED);
+  (this->*member->second).Data = compressed ? decompressed(*name, bytes) : bytes;
+}
+
+llvm::StringRef Sections::decompressed(llvm::StringRef name, llvm::StringRef content) {
+  auto decompressor =
+      value_of(llvm::object::Decompressor::create(name, content, /*IsLE=*/true, /*Is64Bit=*/true));
+  if (!decompressor || decompressor->getDecompressedSize() / kBestCompression > content.size())
+    return "";
+  std::string bytes(decompressor->getDecompressedSize(), '\0');
+  if (llvm::Error error = decompressor->decompress({bytes.data(), bytes.size()})) {
+    llvm::consumeError(std::move(error));
+    return "";
+  }
+  return decompressed_.emplace_back(std::move(bytes));
+}
+
+// Before LLVM opens the .dwo files that a skeleton names, it asks a .dwp package for them. One that
+// is empty, but can be opened, keeps it from ever looking at the paths.
+const std::string& path_of_empty_package() {
+  static const Fd kPackage = memory_file("empty.dwp", empty_elf(llvm::ELF::ET_REL));
+  static const std::string kPath = "/proc/self/fd/" + std::to_string(kPackage.get());
+  return kPath;
+}
+
+std::string known(const std::string& text) {
+  return text == llvm::DILineInfo::BadString ? "" : text;
+}
+
+// "./io/../sysdeps/read.c" as the compiler saw it is "sysdeps/read.c".
+std::string tidy_path(const std::string& path) {
+  return std::filesystem::path(path).lexically_normal().string();
+}
+
+SourceFrame to_frame(const llvm::DILineInfo& info) {
+  return {demangled(known(info.FunctionName)), tidy_path(known(info.FileName)), info.Line,
+          info.Column};
+}
+
+void ignore(llvm::Error error) {
+  llvm::consumeError(std::move(error));
+}
+
+}  // namespace
+
+class DebugInfo::Context : public llvm::DWARFContext {
+ public:
+  explicit Context(std::unique_ptr<const Sections> sections)
+      : DWARFContext(std::move(sections), path_of_empty_package(), ignore, ignore) {}
+
+  // Whether LLVM can read the unit that holds `address`, where it trusts what a forged file forges.
+  bool can_read(uint64_t address) {
+    llvm::DWARFCompileUnit* unit = getCompileUnitForAddress(address);
+    if (!unit) return false;
+    const auto [known, is_new] = readable_.try_emplace(unit);
+    if (is_new) known->second = has_entries(*unit) && is_shallow(*unit) && has_sane_lines(*unit);
+    return known->second;
+  }
+
+ private:
+  static constexpr int kMaxNesting = 500;  // scopes of a program stay below 100
+
+  // LLVM looks at the unit's first entry without asking whether it could be read.
+  static bool has_entries(llvm::DWARFUnit& unit) {
+    return unit.getUnitDIE(/*ExtractUnitDIEOnly=*/false).isValid();
+  }
+
+  // LLVM walks down the entries by recursion.
+  static bool is_shallow(llvm::DWARFUnit& unit) {
+    int depth = 0;
+    for (unsigned i = 0; i < unit.getNumDIEs() && depth <= kMaxNesting; ++i) {
+      const llvm::DWARFDie entry = unit.getDIEAtIndex(i);
+      depth += entry.isNULL() ? -1 : entry.hasChildren();
+    }
+    return depth <= kMaxNesting;
+  }
+
+  // LLVM reads addresses of the size that the line table claims, and has none but the usual ones.
+  // From version 5 on: unit_length, version, address_size (DWARF 5, section 6.2.4).
+  bool has_sane_lines(llvm::DWARFUnit& unit) const {
+    const auto offset =
+        llvm::dwarf::toSectionOffset(unit.getUnitDIE().find(llvm::dwarf::DW_AT_stmt_list));
+    if (!offset) return true;
+    const llvm::DataExtractor lines(getDWARFObj().getLineSection().Data, true, 8);
+    uint64_t at = *offset;
+    if (lines.getU32(&at) == llvm::dwarf::DW_LENGTH_DWARF64) at += 8;
+    return lines.getU16(&at) < 5 || lines.getU8(&at) == 8;
+  }
+
+  std::map<const llvm::DWARFUnit*, bool> readable_;
+};
+
+DebugInfo::DebugInfo(std::string_view elf) {
+  auto sections = std::make_unique<Sections>(llvm::StringRef(elf.data(), elf.size()));
+  bool has_units = false;
+  sections->forEachInfoSections([&](const llvm::DWARFSection&) { has_units = true; });
+  if (has_units) context_ = std::make_unique<Context>(std::move(sections));
+}
+
+DebugInfo::~DebugInfo() = default;
+
+std::vector<SourceFrame> DebugInfo::frames_at(uint64_t address) {
+  std::vector<SourceFrame> frames;
+  if (!context_ || !context_->can_read(address)) return frames;
+  using Specifier = llvm::DILineInfoSpecifier;
+  const llvm::DIInliningInfo info = context_->getInliningInfoForAddress(
+      {address, llvm::object::SectionedAddress::UndefSection},
+      Specifier(Specifier::FileLineInfoKind::AbsoluteFilePath, llvm::DINameKind::LinkageName));
+  for (uint32_t i = 0; i < info.getNumberOfFrames(); ++i)
+    frames.push_back(to_frame(info.getFrame(i)));
+  return frames;
+}
+
+std::string demangled(std::string_view linkage_name) {
+  return llvm::demangle(std::string(linkage_name));
+}
+
+}  // namespace snapgdb

@@ -1,0 +1,395 @@
+#include "core/inspect/unwinder.h"
+
+#include <elf.h>
+#include <elfutils/libdwfl.h>
+#include <sys/mman.h>
+#include <sys/user.h>
+
+#include <array>
+#include <cstdlib>
+#include <cstring>
+#include <optional>
+#include <unordered_map>
+
+#include "core/base/error.h"
+#include "core/base/fd.h"
+#include "core/base/strings.h"
+
+namespace snapgdb {
+namespace {
+
+// The numbers of the System V ABI, AMD64 supplement, figure 3.36.
+constexpr size_t kDwarfSp = 7, kDwarfPc = 16;
+using DwarfRegisters = std::array<Dwarf_Word, 17>;
+
+DwarfRegisters dwarf_registers(const pb::Thread& thread) {
+  user_regs_struct r;
+  std::memcpy(&r, thread.registers().data(), sizeof r);  // Snapshot checked the size
+  return {r.rax, r.rdx, r.rcx, r.rbx, r.rsi, r.rdi, r.rbp, r.rsp, r.r8,
+          r.r9,  r.r10, r.r11, r.r12, r.r13, r.r14, r.r15, r.rip};
+}
+
+// The memory of the process in words, read page by page: libdw asks for one word at a time.
+class WordReader {
+ public:
+  WordReader(const Snapshot& snapshot, const pb::Process& process)
+      : snapshot_(snapshot), process_(process) {}
+
+  std::optional<uint64_t> read(uint64_t address) {
+    uint64_t word = 0;
+    if (address > UINT64_MAX - sizeof word) return std::nullopt;
+    const auto out = std::as_writable_bytes(std::span(&word, 1));
+    const size_t first = std::min<size_t>(sizeof word, kPageSize - address % kPageSize);
+    const bool whole = copy(address, out.first(first)) &&
+                       (first == sizeof word || copy(address + first, out.subspan(first)));
+    return whole ? std::optional(word) : std::nullopt;
+  }
+
+ private:
+  struct Page {
+    uint64_t address = UINT64_MAX;
+    bool readable = false;
+    std::array<std::byte, kPageSize> bytes;
+  };
+
+  // Precondition: `out` lies within one page.
+  bool copy(uint64_t address, std::span<std::byte> out) {
+    const uint64_t start = page_down(address);
+    Page& page = cache_[start / kPageSize % cache_.size()];
+    if (page.address != start) {
+      page.readable = snapshot_.read_memory(process_, start, page.bytes) == kPageSize;
+      page.address = start;
+    }
+    if (page.readable) std::memcpy(out.data(), page.bytes.data() + (address - start), out.size());
+    return page.readable;
+  }
+
+  const Snapshot& snapshot_;
+  const pb::Process& process_;
+  std::array<Page, 8> cache_;
+};
+
+// libdw takes the first PT_LOAD for the module's start, rounded down to its own alignment.
+uint64_t start_for_libdw(const Module& module) {
+  const ElfSegment& first = module.elf->segments().front();
+  return module.bias + (first.address & (0 - first.alignment));
+}
+
+}  // namespace
+
+// What libdw's callbacks see. They are called from C, so no exception may leave them.
+class Unwinder::Session {
+ public:
+  Session(const Snapshot& snapshot, const pb::Process& process, const ModuleMap& modules);
+
+  RawStack unwind(const pb::Thread& thread, size_t max_frames);
+
+ private:
+  static int find_elf(Dwfl_Module*, void**, const char*, Dwarf_Addr, char**, Elf**);
+  static int find_debuginfo(Dwfl_Module*, void**, const char*, Dwarf_Addr, const char*, const char*,
+                            GElf_Word, char**);
+  static int section_address(Dwfl_Module*, void**, const char*, Dwarf_Addr, const char*, GElf_Word,
+                             const GElf_Shdr*, Dwarf_Addr*);
+  static pid_t next_thread(Dwfl*, void*, void**);
+  static bool get_thread(Dwfl*, pid_t, void*, void**);
+  static bool memory_read(Dwfl*, Dwarf_Addr, Dwarf_Word*, void*);
+  static bool set_initial_registers(Dwfl_Thread*, void*);
+  static int on_frame(Dwfl_Frame*, void*);
+
+  void report_modules(const ModuleMap& modules);
+  void begin(const pb::Thread& thread, size_t max_frames);
+  void step_out_of_nowhere();
+  bool add_frame(Dwfl_Frame* frame);
+  bool stop(StackEnd end, std::string why);
+  bool is_plausible_guess(const RawFrame& guess);
+  // What the call frame information says of an instruction.
+  struct FrameInfo {
+    bool known = false;
+    bool signal_frame = false;
+  };
+  FrameInfo frame_info(uint64_t pc);
+  FrameInfo read_frame_info(uint64_t pc) const;
+  bool executable(uint64_t address) const;
+  std::string why_broken();
+  std::string missing_file(uint64_t pc) const;
+  std::string why_no_frame_info(uint64_t pc) const;
+
+  static const Dwfl_Callbacks kModuleCallbacks;
+  static const Dwfl_Thread_Callbacks kThreadCallbacks;
+
+  struct CloseElf {
+    void operator()(Elf* elf) const { elf_end(elf); }
+  };
+  struct CloseDwfl {
+    void operator()(Dwfl* dwfl) const { dwfl_end(dwfl); }
+  };
+
+  const Snapshot& snapshot_;
+  const pb::Process& process_;
+  const ModuleMap& modules_;
+  WordReader memory_;
+  // Tells libdw the architecture of the process, whatever its modules say.
+  std::string architecture_bytes_ = empty_elf(ET_CORE);
+  std::unique_ptr<Elf, CloseElf> architecture_;
+  std::unique_ptr<Dwfl, CloseDwfl> dwfl_;
+  std::unordered_map<uint64_t, FrameInfo> frame_infos_;
+
+  // Of the thread being unwound.
+  RawStack stack_;
+  bool stopped_ = false;  // by stop(), so libdw's own reason does not count
+  size_t max_frames_ = 0;
+  DwarfRegisters registers_{};
+  bool guessed_caller_ = false;  // registers_ are those of the caller, see step_out_of_nowhere()
+  // Why the first read of memory since the last frame failed. All further reads fail as well, since
+  // libdw would else try its luck with the frame pointer and invent frames.
+  std::string read_failure_;
+};
+
+const Dwfl_Callbacks Unwinder::Session::kModuleCallbacks = {.find_elf = find_elf,
+                                                            .find_debuginfo = find_debuginfo,
+                                                            .section_address = section_address,
+                                                            .debuginfo_path = nullptr};
+
+const Dwfl_Thread_Callbacks Unwinder::Session::kThreadCallbacks = {
+    .next_thread = next_thread,
+    .get_thread = get_thread,
+    .memory_read = memory_read,
+    .set_initial_registers = set_initial_registers,
+    .detach = nullptr,
+    .thread_detach = nullptr};
+
+Unwinder::Session::Session(const Snapshot& snapshot, const pb::Process& process,
+                           const ModuleMap& modules)
+    : snapshot_(snapshot), process_(process), modules_(modules), memory_(snapshot, process) {
+  elf_version(EV_CURRENT);
+  architecture_.reset(elf_memory(architecture_bytes_.data(), architecture_bytes_.size()));
+  dwfl_.reset(dwfl_begin(&kModuleCallbacks));
+  if (dwfl_) report_modules(modules);
+  if (!dwfl_ ||
+      !dwfl_attach_state(dwfl_.get(), architecture_.get(), process.pid(), &kThreadCallbacks, this))
+    throw Error(fmt::format("cannot unwind process {}", process.pid()), dwfl_errmsg(-1));
+}
+
+// libdw gets every module's place now and its bytes when it asks for them, through find_elf.
+void Unwinder::Session::report_modules(const ModuleMap& modules) {
+  dwfl_report_begin(dwfl_.get());
+  uint64_t end_of_last = 0;
+  for (const Module& module : modules.all()) {
+    const uint64_t start = start_for_libdw(module);
+    if (start < end_of_last || start >= module.end) continue;  // libdw cannot place it
+    Dwfl_Module* reported = dwfl_report_module(dwfl_.get(), module.path.c_str(), start, module.end);
+    void** userdata = nullptr;
+    if (!reported || !dwfl_module_info(reported, &userdata, nullptr, nullptr, nullptr, nullptr,
+                                       nullptr, nullptr))
+      continue;
+    *userdata = const_cast<Module*>(&module);
+    end_of_last = module.end;
+  }
+  dwfl_report_end(dwfl_.get(), nullptr, nullptr);
+}
+
+// The Elf handle then belongs to libdw; the bytes stay ours, and libelf only reads them.
+int Unwinder::Session::find_elf(Dwfl_Module*, void** userdata, const char*, Dwarf_Addr, char**,
+                                Elf** elf) {
+  const std::string_view bytes = static_cast<const Module*>(*userdata)->elf->bytes();
+  if (!bytes.empty()) *elf = elf_memory(const_cast<char*>(bytes.data()), bytes.size());
+  return -1;  // no descriptor
+}
+
+// Called where a program counter has no .eh_frame. Only a descriptor can be handed over here, and
+// libdw closes it. A dwz file (`main_file` unset by libdw then) holds no frame information.
+int Unwinder::Session::find_debuginfo(Dwfl_Module*, void** userdata, const char*, Dwarf_Addr,
+                                      const char*, const char*, GElf_Word, char**) {
+  ElfFile* debug = static_cast<const Module*>(*userdata)->debug;
+  if (!debug || debug->bytes().empty()) return -1;
+  try {
+    return memory_file("debug", debug->bytes()).release();
+  } catch (const Error&) {
+    return -1;
+  }
+}
+
+// Only relocatable files need this, and none is let in.
+int Unwinder::Session::section_address(Dwfl_Module*, void**, const char*, Dwarf_Addr, const char*,
+                                       GElf_Word, const GElf_Shdr*, Dwarf_Addr*) {
+  return DWARF_CB_ABORT;
+}
+
+// There is one thread at a time, that which unwind() was called for, whatever its number.
+pid_t Unwinder::Session::next_thread(Dwfl*, void* session, void** thread) {
+  if (*thread) return 0;
+  *thread = session;
+  return 1;
+}
+
+bool Unwinder::Session::get_thread(Dwfl*, pid_t, void* session, void** thread) {
+  *thread = session;
+  return true;
+}
+
+bool Unwinder::Session::memory_read(Dwfl*, Dwarf_Addr address, Dwarf_Word* word, void* session) {
+  auto& self = *static_cast<Session*>(session);
+  if (!self.read_failure_.empty()) return false;
+  std::string why;
+  try {
+    if (const auto read = self.memory_.read(address)) {
+      *word = *read;
+      return true;
+    }
+    why = self.snapshot_.missing_reason(self.process_, address);
+  } catch (const Error& error) {  // a damaged page
+    why = error.what();
+  }
+  self.read_failure_ = fmt::format("the stack cannot be read at {:#x}: {}", address,
+                                   why.empty() ? "it ends there" : why);
+  return false;
+}
+
+bool Unwinder::Session::set_initial_registers(Dwfl_Thread* thread, void* session) {
+  const DwarfRegisters& registers = static_cast<Session*>(session)->registers_;
+  return dwfl_thread_state_registers(thread, 0, registers.size(), registers.data());
+}
+
+int Unwinder::Session::on_frame(Dwfl_Frame* frame, void* session) {
+  return static_cast<Session*>(session)->add_frame(frame) ? DWARF_CB_OK : DWARF_CB_ABORT;
+}
+
+// Returns false, which ends the walk.
+bool Unwinder::Session::stop(StackEnd end, std::string why) {
+  stack_.end = end;
+  stack_.why = std::move(why);
+  stopped_ = true;
+  return false;
+}
+
+bool Unwinder::Session::add_frame(Dwfl_Frame* frame) {
+  auto& frames = stack_.frames;
+  if (frames.size() == max_frames_)
+    return stop(StackEnd::kLimit, fmt::format("there are more than {} frames", max_frames_));
+  read_failure_.clear();  // dwfl_frame_pc unwinds one step ahead
+  RawFrame raw;
+  if (!dwfl_frame_pc(frame, &raw.pc, &raw.activation)) return false;
+  if (raw.pc == 0 && !frames.empty()) return stop(StackEnd::kOutermost, "");
+  if (dwfl_frame_reg(frame, kDwarfSp, &raw.sp) != 0) raw.sp = 0;
+  if (guessed_caller_ && frames.size() == 1) {
+    raw.activation = false;
+    ++raw.pc;
+  } else if (!frames.empty() && !frame_info(frames.back().lookup_pc()).known) {
+    raw.guessed = true;
+    if (!is_plausible_guess(raw)) return stop(StackEnd::kBroken, why_broken());
+  }
+  raw.signal_frame = raw.activation && frame_info(raw.pc).signal_frame;
+  if (!frames.empty() && frames.back().pc == raw.pc && frames.back().sp == raw.sp)
+    return stop(StackEnd::kBroken, "the next frame is the same again (a damaged stack?)");
+  frames.push_back(raw);
+  return true;
+}
+
+// Code that was compiled without frame pointers yields anything at all. So nothing is guessed about
+// a file that would tell, were it in the image.
+bool Unwinder::Session::is_plausible_guess(const RawFrame& guess) {
+  return missing_file(stack_.frames.back().lookup_pc()).empty() && executable(guess.lookup_pc());
+}
+
+Unwinder::Session::FrameInfo Unwinder::Session::frame_info(uint64_t pc) {
+  const auto [known, is_new] = frame_infos_.try_emplace(pc);
+  if (is_new) known->second = read_frame_info(pc);
+  return known->second;
+}
+
+Unwinder::Session::FrameInfo Unwinder::Session::read_frame_info(uint64_t pc) const {
+  Dwfl_Module* module = dwfl_addrmodule(dwfl_.get(), pc);
+  if (!module) return {};
+  for (const auto section : {dwfl_module_eh_cfi, dwfl_module_dwarf_cfi}) {
+    Dwarf_Addr bias = 0;
+    Dwarf_CFI* cfi = section(module, &bias);
+    Dwarf_Frame* frame = nullptr;
+    if (!cfi || dwarf_cfi_addrframe(cfi, pc - bias, &frame) != 0) continue;
+    FrameInfo info{.known = true};
+    dwarf_frame_info(frame, nullptr, nullptr, &info.signal_frame);
+    free(frame);
+    return info;
+  }
+  return {};
+}
+
+bool Unwinder::Session::executable(uint64_t address) const {
+  const pb::Vma* vma = snapshot_.mapping(process_, address);
+  return vma && (vma->protection() & PROT_EXEC);
+}
+
+// A call through a null or wild pointer leaves a program counter where no code is. The call has
+// just pushed its return address, and nothing was done to the stack since.
+void Unwinder::Session::step_out_of_nowhere() {
+  guessed_caller_ = false;
+  if (executable(registers_[kDwarfPc])) return;
+  Dwarf_Word caller = 0;
+  if (!memory_read(nullptr, registers_[kDwarfSp], &caller, this) || caller == 0) return;
+  stack_.frames.push_back({registers_[kDwarfPc], registers_[kDwarfSp], true, false});
+  registers_[kDwarfPc] = caller - 1;  // within the call, since libdw takes it for an activation
+  registers_[kDwarfSp] += sizeof caller;
+  guessed_caller_ = true;
+}
+
+void Unwinder::Session::begin(const pb::Thread& thread, size_t max_frames) {
+  stack_ = {};
+  stopped_ = false;
+  read_failure_.clear();
+  max_frames_ = max_frames;
+  registers_ = dwarf_registers(thread);
+  step_out_of_nowhere();
+  read_failure_.clear();
+}
+
+RawStack Unwinder::Session::unwind(const pb::Thread& thread, size_t max_frames) {
+  if (thread.registers().empty()) {
+    stack_ = {.end = StackEnd::kNone, .why = "it has no registers"};
+    return std::move(stack_);
+  }
+  begin(thread, max_frames);
+  const int result = dwfl_getthread_frames(dwfl_.get(), 1, on_frame, this);
+  // libdw takes a return address that it cannot read for the end of the stack.
+  const bool whole = result == 0 && read_failure_.empty();
+  if (!whole && !stopped_) stop(StackEnd::kBroken, why_broken());
+  return std::move(stack_);
+}
+
+// Why there is no caller of the last frame, from what helps most to what libdw says itself.
+std::string Unwinder::Session::why_broken() {
+  const std::string message = dwfl_errmsg(-1);
+  if (stack_.frames.empty()) return message;
+  const uint64_t pc = stack_.frames.back().lookup_pc();
+  if (std::string why = missing_file(pc); !why.empty()) return why;
+  if (!frame_info(pc).known) return why_no_frame_info(pc);
+  return read_failure_.empty() ? message : read_failure_;
+}
+
+// Why the file that holds the code at `pc` cannot be used; "" if it can, or if there is none.
+std::string Unwinder::Session::missing_file(uint64_t pc) const {
+  if (const Module* module = modules_.find(pc)) return module->elf->problem();
+  const pb::Vma* vma = snapshot_.mapping(process_, pc);
+  const pb::FileRecord* file = vma ? snapshot_.file(vma->file()) : nullptr;
+  if (!file) return "";
+  const std::string path = printable(file->path());
+  return file->embedded()
+             ? fmt::format("{} is no usable ELF file", path)
+             : fmt::format("{} is not in the image: {}", path, printable(file->why_not_embedded()));
+}
+
+std::string Unwinder::Session::why_no_frame_info(uint64_t pc) const {
+  if (const Module* module = modules_.find(pc))
+    return fmt::format("{} does not tell who called {:#x}", printable(module->path), pc);
+  if (!snapshot_.mapping(process_, pc)) return fmt::format("{:#x} is not mapped", pc);
+  return fmt::format("{:#x} lies in no file, so nothing tells who called it", pc);
+}
+
+Unwinder::Unwinder(const Snapshot& snapshot, const pb::Process& process, const ModuleMap& modules)
+    : session_(std::make_unique<Session>(snapshot, process, modules)) {}
+
+Unwinder::~Unwinder() = default;
+
+RawStack Unwinder::unwind(const pb::Thread& thread, size_t max_frames) {
+  return session_->unwind(thread, max_frames);
+}
+
+}  // namespace snapgdb

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <vector>
+
+#include "core/base/ids.h"
+#include "core/linux/procfs.h"
+#include "core/linux/tracee.h"
+
+namespace snapgdb {
+
+struct FrozenTask {
+  Tid tid;
+  // As /proc showed them before we stopped it.
+  char state_before = '?';
+  std::string wait_channel_before = {};  // kernel function; "" where it ran or /proc does not tell
+};
+
+struct FrozenProcess {
+  Pid pid;
+  ProcDirectory proc;       // /proc/PID
+  ProcDirectory task_proc;  // /proc/PID/task/TID of a task that still has the memory and the files:
+                            // a leader that exited before its threads has neither
+  bool zombie = false;      // exited as a whole, not yet waited for
+  std::vector<FrozenTask> tasks;  // that are stopped; the leader first, unless it has exited
+
+  Tid a_task() const { return tasks.empty() ? leader_of(pid) : tasks.front().tid; }
+};
+
+// A process tree of which every task is stopped, until the Tracees that hold it go out of scope.
+struct FrozenTree {
+  std::vector<FrozenProcess> processes;  // parents before children; the root first
+  uint64_t first_stop_ns = 0;            // CLOCK_MONOTONIC, just before the first task was stopped
+};
+
+struct FreezeOptions {
+  // How long one task may take to stop. Only uninterruptible sleep makes it long.
+  std::chrono::milliseconds patience{10'000};
+};
+
+// Stops every task of the trees below `roots`, looking again until nothing new turns up. Tasks that
+// `tracees` holds already (running or stopped) are taken in; new ones are added to it. On an error
+// the caller's Tracees let everything go. Throws Error: no such process, a zombie, a kernel thread,
+// traced by another, not permitted, does not stop, or the tree holds snapgdb itself.
+FrozenTree freeze(const std::vector<Pid>& roots, Tracees& tracees, FreezeOptions options = {});
+
+// Raises this thread's priority for as long as it lives, as far as the rights at hand allow: against
+// many busy threads, stopping them all takes seconds at normal priority.
+class ScopedUrgency {
+ public:
+  ScopedUrgency();
+  ~ScopedUrgency();
+  ScopedUrgency(const ScopedUrgency&) = delete;
+  ScopedUrgency& operator=(const ScopedUrgency&) = delete;
+
+ private:
+  int policy_ = 0;
+  bool changed_ = false;
+};
+
+uint64_t now_ns(int clock);  // clock_gettime(2)
+
+}  // namespace snapgdb

@@ -1,0 +1,269 @@
+#include "core/linux/procfs.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "core/base/error.h"
+#include "core/base/strings.h"
+
+namespace snapgdb {
+namespace {
+
+constexpr std::string_view kDeleted = " (deleted)";
+
+bool consume_suffix(std::string& text, std::string_view suffix) {
+  if (!text.ends_with(suffix)) return false;
+  text.resize(text.size() - suffix.size());
+  return true;
+}
+
+// The kernel writes a newline in a mapping's name as \012 (fs/seq_file.c, mangle_path) and nothing
+// else, so that a backslash may stand for itself.
+std::string unmangle(std::string_view name) {
+  std::string out;
+  while (!name.empty()) {
+    const bool newline = name.starts_with("\\012");
+    out += newline ? '\n' : name[0];
+    name.remove_prefix(newline ? 4 : 1);
+  }
+  return out;
+}
+
+uint64_t hex_number(std::string_view text) { return parse_number<uint64_t>(text, 16).value_or(0); }
+
+// Takes one blank-separated field off the front of `line`.
+std::string_view next_field(std::string_view& line) {
+  line = line.substr(std::min(line.find_first_not_of(' '), line.size()));
+  const std::string_view field = line.substr(0, line.find(' '));
+  line.remove_prefix(field.size());
+  return field;
+}
+
+// "start-end perms offset major:minor inode   name"
+std::optional<ProcMapping> parse_mapping_line(std::string_view line) {
+  std::string_view rest = line;
+  const std::string_view range = next_field(rest), permissions = next_field(rest),
+                         offset = next_field(rest), device = next_field(rest),
+                         inode = next_field(rest);
+  const size_t dash = range.find('-'), colon = device.find(':');
+  if (dash == std::string_view::npos || colon == std::string_view::npos || permissions.size() != 4)
+    return std::nullopt;
+  ProcMapping mapping;
+  mapping.start = hex_number(range.substr(0, dash));
+  mapping.end = hex_number(range.substr(dash + 1));
+  mapping.protection = (permissions[0] == 'r' ? PROT_READ : 0) |
+                       (permissions[1] == 'w' ? PROT_WRITE : 0) |
+                       (permissions[2] == 'x' ? PROT_EXEC : 0);
+  mapping.shared = permissions[3] == 's';
+  mapping.offset = hex_number(offset);
+  mapping.device_major = static_cast<uint32_t>(hex_number(device.substr(0, colon)));
+  mapping.device_minor = static_cast<uint32_t>(hex_number(device.substr(colon + 1)));
+  mapping.inode = parse_number<uint64_t>(inode).value_or(0);
+  mapping.name = unmangle(rest.substr(std::min(rest.find_first_not_of(' '), rest.size())));
+  mapping.deleted = consume_suffix(mapping.name, kDeleted);
+  return mapping;
+}
+
+// "Rss:   123 kB", "ProtectionKey: 0", "VmFlags: rd wr"
+void parse_attribute(ProcMapping& mapping, std::string_view line) {
+  const size_t colon = line.find(':');
+  if (colon == std::string_view::npos) return;
+  const std::string_view key = line.substr(0, colon), value = trim(line.substr(colon + 1));
+  const std::string_view number = value.substr(0, value.find(' '));
+  if (key == "VmFlags")
+    mapping.flags = value;
+  else if (key == "ProtectionKey")
+    mapping.protection_key = parse_number<uint32_t>(number).value_or(0);
+  else if (value.ends_with(" kB"))
+    mapping.sizes[std::string(key)] = parse_number<uint64_t>(number).value_or(0) * 1024;
+}
+
+std::vector<std::string> list_directory(int directory, const char* name, const std::string& path) {
+  Fd fd(::openat(directory, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!fd.valid()) throw_errno("cannot list {}/{}", path, name);
+  const std::unique_ptr<DIR, int (*)(DIR*)> stream(::fdopendir(fd.get()), ::closedir);
+  if (!stream) throw_errno("cannot list {}/{}", path, name);
+  fd.release();
+  std::vector<std::string> names;
+  while (const dirent* entry = ::readdir(stream.get()))
+    if (entry->d_name[0] != '.') names.emplace_back(entry->d_name);
+  return names;
+}
+
+}  // namespace
+
+ProcStat parse_stat(std::string_view text) {
+  const size_t open = text.find('('), close = text.rfind(')');
+  if (open == std::string_view::npos || close == std::string_view::npos || close < open)
+    throw Error("cannot read /proc/PID/stat", "it has no name in parentheses");
+  // fields[0] is the state, which proc(5) counts as field 3.
+  const auto fields = split_blank(trim(text.substr(close + 1)));
+  const auto field = [&]<typename Number>(size_t number, Number& out) {
+    if (number - 3 < fields.size()) out = parse_number<Number>(fields[number - 3]).value_or(Number{});
+  };
+  ProcStat stat;
+  stat.name = text.substr(open + 1, close - open - 1);
+  if (!fields.empty() && !fields[0].empty()) stat.state = fields[0][0];
+  field(4, stat.parent);
+  field(5, stat.group);
+  field(6, stat.session);
+  field(7, stat.terminal);
+  field(8, stat.foreground_group);
+  field(14, stat.user_ticks);
+  field(15, stat.system_ticks);
+  field(19, stat.nice);
+  field(22, stat.start_ticks);
+  field(26, stat.start_code);
+  field(27, stat.end_code);
+  field(28, stat.start_stack);
+  field(39, stat.cpu);
+  field(40, stat.realtime_priority);
+  field(41, stat.policy);
+  field(45, stat.start_data);
+  field(46, stat.end_data);
+  field(47, stat.start_brk);
+  field(48, stat.arg_start);
+  field(49, stat.arg_end);
+  field(50, stat.env_start);
+  field(51, stat.env_end);
+  field(52, stat.exit_status);
+  return stat;
+}
+
+uint64_t ProcMapping::size_of(std::string_view key) const {
+  const auto found = sizes.find(key);
+  return found == sizes.end() ? 0 : found->second;
+}
+
+bool ProcMapping::has_flag(std::string_view two_letters) const {
+  const auto all = split_blank(flags);
+  return std::ranges::find(all, two_letters) != all.end();
+}
+
+std::vector<ProcMapping> parse_mappings(std::string_view text) {
+  std::vector<ProcMapping> mappings;
+  for (const std::string_view line : split(text, '\n')) {
+    // An attribute's first word ends in a colon; a mapping's never does.
+    const std::string_view first = line.substr(0, line.find(' '));
+    if (first.ends_with(':')) {
+      if (!mappings.empty()) parse_attribute(mappings.back(), line);
+    } else if (auto mapping = parse_mapping_line(line)) {
+      mappings.push_back(std::move(*mapping));
+    }
+  }
+  return mappings;
+}
+
+ProcFields::ProcFields(std::string_view text) : text_(text) {
+  for (const std::string_view line : split(text_, '\n')) {
+    const size_t colon = line.find(':');
+    if (colon == std::string_view::npos) continue;
+    fields_.emplace(trim(line.substr(0, colon)), trim(line.substr(colon + 1)));
+  }
+}
+
+std::string_view ProcFields::text(std::string_view key) const {
+  const auto found = fields_.find(key);
+  return found == fields_.end() ? std::string_view() : found->second;
+}
+
+uint64_t ProcFields::number(std::string_view key, int base) const {
+  std::string_view value = text(key);
+  if (base == 16 && value.starts_with("0x")) value.remove_prefix(2);
+  return parse_number<uint64_t>(value.substr(0, value.find_first_of(" \t")), base).value_or(0);
+}
+
+std::vector<std::string_view> ProcFields::all(std::string_view key) const {
+  std::vector<std::string_view> values;
+  const auto [begin, end] = fields_.equal_range(key);
+  for (auto field = begin; field != end; ++field) values.push_back(field->second);
+  return values;
+}
+
+std::optional<ProcDirectory> ProcDirectory::of_if_alive(Pid pid) {
+  std::string path = fmt::format("/proc/{}", pid.value);
+  Fd fd(::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!fd.valid()) return std::nullopt;
+  return ProcDirectory(std::move(fd), std::move(path));
+}
+
+ProcDirectory ProcDirectory::of(Pid pid) {
+  auto directory = of_if_alive(pid);
+  if (!directory) throw SystemError(fmt::format("cannot open /proc/{}", pid.value), errno);
+  return std::move(*directory);
+}
+
+ProcDirectory ProcDirectory::task(Tid tid) const {
+  const std::string name = fmt::format("task/{}", tid.value);
+  Fd fd(::openat(fd_.get(), name.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!fd.valid()) throw_errno("cannot open {}/{}", path_, name);
+  return ProcDirectory(std::move(fd), fmt::format("{}/{}", path_, name));
+}
+
+Fd ProcDirectory::open(const std::string& name, int flags) const {
+  return Fd(::openat(fd_.get(), name.c_str(), flags | O_CLOEXEC));
+}
+
+std::string ProcDirectory::read(const char* name) const {
+  const Fd fd = open(name, O_RDONLY);
+  if (!fd.valid()) throw_errno("cannot open {}/{}", path_, name);
+  return read_whole(fd.get(), fmt::format("{}/{}", path_, name));
+}
+
+std::optional<std::string> ProcDirectory::read_if_allowed(const char* name) const {
+  try {
+    return read(name);
+  } catch (const SystemError&) {
+    return std::nullopt;
+  }
+}
+
+std::optional<std::string> ProcDirectory::link_if_allowed(const std::string& name) const {
+  std::string target(256, '\0');
+  while (true) {
+    const ssize_t n = ::readlinkat(fd_.get(), name.c_str(), target.data(), target.size());
+    if (n < 0) return std::nullopt;
+    if (static_cast<size_t>(n) < target.size()) {
+      target.resize(static_cast<size_t>(n));
+      return target;
+    }
+    target.resize(target.size() * 2);  // it may have been cut
+  }
+}
+
+std::string ProcDirectory::link(const std::string& name) const {
+  auto target = link_if_allowed(name);
+  if (!target) throw_errno("cannot read the link {}/{}", path_, name);
+  return std::move(*target);
+}
+
+std::vector<std::string> ProcDirectory::list(const char* name) const {
+  return list_directory(fd_.get(), name, path_);
+}
+
+std::vector<Tid> ProcDirectory::tasks() const {
+  std::vector<Tid> tids;
+  for (const std::string& name : list("task"))
+    if (const auto tid = parse_number<pid_t>(name)) tids.push_back(Tid{*tid});
+  std::ranges::sort(tids);
+  return tids;
+}
+
+std::vector<Pid> ProcDirectory::children() const {
+  std::vector<Pid> pids;
+  for (const Tid tid : tasks()) {
+    // Children hang on the thread that forked them (CONFIG_PROC_CHILDREN).
+    const std::string name = fmt::format("task/{}/children", tid.value);
+    const std::string text = read_if_allowed(name.c_str()).value_or("");
+    for (const std::string_view field : split_blank(text))
+      if (const auto pid = parse_number<pid_t>(field)) pids.push_back(Pid{*pid});
+  }
+  return pids;
+}
+
+}  // namespace snapgdb

@@ -1,0 +1,95 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/base/fd.h"
+#include "core/base/ids.h"
+
+namespace snapgdb {
+
+// /proc/PID/stat: man proc(5). Times in clock ticks.
+struct ProcStat {
+  std::string name;
+  char state = '?';
+  pid_t parent = 0, group = 0, session = 0, foreground_group = 0;
+  uint64_t terminal = 0;
+  uint64_t user_ticks = 0, system_ticks = 0, start_ticks = 0;
+  uint64_t start_code = 0, end_code = 0, start_stack = 0;
+  int cpu = 0;
+  uint32_t realtime_priority = 0, policy = 0;
+  int nice = 0;
+  uint64_t start_data = 0, end_data = 0, start_brk = 0;
+  uint64_t arg_start = 0, arg_end = 0, env_start = 0, env_end = 0;
+  int exit_status = 0;
+};
+ProcStat parse_stat(std::string_view text);
+
+// One mapping of /proc/PID/smaps (or maps, then without what follows `name`). Sizes in bytes.
+struct ProcMapping {
+  uint64_t start = 0, end = 0, offset = 0, inode = 0;
+  uint32_t protection = 0;  // PROT_*
+  bool shared = false;
+  uint32_t device_major = 0, device_minor = 0;
+  std::string name;  // without " (deleted)"
+  bool deleted = false;
+  std::map<std::string, uint64_t, std::less<>> sizes;  // "Rss" → bytes
+  std::string flags;                                    // VmFlags
+  uint32_t protection_key = 0;
+
+  uint64_t size_of(std::string_view key) const;
+  bool has_flag(std::string_view two_letters) const;
+};
+std::vector<ProcMapping> parse_mappings(std::string_view text);
+
+// "Key:\tvalue" lines, as in status and fdinfo. A key that occurs several times keeps them all.
+class ProcFields {
+ public:
+  explicit ProcFields(std::string_view text);
+  ProcFields(const ProcFields&) = delete;  // its views point into itself
+  ProcFields& operator=(const ProcFields&) = delete;
+  // "" if there is none.
+  std::string_view text(std::string_view key) const;
+  uint64_t number(std::string_view key, int base = 10) const;  // 0 if there is none
+  std::vector<std::string_view> all(std::string_view key) const;
+
+ private:
+  std::string text_;
+  std::multimap<std::string_view, std::string_view> fields_;
+};
+
+// A directory of /proc held open: what is read through it belongs to that very task, even if its
+// number is used again meanwhile (reads then fail with ESRCH).
+class ProcDirectory {
+ public:
+  static ProcDirectory of(Pid pid);  // throws SystemError (ENOENT: no such process)
+  static std::optional<ProcDirectory> of_if_alive(Pid pid);
+  ProcDirectory task(Tid tid) const;  // /proc/PID/task/TID
+
+  std::string read(const char* name) const;
+  // nullopt where the kernel lacks the file or refuses it to us.
+  std::optional<std::string> read_if_allowed(const char* name) const;
+  std::string link(const std::string& name) const;
+  std::optional<std::string> link_if_allowed(const std::string& name) const;
+  std::vector<std::string> list(const char* name) const;  // without . and .., unsorted
+  std::vector<Tid> tasks() const;                         // ascending
+  // Every child of every thread of this process, zombies included.
+  std::vector<Pid> children() const;
+  Fd open(const std::string& name, int flags) const;  // invalid and errno set on failure
+
+  ProcStat stat() const { return parse_stat(read("stat")); }
+  int fd() const { return fd_.get(); }
+  const std::string& path() const { return path_; }
+
+ private:
+  ProcDirectory(Fd fd, std::string path) : fd_(std::move(fd)), path_(std::move(path)) {}
+
+  Fd fd_;
+  std::string path_;
+};
+
+}  // namespace snapgdb

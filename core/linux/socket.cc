@@ -1,0 +1,191 @@
+#include <arpa/inet.h>
+#include <libmnl/libmnl.h>
+#include <linux/netlink.h>
+#include <linux/sock_diag.h>
+#include <linux/sockios.h>
+#include <linux/unix_diag.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <array>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <span>
+#include <thread>
+
+#include "core/base/error.h"
+#include "core/base/strings.h"
+#include "core/linux/task.h"
+
+namespace snapgdb {
+namespace {
+
+// ---- Addresses -------------------------------------------------------------------------------
+
+std::string unix_address(const sockaddr_storage& address, socklen_t size) {
+  sockaddr_un unix_name{};
+  std::memcpy(&unix_name, &address, std::min<size_t>(size, sizeof unix_name));
+  const size_t length = size - offsetof(sockaddr_un, sun_path);
+  if (size <= offsetof(sockaddr_un, sun_path) || length > sizeof unix_name.sun_path) return "";
+  if (unix_name.sun_path[0] == '\0') return "@" + std::string(unix_name.sun_path + 1, length - 1);
+  return std::string(unix_name.sun_path, strnlen(unix_name.sun_path, length));
+}
+
+std::string inet_address(const sockaddr_storage& address, socklen_t) {
+  sockaddr_in in{};
+  std::memcpy(&in, &address, sizeof in);
+  std::array<char, INET_ADDRSTRLEN> text{};
+  ::inet_ntop(AF_INET, &in.sin_addr, text.data(), text.size());
+  return fmt::format("{}:{}", text.data(), ntohs(in.sin_port));
+}
+
+std::string inet6_address(const sockaddr_storage& address, socklen_t) {
+  sockaddr_in6 in{};
+  std::memcpy(&in, &address, sizeof in);
+  std::array<char, INET6_ADDRSTRLEN> text{};
+  ::inet_ntop(AF_INET6, &in.sin6_addr, text.data(), text.size());
+  return fmt::format("[{}]:{}", text.data(), ntohs(in.sin6_port));
+}
+
+std::string netlink_address(const sockaddr_storage& address, socklen_t) {
+  sockaddr_nl netlink{};
+  std::memcpy(&netlink, &address, sizeof netlink);
+  return fmt::format("port {} groups {:#x}", netlink.nl_pid, netlink.nl_groups);
+}
+
+std::string address_text(const sockaddr_storage& address, socklen_t size) {
+  static const std::map<int, std::string (*)(const sockaddr_storage&, socklen_t)> kFormats{
+      {AF_UNIX, unix_address},
+      {AF_INET, inet_address},
+      {AF_INET6, inet6_address},
+      {AF_NETLINK, netlink_address}};
+  const auto format = kFormats.find(address.ss_family);
+  return format == kFormats.end() ? "" : format->second(address, size);
+}
+
+template <typename Query>
+std::string ask_address(const Fd& socket, Query query) {
+  sockaddr_storage address{};
+  socklen_t size = sizeof address;
+  if (query(socket.get(), reinterpret_cast<sockaddr*>(&address), &size) != 0) return "";
+  return address_text(address, size);
+}
+
+// ---- State -----------------------------------------------------------------------------------
+
+int option(const Fd& socket, int name) {
+  int value = 0;
+  socklen_t size = sizeof value;
+  ::getsockopt(socket.get(), SOL_SOCKET, name, &value, &size);
+  return value;
+}
+
+std::string tcp_state(const Fd& socket) {
+  // include/net/tcp_states.h
+  static constexpr std::array kNames{"",           "established", "syn-sent",  "syn-received",
+                                     "fin-wait-1", "fin-wait-2",  "time-wait", "closed",
+                                     "close-wait", "last-ack",    "listening", "closing"};
+  tcp_info info{};
+  socklen_t size = sizeof info;
+  if (::getsockopt(socket.get(), IPPROTO_TCP, TCP_INFO, &info, &size) != 0) return "";
+  return info.tcpi_state < kNames.size() ? kNames[info.tcpi_state] : "";
+}
+
+std::string state_of(const Fd& socket, const SocketDescription& description) {
+  if (description.protocol == IPPROTO_TCP && description.domain != AF_UNIX) return tcp_state(socket);
+  if (option(socket, SO_ACCEPTCONN)) return "listening";
+  sockaddr_storage peer{};
+  socklen_t size = sizeof peer;
+  const bool connected =
+      ::getpeername(socket.get(), reinterpret_cast<sockaddr*>(&peer), &size) == 0;
+  return connected ? "connected" : "unconnected";
+}
+
+uint32_t queue_size(const Fd& socket, unsigned long which) {
+  int bytes = 0;
+  return ::ioctl(socket.get(), which, &bytes) == 0 ? static_cast<uint32_t>(bytes) : 0;
+}
+
+// ---- unix_diag -------------------------------------------------------------------------------
+
+using Peers = std::map<uint64_t, uint64_t>;
+
+int add_peer(const nlmsghdr* header, void* peers) {
+  const auto* message = static_cast<const unix_diag_msg*>(mnl_nlmsg_get_payload(header));
+  uint64_t& peer = (*static_cast<Peers*>(peers))[message->udiag_ino];
+  const auto keep_peer = [](const nlattr* attribute, void* out) {
+    if (mnl_attr_get_type(attribute) == UNIX_DIAG_PEER)
+      *static_cast<uint64_t*>(out) = mnl_attr_get_u32(attribute);
+    return MNL_CB_OK;
+  };
+  return mnl_attr_parse(header, sizeof *message, keep_peer, &peer);
+}
+
+Peers ask_unix_diag() {
+  constexpr char kTried[] = "cannot ask the kernel for unix sockets";
+  const std::unique_ptr<mnl_socket, int (*)(mnl_socket*)> socket(
+      mnl_socket_open2(NETLINK_SOCK_DIAG, SOCK_CLOEXEC), mnl_socket_close);
+  if (!socket || mnl_socket_bind(socket.get(), 0, MNL_SOCKET_AUTOPID) != 0) throw_errno("{}", kTried);
+
+  std::array<char, 32768> buffer{};
+  nlmsghdr* header = mnl_nlmsg_put_header(buffer.data());
+  header->nlmsg_type = SOCK_DIAG_BY_FAMILY;
+  header->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
+  auto* query = static_cast<unix_diag_req*>(mnl_nlmsg_put_extra_header(header, sizeof(unix_diag_req)));
+  query->sdiag_family = AF_UNIX;
+  query->udiag_states = UINT32_MAX;
+  query->udiag_show = UDIAG_SHOW_PEER;
+  if (mnl_socket_sendto(socket.get(), header, header->nlmsg_len) < 0) throw_errno("{}", kTried);
+
+  Peers peers;
+  int more = MNL_CB_OK;
+  while (more > MNL_CB_STOP) {
+    const ssize_t n = mnl_socket_recvfrom(socket.get(), buffer.data(), buffer.size());
+    if (n < 0) throw_errno("{}", kTried);
+    more = mnl_cb_run(buffer.data(), static_cast<size_t>(n), 0, 0, add_peer, &peers);
+    if (more < 0) throw_errno("{}", kTried);
+  }
+  return peers;
+}
+
+}  // namespace
+
+SocketDescription describe_socket(const Fd& socket) {
+  SocketDescription description;
+  description.domain = option(socket, SO_DOMAIN);
+  description.type = option(socket, SO_TYPE);
+  description.protocol = option(socket, SO_PROTOCOL);
+  description.local = ask_address(socket, ::getsockname);
+  description.remote = ask_address(socket, ::getpeername);
+  description.state = state_of(socket, description);
+  if (description.state != "listening") {  // there, SIOCINQ fails for TCP
+    description.receive_queue = queue_size(socket, SIOCINQ);
+    description.send_queue = queue_size(socket, SIOCOUTQ);
+  }
+  return description;
+}
+
+std::map<uint64_t, uint64_t> unix_socket_peers(const Fd& network_namespace) {
+  if (!network_namespace.valid()) return ask_unix_diag();
+  // Only the thread that calls setns(2) changes its namespace, so it is one of its own.
+  Peers peers;
+  std::exception_ptr failure;
+  std::thread([&] {
+    try {
+      if (::setns(network_namespace.get(), CLONE_NEWNET) != 0)
+        throw_errno("cannot enter the network namespace of the tree");
+      peers = ask_unix_diag();
+    } catch (...) {
+      failure = std::current_exception();
+    }
+  }).join();
+  if (failure) std::rethrow_exception(failure);
+  return peers;
+}
+
+}  // namespace snapgdb

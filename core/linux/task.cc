@@ -1,0 +1,71 @@
+#include "core/linux/task.h"
+
+#include <fcntl.h>
+#include <linux/ioprio.h>
+#include <linux/kcmp.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "core/base/error.h"
+
+namespace snapgdb {
+namespace {
+
+struct sched_attr_v0 {  // struct sched_attr, SCHED_ATTR_SIZE_VER0
+  uint32_t size, policy;
+  uint64_t flags;
+  int32_t nice;
+  uint32_t priority;
+  uint64_t runtime, deadline, period;
+};
+
+int kcmp_type(Identities::Kind kind) {
+  static constexpr int kTypes[] = {KCMP_FILE, KCMP_FILES, KCMP_VM};
+  return kTypes[static_cast<int>(kind)];
+}
+
+}  // namespace
+
+std::optional<SchedulingAttributes> scheduling_of(Tid tid) {
+  sched_attr_v0 attributes{};
+  if (::syscall(SYS_sched_getattr, tid.value, &attributes, sizeof attributes, 0) != 0)
+    return std::nullopt;
+  return SchedulingAttributes{attributes.policy,   attributes.flags,    attributes.nice,
+                              attributes.priority, attributes.runtime,  attributes.deadline,
+                              attributes.period};
+}
+
+std::optional<uint32_t> io_priority_of(Tid tid) {
+  const long value = ::syscall(SYS_ioprio_get, IOPRIO_WHO_PROCESS, tid.value);
+  if (value < 0) return std::nullopt;
+  return static_cast<uint32_t>(value);
+}
+
+std::optional<RobustList> robust_list_of(Tid tid) {
+  void* head = nullptr;
+  size_t size = 0;
+  if (::syscall(SYS_get_robust_list, tid.value, &head, &size) != 0) return std::nullopt;
+  return RobustList{reinterpret_cast<uint64_t>(head), size};
+}
+
+Fd duplicate_descriptor(Tid tid, int number) {
+  Fd process(static_cast<int>(::syscall(SYS_pidfd_open, tid.value, 0)));
+  if (!process.valid())  // not a leader: PIDFD_THREAD, Linux 6.9
+    process = Fd(static_cast<int>(::syscall(SYS_pidfd_open, tid.value, O_EXCL)));
+  if (!process.valid()) return Fd();
+  return Fd(static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), number, 0)));
+}
+
+// kcmp orders kernel objects (by a scrambled address), 1 meaning less.
+bool Identities::Less::operator()(const Key& a, const Key& b) const {
+  const long order = ::syscall(SYS_kcmp, a.tid.value, b.tid.value, kcmp_type(kind), a.number, b.number);
+  if (order < 0) return a < b;
+  return order == 1;
+}
+
+uint32_t Identities::of(Tid tid, int number) {
+  const auto next = static_cast<uint32_t>(ids_.size() + 1);
+  return ids_.try_emplace(Key{tid, number}, next).first->second;
+}
+
+}  // namespace snapgdb

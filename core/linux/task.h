@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+
+#include "core/base/fd.h"
+#include "core/base/ids.h"
+
+namespace snapgdb {
+
+// What system calls tell of another task. nullopt: the kernel refuses, or the task is gone.
+
+struct SchedulingAttributes {  // sched_getattr(2)
+  uint32_t policy = 0;
+  uint64_t flags = 0;
+  int32_t nice = 0;
+  uint32_t priority = 0;
+  uint64_t runtime = 0, deadline = 0, period = 0;  // ns
+};
+std::optional<SchedulingAttributes> scheduling_of(Tid tid);
+std::optional<uint32_t> io_priority_of(Tid tid);
+
+struct RobustList {
+  uint64_t head = 0, size = 0;
+};
+std::optional<RobustList> robust_list_of(Tid tid);
+
+// A duplicate of another process's descriptor (pidfd_getfd(2), Linux 5.6); not valid, with errno
+// set, where it is refused.
+Fd duplicate_descriptor(Tid tid, int number);
+
+// Names what several tasks share, by kcmp(2): equal numbers, from 1, mean one object. Where kcmp is
+// refused, everything counts as not shared.
+class Identities {
+ public:
+  enum class Kind { kFileDescription, kDescriptorTable, kAddressSpace };
+  explicit Identities(Kind kind) : ids_(Less{kind}) {}
+  // `number`: the descriptor, for kFileDescription.
+  uint32_t of(Tid tid, int number = 0);
+
+ private:
+  struct Key {
+    Tid tid;
+    int number = 0;
+    auto operator<=>(const Key&) const = default;
+  };
+  struct Less {
+    Kind kind;
+    bool operator()(const Key& a, const Key& b) const;
+  };
+  std::map<Key, uint32_t, Less> ids_;
+};
+
+// Peers of the unix sockets in a network namespace: inode → inode of the other end (sock_diag(7)).
+// `network_namespace`: /proc/PID/ns/net opened, or not valid for our own. Throws SystemError.
+std::map<uint64_t, uint64_t> unix_socket_peers(const Fd& network_namespace);
+
+// What can be asked of a socket that we hold a duplicate of.
+struct SocketDescription {
+  int domain = 0, type = 0, protocol = 0;
+  std::string local, remote;  // as people write them; "" where there is none
+  std::string state;
+  uint32_t receive_queue = 0, send_queue = 0;  // bytes
+};
+SocketDescription describe_socket(const Fd& socket);
+
+}  // namespace snapgdb

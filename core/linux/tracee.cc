@@ -1,0 +1,177 @@
+#include "core/linux/tracee.h"
+
+#include <elf.h>
+#include <sys/ptrace.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <utility>
+
+#include "core/base/error.h"
+#include "core/base/strings.h"
+#include "core/linux/procfs.h"
+
+namespace snapgdb {
+namespace {
+
+constexpr long kKernelThreadFlag = 0x00200000;  // PF_KTHREAD, include/linux/sched.h
+
+long request(enum __ptrace_request what, Tid tid, void* address, void* data) {
+  return ::ptrace(what, tid.value, address, data);
+}
+
+void* as_pointer(uint64_t value) { return reinterpret_cast<void*>(value); }
+
+struct Refusal {
+  std::string why, help;
+};
+
+// Why PTRACE_SEIZE said EPERM: the kernel does not tell, /proc does.
+Refusal explain_refusal(const ProcDirectory& task) {
+  const std::string stat = task.read_if_allowed("stat").value_or("");
+  const size_t close = stat.rfind(')');
+  const auto fields = split_blank(close == std::string::npos ? "" : stat.substr(close + 1));
+  const long flags = fields.size() > 6 ? parse_number<long>(fields[6]).value_or(0) : 0;
+  if (flags & kKernelThreadFlag) return {"it is a kernel thread", ""};
+
+  const ProcFields status(task.read_if_allowed("status").value_or(""));
+  if (const auto tracer = static_cast<pid_t>(status.number("TracerPid"))) {
+    const auto name = ProcDirectory::of_if_alive(Pid{tracer});
+    return {fmt::format("it is being traced by {} ({})", tracer,
+                        name ? printable(name->stat().name) : "gone"),
+            "detach that debugger first"};
+  }
+  const uid_t owner = static_cast<uid_t>(status.number("Uid"));
+  if (::geteuid() != 0 && owner != ::geteuid())
+    return {fmt::format("it belongs to user {}", owner), "run snapgdb as that user or as root"};
+  return {"the kernel does not permit it",
+          "it may have more privileges than you, be marked not dumpable, or be protected by "
+          "kernel.yama.ptrace_scope"};
+}
+
+}  // namespace
+
+bool WaitStatus::gone() const {
+  return status_ && (WIFEXITED(*status_) || WIFSIGNALED(*status_));
+}
+bool WaitStatus::stopped() const { return status_ && WIFSTOPPED(*status_); }
+int WaitStatus::signal() const { return WSTOPSIG(raw()); }
+
+bool WaitStatus::job_control_stop() const {
+  return stopped() && event() == PTRACE_EVENT_STOP && signal() != SIGTRAP;
+}
+
+std::optional<Tracee> Tracee::seize_if_alive(Tid tid, uint64_t options) {
+  if (request(PTRACE_SEIZE, tid, nullptr, as_pointer(options)) == 0) return Tracee(tid);
+  const int error_number = errno;
+  if (error_number == ESRCH) return std::nullopt;
+  const auto task = ProcDirectory::of_if_alive(Pid{tid.value});  // threads have a /proc/TID too
+  if (!task) return std::nullopt;
+  if (const char state = task->stat().state; state == 'Z' || state == 'X') return std::nullopt;
+  const auto tried = fmt::format("cannot stop {}", tid.value);
+  if (error_number != EPERM) throw SystemError(tried, error_number);
+  const auto [why, help] = explain_refusal(*task);
+  throw Error(tried, why, help);
+}
+
+Tracee::Tracee(Tracee&& other) noexcept
+    : tid_(std::exchange(other.tid_, {})), status_(other.status_) {}
+
+Tracee& Tracee::operator=(Tracee&& other) noexcept {
+  std::swap(tid_, other.tid_);
+  std::swap(status_, other.status_);
+  return *this;
+}
+
+Tracee::~Tracee() {
+  if (tid_.value == 0 || status_.gone()) return;
+  // PTRACE_DETACH needs a stop. A task that does not come to one (it sleeps uninterruptibly) is let
+  // go by the kernel when this process ends.
+  if (!status_.stopped()) interrupt_if_alive();
+  for (int tries = 0; tries < 200 && !poll_stop() && !status_.gone(); ++tries) ::usleep(100);
+  if (status_.stopped()) detach_if_alive(signal_on_its_way());
+}
+
+void Tracee::interrupt_if_alive() { request(PTRACE_INTERRUPT, tid_, nullptr, nullptr); }
+
+bool Tracee::poll_stop() {
+  if (status_.stopped() || status_.gone()) return status_.stopped();
+  int status = 0;
+  const pid_t got = ::waitpid(tid_.value, &status, __WALL | WNOHANG);
+  if (got == tid_.value) status_ = WaitStatus(status);
+  // ECHILD: another thread of its process called execve(2), which took this one's number away.
+  if (got < 0 && errno == ECHILD) status_ = WaitStatus::exited();
+  return status_.stopped();
+}
+
+std::vector<std::byte> Tracee::register_set(uint32_t note_type) const {
+  std::vector<std::byte> bytes(size_t{64} << 10);  // AMX needs 11 KiB; the kernel says how much it used
+  iovec space{bytes.data(), bytes.size()};
+  if (request(PTRACE_GETREGSET, tid_, as_pointer(note_type), &space) != 0)
+    throw_errno("cannot read registers of {}", tid_.value);
+  bytes.resize(space.iov_len);
+  bytes.shrink_to_fit();
+  return bytes;
+}
+
+uint64_t Tracee::signal_mask() const {
+  uint64_t mask = 0;
+  if (request(PTRACE_GETSIGMASK, tid_, as_pointer(sizeof mask), &mask) != 0)
+    throw_errno("cannot read the signal mask of {}", tid_.value);
+  return mask;
+}
+
+siginfo_t Tracee::siginfo() const {
+  siginfo_t info{};
+  if (request(PTRACE_GETSIGINFO, tid_, nullptr, &info) != 0)
+    throw_errno("cannot read the signal information of {}", tid_.value);
+  return info;
+}
+
+std::vector<siginfo_t> Tracee::pending(bool of_process) const {
+  std::vector<siginfo_t> queue;
+  while (true) {
+    std::array<siginfo_t, 32> block{};
+    __ptrace_peeksiginfo_args args{queue.size(), 0, static_cast<int32_t>(block.size())};
+    if (of_process) args.flags = PTRACE_PEEKSIGINFO_SHARED;
+    const long n = request(PTRACE_PEEKSIGINFO, tid_, &args, block.data());
+    if (n < 0) throw_errno("cannot read the pending signals of {}", tid_.value);
+    if (n == 0) return queue;
+    queue.insert(queue.end(), block.begin(), block.begin() + n);
+  }
+}
+
+std::optional<Tracee::Rseq> Tracee::rseq() const {
+  __ptrace_rseq_configuration configuration{};
+  if (request(PTRACE_GET_RSEQ_CONFIGURATION, tid_, as_pointer(sizeof configuration),
+              &configuration) < 0)
+    return std::nullopt;
+  return Rseq{configuration.rseq_abi_pointer, configuration.rseq_abi_size, configuration.signature,
+              configuration.flags};
+}
+
+unsigned long Tracee::event_message() const {
+  unsigned long message = 0;
+  if (request(PTRACE_GETEVENTMSG, tid_, nullptr, &message) != 0)
+    throw_errno("cannot read an event of {}", tid_.value);
+  return message;
+}
+
+void Tracee::resume_if_alive(int signal) {
+  request(PTRACE_CONT, tid_, nullptr, as_pointer(static_cast<uint64_t>(signal)));
+  status_ = {};
+}
+
+void Tracee::listen_if_alive() {
+  request(PTRACE_LISTEN, tid_, nullptr, nullptr);
+  status_ = {};
+}
+
+void Tracee::detach_if_alive(int signal) {
+  request(PTRACE_DETACH, tid_, nullptr, as_pointer(static_cast<uint64_t>(signal)));
+  tid_ = {};
+}
+
+}  // namespace snapgdb

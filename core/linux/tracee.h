@@ -1,0 +1,91 @@
+#pragma once
+
+#include <signal.h>
+#include <sys/user.h>
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/base/ids.h"
+
+namespace snapgdb {
+
+// What a tracee reported, as waitpid(2) encodes it (ptrace(2), "Stopped states").
+class WaitStatus {
+ public:
+  WaitStatus() = default;
+  explicit WaitStatus(int status) : status_(status) {}
+
+  static WaitStatus exited() { return WaitStatus(0); }
+
+  int raw() const { return status_.value_or(0); }
+  bool gone() const;     // exited or killed
+  bool stopped() const;  // neither: it runs
+  int event() const { return raw() >> 16; }  // PTRACE_EVENT_*, 0: a signal is to be delivered
+  int signal() const;                          // of a stop
+  bool signal_delivery() const { return stopped() && event() == 0; }
+  bool job_control_stop() const;
+
+ private:
+  std::optional<int> status_;  // nullopt: nothing reported since it was set going
+};
+
+// One task under our ptrace. Tracing binds to the thread that seized it: only that thread may use
+// it. The destructor lets the task run on as if nothing had been: with the signal that was on its
+// way, or still stopped if job control had stopped it. If we are killed, the kernel does the same
+// but for the signal on its way, which it delivers too.
+class Tracee {
+ public:
+  // nullopt: the task is gone or a zombie. Throws Error if the kernel refuses it, saying why
+  // (traced by another, belongs to another user, a kernel thread).
+  static std::optional<Tracee> seize_if_alive(Tid tid, uint64_t options = 0);
+  // Takes over a task that our options made the kernel attach (PTRACE_O_TRACECLONE and the like).
+  static Tracee adopt(Tid tid) { return Tracee(tid); }
+
+  Tracee(Tracee&& other) noexcept;
+  Tracee& operator=(Tracee&& other) noexcept;
+  ~Tracee();
+
+  Tid tid() const { return tid_; }
+  bool is_stopped() const { return status_.stopped(); }
+  WaitStatus status() const { return status_; }
+  void set_status(WaitStatus status) { status_ = status; }
+
+  void interrupt_if_alive();
+  // True once it is stopped; false: not yet, or gone (status().gone()).
+  bool poll_stop();
+
+  // ---- Of a stopped task. Each throws SystemError; ESRCH means that it was killed meanwhile. ----
+  std::vector<std::byte> register_set(uint32_t note_type) const;  // NT_PRSTATUS, NT_X86_XSTATE, …
+  uint64_t signal_mask() const;
+  siginfo_t siginfo() const;
+  // The queue of the task, or that of its process: siginfo in queue order.
+  std::vector<siginfo_t> pending(bool of_process) const;
+  struct Rseq {
+    uint64_t address = 0;
+    uint32_t size = 0, signature = 0, flags = 0;
+  };
+  std::optional<Rseq> rseq() const;  // nullopt on kernels before 5.13
+  unsigned long event_message() const;
+
+  // Let it run, delivering `signal` (0: none). _if_alive: a task killed meanwhile is no error.
+  void resume_if_alive(int signal);
+  // A job-control stop goes on, and we hear of its end.
+  void listen_if_alive();
+  void detach_if_alive(int signal);
+  // The signal that has to be delivered when it goes on from the stop it is in; 0: none.
+  int signal_on_its_way() const { return status_.signal_delivery() ? status_.signal() : 0; }
+
+ private:
+  explicit Tracee(Tid tid) : tid_(tid) {}
+
+  Tid tid_;
+  WaitStatus status_;
+};
+
+using Tracees = std::map<Tid, Tracee>;
+
+}  // namespace snapgdb

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "core/base/fd.h"
+#include "core/image/extents.h"
+#include "core/image/image_writer.h"
+#include "core/image/page_writer.h"
+#include "core/image/snapshot.pb.h"
+#include "core/linux/procfs.h"
+
+namespace snapgdb {
+
+// The files that the mappings of a tree refer to. While the tree is stopped they are only opened;
+// their contents are written when it runs again. One registry serves every snapshot of an image,
+// so that each file is in it once.
+class FileRegistry {
+ public:
+  // The id of the file behind a mapping; 0 if its content must be taken now instead: it is out of
+  // our reach, not a regular file, or lives in memory only.
+  uint32_t id_for(const ProcDirectory& proc, const ProcMapping& mapping);
+
+  size_t size() const { return entries_.size(); }
+  const pb::FileRecord& record(uint32_t id) const { return entries_.at(id - 1).record; }
+  void set_executable(uint32_t id) { entries_.at(id - 1).record.set_role(pb::FILE_EXECUTABLE); }
+
+  // Writes the files registered since the last call, and the separate debug files that go with
+  // them. A file that changed meanwhile is named in `missing`.
+  void write_new_files(ImageWriter& image, PageWriter& pages, std::vector<pb::Missing>& missing);
+
+ private:
+  using Key = std::tuple<uint32_t, uint32_t, uint64_t>;  // device, inode
+  struct Entry {
+    pb::FileRecord record;
+    Fd fd;
+    std::shared_ptr<const Fd> root;  // of the process: where its debug files are looked for
+    bool elf = false;
+  };
+
+  Entry describe(Fd fd, const ProcDirectory& proc, std::string path);
+  void write(Entry& entry, ImageWriter& image, PageWriter& pages,
+             std::vector<pb::Missing>& missing);
+  void add_debug_file(const Entry& of);
+
+  std::map<Key, uint32_t> ids_;
+  std::map<std::string, uint32_t> debug_ids_;  // by build-id
+  std::vector<Entry> entries_;                 // id - 1
+  size_t written_ = 0;
+};
+
+}  // namespace snapgdb

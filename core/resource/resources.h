@@ -1,0 +1,55 @@
+#pragma once
+
+#include "core/resource/resource.h"
+
+// The one ordered list of what a snapshot holds. A name here is a constant defined in the file of
+// its resource; adding one is all it takes to register it.
+
+// Identity first: it is what everything else is reported against. Descriptors stand before the
+// memory map, which finds deleted files through them.
+#define SNAPGDB_PROCESS_RESOURCES(ROW) \
+  ROW(kProcessIdentity)                \
+  ROW(kProgram)                        \
+  ROW(kProcessSignals)                 \
+  ROW(kLimits)                         \
+  ROW(kNamespaces)                     \
+  ROW(kTimers)                         \
+  ROW(kDescriptorTable)                \
+  ROW(kMemoryMap)
+
+#define SNAPGDB_THREAD_RESOURCES(ROW) \
+  ROW(kThreadIdentity)                \
+  ROW(kRegisters)                     \
+  ROW(kThreadSignals)                 \
+  ROW(kCredentials)                   \
+  ROW(kScheduling)
+
+// The first whose matcher says yes is taken; kOther takes what is left.
+#define SNAPGDB_DESCRIPTOR_RESOURCES(ROW) \
+  ROW(kPipe)                              \
+  ROW(kSocket)                            \
+  ROW(kMemfd)                             \
+  ROW(kRegularFile)                       \
+  ROW(kDirectory)                         \
+  ROW(kDevice)                            \
+  ROW(kEventFd)                           \
+  ROW(kTimerFd)                           \
+  ROW(kSignalFd)                          \
+  ROW(kEpoll)                             \
+  ROW(kInotify)                           \
+  ROW(kPidFd)                             \
+  ROW(kOther)
+
+namespace snapgdb {
+
+#define SNAPGDB_DECLARE_PROCESS(name) extern const ProcessResource name;
+#define SNAPGDB_DECLARE_THREAD(name) extern const ThreadResource name;
+#define SNAPGDB_DECLARE_DESCRIPTOR(name) extern const DescriptorResource name;
+SNAPGDB_PROCESS_RESOURCES(SNAPGDB_DECLARE_PROCESS)
+SNAPGDB_THREAD_RESOURCES(SNAPGDB_DECLARE_THREAD)
+SNAPGDB_DESCRIPTOR_RESOURCES(SNAPGDB_DECLARE_DESCRIPTOR)
+#undef SNAPGDB_DECLARE_PROCESS
+#undef SNAPGDB_DECLARE_THREAD
+#undef SNAPGDB_DECLARE_DESCRIPTOR
+
+}  // namespace snapgdb

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace snapgdb::gdbstub {
+
+// How long a packet may be between '$' and '#', in both directions. It decides how much of a file
+// gdb fetches in one round trip; the client is told it as PacketSize.
+inline constexpr size_t kPacketSize = 128 * 1024;
+
+// One thing a client sent.
+struct Incoming {
+  enum class Kind {
+    kPacket,
+    kAck,
+    kNack,
+    kInterrupt,  // ^C
+    kDamaged,    // its checksum is wrong
+    kOversize,   // longer than kPacketSize; its content was dropped
+  };
+  Kind kind = Kind::kPacket;
+  std::string payload;  // of a packet, escapes undone
+};
+
+// Cuts a stream of bytes into packets, however it is split. What stands between packets and is
+// neither an acknowledgement nor ^C is skipped.
+class Decoder {
+ public:
+  std::vector<Incoming> push(std::string_view bytes);
+
+ private:
+  enum class State { kIdle, kBody, kFirstDigit, kSecondDigit };
+
+  void idle(char c, std::vector<Incoming>& out);
+  void body(char c);
+  void finish(std::vector<Incoming>& out);
+
+  State state_ = State::kIdle;
+  std::string raw_;
+  bool oversize_ = false;
+  uint8_t sum_ = 0;
+  char first_digit_ = 0;
+};
+
+// "$payload#xx". Bytes that would end the packet or mean something else in it are escaped;
+// run-length encoding is never used.
+std::string frame(std::string_view payload);
+
+// How many bytes of `data` can be sent escaped in `room` bytes.
+size_t fitting(std::string_view data, size_t room);
+
+}  // namespace snapgdb::gdbstub

@@ -1,0 +1,79 @@
+#include <fmt/format.h>
+#include <sys/mman.h>
+
+#include "core/base/strings.h"
+#include "gdbstub/handlers.h"
+
+// What lldb asks beyond gdb's protocol (lldb's docs/lldb-gdb-remote.txt).
+namespace snapgdb::gdbstub {
+namespace {
+
+constexpr std::string_view kTriple = "x86_64-unknown-linux-gnu";
+
+std::string json_text(std::string_view text) {
+  std::string out;
+  for (const char c : printable(text)) {
+    if (c == '"' || c == '\\') out += '\\';
+    out += c;
+  }
+  return out;
+}
+
+std::string permissions(uint32_t protection) {
+  std::string out;
+  if (protection & PROT_READ) out += 'r';
+  if (protection & PROT_WRITE) out += 'w';
+  if (protection & PROT_EXEC) out += 'x';
+  return out;
+}
+
+}  // namespace
+
+// Only lldb sends this, and before anything that depends on it.
+Reply enable_error_strings(SessionState& state, Scanner) {
+  state.client.lldb = true;
+  return "OK";
+}
+
+Reply host_info(SessionState& state, Scanner) {
+  const pb::Host& host = state.snapshot->record().host();
+  return fmt::format(
+      "triple:{};ptrsize:8;endian:little;hostname:{};os_version:{};", to_hex(kTriple),
+      to_hex(host.node_name()),
+      host.os_release().substr(0, host.os_release().find_first_not_of("0123456789.")));
+}
+
+Reply process_info(SessionState& state, Scanner) {
+  const Pid pid = state.selected_thread().pid;
+  const pb::Process* process = state.snapshot->process(pid.value);
+  return fmt::format("pid:{:x};parent-pid:{:x};triple:{};ostype:linux;endian:little;ptrsize:8;",
+                     pid.value, process ? process->parent() : 0, to_hex(kTriple));
+}
+
+// The mapping that holds an address, or the gap around it.
+Reply memory_region(SessionState& state, Scanner arguments) {
+  arguments.expect(':');
+  const uint64_t address = arguments.hex();
+  const auto mapping = state.target->mapping_at_or_after(state.selected_thread().pid, address);
+  if (!mapping) return fmt::format("start:{:x};size:{:x};", address, UINT64_MAX - address);
+  if (mapping->start > address)
+    return fmt::format("start:{:x};size:{:x};", address, mapping->start - address);
+  return fmt::format("start:{:x};size:{:x};permissions:{};name:{};", mapping->start,
+                     mapping->end - mapping->start, permissions(mapping->protection),
+                     to_hex(mapping->name));
+}
+
+Reply threads_info(SessionState& state, Scanner) {
+  std::string out = "[";
+  for (const Pid pid : state.attached)
+    for (const Tid tid : state.target->threads(pid)) {
+      const ThreadDescription about = state.target->describe({pid, tid});
+      if (out.size() > 1) out += ",";
+      out += fmt::format(R"({{"tid":{},"name":"{}")", tid.value, json_text(about.name));
+      if (about.signal != 0) out += fmt::format(R"(,"reason":"signal","signal":{})", about.signal);
+      out += "}";
+    }
+  return out + "]";
+}
+
+}  // namespace snapgdb::gdbstub

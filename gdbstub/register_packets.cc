@@ -1,0 +1,70 @@
+#include <fmt/format.h>
+
+#include "core/base/strings.h"
+#include "gdbstub/handlers.h"
+
+namespace snapgdb::gdbstub {
+namespace {
+
+// "xx…": not known. Never zeros.
+std::string shown(const RegisterSet& set, const Register& wanted) {
+  const auto bytes = RegisterLayout::value(set, wanted);
+  return bytes ? to_hex(*bytes) : std::string(2 * wanted.size(), 'x');
+}
+
+const Register& numbered(const RegisterLayout& layout, uint64_t number) {
+  if (number >= layout.registers().size())
+    throw PacketError{kMalformed, "there is no such register"};
+  return layout.registers()[number];
+}
+
+}  // namespace
+
+Reply read_registers(SessionState& state, Scanner arguments) {
+  arguments.expect_end();
+  const RegisterSet set = state.target->registers(state.selected_thread());
+  std::string reply;
+  for (const Register& each : state.target->layout().registers()) reply += shown(set, each);
+  return reply;
+}
+
+// A debugger that writes all of them wants to change one: those that stay as they are, or that the
+// thread does not have, are left alone.
+Reply write_registers(SessionState& state, Scanner arguments) {
+  const ThreadId thread = state.selected_thread();
+  const std::string bytes = arguments.hex_bytes();
+  RegisterSet set = state.target->registers(thread);
+  size_t at = 0;
+  for (const Register& each : state.target->layout().registers()) {
+    if (bytes.size() - at < each.size()) throw PacketError{kMalformed, "registers are missing"};
+    const std::string value = bytes.substr(at, each.size());
+    const auto old = RegisterLayout::value(set, each);
+    if (old && *old != value) RegisterLayout::assign(set, each, value);
+    at += each.size();
+  }
+  if (at != bytes.size()) throw PacketError{kMalformed, "there are too many registers"};
+  state.target->set_registers(thread, std::move(set));
+  return "OK";
+}
+
+Reply read_register(SessionState& state, Scanner arguments) {
+  const Register& wanted = numbered(state.target->layout(), arguments.hex());
+  arguments.expect_end();
+  return shown(state.target->registers(state.selected_thread()), wanted);
+}
+
+Reply write_register(SessionState& state, Scanner arguments) {
+  const Register& changed = numbered(state.target->layout(), arguments.hex());
+  arguments.expect('=');
+  const std::string bytes = arguments.hex_bytes();
+  if (bytes.size() != changed.size())
+    throw PacketError{kMalformed, fmt::format("{} has {} bits", changed.name, changed.bits)};
+  const ThreadId thread = state.selected_thread();
+  RegisterSet set = state.target->registers(thread);
+  if (!RegisterLayout::assign(set, changed, bytes))
+    throw PacketError{kNotThere, fmt::format("the snapshot does not have {}", changed.name)};
+  state.target->set_registers(thread, std::move(set));
+  return "OK";
+}
+
+}  // namespace snapgdb::gdbstub

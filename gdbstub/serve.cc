@@ -1,0 +1,176 @@
+#include "gdbstub/serve.h"
+
+#include <fmt/format.h>
+
+#include <netdb.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+
+#include "core/base/error.h"
+#include "core/base/strings.h"
+
+namespace snapgdb::gdbstub {
+namespace {
+
+// Small, so that what the replies to one piece can take up stays small too.
+constexpr size_t kPiece = 4096;
+
+// nullopt: the client is gone.
+std::optional<std::string> receive(int fd) {
+  std::string bytes(kPiece, '\0');
+  ssize_t n;
+  do n = read(fd, bytes.data(), bytes.size());
+  while (n < 0 && errno == EINTR);
+  if (n < 0 && errno != ECONNRESET) throw_errno("cannot read from the debugger");
+  if (n <= 0) return std::nullopt;
+  bytes.resize(static_cast<size_t>(n));
+  return bytes;
+}
+
+// False: the client is gone.
+bool transmit(int fd, std::string_view bytes) {
+  try {
+    write_all(fd, std::as_bytes(std::span(bytes)), "to the debugger");
+    return true;
+  } catch (const SystemError& error) {
+    if (error.error_number() == EPIPE || error.error_number() == ECONNRESET) return false;
+    throw;
+  }
+}
+
+// Taken from the host part: "[::1]" is an IPv6 address.
+std::string without_brackets(std::string_view host) {
+  const bool bracketed = host.starts_with('[') && host.ends_with(']');
+  return std::string(bracketed ? host.substr(1, host.size() - 2) : host);
+}
+
+uint16_t bound_port(int socket) {
+  sockaddr_storage address{};
+  socklen_t size = sizeof address;
+  if (getsockname(socket, reinterpret_cast<sockaddr*>(&address), &size) != 0)
+    throw_errno("cannot learn the port");
+  sockaddr_in in;  // the port stands in the same place for IPv4 and IPv6
+  std::memcpy(&in, &address, sizeof in);
+  return ntohs(in.sin_port);
+}
+
+Fd bind_tcp(const addrinfo& where, std::string_view name) {
+  Fd made(socket(where.ai_family, where.ai_socktype | SOCK_CLOEXEC, where.ai_protocol));
+  if (!made.valid()) throw_errno("cannot make a socket");
+  const int on = 1;
+  setsockopt(made.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  if (bind(made.get(), where.ai_addr, where.ai_addrlen) != 0 || listen(made.get(), 1) != 0)
+    throw_errno("cannot listen on tcp:{}", name);
+  return made;
+}
+
+// A socket left behind by a listener that was killed: nobody answers there.
+void remove_stale(const std::string& path, const sockaddr_un& where) {
+  struct stat status {};
+  if (lstat(path.c_str(), &status) != 0 || !S_ISSOCK(status.st_mode)) return;
+  const Fd probe(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const auto* address = reinterpret_cast<const sockaddr*>(&where);
+  if (connect(probe.get(), address, sizeof where) != 0 && errno == ECONNREFUSED)
+    unlink(path.c_str());
+}
+
+}  // namespace
+
+void serve(Session& session, int in_fd, int out_fd) {
+  signal(SIGPIPE, SIG_IGN);  // a client that goes away is no reason to die by a signal
+  while (!session.finished()) {
+    const auto bytes = receive(in_fd);
+    if (!bytes || !transmit(out_fd, session.feed(*bytes))) return;
+  }
+}
+
+int serve_stdio(std::shared_ptr<const Snapshot> snapshot, const SessionOptions& options) {
+  Session session(std::move(snapshot), options);
+  const std::string greeting = session.greeting();
+  transmit(STDERR_FILENO, greeting);
+  serve(session, STDIN_FILENO, STDOUT_FILENO);
+  return static_cast<int>(ExitStatus::kDone);
+}
+
+Listener::Listener(std::string_view address) {
+  constexpr std::string_view kUnix = "unix:", kTcp = "tcp:";
+  if (address.starts_with(kUnix))
+    listen_unix(std::string(address.substr(kUnix.size())));
+  else if (address.starts_with(kTcp))
+    listen_tcp(address.substr(kTcp.size()));
+  else
+    throw Error(fmt::format("cannot listen on {}", address), "it is no address",
+                "write unix:PATH or tcp:HOST:PORT", ExitStatus::kUsage);
+}
+
+Listener::~Listener() {
+  if (!path_.empty()) unlink(path_.c_str());
+}
+
+void Listener::listen_unix(const std::string& path) {
+  sockaddr_un where{};
+  where.sun_family = AF_UNIX;
+  if (path.empty() || path.size() >= sizeof where.sun_path)
+    throw Error(fmt::format("cannot listen on unix:{}", path), "the path has no fitting length", "",
+                ExitStatus::kUsage);
+  std::memcpy(where.sun_path, path.data(), path.size());
+  remove_stale(path, where);
+  socket_ = Fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!socket_.valid()) throw_errno("cannot make a socket");
+  const mode_t old_mask = umask(0077);  // for nobody else: an image is 0600 too
+  const int bound = bind(socket_.get(), reinterpret_cast<sockaddr*>(&where), sizeof where);
+  umask(old_mask);
+  if (bound != 0) throw_errno("cannot listen on unix:{}", path);
+  path_ = path;
+  if (listen(socket_.get(), 1) != 0) throw_errno("cannot listen on unix:{}", path);
+  address_ = "unix:" + path;
+}
+
+void Listener::listen_tcp(std::string_view host_and_port) {
+  const size_t colon = host_and_port.rfind(':');
+  const std::string_view host = host_and_port.substr(0, colon);
+  if (colon == std::string_view::npos || host.empty())
+    throw Error(
+        fmt::format("cannot listen on tcp:{}", host_and_port), "the host or port is missing",
+        "write tcp:127.0.0.1:PORT to be reached from this machine only", ExitStatus::kUsage);
+  const std::string port(host_and_port.substr(colon + 1));
+  addrinfo hints{}, *found = nullptr;
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_NUMERICSERV;
+  if (const int failed = getaddrinfo(without_brackets(host).c_str(), port.c_str(), &hints, &found))
+    throw Error(fmt::format("cannot listen on tcp:{}", host_and_port), gai_strerror(failed));
+  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owner(found, freeaddrinfo);
+  socket_ = bind_tcp(*found, host_and_port);
+  address_ = fmt::format("tcp:{}:{}", host, bound_port(socket_.get()));
+}
+
+Fd Listener::accept() const {
+  while (true) {
+    Fd client(::accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    if (client.valid()) return client;
+    if (errno != EINTR && errno != ECONNABORTED) throw_errno("cannot accept a debugger");
+  }
+}
+
+void serve_listener(std::shared_ptr<const Snapshot> snapshot, const SessionOptions& options,
+                    const Listener& listener) {
+  while (true) {
+    const Fd client = listener.accept();
+    Session session(snapshot, options);
+    try {
+      serve(session, client.get(), client.get());
+    } catch (const SystemError& error) {  // one client's connection is not the next one's
+      transmit(STDERR_FILENO, fmt::format("snapgdb: {}\n", error.what()));
+    }
+  }
+}
+
+}  // namespace snapgdb::gdbstub

@@ -1,0 +1,75 @@
+#include "gdbstub/session_state.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "core/base/strings.h"
+#include "gdbstub/signals.h"
+
+namespace snapgdb::gdbstub {
+
+bool SessionState::is_attached(Pid pid) const {
+  return std::ranges::find(attached, pid) != attached.end();
+}
+
+void SessionState::attach(Pid pid) {
+  if (is_attached(pid))
+    throw PacketError{kCannot, fmt::format("already attached to {}", pid.value)};
+  if (!snapshot->process(pid.value))
+    throw PacketError{kNoSuchThread, fmt::format("process {} is not in the snapshot", pid.value)};
+  if (target->threads(pid).empty())
+    throw PacketError{kNoSuchThread, fmt::format("process {} has no threads left", pid.value)};
+  attached.push_back(pid);
+  chosen = false;  // gdb forgets its choice here too
+  last_selected[pid] = target->focus(pid);
+  select({pid, last_selected[pid]});
+}
+
+void SessionState::detach(Pid pid) {
+  std::erase(attached, pid);
+  if (selected.pid != pid) return;
+  chosen = false;
+  selected = {};
+  if (!attached.empty()) select(thread({attached.front().value, -1}));
+}
+
+void SessionState::select(ThreadId thread) {
+  selected = thread;
+  last_selected[thread.pid] = thread.tid;
+}
+
+// gdb reads the auxiliary vector and memory of a new inferior while "any" thread is selected: those
+// of the process that it has just named. A choice it made is never changed behind its back.
+void SessionState::hint(Pid pid) {
+  if (!chosen && is_attached(pid)) select(thread({pid.value, -1}));
+}
+
+ThreadId SessionState::thread(const ThreadPattern& pattern) const {
+  const auto fits = [&](ThreadId candidate) {
+    return (pattern.pid <= 0 || candidate.pid.value == pattern.pid) &&
+           (pattern.tid <= 0 || candidate.tid.value == pattern.tid) && is_attached(candidate.pid) &&
+           target->has(candidate);
+  };
+  if (fits(selected)) return selected;
+  for (const Pid pid : attached) {
+    const Tid tid = pattern.tid > 0 ? Tid{static_cast<pid_t>(pattern.tid)} : last_selected.at(pid);
+    if (fits({pid, tid})) return {pid, tid};
+  }
+  throw PacketError{kNoSuchThread, "there is no such thread"};
+}
+
+std::string SessionState::text(ThreadId thread) const {
+  if (!client.multiprocess) return fmt::format("{:x}", thread.tid.value);
+  return fmt::format("p{:x}.{:x}", thread.pid.value, thread.tid.value);
+}
+
+std::string SessionState::stop_reply(ThreadId stopped, int signal) const {
+  const ThreadDescription about = target->describe(stopped);
+  const int number = client.lldb ? signal : gdb_signal(signal);
+  std::string reply = fmt::format("T{:02x}thread:{};core:{:x};", number, text(stopped), about.cpu);
+  if (client.lldb) reply += fmt::format("hexname:{};", to_hex(about.name));
+  return reply;
+}
+
+}  // namespace snapgdb::gdbstub

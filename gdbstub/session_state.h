@@ -1,0 +1,66 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/image/snapshot.h"
+#include "gdbstub/scanner.h"
+#include "gdbstub/target.h"
+
+namespace snapgdb::gdbstub {
+
+// What the client says it understands.
+struct Client {
+  bool multiprocess = false;
+  bool error_message = false;  // error replies with text (gdb 16)
+  bool lldb = false;  // takes texts in its own form, and Linux's signal numbers instead of gdb's
+};
+
+// A document that a client fetches piece by piece.
+struct Document {
+  std::string key;
+  std::string content;
+};
+
+// What both sides have agreed on and selected up to now.
+struct SessionState {
+  std::shared_ptr<const Snapshot> snapshot;
+  std::unique_ptr<Target> target;
+
+  Client client;
+  bool acknowledge = true;
+  bool finished = false;
+  std::string console;  // text to be shown to the user before the next reply
+
+  std::vector<Pid> attached;         // in the order in which the client came to know them
+  ThreadId selected;                 // what m, g and the like are about
+  std::map<Pid, Tid> last_selected;  // of each process
+  bool chosen = false;               // the client chose it, and relies on it
+  Pid files_seen_by;                 // whose view of the file system vFile means
+  std::map<uint64_t, std::unique_ptr<File>> open_files;
+  Document document;
+
+  bool is_attached(Pid pid) const;
+  // Makes a process known to the client and selects it. Throws PacketError if it cannot be.
+  void attach(Pid pid);
+  void detach(Pid pid);
+
+  // The client is about to ask about this process, and has perhaps not chosen a thread of it.
+  void hint(Pid pid);
+
+  // Makes a thread the one that is meant from now on.
+  void select(ThreadId thread);
+  // The one thread that a pattern names, or of those that it may mean the one the client looked at
+  // last; throws PacketError if there is none.
+  ThreadId thread(const ThreadPattern& pattern) const;
+  ThreadId selected_thread() const { return thread({}); }
+  // "p1f.20" or "20".
+  std::string text(ThreadId thread) const;
+  // "T0b…": `thread` has stopped because of that signal (Linux's number).
+  std::string stop_reply(ThreadId stopped, int signal) const;
+};
+
+}  // namespace snapgdb::gdbstub

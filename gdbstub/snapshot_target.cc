@@ -1,0 +1,130 @@
+#include "gdbstub/snapshot_target.h"
+
+#include <algorithm>
+
+namespace snapgdb::gdbstub {
+namespace {
+
+// What the processor had: from the machine's record, or from what the kernel notes in the area it
+// hands out, or just what every x86-64 has (x87 and SSE).
+RegisterLayout layout_of(const Snapshot& snapshot) {
+  const pb::Host& host = snapshot.record().host();
+  const std::vector<pb::XstateComponent> components(host.xstate().begin(), host.xstate().end());
+  if (host.xcr0() != 0) return {host.xcr0(), components};
+  for (const pb::Process& process : snapshot.processes())
+    for (const pb::Thread& thread : process.threads())
+      if (const auto xcr0 = xcr0_of(thread.xstate())) return {*xcr0, components};
+  return {3, components};
+}
+
+bool has_signal(const pb::Thread& thread) {
+  return thread.stop_signal() != 0 && !thread.job_stopped();
+}
+
+}  // namespace
+
+SnapshotTarget::SnapshotTarget(std::shared_ptr<const Snapshot> snapshot)
+    : snapshot_(std::move(snapshot)), layout_(layout_of(*snapshot_)), files_(snapshot_, *this) {
+  for (const pb::Process& process : snapshot_->processes())
+    for (const pb::Thread& thread : process.threads())
+      threads_.emplace(ThreadId{Pid{process.pid()}, Tid{thread.tid()}}, &thread);
+}
+
+std::vector<Pid> SnapshotTarget::processes() const {
+  std::vector<Pid> out;
+  for (const pb::Process& process : snapshot_->processes()) out.push_back(Pid{process.pid()});
+  return out;
+}
+
+std::vector<Tid> SnapshotTarget::threads(Pid pid) const {
+  std::vector<Tid> out;
+  if (const pb::Process* process = snapshot_->process(pid.value))
+    for (const pb::Thread& thread : process->threads()) out.push_back(Tid{thread.tid()});
+  return out;
+}
+
+const pb::Thread* SnapshotTarget::find(ThreadId thread) const {
+  const auto found = threads_.find(thread);
+  return found == threads_.end() ? nullptr : found->second;
+}
+
+Tid SnapshotTarget::focus(Pid pid) const {
+  const ThreadId recorded{pid, Tid{snapshot_->record().focus_tid()}};
+  if (find(recorded)) return recorded.tid;
+  const auto& threads = snapshot_->process(pid.value)->threads();
+  auto best = std::ranges::find_if(threads, has_signal);
+  if (best == threads.end())  // a leader that has exited has no registers
+    best = std::ranges::find_if(threads, [](const auto& t) { return !t.registers().empty(); });
+  return Tid{(best == threads.end() ? threads.at(0) : *best).tid()};
+}
+
+ThreadDescription SnapshotTarget::describe(ThreadId thread) const {
+  const pb::Thread& record = *find(thread);
+  return {record.name(), record.cpu(),
+          has_signal(record) ? static_cast<int>(record.stop_signal()) : 0};
+}
+
+MemoryOverlay::ReadBelow SnapshotTarget::below(const pb::Process& process) const {
+  return [this, &process](uint64_t address, std::span<std::byte> out) {
+    return snapshot_->read_memory(process, address, out);
+  };
+}
+
+size_t SnapshotTarget::read_memory(Pid pid, uint64_t address, std::span<std::byte> out) const {
+  const pb::Process* process = snapshot_->process(pid.value);
+  if (!process) return 0;
+  const auto overlay = memory_.find(process->address_space());
+  if (overlay == memory_.end()) return snapshot_->read_memory(*process, address, out);
+  return overlay->second.read(address, out, below(*process));
+}
+
+bool SnapshotTarget::write_memory(Pid pid, uint64_t address, std::span<const std::byte> bytes) {
+  const pb::Process* process = snapshot_->process(pid.value);
+  return process && memory_[process->address_space()].write(address, bytes, below(*process));
+}
+
+std::optional<Mapping> SnapshotTarget::mapping_at_or_after(Pid pid, uint64_t address) const {
+  const pb::Process* process = snapshot_->process(pid.value);
+  if (!process) return std::nullopt;
+  const auto& mappings = process->mappings();
+  const auto found = std::ranges::upper_bound(mappings, address, {}, &pb::Vma::end);
+  if (found == mappings.end()) return std::nullopt;
+  return Mapping{found->start(), found->end(), found->protection(), found->name()};
+}
+
+RegisterSet SnapshotTarget::registers(ThreadId thread) const {
+  if (const auto changed = registers_.find(thread); changed != registers_.end())
+    return changed->second;
+  const pb::Thread& record = *find(thread);
+  return {record.registers(), record.xstate()};
+}
+
+void SnapshotTarget::set_registers(ThreadId thread, RegisterSet registers) {
+  registers_.insert_or_assign(thread, std::move(registers));
+}
+
+std::optional<std::string> SnapshotTarget::siginfo(ThreadId thread) const {
+  const pb::Thread& record = *find(thread);
+  if (record.stop_siginfo().empty()) return std::nullopt;
+  return record.stop_siginfo();
+}
+
+std::optional<std::string> SnapshotTarget::auxv(Pid pid) const {
+  const pb::Process* process = snapshot_->process(pid.value);
+  if (!process || process->auxv().empty()) return std::nullopt;
+  return process->auxv();
+}
+
+std::optional<std::string> SnapshotTarget::executable(Pid pid) const {
+  const pb::Process* process = snapshot_->process(pid.value);
+  if (!process || process->executable().empty()) return std::nullopt;
+  return process->executable();
+}
+
+ThreadId SnapshotTarget::resume(std::span<const ResumeAction>) {
+  throw CannotRun{
+      "snapgdb: nothing has run: this is a snapshot, a moment of the program. It can be looked at "
+      "and changed, but not continued, stepped or called into."};
+}
+
+}  // namespace snapgdb::gdbstub

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <map>
+#include <memory>
+
+#include "core/image/snapshot.h"
+#include "gdbstub/image_files.h"
+#include "gdbstub/memory_overlay.h"
+#include "gdbstub/target.h"
+
+namespace snapgdb::gdbstub {
+
+// Answers from a snapshot. What a debugger changes goes to an overlay of this object's own: neither
+// the image nor another session sees it.
+class SnapshotTarget : public Target {
+ public:
+  explicit SnapshotTarget(std::shared_ptr<const Snapshot> snapshot);
+
+  std::vector<Pid> processes() const override;
+  std::vector<Tid> threads(Pid pid) const override;
+  bool has(ThreadId thread) const override { return find(thread) != nullptr; }
+  Tid focus(Pid pid) const override;
+  ThreadDescription describe(ThreadId thread) const override;
+
+  size_t read_memory(Pid pid, uint64_t address, std::span<std::byte> out) const override;
+  bool write_memory(Pid pid, uint64_t address, std::span<const std::byte> bytes) override;
+  std::optional<Mapping> mapping_at_or_after(Pid pid, uint64_t address) const override;
+
+  const RegisterLayout& layout() const override { return layout_; }
+  RegisterSet registers(ThreadId thread) const override;
+  void set_registers(ThreadId thread, RegisterSet registers) override;
+
+  std::optional<std::string> siginfo(ThreadId thread) const override;
+  std::optional<std::string> auxv(Pid pid) const override;
+  std::optional<std::string> executable(Pid pid) const override;
+  const FileSystem* files() const override { return &files_; }
+
+  // Accepted, so that the refusal the user sees is that of resume(): nothing can run into them.
+  void insert(Pid, const Breakpoint&) override {}
+  void remove(Pid, const Breakpoint&) override {}
+  ThreadId resume(std::span<const ResumeAction> actions) override;
+
+ private:
+  const pb::Thread* find(ThreadId thread) const;
+  MemoryOverlay::ReadBelow below(const pb::Process& process) const;
+
+  std::shared_ptr<const Snapshot> snapshot_;
+  RegisterLayout layout_;
+  std::map<ThreadId, const pb::Thread*> threads_;
+  std::map<uint32_t, MemoryOverlay> memory_;   // by address space
+  std::map<ThreadId, RegisterSet> registers_;  // of threads that were changed
+  ImageFiles files_;
+};
+
+}  // namespace snapgdb::gdbstub

@@ -1,0 +1,137 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "core/base/strings.h"
+#include "gdbstub/framing.h"
+#include "gdbstub/handlers.h"
+#include "gdbstub/link_map.h"
+#include "gdbstub/system_data.h"
+#include "gdbstub/target_description.h"
+#include "gdbstub/xml.h"
+
+// qXfer:OBJECT:read:ANNEX:OFFSET,LENGTH. Each object is made whole when its first piece is asked
+// for, and kept until another one is.
+namespace snapgdb::gdbstub {
+namespace {
+
+struct Piece {
+  std::string_view annex;
+  uint64_t offset = 0;
+  uint64_t size = 0;
+};
+
+Piece parse_piece(Scanner& arguments) {
+  Piece piece;
+  arguments.expect(':');
+  piece.annex = arguments.until(':');
+  piece.offset = arguments.hex();
+  arguments.expect(',');
+  piece.size = arguments.hex();
+  arguments.expect_end();
+  return piece;
+}
+
+// "m" and data: there is more; "l" and data: that was the last.
+Reply send(const std::string& content, const Piece& piece) {
+  if (piece.offset > content.size()) throw PacketError{kMalformed, "beyond the end"};
+  const std::string_view rest = std::string_view(content).substr(piece.offset);
+  const std::string_view wanted = rest.substr(0, piece.size);
+  const std::string_view sent = wanted.substr(0, fitting(wanted, kPacketSize - 1));
+  return (sent.size() < rest.size() ? "m" : "l") + std::string(sent);
+}
+
+using Make = std::string(SessionState& state, std::string_view annex);
+
+Reply transfer(SessionState& state, std::string_view object, Scanner& arguments, Make* make) {
+  const Piece piece = parse_piece(arguments);
+  std::string key = fmt::format("{}:{}:{}", object, piece.annex, state.text(state.selected));
+  if (piece.offset == 0 || state.document.key != key)
+    state.document = {std::move(key), make(state, piece.annex)};
+  return send(state.document.content, piece);
+}
+
+std::string present(std::optional<std::string> content, std::string_view what) {
+  if (!content) throw PacketError{kNotThere, fmt::format("the snapshot has no {}", what)};
+  return *std::move(content);
+}
+
+std::string executable(SessionState& state, std::string_view annex) {
+  Pid pid = state.selected.pid;
+  if (!annex.empty()) pid = Scanner(annex).pid();
+  state.hint(pid);
+  return present(state.target->executable(pid), "executable of that process");
+}
+
+std::string features(SessionState& state, std::string_view annex) {
+  if (annex != "target.xml") throw PacketError{0, "there is only target.xml"};
+  return target_description(state.target->layout());
+}
+
+// Where the linker's name leads through symbolic links, the image knows only the file itself.
+std::string library(const LoadedObject& object) {
+  return fmt::format(
+      "<library name=\"{}\" lm=\"{:#x}\" l_addr=\"{:#x}\" l_ld=\"{:#x}\" lmid=\"{:#x}\"/>\n",
+      xml_text(object.mapped_name.empty() ? object.linker_name : object.mapped_name),
+      object.link_map, object.load_offset, object.dynamic, object.name_space);
+}
+
+// gdb wants the executable apart from the libraries; lldb learns of it only if it is among them.
+std::string libraries(SessionState& state, std::string_view) {
+  const std::vector<LoadedObject> objects = read_link_map(*state.target, state.selected.pid);
+  std::string out = R"(<library-list-svr4 version="1.0")";
+  if (!objects.empty()) out += fmt::format(" main-lm=\"{:#x}\"", objects.front().link_map);
+  out += ">\n";
+  for (const LoadedObject& object : objects)
+    if (state.client.lldb || &object != &objects.front()) out += library(object);
+  return out + "</library-list-svr4>\n";
+}
+
+std::string threads(SessionState& state, std::string_view) {
+  std::string out = "<?xml version=\"1.0\"?>\n<threads>\n";
+  for (const Pid pid : state.attached)
+    for (const Tid tid : state.target->threads(pid)) {
+      const ThreadDescription about = state.target->describe({pid, tid});
+      out += fmt::format("<thread id=\"{}\" core=\"{}\" name=\"{}\"/>\n", state.text({pid, tid}),
+                         about.cpu, xml_text(about.name));
+    }
+  return out + "</threads>\n";
+}
+
+}  // namespace
+
+Reply transfer_auxv(SessionState& state, Scanner arguments) {
+  return transfer(state, "auxv", arguments, [](SessionState& s, std::string_view) {
+    return present(s.target->auxv(s.selected.pid), "auxiliary vector");
+  });
+}
+
+Reply transfer_executable(SessionState& state, Scanner arguments) {
+  return transfer(state, "exec-file", arguments, executable);
+}
+
+Reply transfer_features(SessionState& state, Scanner arguments) {
+  return transfer(state, "features", arguments, features);
+}
+
+Reply transfer_libraries(SessionState& state, Scanner arguments) {
+  return transfer(state, "libraries", arguments, libraries);
+}
+
+Reply transfer_siginfo(SessionState& state, Scanner arguments) {
+  return transfer(state, "siginfo", arguments, [](SessionState& s, std::string_view) {
+    return present(s.target->siginfo(s.selected_thread()), "signal for that thread");
+  });
+}
+
+Reply transfer_system_data(SessionState& state, Scanner arguments) {
+  return transfer(state, "osdata", arguments, [](SessionState& s, std::string_view annex) {
+    return present(system_data(*s.snapshot, annex), "such table");
+  });
+}
+
+Reply transfer_threads(SessionState& state, Scanner arguments) {
+  return transfer(state, "threads", arguments, threads);
+}
+
+}  // namespace snapgdb::gdbstub

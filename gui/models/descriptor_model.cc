@@ -1,0 +1,93 @@
+#include "gui/models/descriptor_model.h"
+
+#include <QStringList>
+
+#include "gui/models/descriptor_text.h"
+#include "gui/models/text.h"
+
+namespace snapgdb::gui {
+namespace {
+
+// A thousand children may share one standard output; the cell names the first few.
+constexpr int kMostNamed = 6;
+
+bool has_position(const pb::Descriptor& descriptor) {
+  return descriptor.has_file() || descriptor.has_memfd() || descriptor.has_directory();
+}
+
+QString position(const DescriptorRow& row) {
+  return has_position(*row.descriptor) ? QString::number(row.descriptor->position()) : QString();
+}
+
+const Column<DescriptorRow> kColumns[] = {
+    {"FD", "Descriptor number", Look::kNumber,
+     [](const DescriptorRow& row) { return QString::number(row.descriptor->number()); },
+     [](const DescriptorRow& row) { return QVariant(row.descriptor->number()); }},
+    {"Kind", "What sort of thing is open", Look::kText,
+     [](const DescriptorRow& row) { return descriptor_kind(*row.descriptor); }},
+    {"Target", "What the link in /proc/PID/fd points to", Look::kText,
+     [](const DescriptorRow& row) { return text(row.descriptor->target()); }},
+    {"Details", "What is particular to this kind", Look::kText,
+     [](const DescriptorRow& row) { return descriptor_details(*row.descriptor); }},
+    {"Flags", "How it was opened (O_…); cloexec: closed when the process executes another program",
+     Look::kText, [](const DescriptorRow& row) { return descriptor_flags(*row.descriptor); }},
+    {"Position", "Where in the file the next read or write happens", Look::kNumber, position,
+     [](const DescriptorRow& row) {
+       return QVariant(has_position(*row.descriptor) ? qlonglong(row.descriptor->position()) : -1);
+     }},
+    {"Other end", "Who holds the other end of this pipe or socket", Look::kText,
+     [](const DescriptorRow& row) { return row.other_end; }},
+    {"Shared with",
+     "Who else holds the same open file description: they share its position and its flags",
+     Look::kText, [](const DescriptorRow& row) { return row.shared_with; }},
+};
+
+// "grep 4712 fd 0, sort 4713 fd 1 and 3 more"; leaves the asker out if he is among them.
+QString holders_text(std::span<const DescriptorPeers::Holder> holders,
+                     const DescriptorPeers::Holder* asker) {
+  QStringList names;
+  size_t others = 0;
+  for (const DescriptorPeers::Holder& holder : holders) {
+    if (asker && holder.process == asker->process && holder.fd == asker->fd) continue;
+    ++others;
+    if (names.size() == kMostNamed) break;
+    names += QStringLiteral("%1 %2 fd %3")
+                 .arg(text(holder.process->name()))
+                 .arg(holder.process->pid())
+                 .arg(holder.fd);
+  }
+  const size_t all = holders.size() - (asker ? 1 : 0);
+  const QString joined = names.join(QStringLiteral(", "));
+  if (others <= kMostNamed) return joined;
+  return QStringLiteral("%1 and %2 more").arg(joined).arg(all - kMostNamed);
+}
+
+DescriptorRow make_row(const pb::Process& process, const pb::Descriptor& descriptor,
+                       const DescriptorPeers& peers) {
+  const DescriptorPeers::Holder self{&process, descriptor.number()};
+  DescriptorRow row{&descriptor, holders_text(peers.sharing(descriptor), &self), {}, {}};
+  row.other_end = holders_text(peers.other_end(descriptor), nullptr);
+  if (row.other_end.isEmpty() && DescriptorPeers::has_other_end(descriptor))
+    row.other_end = QStringLiteral("nobody in the snapshot");
+  if (descriptor.has_socket() && !descriptor.socket().why_incomplete().empty())
+    row.missing =
+        QStringLiteral("Known only in part: ") + text(descriptor.socket().why_incomplete());
+  return row;
+}
+
+}  // namespace
+
+DescriptorModel::DescriptorModel(QObject* parent) : TableModel(kColumns, parent) {}
+
+void DescriptorModel::show(std::shared_ptr<const Snapshot> snapshot, const pb::Process* process,
+                           const DescriptorPeers& peers) {
+  std::vector<DescriptorRow> rows;
+  if (process) {
+    rows.reserve(static_cast<size_t>(process->descriptors_size()));
+    for (const pb::Descriptor& descriptor : process->descriptors())
+      rows.push_back(make_row(*process, descriptor, peers));
+  }
+  set_rows(std::move(rows), std::move(snapshot));
+}
+
+}  // namespace snapgdb::gui

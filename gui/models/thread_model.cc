@@ -1,0 +1,90 @@
+#include "gui/models/thread_model.h"
+
+#include <unordered_map>
+
+#include "gui/models/text.h"
+
+namespace snapgdb::gui {
+namespace {
+
+uint64_t cpu_milliseconds(const ThreadRow& row) {
+  const uint64_t ticks = row.thread->user_ticks() + row.thread->system_ticks();
+  return ticks * 1000 / row.ticks_per_second;
+}
+
+QString seconds(uint64_t milliseconds) {
+  return QStringLiteral("%1 s").arg(static_cast<double>(milliseconds) / 1000, 0, 'f', 2);
+}
+
+QString cpu_time_in_full(const ThreadRow& row) {
+  return QStringLiteral("%1 in the program, %2 in the kernel")
+      .arg(seconds(row.thread->user_ticks() * 1000 / row.ticks_per_second),
+           seconds(row.thread->system_ticks() * 1000 / row.ticks_per_second));
+}
+
+QString signal_in_full(const ThreadRow& row) {
+  if (row.thread->job_stopped())
+    return QStringLiteral("Stopped by %1 until it gets SIGCONT")
+        .arg(signal_name(row.thread->stop_signal()));
+  if (row.thread->stop_signal())
+    return QStringLiteral("%1 was being delivered at this moment")
+        .arg(signal_name(row.thread->stop_signal()));
+  const QString pending = signal_set(row.thread->signals_pending());
+  return pending.isEmpty() ? pending : QStringLiteral("Pending: ") + pending;
+}
+
+QString signals(const ThreadRow& row) {
+  if (row.thread->stop_signal()) return signal_name(row.thread->stop_signal());
+  const QString pending = signal_set(row.thread->signals_pending());
+  return pending.isEmpty() ? pending : pending + QStringLiteral(" (pending)");
+}
+
+const Column<ThreadRow> kColumns[] = {
+    {"TID", "Thread number; that of the first thread is the process's", Look::kNumber,
+     [](const ThreadRow& row) { return QString::number(row.thread->tid()); },
+     [](const ThreadRow& row) { return QVariant(row.thread->tid()); }},
+    {"Name", "The thread's name, if the program gave it one; else that of the program", Look::kText,
+     [](const ThreadRow& row) { return text(row.thread->name()); }},
+    {"State", "What the thread was doing before the snapshot stopped it", Look::kText,
+     [](const ThreadRow& row) { return state_word(row.thread->state()); }},
+    {"Waits in", "The kernel function in which the thread sleeps, where the kernel tells",
+     Look::kText, [](const ThreadRow& row) { return text(row.thread->wait_channel()); }},
+    {"Signal",
+     "The signal that was being delivered or keeps the thread stopped; else those pending",
+     Look::kText, signals, nullptr, signal_in_full},
+    {"CPU time", "Processor time used since the thread started", Look::kNumber,
+     [](const ThreadRow& row) { return seconds(cpu_milliseconds(row)); },
+     [](const ThreadRow& row) { return QVariant(qulonglong{cpu_milliseconds(row)}); },
+     cpu_time_in_full},
+    {"CPU", "The processor it ran on last", Look::kNumber,
+     [](const ThreadRow& row) { return QString::number(row.thread->cpu()); },
+     [](const ThreadRow& row) { return QVariant(row.thread->cpu()); }},
+    {"Blocked signals", "Signals in the thread's mask: they wait until it unblocks them",
+     Look::kText, [](const ThreadRow& row) { return signal_set(row.thread->signal_mask()); }},
+};
+
+QString what_is_missing(const pb::Missing& missing) {
+  return QStringLiteral("%1 is missing: %2").arg(text(missing.resource()), text(missing.reason()));
+}
+
+}  // namespace
+
+ThreadModel::ThreadModel(QObject* parent) : TableModel(kColumns, parent) {}
+
+void ThreadModel::show(std::shared_ptr<const Snapshot> snapshot, const pb::Process* process) {
+  std::vector<ThreadRow> rows;
+  if (process) {
+    std::unordered_map<int32_t, QString> missing;
+    for (const pb::Missing& entry : snapshot->record().missing())
+      if (entry.pid() == process->pid()) missing[entry.tid()] = what_is_missing(entry);
+    const uint32_t ticks = snapshot->record().host().clock_ticks_per_second();
+    for (const pb::Thread& thread : process->threads()) {
+      const auto lacks = missing.find(thread.tid());
+      rows.push_back(
+          {&thread, ticks ? ticks : 100, lacks == missing.end() ? QString() : lacks->second});
+    }
+  }
+  set_rows(std::move(rows), std::move(snapshot));
+}
+
+}  // namespace snapgdb::gui

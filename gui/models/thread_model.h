@@ -1,0 +1,27 @@
+#pragma once
+
+#include <memory>
+
+#include "core/image/snapshot.h"
+#include "gui/models/table_model.h"
+
+namespace snapgdb::gui {
+
+struct ThreadRow {
+  const pb::Thread* thread = nullptr;
+  uint32_t ticks_per_second = 100;
+  QString missing;
+};
+
+// The threads of one process.
+class ThreadModel final : public TableModel<ThreadRow> {
+ public:
+  enum ColumnNumber { kTid, kName, kState, kWaitsIn, kSignal, kCpuTime, kCpu, kMasked };
+
+  explicit ThreadModel(QObject* parent = nullptr);
+
+  // `process` belongs to `snapshot`; nullptr: no rows.
+  void show(std::shared_ptr<const Snapshot> snapshot, const pb::Process* process);
+};
+
+}  // namespace snapgdb::gui

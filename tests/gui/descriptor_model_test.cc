@@ -1,0 +1,184 @@
+#include "gui/models/descriptor_model.h"
+
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <catch2/catch.hpp>
+
+#include <QAbstractItemModelTester>
+
+#include "core/image/snapshot_builder.h"
+#include "gui/models/descriptor_text.h"
+#include "tests/gui/model_text.h"
+
+using namespace snapgdb;
+using namespace snapgdb::gui;
+using Tester = QAbstractItemModelTester;
+
+namespace {
+
+pb::Descriptor& descriptor(pb::Process& process, int32_t fd, uint32_t flags, uint64_t inode) {
+  pb::Descriptor& added = *process.add_descriptors();
+  added.set_number(fd);
+  added.set_flags(flags);
+  added.set_inode(inode);
+  return added;
+}
+
+pb::Process& process(SnapshotBuilder& builder, int32_t pid, const char* name) {
+  pb::Process& record = builder.process(pid).thread(pid).record();
+  record.set_name(name);
+  return record;
+}
+
+pb::Descriptor& tcp(pb::Process& owner, int32_t fd, const char* local, const char* remote) {
+  pb::Descriptor& added = descriptor(owner, fd, O_RDWR, static_cast<uint64_t>(fd));
+  added.mutable_socket()->set_domain(AF_INET);
+  added.mutable_socket()->set_type(SOCK_STREAM);
+  added.mutable_socket()->set_local(local);
+  added.mutable_socket()->set_remote(remote);
+  return added;
+}
+
+// The two columns about others, of every descriptor of a process.
+QString others(const SnapshotBuilder& builder, int32_t pid) {
+  const auto snapshot = builder.build();
+  const DescriptorPeers peers(*snapshot);
+  DescriptorModel model;
+  const Tester tester(&model, Tester::FailureReportingMode::Fatal);
+  model.show(snapshot, snapshot->process(pid), peers);
+  return as_text(model,
+                 {DescriptorModel::kFd, DescriptorModel::kOtherEnd, DescriptorModel::kSharedWith});
+}
+
+}  // namespace
+
+TEST_CASE("a file is shown with its flags and its position") {
+  SnapshotBuilder builder;
+  pb::Descriptor& file = descriptor(process(builder, 10, "a"), 3, O_RDWR | O_APPEND | 0100000, 5);
+  file.set_target("/var/log/x");
+  file.set_position(9);
+  file.set_size(2048);
+  file.set_close_on_exec(true);
+  file.mutable_file()->set_unlinked(true);
+  const auto snapshot = builder.build();
+  const DescriptorPeers peers(*snapshot);
+  DescriptorModel model;
+  model.show(snapshot, snapshot->process(10), peers);
+  CHECK(as_text(model, {0, 1, 2, 3, 4, 5}) ==
+        "3 | file, unlinked | /var/log/x | 2.00 KiB | read-write append cloexec | 9\n");
+}
+
+TEST_CASE("the ends of a pipe find each other across processes") {
+  SnapshotBuilder builder;
+  descriptor(process(builder, 10, "yes"), 1, O_WRONLY, 77).mutable_pipe();
+  pb::Process& reader = process(builder, 11, "head");
+  descriptor(reader, 0, O_RDONLY, 77).mutable_pipe();
+  descriptor(reader, 5, O_RDONLY, 78).mutable_pipe();
+  CHECK(others(builder, 10) == "1 | head 11 fd 0 | \n");
+  CHECK(others(builder, 11) ==
+        "0 | yes 10 fd 1 | \n"
+        "5 | nobody in the snapshot | \n");
+}
+
+TEST_CASE("pipes of equal inode on different devices are different pipes") {
+  SnapshotBuilder builder;
+  pb::Process& owner = process(builder, 10, "a");
+  descriptor(owner, 1, O_WRONLY, 77).mutable_pipe();
+  auto& other = descriptor(owner, 2, O_RDONLY, 77);
+  other.mutable_pipe()->set_fifo(true);
+  other.set_device(9);
+  CHECK(others(builder, 10) ==
+        "1 | nobody in the snapshot | \n"
+        "2 | nobody in the snapshot | \n");
+}
+
+TEST_CASE("unix sockets are matched by their peer's inode") {
+  SnapshotBuilder builder;
+  auto& left = descriptor(process(builder, 10, "a"), 3, O_RDWR, 100);
+  left.mutable_socket()->set_domain(AF_UNIX);
+  left.mutable_socket()->set_peer_inode(101);
+  auto& right = descriptor(process(builder, 11, "b"), 4, O_RDWR, 101);
+  right.mutable_socket()->set_domain(AF_UNIX);
+  right.mutable_socket()->set_peer_inode(999);
+  CHECK(others(builder, 10) == "3 | b 11 fd 4 | \n");
+  CHECK(others(builder, 11) == "4 | nobody in the snapshot | \n");
+}
+
+TEST_CASE("internet sockets are matched by their addresses, a listening one by none") {
+  SnapshotBuilder builder;
+  pb::Process& server = process(builder, 10, "server");
+  tcp(server, 3, "0.0.0.0:80", "").mutable_socket()->set_state("listening");
+  tcp(server, 4, "127.0.0.1:80", "127.0.0.1:5000");
+  tcp(process(builder, 11, "client"), 5, "127.0.0.1:5000", "127.0.0.1:80");
+  CHECK(others(builder, 10) ==
+        "3 |  | \n"
+        "4 | client 11 fd 5 | \n");
+  CHECK(others(builder, 11) == "5 | server 10 fd 4 | \n");
+}
+
+TEST_CASE("descriptors of one open file description name each other, not themselves") {
+  SnapshotBuilder builder;
+  pb::Process& parent = process(builder, 10, "sh");
+  descriptor(parent, 1, O_RDWR, 5).set_description(7);
+  descriptor(parent, 2, O_RDWR, 5).set_description(7);
+  descriptor(parent, 3, O_RDWR, 5).set_description(8);
+  descriptor(process(builder, 11, "ls"), 1, O_RDWR, 5).set_description(7);
+  CHECK(others(builder, 10) ==
+        "1 |  | sh 10 fd 2, ls 11 fd 1\n"
+        "2 |  | sh 10 fd 1, ls 11 fd 1\n"
+        "3 |  | \n");
+}
+
+TEST_CASE("of many holders the first few are named and the rest counted") {
+  SnapshotBuilder builder;
+  for (int32_t pid = 1; pid <= 10; ++pid)
+    descriptor(process(builder, pid, "w"), 1, O_RDWR, 5).set_description(7);
+  CHECK(others(builder, 1) ==
+        "1 |  | w 2 fd 1, w 3 fd 1, w 4 fd 1, w 5 fd 1, w 6 fd 1, w 7 fd 1 and 3 more\n");
+}
+
+TEST_CASE("every kind of descriptor has a name, and the details that matter") {
+  pb::Descriptor d;
+  CHECK(descriptor_kind(d) == "unknown");
+
+  d.mutable_eventfd()->set_count(UINT64_MAX - 1);
+  CHECK(descriptor_kind(d) == "eventfd");
+  CHECK(descriptor_details(d) == "count 18446744073709551614");
+
+  d.mutable_timerfd()->set_clock(1);
+  d.mutable_timerfd()->set_interval_ns(2'000'000);
+  CHECK(descriptor_details(d) == "CLOCK_MONOTONIC, not set, every 2.00 ms");
+
+  d.mutable_signalfd()->set_mask(1u << 1 | 1u << 14);
+  CHECK(descriptor_details(d) == "SIGINT SIGTERM");
+
+  d.mutable_epoll()->add_targets()->set_fd(5);
+  d.mutable_epoll()->add_targets()->set_fd(9);
+  CHECK(descriptor_details(d) == "watches fd 5, 9");
+
+  d.mutable_inotify()->add_watches();
+  CHECK(descriptor_details(d) == "1 watch");
+
+  d.mutable_memfd()->set_name("buf");
+  d.mutable_memfd()->set_seals(F_SEAL_GROW | F_SEAL_WRITE);
+  CHECK(descriptor_details(d) == "buf, sealed against grow write");
+
+  d.mutable_device_node()->set_terminal(true);
+  CHECK(descriptor_kind(d) == "terminal");
+
+  d.mutable_pidfd()->set_pid(12);
+  CHECK(descriptor_details(d) == "process 12");
+
+  d.mutable_other()->set_what("anon_inode:[io_uring]");
+  d.mutable_other()->set_fdinfo("SqMask:\t0x3\nSqHead:\t1\n");
+  CHECK(descriptor_kind(d) == "anon_inode:[io_uring]");
+
+  d.mutable_pipe()->set_queued(3);
+  d.set_flags(O_WRONLY);
+  CHECK(descriptor_kind(d) == "pipe, write end");
+  CHECK(descriptor_details(d) == "3 B queued");
+
+  d.mutable_socket()->set_domain(AF_UNIX);
+  d.mutable_socket()->set_type(SOCK_DGRAM);
+  CHECK(descriptor_kind(d) == "unix datagram socket");
+}

@@ -1,0 +1,197 @@
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <catch2/catch.hpp>
+
+#include <QAbstractItemModelTester>
+
+#include "core/image/snapshot_builder.h"
+#include "gui/models/frame_model.h"
+#include "gui/models/mapping_model.h"
+#include "gui/models/missing_model.h"
+#include "gui/models/thread_model.h"
+#include "tests/gui/model_text.h"
+
+using namespace snapgdb;
+using namespace snapgdb::gui;
+using Tester = QAbstractItemModelTester;
+
+TEST_CASE("threads are shown with what they were doing") {
+  SnapshotBuilder builder;
+  auto& process = builder.process(10).thread(10).thread(11);
+  pb::Thread& leader = *process.record().mutable_threads(0);
+  leader.set_name("main");
+  leader.set_stop_signal(11);
+  leader.set_state("R");
+  leader.set_user_ticks(150);
+  leader.set_system_ticks(25);
+  pb::Thread& worker = process.last_thread();
+  worker.set_name("worker");
+  worker.set_wait_channel("futex_wait");
+  worker.set_signals_pending(1u << 9);        // SIGUSR1
+  worker.set_signal_mask(uint64_t{3} << 33);  // the kernel's real-time signals 34 and 35
+  const auto snapshot = builder.build();
+  ThreadModel model;
+  const Tester tester(&model, Tester::FailureReportingMode::Fatal);
+  model.show(snapshot, snapshot->process(10));
+
+  using M = ThreadModel;
+  CHECK(as_text(model,
+                {M::kTid, M::kName, M::kState, M::kWaitsIn, M::kSignal, M::kCpuTime, M::kMasked}) ==
+        "10 | main | running |  | SIGSEGV | 1.75 s | \n"
+        "11 | worker | sleeping | futex_wait | SIGUSR1 (pending) | 0.00 s | SIGRT2 SIGRT3\n");
+  CHECK(cell_text(model, 0, M::kCpuTime, Qt::ToolTipRole) ==
+        "1.50 s in the program, 0.25 s in the kernel");
+}
+
+TEST_CASE("a thread without its registers is grey and says why") {
+  SnapshotBuilder builder;
+  builder.process(10).thread(10).thread(11);
+  auto& missing = *builder.record().add_missing();
+  missing.set_pid(10);
+  missing.set_tid(11);
+  missing.set_resource("registers");
+  missing.set_reason("it ended meanwhile");
+  const auto snapshot = builder.build();
+  ThreadModel model;
+  model.show(snapshot, snapshot->process(10));
+  CHECK(cell_text(model, 0, 0, kMissingRole) == "");
+  CHECK(cell_text(model, 1, 0, kMissingRole) == "registers is missing: it ended meanwhile");
+}
+
+TEST_CASE("a machine without clock ticks does not divide by zero") {
+  SnapshotBuilder builder;
+  builder.record().mutable_host()->set_clock_ticks_per_second(0);
+  builder.process(10).thread(10).last_thread().set_user_ticks(100);
+  const auto snapshot = builder.build();
+  ThreadModel model;
+  model.show(snapshot, snapshot->process(10));
+  CHECK(cell_text(model, 0, ThreadModel::kCpuTime) == "1.00 s");
+}
+
+TEST_CASE("mappings say where the bytes of each come from") {
+  SnapshotBuilder builder;
+  const uint32_t file = builder.file("/bin/prog", std::string(6000, 'x'));
+  auto& process = builder.process(10).thread(10);
+  process.mapped_file(0x1000, 0x4000, file, 0, PROT_READ | PROT_EXEC)
+      .memory(0x10000, "hello", PROT_READ | PROT_WRITE, "[heap]")
+      .zeros(0x20000, 0x100000)
+      .unavailable(0x200000, 0x1000, "device memory");
+  process.record().mutable_mappings(1)->set_rss(4096);
+  process.record().mutable_mappings(1)->set_private_dirty(4096);
+  process.record().mutable_mappings(2)->set_shared(true);
+  const auto snapshot = builder.build();
+  MappingModel model;
+  const Tester tester(&model, Tester::FailureReportingMode::Fatal);
+  model.show(snapshot, snapshot->process(10));
+
+  using M = MappingModel;
+  CHECK(as_text(model, {M::kRange, M::kSize, M::kAccess, M::kHolds, M::kRss, M::kName}) ==
+        "0x1000-0x5000 | 16.0 KiB | r-xp | from file 8.00 KiB, behind end of file 8.00 KiB |  | "
+        "/bin/prog\n"
+        "0x10000-0x11000 | 4.00 KiB | rw-p | stored 4.00 KiB | 4.00 KiB | [heap]\n"
+        "0x20000-0x120000 | 1.00 MiB | rw-s | zero 1.00 MiB |  | (shared anonymous)\n"
+        "0x200000-0x201000 | 4.00 KiB | r--p | missing 4.00 KiB |  | (anonymous)\n");
+  CHECK(cell_text(model, 3, 0, kMissingRole) ==
+        "4.00 KiB missing, from 0x200000 on: device memory");
+  CHECK(cell_text(model, 0, 0, kMissingRole) == "");
+  CHECK(model.index(0, M::kRange).data(kMonospaceRole).toBool());
+  CHECK_FALSE(model.index(0, M::kName).data(kMonospaceRole).toBool());
+}
+
+TEST_CASE("what the table calls captured is what the snapshot can read") {
+  SnapshotBuilder builder;
+  const uint32_t file = builder.file("/bin/prog", std::string(6000, 'x'));
+  builder.process(10).thread(10).mapped_file(0x1000, 0x4000, file, 0x1000, PROT_READ);
+  const auto snapshot = builder.build();
+  MappingModel model;
+  model.show(snapshot, snapshot->process(10));
+  CHECK(model.index(0, MappingModel::kCaptured).data(kSortRole).toULongLong() ==
+        snapshot->captured_bytes(*snapshot->process(10), 0, UINT64_MAX));
+}
+
+TEST_CASE("a mapping that no extent covers was not captured") {
+  SnapshotBuilder builder;
+  auto& vma = *builder.process(10).thread(10).record().add_mappings();
+  vma.set_start(0x1000);
+  vma.set_end(0x3000);
+  vma.set_name("[vvar]");
+  const auto snapshot = builder.build();
+  MappingModel model;
+  model.show(snapshot, snapshot->process(10));
+  CHECK(cell_text(model, 0, MappingModel::kHolds) == "missing 8.00 KiB");
+  CHECK(cell_text(model, 0, 0, kMissingRole) == "8.00 KiB missing, from 0x1000 on: not captured");
+}
+
+TEST_CASE("what is missing is listed with its reason") {
+  SnapshotBuilder builder;
+  auto& process = builder.process(10).thread(10);
+  process.record().set_name("srv");
+  process.memory(0x1000, "x", PROT_READ).unavailable(0x2000, 0x2000, "device memory");
+  auto& missing = *builder.record().add_missing();
+  missing.set_pid(10);
+  missing.set_tid(11);
+  missing.set_resource("thread");
+  missing.set_reason("it ended meanwhile");
+  auto& descriptor = *process.record().add_descriptors();
+  descriptor.set_number(4);
+  descriptor.set_target("socket:[7]");
+  descriptor.mutable_socket()->set_why_incomplete("another network namespace");
+  MissingModel model;
+  const Tester tester(&model, Tester::FailureReportingMode::Fatal);
+  const auto snapshot = builder.build();
+  model.set_rows(find_missing(*snapshot), snapshot);
+
+  CHECK(as_text(model, {0, 1, 2, 3, 4, 5}) ==
+        "10 | srv | 11 | thread |  | it ended meanwhile\n"
+        "10 | srv |  | memory from 0x2000 on | 8.00 KiB | device memory\n"
+        "10 | srv |  | part of descriptor 4 (socket:[7]) |  | another network namespace\n");
+  CHECK(cell_text(model, 0, MissingModel::kReason, Qt::ToolTipRole) == "it ended meanwhile");
+}
+
+TEST_CASE("processes that share their memory lack it once") {
+  SnapshotBuilder builder;
+  builder.process(10).thread(10).unavailable(0x2000, 0x1000, "refused");
+  auto& sharer = builder.process(11, 10).thread(11).record();
+  const auto alone = find_missing(*builder.build());
+  sharer.set_address_space(10);
+  *sharer.add_mappings() = builder.build()->process(10)->mappings(0);
+  CHECK(alone.size() == 1);
+  CHECK(find_missing(*builder.build()).size() == 1);
+}
+
+TEST_CASE("a backtrace names functions, and ends with the reason if it is not whole") {
+  Backtrace backtrace;
+  backtrace.frames.push_back({.pc = 0x1234,
+                              .inlined = true,
+                              .function = "std::sort<int*>",
+                              .file = "/usr/include/algo.h",
+                              .line = 7,
+                              .module = "/bin/prog"});
+  backtrace.frames.push_back({.pc = 0x1234, .function = "main", .module = "/bin/prog"});
+  backtrace.stopped_because = "the stack is not in the image";
+  FrameModel model;
+  const Tester tester(&model, Tester::FailureReportingMode::Fatal);
+  model.set_rows(frame_rows(backtrace));
+
+  CHECK(as_text(model, {0, 1, 2, 3, 4}) ==
+        "0 | std::sort<int*> | algo.h:7 | prog | 0x1234\n"
+        "1 | main |  | prog | 0x1234\n"
+        " | No more frames: the stack is not in the image |  |  | \n");
+  CHECK(cell_text(model, 0, 1, Qt::ToolTipRole) ==
+        "std::sort<int*>\nInlined into the function below");
+  CHECK(cell_text(model, 0, 2, Qt::ToolTipRole) == "/usr/include/algo.h:7");
+  CHECK(cell_text(model, 2, 1, kMissingRole) == "the stack is not in the image");
+}
+
+TEST_CASE("every column of every table explains itself") {
+  ThreadModel threads;
+  MappingModel mappings;
+  MissingModel missing;
+  FrameModel frames;
+  for (const QAbstractItemModel* model :
+       std::initializer_list<QAbstractItemModel*>{&threads, &mappings, &missing, &frames})
+    for (int column = 0; column < model->columnCount(); ++column) {
+      CHECK(!model->headerData(column, Qt::Horizontal, Qt::DisplayRole).toString().isEmpty());
+      CHECK(model->headerData(column, Qt::Horizontal, Qt::ToolTipRole).toString().size() > 5);
+    }
+}

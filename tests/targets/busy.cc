@@ -1,0 +1,116 @@
+// Dirties random pages of --mib MiB (64) at --rate pages a second (20000, or "max"), and measures
+// the longest gap between two readings of the clock: what a pause looks like from inside.
+//
+// Each line on standard input is answered by a line "gap_ns N pages N seconds N.NNN" for the time
+// since the previous one, or since "ready"; the last such line comes at the end.
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+
+#include "target.h"
+
+namespace {
+
+constexpr size_t kWords = 4096 / 8;
+
+std::atomic<bool> ending{false};
+std::atomic<uint64_t> longest_gap{0};
+std::atomic<uint64_t> dirtied{0};
+
+// Random content, and in each page's first word how often it was dirtied.
+class Pages {
+ public:
+  explicit Pages(size_t bytes) : count_(bytes / 4096) {
+    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) target::cannot("mmap");
+    words_ = static_cast<uint64_t*>(memory);
+    for (size_t i = 0; i < count_ * kWords; ++i) words_[i] = target::mix(i);
+    for (size_t page = 0; page < count_; ++page) words_[page * kWords] = 0;
+  }
+
+  void dirty(uint64_t random) {
+    ++words_[random % count_ * kWords];
+    ++dirtied;
+    ++total_;
+  }
+
+  void check() const {
+    uint64_t sum = 0;
+    for (size_t i = 0; i < count_ * kWords; ++i) {
+      if (i % kWords == 0) {
+        sum += words_[i];
+      } else if (words_[i] != target::mix(i)) {
+        target::differs("word %zu has changed", i);
+        break;
+      }
+    }
+    target::expect_equal("the pages' counters", sum, total_);
+  }
+
+ private:
+  size_t count_;
+  uint64_t* words_;
+  uint64_t total_ = 0;
+};
+
+void dirty_until_end(Pages& pages, uint64_t ns_per_page) {
+  uint64_t last = target::now_ns();
+  uint64_t due = last;
+  for (uint64_t i = 0; !ending; ++i) {
+    pages.dirty(target::mix(i));
+    due += ns_per_page;
+    uint64_t now;
+    do {
+      now = target::now_ns();
+      if (now - last > longest_gap) longest_gap = now - last;
+      last = now;
+    } while (now < due && !ending);
+    due =
+        std::max(due, now - std::min<uint64_t>(now, 1000000));  // never more than 1 ms to catch up
+  }
+}
+
+void report(uint64_t& since) {
+  const uint64_t now = target::now_ns();
+  target::say("gap_ns %lu pages %lu seconds %.3f", longest_gap.exchange(0), dirtied.exchange(0),
+              (now - since) / 1e9);
+  since = now;
+}
+
+// Returns at the end of standard input.
+void answer_requests(uint64_t& since) {
+  char byte;
+  while (read(STDIN_FILENO, &byte, 1) == 1) {
+    if (byte == '\n') report(since);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const size_t bytes = strtoull(target::option(argc, argv, "--mib", "64"), nullptr, 10) << 20;
+  const char* rate = target::option(argc, argv, "--rate", "20000");
+  const uint64_t ns_per_page =
+      strcmp(rate, "max") ? 1000000000 / std::max(1ull, strtoull(rate, nullptr, 10)) : 0;
+
+  struct sigaction action {};  // without SA_RESTART, so that SIGTERM ends the read
+  action.sa_handler = [](int) {};
+  target::setup("sigaction", sigaction(SIGTERM, &action, nullptr));
+  Pages pages(bytes);
+  target::Thread thread("dirtying", [&] { dirty_until_end(pages, ns_per_page); });
+  uint64_t since = target::now_ns();
+  longest_gap = dirtied = 0;
+  target::ready();
+  answer_requests(since);
+
+  ending = true;
+  thread.join();
+  report(since);
+  pages.check();
+  return target::verdict();
+}
