@@ -17,7 +17,7 @@ namespace {
 
 constexpr const Command* kCommands[] = {
     &kCaptureCommand, &kRunCommand,   &kShowCommand, &kCoreCommand,
-    &kServeCommand, &kGuiCommand,  &kVerifyCommand,
+    &kDebugCommand,   &kServeCommand, &kGuiCommand,  &kVerifyCommand,
 };
 
 constexpr char kDescription[] =

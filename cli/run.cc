@@ -84,17 +84,8 @@ Action define(CLI::App& app) {
                  "crash: signals that dump core, in any process; fatal: also whatever kills the "
                  "command itself [fatal]")
       ->check(CLI::IsMember({"crash", "fatal"}));
-  app.prefix_command();
-  app.footer("The command and its arguments follow: snapgdb run -o IMG -- CMD ARGS...");
-  return [arguments, &app] {
-    arguments->command = app.remaining();
-    if (!arguments->command.empty() && arguments->command.front() == "--")
-      arguments->command.erase(arguments->command.begin());
-    if (arguments->command.empty())
-      throw Error("cannot run", "there is no command", "snapgdb run -o IMG -- CMD ARGS...",
-                  ExitStatus::kUsage);
-    return run(*arguments);
-  };
+  app.add_option("CMD", arguments->command, "Command and its arguments, after --")->required();
+  return [arguments] { return run(*arguments); };
 }
 
 }  // namespace

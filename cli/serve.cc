@@ -33,9 +33,10 @@ int serve(const Arguments& arguments) {
 Action define(CLI::App& app) {
   auto arguments = std::make_shared<Arguments>();
   app.add_option("IMG", arguments->image, "the image, or IMG@K for its K-th snapshot")->required();
-  app.add_option("--listen", arguments->address,
-                 "wait for debuggers at unix:PATH or tcp:HOST:PORT, one after the other, instead of "
-                 "serving one on standard input and output");
+  app.add_option(
+      "--listen", arguments->address,
+      "wait for debuggers at unix:PATH or tcp:HOST:PORT, one after the other, instead of "
+      "serving one on standard input and output");
   auto* pid = app.add_option("--pid", arguments->pid, "show this process instead of the root");
   app.add_flag("--multi", arguments->multi,
                "show no process until the debugger attaches to one (target extended-remote)")

@@ -25,9 +25,10 @@ class Freezer {
   bool stop_what_is_new();
   std::vector<Pid> walk() const;
   bool stop_new_tasks(Pid pid);
+  bool stop_task(const ProcDirectory& proc, Tid tid);
   void wait_for_all();
   void wait_for(Tracee& tracee);
-  FrozenProcess describe(Pid pid) const;
+  FrozenProcess describe(Pid pid, ProcDirectory proc) const;
 
   const std::vector<Pid>& roots_;
   Tracees& tracees_;
@@ -73,8 +74,10 @@ FrozenTree Freezer::run() {
   tree.first_stop_ns = now_ns(CLOCK_MONOTONIC);
   // What is stopped can start nothing new: once a look around finds nothing, the tree is whole.
   while (stop_what_is_new()) wait_for_all();
-  for (const Pid pid : walk()) tree.processes.push_back(describe(pid));
-  if (tree.processes.empty() || tree.processes.front().tasks.empty())
+  for (const Pid pid : walk())
+    if (auto proc = ProcDirectory::of_if_alive(pid))
+      tree.processes.push_back(describe(pid, std::move(*proc)));
+  if (std::ranges::all_of(tree.processes, &FrozenProcess::zombie))
     refuse(roots_.front(), "it exited while it was being stopped");
   return tree;
 }
@@ -118,24 +121,32 @@ bool Freezer::stop_new_tasks(Pid pid) {
     return false;  // it exited meanwhile
   }
   bool anything_new = false;
-  for (const Tid tid : tids) {
-    if (states_.contains(tid)) continue;
-    try {
-      const ProcDirectory task = proc->task(tid);
-      states_[tid] = {tid, task.stat().state, wait_channel(task)};
-    } catch (const SystemError&) {
-      continue;  // the task exited meanwhile
-    }
-    auto known = tracees_.find(tid);
-    if (known == tracees_.end()) {
-      auto tracee = Tracee::seize_if_alive(tid);
-      if (!tracee) continue;
-      known = tracees_.emplace(tid, std::move(*tracee)).first;
-    }
-    if (!known->second.is_stopped()) known->second.interrupt_if_alive();
-    anything_new = true;
-  }
+  for (const Tid tid : tids)
+    if (!states_.contains(tid)) anything_new |= stop_task(*proc, tid);
   return anything_new;
+}
+
+// False: it is gone, or only its exit status is left.
+bool Freezer::stop_task(const ProcDirectory& proc, Tid tid) {
+  FrozenTask& before = states_[tid];
+  try {
+    const ProcDirectory task = proc.task(tid);
+    before = {tid, task.stat().state, wait_channel(task)};
+  } catch (const SystemError&) {
+    return false;  // the task exited meanwhile
+  }
+  if (before.state_before == 'Z' || before.state_before == 'X') return false;
+  auto known = tracees_.find(tid);
+  if (known == tracees_.end()) {
+    auto tracee = Tracee::seize_if_alive(tid);
+    if (!tracee) return false;
+    known = tracees_.emplace(tid, std::move(*tracee)).first;
+  }
+  if (known->second.is_stopped())
+    before = {tid, 'R', ""};  // held by us as it ran into a signal
+  else
+    known->second.interrupt_if_alive();
+  return true;
 }
 
 void Freezer::wait_for_all() {
@@ -154,8 +165,7 @@ void Freezer::wait_for(Tracee& tracee) {
   }
 }
 
-FrozenProcess Freezer::describe(Pid pid) const {
-  ProcDirectory proc = ProcDirectory::of(pid);
+FrozenProcess Freezer::describe(Pid pid, ProcDirectory proc) const {
   std::vector<FrozenTask> tasks;
   for (const Tid tid : proc.tasks()) {
     const auto tracee = tracees_.find(tid);

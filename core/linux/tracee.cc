@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -31,8 +32,9 @@ struct Refusal {
 // Why PTRACE_SEIZE said EPERM: the kernel does not tell, /proc does.
 Refusal explain_refusal(const ProcDirectory& task) {
   const std::string stat = task.read_if_allowed("stat").value_or("");
-  const size_t close = stat.rfind(')');
-  const auto fields = split_blank(close == std::string::npos ? "" : stat.substr(close + 1));
+  const size_t close = stat.rfind(')');  // npos + 1 is 0
+  const std::string_view rest = stat;
+  const auto fields = split_blank(rest.substr(std::min(close + 1, rest.size())));
   const long flags = fields.size() > 6 ? parse_number<long>(fields[6]).value_or(0) : 0;
   if (flags & kKernelThreadFlag) return {"it is a kernel thread", ""};
 

@@ -1,0 +1,136 @@
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cli/command.h"
+#include "core/base/error.h"
+#include "core/base/fd.h"
+#include "core/image/image_reader.h"
+
+namespace snapgdb::cli {
+namespace {
+
+struct Arguments {
+  std::string image;
+  std::vector<std::string> gdb;
+};
+
+// For the shell that gdb starts the stub with.
+std::string shell_quoted(std::string_view word) {
+  std::string out = "'";
+  for (const char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return out + "'";
+}
+
+// IMG or IMG@K, such that it means the same in another directory.
+std::string absolute_name(const std::string& name) {
+  const std::string path = parse_snapshot_name(name).path;
+  return std::filesystem::absolute(path).string() + name.substr(path.size());
+}
+
+std::string stub_command(const std::string& image) {
+  const std::string self = std::filesystem::read_symlink("/proc/self/exe").string();
+  const std::string command = shell_quoted(self) + " serve --multi " + shell_quoted(image);
+  if (command.find('\n') != std::string::npos)
+    throw Error(fmt::format("cannot debug {}", image), "gdb cannot be given a path with a newline");
+  return command;
+}
+
+// Of what is a zombie only the exit status is left.
+std::vector<int32_t> shown_processes(const Snapshot& snapshot) {
+  std::vector<int32_t> pids;
+  for (const pb::Process& process : snapshot.processes())
+    if (process.address_space() != 0 && process.threads_size() > 0) pids.push_back(process.pid());
+  return pids;
+}
+
+size_t focused(const std::vector<int32_t>& pids, const Snapshot& snapshot) {
+  for (const int32_t wanted : {snapshot.record().focus_pid(), snapshot.record().root_pid()})
+    for (size_t i = 0; i < pids.size(); ++i)
+      if (pids[i] == wanted) return i;
+  return 0;
+}
+
+// Inferiors are numbered as the tree is listed. The one in focus is attached to last: gdb then
+// shows the thread that the snapshot was taken for, and no other command needs to select it.
+std::string attach_all(const std::vector<int32_t>& pids, size_t focus, const std::string& stub) {
+  std::string out = fmt::format("target extended-remote | {}\n", stub);
+  for (size_t i = 1; i < pids.size(); ++i) out += "add-inferior\n";
+  const auto attach = [&](size_t i) {
+    out += fmt::format("inferior {}\nattach {}\n", i + 1, pids[i]);
+  };
+  for (size_t i = 0; i < pids.size(); ++i)
+    if (i != focus) attach(i);
+  attach(focus);
+  return out;
+}
+
+// Setting up says a lot that nobody needs, so it is done into a pipe; errors are shown all the
+// same. Fewer, larger reads; and what gdb has to put back after a function call that could not run.
+std::string setup_script(const std::string& attaching) {
+  return "define snapgdb-setup\n" + attaching +
+         "end\n"
+         "document snapgdb-setup\n"
+         "Attach to every process of the snapshot (done by snapgdb debug).\n"
+         "end\n"
+         "set dcache line-size 4096\n"
+         "set unwindonsignal on\n"
+         "set print thread-events off\n"
+         "set suppress-cli-notifications on\n"
+         "pipe snapgdb-setup | cat >/dev/null\n"
+         "set suppress-cli-notifications off\n"
+         "set print thread-events on\n"
+         "frame\n";
+}
+
+// gdb reads the script through a descriptor it inherits: nothing to be removed later.
+std::string inherited_script(const std::string& script) {
+  Fd file = memory_file("snapgdb-setup", script);
+  if (fcntl(file.get(), F_SETFD, 0) != 0) throw_errno("cannot pass commands to gdb");
+  return fmt::format("/proc/self/fd/{}", file.release());
+}
+
+[[noreturn]] void run_gdb(const std::string& script_path, const std::vector<std::string>& more) {
+  std::vector<std::string> words = {"gdb", "-q", "-x", script_path};
+  words.insert(words.end(), more.begin(), more.end());
+  std::vector<char*> argv;
+  for (std::string& word : words) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  execvp("gdb", argv.data());
+  throw SystemError("cannot run gdb", errno, "install gdb, version 13 or later");
+}
+
+int debug(const Arguments& arguments) {
+  const std::string image = absolute_name(arguments.image);
+  const auto snapshot = open_snapshot(image);
+  const std::vector<int32_t> pids = shown_processes(*snapshot);
+  if (pids.empty())
+    throw Error(fmt::format("cannot debug {}", arguments.image), "none of its processes is alive");
+  const size_t focus = focused(pids, *snapshot);
+  if (pids.size() > 1)
+    fmt::print(stderr, "snapgdb: {} processes, inferiors 1 to {}; `info inferiors` lists them\n",
+               pids.size(), pids.size());
+  if (const size_t left_out = snapshot->processes().size() - pids.size(); left_out > 0)
+    fmt::print(stderr, "snapgdb: {} not shown: nothing is left but the exit status\n", left_out);
+  run_gdb(inherited_script(setup_script(attach_all(pids, focus, stub_command(image)))),
+          arguments.gdb);
+}
+
+Action define(CLI::App& app) {
+  auto arguments = std::make_shared<Arguments>();
+  app.add_option("IMG", arguments->image, "the image, or IMG@K for its K-th snapshot")->required();
+  app.add_option("GDB_ARGS", arguments->gdb, "after --: more arguments for gdb");
+  return [arguments] { return debug(*arguments); };
+}
+
+}  // namespace
+
+const Command kDebugCommand = {"debug", "Start gdb with every process as an inferior", define};
+
+}  // namespace snapgdb::cli

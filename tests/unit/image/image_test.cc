@@ -1,0 +1,254 @@
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <catch2/catch.hpp>
+#include <fstream>
+#include <thread>
+
+#include "core/base/error.h"
+#include "core/image/image_reader.h"
+#include "tests/unit/image/sample_image.h"
+
+using namespace snapgdb;
+using namespace snapgdb::test;
+using Catch::Matchers::Contains;
+
+namespace {
+
+std::string read_file(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+void write_file(const std::string& path, const std::string& bytes) {
+  std::ofstream(path, std::ios::binary) << bytes;
+}
+
+std::string memory(const Snapshot& snapshot, uint64_t address, size_t size) {
+  std::string bytes(size, '?');
+  bytes.resize(snapshot.read_memory(snapshot.root(), address,
+                                    std::as_writable_bytes(std::span(bytes))));
+  return bytes;
+}
+
+// What opening and then verifying the image complains of; "" if it does not.
+std::string complaint(const std::string& path) {
+  try {
+    Image::open(path)->verify();
+    return "";
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
+
+}  // namespace
+
+TEST_CASE("what was written is read back", "[image]") {
+  const TemporaryDirectory directory;
+  const auto level = GENERATE(0, 1, 19);
+  const std::string path = sample_image(directory, level);
+  const auto snapshot = open_snapshot(path);
+  CHECK(snapshot->root().name() == "sample");
+  CHECK(snapshot->record().reason() == "filled with a");
+  CHECK(memory(*snapshot, 0x1000, kPageSize) == page_of('a'));
+  CHECK(memory(*snapshot, 0x2000, kPageSize) == page_of('\0'));
+  CHECK(memory(*snapshot, 0x1ffe, 4) == std::string("aa\0\0", 4));
+  CHECK(memory(*snapshot, 0x3000, 3) == "aaa");
+  CHECK(memory(*snapshot, 0x4000, 6) == std::string("file\0\0", 6));
+  CHECK(memory(*snapshot, 0x4ffe, 10).size() == 2);
+  CHECK(snapshot->file_contents(*snapshot->embedded_file("/bin/x")) == "file");
+  CHECK(complaint(path).empty());
+}
+
+TEST_CASE("zero pages and equal pages get no bytes of their own", "[image]") {
+  const TemporaryDirectory directory;
+  ImageWriter image(OutputFile::create(directory.file("x")), {.level = 0});
+  PageWriter pages(image);
+  Extents extents;
+  add_text(pages, extents, 0, page_of('a') + page_of(0) + page_of('b') + page_of('a'));
+  const auto counts = pages.take_counts();
+  CHECK(counts.stored == 2);
+  CHECK(counts.zero == 1);
+  CHECK(counts.shared == 1);
+  REQUIRE(extents.all().size() == 4);
+  CHECK(extents.all()[3].where == extents.all()[0].where);
+}
+
+TEST_CASE("an image holds several snapshots, which share their pages and files", "[image]") {
+  const TemporaryDirectory directory;
+  const std::string path = sample_image(directory, 1, "aba");
+  CHECK(Image::open(path)->snapshots() == std::vector<uint64_t>{1, 2, 3});
+  CHECK(open_snapshot(path)->record().sequence() == 3);
+  CHECK(memory(*open_snapshot(path + "@2"), 0x1000, 1) == "b");
+  CHECK(memory(*open_snapshot(path + "@-3"), 0x1000, 1) == "a");
+  CHECK(memory(*open_snapshot(path + "@3"), 0x4000, 4) == "file");
+  CHECK_THROWS_WITH(open_snapshot(path + "@4"), Contains("it has 3 snapshots"));
+  CHECK_THROWS_WITH(open_snapshot(path + "@-4"), Contains("it has 3 snapshots"));
+}
+
+TEST_CASE("a snapshot may be added after the image has its name", "[image]") {
+  const TemporaryDirectory directory;
+  const std::string path = directory.file("timeline.snapgdb");
+  ImageWriter image(OutputFile::create(path));
+  PageWriter pages(image);
+  write_sample(image, pages, 'a');
+  image.commit();
+  CHECK(Image::open(path)->snapshots().size() == 1);
+  write_sample(image, pages, 'b');
+  image.commit();
+  CHECK(Image::open(path)->snapshots().size() == 2);
+  CHECK(memory(*open_snapshot(path + "@1"), 0x1000, 1) == "a");
+  CHECK(complaint(path).empty());
+}
+
+TEST_CASE("an image may come through a pipe", "[image]") {
+  const TemporaryDirectory directory;
+  const std::string path = sample_image(directory), fifo = directory.file("fifo");
+  REQUIRE(::mkfifo(fifo.c_str(), 0600) == 0);
+  std::jthread feeder([&] { write_file(fifo, read_file(path)); });
+  CHECK(memory(*open_snapshot(fifo), 0x1000, 1) == "a");
+}
+
+TEST_CASE("nothing appears under the image's name before it is complete", "[image]") {
+  const TemporaryDirectory directory;
+  {
+    ImageWriter image(OutputFile::create(directory.file("x.snapgdb")));
+    PageWriter pages(image);
+    write_sample(image, pages, 'a');
+    CHECK(directory.entries() == 0);
+  }
+  CHECK(directory.entries() == 0);
+}
+
+TEST_CASE("an image replaces an older one, is private, and leaves nothing beside it", "[image]") {
+  const TemporaryDirectory directory;
+  write_file(directory.file("sample.snapgdb"), "older");
+  const std::string path = sample_image(directory);
+  struct stat status {};
+  REQUIRE(::stat(path.c_str(), &status) == 0);
+  CHECK((status.st_mode & 0777) == 0600);
+  CHECK(directory.entries() == 1);
+  CHECK(complaint(path).empty());
+}
+
+TEST_CASE("a full disk is an error of the writer", "[image]") {
+  ImageWriter image(OutputFile::create("/dev/null"), {.level = 0});
+  CHECK_NOTHROW(image.commit());
+  CHECK_THROWS_WITH(
+      [] {
+        ImageWriter full(OutputFile::create("/dev/full"), {.level = 0});
+        PageWriter pages(full);
+        write_sample(full, pages, 'a');
+        full.commit();
+      }(),
+      Contains("No space left on device"));
+}
+
+TEST_CASE("an image that was cut off says so, wherever it was cut", "[image]") {
+  const TemporaryDirectory directory;
+  const std::string whole = read_file(sample_image(directory));
+  const std::string path = directory.file("cut");
+  for (size_t size = 0; size < whole.size(); size += 7) {
+    write_file(path, whole.substr(0, size));
+    CAPTURE(size);
+    if (size < ImageHeader::kSize)
+      CHECK_THAT(complaint(path), Contains("not a snapgdb image"));
+    else
+      CHECK_THAT(complaint(path), Contains("cut off") || Contains("damaged"));
+  }
+}
+
+TEST_CASE("what is whole in a cut-off image can be salvaged", "[image]") {
+  const TemporaryDirectory directory;
+  const std::string whole = read_file(sample_image(directory));
+  const std::string path = directory.file("cut");
+  size_t readable = 0;
+  for (size_t size = ImageHeader::kSize; size < whole.size(); size += 5) {
+    write_file(path, whole.substr(0, size));
+    try {
+      const auto snapshot = open_snapshot(path, {.salvage = true});
+      ++readable;
+      CHECK(snapshot->root().name() == "sample");
+      const std::string got = memory(*snapshot, 0x1000, 1);
+      CHECK((got == "a" || got.empty()));
+    } catch (const Error& error) {
+      CHECK_THAT(error.what(), Contains("no snapshot that is whole"));
+    }
+  }
+  CHECK(readable > 10);
+}
+
+TEST_CASE("every flipped byte is noticed", "[image]") {
+  const TemporaryDirectory directory;
+  const std::string whole = read_file(sample_image(directory));
+  const std::string path = directory.file("flipped");
+  for (size_t i = 0; i < whole.size(); ++i) {
+    std::string bytes = whole;
+    bytes[i] = static_cast<char>(bytes[i] ^ 0x10);
+    write_file(path, bytes);
+    CAPTURE(i);
+    CHECK_FALSE(complaint(path).empty());
+  }
+}
+
+TEST_CASE("chunks cannot change places", "[image]") {
+  const TemporaryDirectory directory;
+  const std::string path = sample_image(directory, 0, "aa");
+  std::string bytes = read_file(path);
+  // Both snapshots' PROC chunks have the same length and content but for their places.
+  const size_t first = bytes.find("PROC"), second = bytes.find("PROC", first + 1);
+  REQUIRE(second != std::string::npos);
+  for (size_t i = 0; i < ChunkHeader::kSize; ++i) std::swap(bytes[first + i], bytes[second + i]);
+  write_file(path, bytes);
+  CHECK_THAT(complaint(path), Contains("damaged"));
+}
+
+TEST_CASE("an image of a newer version asks for a newer snapgdb", "[image]") {
+  const TemporaryDirectory directory;
+  std::string bytes = read_file(sample_image(directory));
+  bytes[8] = 2;
+  write_file(directory.file("newer"), bytes);
+  CHECK_THAT(complaint(directory.file("newer")),
+             Contains("format is version 2") && Contains("use a newer snapgdb"));
+}
+
+TEST_CASE("a chunk of an unknown kind is skipped unless it is required", "[image]") {
+  // Chunks are made required by the writer; an optional one is what a later version may add.
+  const TemporaryDirectory directory;
+  const std::string path = directory.file("x");
+  {
+    ImageWriter image(OutputFile::create(path), {.level = 0});
+    PageWriter pages(image);
+    write_sample(image, pages, 'a');
+    image.add(chunk_type("NEWS"), pb::Process());
+    image.commit();
+  }
+  CHECK_THAT(complaint(path), Contains("NEWS chunks"));
+
+  std::string bytes = read_file(path);
+  const size_t at = bytes.find("NEWS");
+  bytes[at + 4] = 0;  // no longer required
+  const auto id = get<uint64_t>(std::as_bytes(std::span(bytes)), 16);
+  const auto header = std::as_writable_bytes(std::span(bytes).subspan(at, ChunkHeader::kSize));
+  put(header, 40, checksum(header.first(40), chunk_seed(id, at)));
+  write_file(path, bytes);
+  CHECK(complaint(path).empty());
+}
+
+TEST_CASE("what is not an image is told from one", "[image]") {
+  const TemporaryDirectory directory;
+  write_file(directory.file("text"), std::string(100, 'x'));
+  write_file(directory.file("mangled"), "\x89SGD\n\x1a\n" + std::string(100, '\0'));
+  CHECK_THAT(complaint(directory.file("text")), Contains("it is not a snapgdb image"));
+  CHECK_THAT(complaint(directory.file("mangled")), Contains("transfer it as binary"));
+  CHECK_THAT(complaint(directory.file("nothing")), Contains("No such file"));
+  CHECK_THAT(complaint("/tmp"), Contains("Is a directory"));
+}
+
+TEST_CASE("IMG@K names a snapshot, unless there is a file of that name") {
+  CHECK(parse_snapshot_name("x.snapgdb").k == -1);
+  CHECK(parse_snapshot_name("x.snapgdb@3").k == 3);
+  CHECK(parse_snapshot_name("x@y@-2").path == "x@y");
+  CHECK(parse_snapshot_name("x@0").path == "x@0");
+  CHECK(parse_snapshot_name("user@host").path == "user@host");
+}

@@ -1,0 +1,91 @@
+#include <sys/mman.h>
+
+#include <catch2/catch.hpp>
+
+#include "core/base/error.h"
+#include "core/image/snapshot_builder.h"
+
+using namespace snapgdb;
+using Catch::Matchers::Contains;
+
+namespace {
+
+std::string read(const Snapshot& snapshot, uint64_t address, size_t size) {
+  std::string bytes(size, '?');
+  bytes.resize(snapshot.read_memory(snapshot.root(), address,
+                                    std::as_writable_bytes(std::span(bytes))));
+  return bytes;
+}
+
+}  // namespace
+
+TEST_CASE("memory is read across mappings and ends where nothing is known") {
+  SnapshotBuilder builder;
+  builder.process(10)
+      .thread(10)
+      .memory(0x1000, std::string(kPageSize, 'a'), PROT_READ)
+      .zeros(0x2000, kPageSize)
+      .unavailable(0x3000, kPageSize, "refused");
+  const auto snapshot = builder.build();
+  CHECK(read(*snapshot, 0x1ffe, 4) == std::string("aa\0\0", 4));
+  CHECK(read(*snapshot, 0x2ffe, 4).size() == 2);
+  CHECK(read(*snapshot, 0x3000, 1).empty());
+  CHECK(read(*snapshot, 0x9000, 1).empty());
+  CHECK(snapshot->missing_reason(snapshot->root(), 0x3000) == "refused");
+  CHECK(snapshot->missing_reason(snapshot->root(), 0x9000) == "not mapped");
+  CHECK(snapshot->missing_reason(snapshot->root(), 0x1000).empty());
+  CHECK(snapshot->captured_bytes(snapshot->root(), 0x1000, 0x4000) == 2 * kPageSize);
+}
+
+TEST_CASE("the last address of all can be asked for") {
+  SnapshotBuilder builder;
+  builder.process(10).thread(10).memory(0x1000, "a", PROT_READ);
+  const auto snapshot = builder.build();
+  CHECK(read(*snapshot, UINT64_MAX, 2).empty());
+  CHECK(read(*snapshot, UINT64_MAX - kPageSize + 1, kPageSize).empty());
+}
+
+TEST_CASE("a mapped file reads as the file, then zeros to the end of its page, then nothing") {
+  SnapshotBuilder builder;
+  const uint32_t file = builder.file("/lib/x", "0123456789");
+  builder.process(10).thread(10).mapped_file(0x1000, 2 * kPageSize, file, 0, PROT_READ);
+  const auto snapshot = builder.build();
+  CHECK(read(*snapshot, 0x1008, 4) == std::string("89\0\0", 4));
+  CHECK(read(*snapshot, 0x1000, 3 * kPageSize).size() == kPageSize);
+  CHECK_THAT(snapshot->missing_reason(snapshot->root(), 0x2000), Contains("beyond the end"));
+}
+
+TEST_CASE("a file is found by path and by build-id") {
+  SnapshotBuilder builder;
+  builder.file("/lib/x", "x", pb::FILE_LIBRARY, "id");
+  builder.file("/lib/debug/x", "debug", pb::FILE_DEBUG, "id");
+  builder.process(10).thread(10);
+  const auto snapshot = builder.build();
+  CHECK(snapshot->file_contents(*snapshot->embedded_file("/lib/x")) == "x");
+  CHECK(snapshot->file_contents(*snapshot->debug_file("id")) == "debug");
+  CHECK(snapshot->embedded_file("/lib/y") == nullptr);
+  CHECK(snapshot->debug_file("") == nullptr);
+}
+
+TEST_CASE("records that contradict each other are refused") {
+  const auto build = [](auto change) {
+    SnapshotBuilder builder;
+    auto& process = builder.process(10).thread(10).memory(0x1000, "a", PROT_READ);
+    change(builder, process.record());
+    return builder.build();
+  };
+  CHECK_NOTHROW(build([](auto&, auto&) {}));
+  CHECK_THROWS_WITH(build([](auto& builder, auto&) { builder.process(10); }), Contains("twice"));
+  CHECK_THROWS_WITH(build([](auto& builder, auto&) { builder.record().set_root_pid(11); }),
+                    Contains("root process"));
+  CHECK_THROWS_WITH(build([](auto&, auto& process) {
+                      process.mutable_threads(0)->set_registers("short");
+                    }),
+                    Contains("broken registers"));
+  CHECK_THROWS_WITH(build([](auto&, auto& process) {
+                      pb::Vma& vma = *process.add_mappings();
+                      vma.set_start(0x1800);
+                      vma.set_end(0x3000);
+                    }),
+                    Contains("overlap"));
+}

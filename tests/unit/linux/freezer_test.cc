@@ -1,0 +1,183 @@
+#include "core/linux/freezer.h"
+
+#include <elf.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <catch2/catch.hpp>
+#include <functional>
+#include <thread>
+
+#include "core/base/error.h"
+#include "core/linux/remote_memory.h"
+
+using namespace snapgdb;
+using Catch::Matchers::Contains;
+
+namespace {
+
+// A child that runs `body` and then sleeps; killed and reaped at the end.
+class Child {
+ public:
+  explicit Child(const std::function<void()>& body) {
+    int ready[2];
+    REQUIRE(::pipe(ready) == 0);
+    pid_ = ::fork();
+    if (pid_ == 0) {
+      body();
+      if (::write(ready[1], "x", 1) != 1) ::_exit(1);
+      while (true) ::pause();
+    }
+    char byte = 0;
+    ::close(ready[1]);
+    REQUIRE(::read(ready[0], &byte, 1) == 1);
+    ::close(ready[0]);
+  }
+  ~Child() {
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+  Pid pid() const { return Pid{pid_}; }
+  char state() const { return ProcDirectory::of(pid()).stat().state; }
+
+ private:
+  pid_t pid_ = 0;
+};
+
+volatile uint64_t* shared_counter() {
+  return static_cast<uint64_t*>(
+      ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+}
+
+}  // namespace
+
+TEST_CASE("a tree is stopped with all its threads and grandchildren, and runs on") {
+  volatile uint64_t* count = shared_counter();
+  const Child child([&] {
+    if (::fork() == 0) {
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+      while (true) ::pause();
+    }
+    for (int i = 0; i < 3; ++i)
+      std::thread([count] { while (true) *count = *count + 1; }).detach();
+  });
+  {
+    Tracees tracees;
+    const FrozenTree tree = freeze({child.pid()}, tracees);
+    REQUIRE(tree.processes.size() == 2);
+    CHECK(tree.processes[0].pid == child.pid());
+    CHECK(tree.processes[0].tasks.size() == 4);
+    CHECK(tree.processes[0].tasks[0].tid == leader_of(child.pid()));
+    CHECK(tree.processes[1].tasks.size() == 1);
+    const uint64_t before = *count;
+    ::usleep(20'000);
+    CHECK(*count == before);
+  }
+  const uint64_t before = *count;
+  ::usleep(20'000);
+  CHECK(*count > before);
+}
+
+TEST_CASE("what job control had stopped stays stopped") {
+  const Child child([] {});
+  ::kill(child.pid().value, SIGSTOP);
+  while (child.state() != 'T') ::usleep(1000);
+  {
+    Tracees tracees;
+    const FrozenTree tree = freeze({child.pid()}, tracees);
+    CHECK(tree.processes[0].tasks[0].state_before == 'T');
+    CHECK(tracees.begin()->second.status().job_control_stop());
+  }
+  ::usleep(20'000);
+  CHECK(child.state() == 'T');
+  ::kill(child.pid().value, SIGCONT);
+  while (child.state() == 'T') ::usleep(1000);
+}
+
+TEST_CASE("a signal that arrives while the tree is held is delivered afterwards") {
+  volatile uint64_t* seen = shared_counter();
+  static volatile uint64_t* counter = seen;
+  const Child child([] { ::signal(SIGUSR1, [](int) { *counter = *counter + 1; }); });
+  {
+    Tracees tracees;
+    freeze({child.pid()}, tracees);
+    ::kill(child.pid().value, SIGUSR1);
+    ::usleep(10'000);
+    CHECK(*seen == 0);
+  }
+  for (int i = 0; i < 1000 && *seen == 0; ++i) ::usleep(1000);
+  CHECK(*seen == 1);
+}
+
+TEST_CASE("what cannot be captured is refused with its reason") {
+  Tracees tracees;
+  CHECK_THROWS_WITH(freeze({Pid{0x3fffffff}}, tracees), Contains("no such process"));
+  CHECK_THROWS_WITH(freeze({Pid{::getpid()}}, tracees), Contains("snapgdb itself"));
+
+  const pid_t zombie = ::fork();
+  if (zombie == 0) ::_exit(3);
+  while (ProcDirectory::of(Pid{zombie}).stat().state != 'Z') ::usleep(1000);
+  CHECK_THROWS_WITH(freeze({Pid{zombie}}, tracees), Contains("zombie"));
+  ::waitpid(zombie, nullptr, 0);
+
+  const Child child([] {});
+  Tracees first;
+  freeze({child.pid()}, first);
+  const pid_t other = ::fork();  // a second tracer
+  if (other == 0) {
+    Tracees second;
+    try {
+      freeze({child.pid()}, second);
+    } catch (const Error& error) {
+      const bool named = std::string(error.what()).find(
+                             fmt::format("traced by {}", ::getppid())) != std::string::npos;
+      ::_exit(named ? 0 : 1);
+    }
+    ::_exit(2);
+  }
+  int status = 0;
+  REQUIRE(::waitpid(other, &status, 0) == other);
+  CHECK(status == 0);
+}
+
+TEST_CASE("registers and memory of a stopped task are read") {
+  static volatile uint64_t known = 0x1122334455667788;
+  const Child child([] { known = 0x8877665544332211; });
+  Tracees tracees;
+  const FrozenTree tree = freeze({child.pid()}, tracees);
+  const Tracee& tracee = tracees.begin()->second;
+  CHECK(tracee.register_set(NT_PRSTATUS).size() == sizeof(user_regs_struct));
+  CHECK(tracee.register_set(NT_X86_XSTATE).size() >= 576);
+  const RemoteMemory memory(tree.processes[0].a_task(), tree.processes[0].task_proc);
+  uint64_t value = 0;
+  CHECK(memory.read(reinterpret_cast<uint64_t>(&known),
+                    std::as_writable_bytes(std::span(&value, 1))) == sizeof value);
+  CHECK(value == 0x8877665544332211);
+  CHECK(memory.read(0, std::as_writable_bytes(std::span(&value, 1))) == 0);
+}
+
+TEST_CASE("the page table tells touched pages from untouched ones") {
+  constexpr size_t kSize = 64 * 4096;
+  auto* area = static_cast<char*>(
+      ::mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  ::madvise(area, kSize, MADV_NOHUGEPAGE);
+  area[5 * 4096] = 1;
+  area[6 * 4096] = 1;
+  area[63 * 4096] = 1;
+  const auto start = reinterpret_cast<uint64_t>(area);
+  std::string map;
+  uint64_t covered = start;
+  Pagemap(ProcDirectory::of(Pid{::getpid()}))
+      .classify(start, start + kSize, [&](uint64_t from, uint64_t to, PageClass what) {
+        CHECK(from == covered);
+        covered = to;
+        map.append((to - from) / 4096, what == PageClass::kAnonymous ? 'a' : '.');
+      });
+  CHECK(covered == start + kSize);
+  CHECK(map == "....." "aa" + std::string(56, '.') + "a");
+  ::munmap(area, kSize);
+}
