@@ -76,9 +76,9 @@ class ProgressLine {
   ProgressLine(const ProgressLine&) = delete;
   ProgressLine& operator=(const ProgressLine&) = delete;
 
-  void show(uint64_t done, uint64_t size) {
+  void show(uint64_t done, uint64_t total) {
     const int percent =
-        static_cast<int>(static_cast<double>(done) * 100 / static_cast<double>(size));
+        static_cast<int>(static_cast<double>(done) * 100 / static_cast<double>(total));
     if (!shown_ || percent == percent_) return;
     percent_ = percent;
     fmt::print(stderr, "\r\x1b[K{} {} %", path_, percent);
@@ -96,7 +96,7 @@ bool write_one(const Snapshot& snapshot, const pb::Process& process, const std::
   WrittenCore written;
   {
     ProgressLine line(path);
-    const auto show = [&](uint64_t done, uint64_t size) { line.show(done, size); };
+    const auto show = [&](uint64_t done, uint64_t total) { line.show(done, total); };
     written = write_core(snapshot, process, path, {.salvage = salvage, .progress = show});
   }
   fmt::print("{}\t{} ({} without its holes)\n", path, human_size(written.size),

@@ -16,7 +16,7 @@ namespace snapgdb::cli {
 namespace {
 
 constexpr const Command* kCommands[] = {
-    &kCaptureCommand, &kRunCommand,   &kShowCommand, &kCoreCommand,
+    &kCaptureCommand, &kRunCommand,   &kShowCommand, &kBacktraceCommand, &kCoreCommand,
     &kDebugCommand,   &kServeCommand, &kGuiCommand,  &kVerifyCommand,
 };
 

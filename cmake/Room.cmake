@@ -10,6 +10,9 @@ if(SNAPGDB_SANITIZE)
                          -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(snapgdb_flags INTERFACE -fsanitize=${SNAPGDB_SANITIZE})
 endif()
+if(SNAPGDB_FUZZ)
+  target_compile_options(snapgdb_flags INTERFACE -fsanitize=fuzzer-no-link)
+endif()
 target_include_directories(snapgdb_flags INTERFACE ${PROJECT_SOURCE_DIR})
 
 # snapgdb_room(NAME SOURCES … LINKS …): a static library whose headers are included as "core/…/x.h".

@@ -25,13 +25,12 @@
 #include "core/base/fd.h"
 #include "core/base/strings.h"
 #include "core/image/output_file.h"
+#include "elfconv/core_content.h"
 #include "elfconv/core_memory.h"
 #include "elfconv/core_notes.h"
 
 namespace snapgdb {
 namespace {
-
-constexpr size_t kBlock = size_t{4} << 20;
 
 struct Layout {
   uint64_t notes_offset = 0;
@@ -106,64 +105,6 @@ void write_headers(int fd, const Layout& layout, std::span<const LoadSegment> se
   if (elf_update(elf.get(), ELF_C_WRITE) < 0) throw_elf(path);
 }
 
-using Progress = std::function<void(uint64_t offset)>;
-
-// Copies memory into the file: whatever is not zeros, in blocks.
-class MemoryCopy {
- public:
-  MemoryCopy(const Snapshot& snapshot, const pb::Process& process, int fd, const std::string& path,
-             const Progress& progress)
-      : snapshot_(snapshot),
-        process_(process),
-        fd_(fd),
-        path_(path),
-        progress_(progress),
-        buffer_(kBlock) {}
-
-  void copy(const LoadSegment& segment) {
-    if (segment.zeros) return;
-    // Neighbouring runs are read together, wherever their pages come from.
-    uint64_t start = segment.address, end = segment.address;
-    const auto extents = snapshot_.extents(process_).overlapping(segment.address, segment.end());
-    for (const Extent& extent : extents) {
-      if (extent.source == pb::SOURCE_ZERO) continue;
-      if (extent.start > end) {
-        copy_range(segment, start, end);
-        start = std::max(extent.start, end);
-      }
-      end = std::max(end, std::min(extent.end(), segment.end()));
-    }
-    copy_range(segment, start, end);
-  }
-
-  uint64_t copied() const { return copied_; }
-
- private:
-  void copy_range(const LoadSegment& segment, uint64_t start, uint64_t end) {
-    while (start < end) {
-      const auto block = std::span(buffer_).first(std::min<uint64_t>(kBlock, end - start));
-      const size_t n = snapshot_.read_memory(process_, start, block);
-      if (n == 0)
-        throw Error(
-            fmt::format("cannot read the memory of process {} at {:#x}", process_.pid(), start),
-            snapshot_.missing_reason(process_, start));
-      const uint64_t offset = segment.offset + (start - segment.address);
-      pwrite_all(fd_, block.first(n), offset, path_);
-      start += n;
-      copied_ += n;
-      if (progress_) progress_(offset + n);
-    }
-  }
-
-  const Snapshot& snapshot_;
-  const pb::Process& process_;
-  int fd_;
-  const std::string& path_;
-  const Progress& progress_;
-  std::vector<std::byte> buffer_;
-  uint64_t copied_ = 0;
-};
-
 // "12.0 MiB of /data/x (3 ranges): not captured", the largest first.
 std::vector<std::string> describe(std::span<const MissingMemory> missing) {
   struct Sum {
@@ -219,15 +160,13 @@ WrittenCore write_core(const Snapshot& snapshot, const pb::Process& process,
   OutputFile file = OutputFile::create(path);
   write_headers(file.fd(), layout, memory.segments, path);
   pwrite_all(file.fd(), std::as_bytes(std::span(notes.bytes)), layout.notes_offset, path);
-  Progress progress;
-  if (options.progress) progress = [&](uint64_t offset) { options.progress(offset, layout.end); };
-  MemoryCopy memory_copy(snapshot, process, file.fd(), path, progress);
-  for (const LoadSegment& segment : memory.segments) memory_copy.copy(segment);
+  const uint64_t copied =
+      copy_content(snapshot, process, memory.segments, file.fd(), path, options.progress);
   if (::ftruncate(file.fd(), static_cast<off_t>(layout.end)) != 0)
     throw_errno("cannot write {}", path);
   file.commit();
 
-  WrittenCore written{layout.end, layout.notes_offset + layout.notes_size + memory_copy.copied(),
+  WrittenCore written{layout.end, layout.notes_offset + layout.notes_size + copied,
                       describe(memory.missing)};
   std::ranges::move(notes.missing, std::back_inserter(written.missing));
   return written;

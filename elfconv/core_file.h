@@ -1,18 +1,17 @@
 #pragma once
 
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "core/image/snapshot.h"
+#include "elfconv/core_content.h"
 
 namespace snapgdb {
 
 struct CoreOptions {
   // Look for pages that a damaged image has lost, and leave them out of the core.
   bool salvage = false;
-  // Told how far into the file everything is written, and its size, in bytes.
-  std::function<void(uint64_t done, uint64_t size)> progress;
+  CopyProgress progress = {};
 };
 
 struct WrittenCore {

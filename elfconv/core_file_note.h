@@ -7,7 +7,8 @@
 
 namespace snapgdb {
 
-// The descriptor of NT_FILE, which names the file behind each mapping; "" if there is none.
-std::string file_note(const pb::Process& process, const CoreMemory& memory);
+// The descriptor of NT_FILE, which names the files behind mappings; "" if there is none to name.
+std::string file_note(const Snapshot& snapshot, const pb::Process& process,
+                      const CoreMemory& memory);
 
 }  // namespace snapgdb

@@ -24,7 +24,8 @@
 namespace snapgdb {
 namespace {
 
-constexpr size_t kFxsaveSize = 512;  // the legacy region of an XSAVE area: NT_FPREGSET
+constexpr size_t kFxsaveSize = 512;        // the legacy region of an XSAVE area: NT_FPREGSET
+constexpr size_t kSoftwareReserved = 464;  // from here to its end
 constexpr size_t kSmallestXstate = kFxsaveSize + 64;  // … with the XSAVE header
 
 template <typename Struct>
@@ -184,12 +185,15 @@ class NoteBuilder {
           fmt::format("thread {}: its vector and floating point registers are not in the "
                       "image",
                       thread.tid()));
-    append("CORE", NT_FPREGSET, area.substr(0, kFxsaveSize));
+    // Without what the kernel keeps in it for XSAVE (arch/x86/kernel/fpu/regset.c, xfpregs_get).
+    std::string fxsave(area.substr(0, kSoftwareReserved));
+    fxsave.resize(kFxsaveSize);
+    append("CORE", NT_FPREGSET, fxsave);
     append("LINUX", NT_X86_XSTATE, core_xstate(snapshot_.record().host(), area));
   }
 
   void files() {
-    const std::string note = file_note(process_, memory_);
+    const std::string note = file_note(snapshot_, process_, memory_);
     if (!note.empty()) append("CORE", NT_FILE, note);
   }
 

@@ -37,7 +37,8 @@ std::string_view queued_siginfo(const google::protobuf::RepeatedPtrField<std::st
 }  // namespace
 
 ThreadSignal signal_of(const pb::Process& process, const pb::Thread& thread, bool with_process) {
-  if (const auto number = static_cast<int>(thread.stop_signal())) {
+  const auto number = static_cast<int>(thread.stop_signal());
+  if (number != 0 && !thread.job_stopped()) {
     const bool known = is_about(thread.stop_siginfo(), number);
     return {number, known ? std::string_view(thread.stop_siginfo()) : std::string_view()};
   }
@@ -46,10 +47,10 @@ ThreadSignal signal_of(const pb::Process& process, const pb::Thread& thread, boo
   const uint64_t fatal = pending & ~thread.signal_mask() & ~process.signals_ignored() &
                          ~process.signals_caught() & ~kHarmless;
   if (fatal == 0) return {};
-  const int number = std::countr_zero(fatal) + 1;
-  std::string_view siginfo = queued_siginfo(thread.pending_siginfo(), number);
-  if (siginfo.empty() && with_process) siginfo = queued_siginfo(process.pending_siginfo(), number);
-  return {number, siginfo};
+  const int first = std::countr_zero(fatal) + 1;
+  std::string_view siginfo = queued_siginfo(thread.pending_siginfo(), first);
+  if (siginfo.empty() && with_process) siginfo = queued_siginfo(process.pending_siginfo(), first);
+  return {first, siginfo};
 }
 
 }  // namespace snapgdb

@@ -12,8 +12,9 @@ struct ThreadSignal {
   std::string_view siginfo;  // siginfo_t, 128 bytes, or empty: there is none
 };
 
-// The signal being delivered or that stopped the thread; else one that is pending and about to end
-// the process. Signals pending for the process as a whole count only `with_process`.
+// The signal being delivered; else one that is pending and about to end the process. Signals
+// pending for the process as a whole count only `with_process`. A stop by job control is none: of
+// any signal in a core, gdb says that the program terminated with it.
 ThreadSignal signal_of(const pb::Process& process, const pb::Thread& thread, bool with_process);
 
 }  // namespace snapgdb

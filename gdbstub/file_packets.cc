@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/base/error.h"
 #include "core/base/strings.h"
 #include "gdbstub/framing.h"
 #include "gdbstub/handlers.h"
@@ -13,6 +14,7 @@ namespace {
 // Error numbers of the protocol ("Errno Values"); those below 91 are Linux's.
 enum class FileError {
   kNoEntry = 2,
+  kInputOutput = 5,
   kBadDescriptor = 9,
   kInvalid = 22,
   kTooManyOpen = 24,
@@ -109,7 +111,11 @@ Reply file_pread(SessionState& state, Scanner arguments) {
   const uint64_t offset = arguments.hex();
   if (!file) return failure(FileError::kBadDescriptor);
   std::string data(std::min<uint64_t>(size, kPacketSize), '\0');
-  data.resize(file->read(offset, std::as_writable_bytes(std::span(data))));
+  try {
+    data.resize(file->read(offset, std::as_writable_bytes(std::span(data))));
+  } catch (const Error&) {  // the image is damaged there
+    return failure(FileError::kInputOutput);
+  }
   return success_with(data);
 }
 

@@ -38,7 +38,7 @@ std::string reach_process(const Snapshot& snapshot, std::string_view argument) {
   const std::string shown = pid ? fmt::format("{}", *pid) : "PID";
   return fmt::format(
       "One connection by `target remote` shows one process.\n"
-      "  process {0} alone:      target remote | snapgdb serve IMG --pid {0}\n"
+      "  process {0} alone:      target remote | snapgdb IMG --pid {0}\n"
       "  every process at once:  snapgdb debug IMG\n",
       shown);
 }

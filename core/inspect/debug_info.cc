@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "core/base/fd.h"
+#include "core/inspect/dwarf_check.h"
 #include "core/inspect/elf_file.h"
 #include "core/inspect/llvm_elf.h"
 
@@ -133,53 +134,23 @@ class DebugInfo::Context : public llvm::DWARFContext {
   explicit Context(std::unique_ptr<const Sections> sections)
       : DWARFContext(std::move(sections), path_of_empty_package(), ignore, ignore) {}
 
-  // Whether LLVM can read the unit that holds `address`, where it trusts what a forged file forges.
+  // Whether LLVM can be asked about this address.
   bool can_read(uint64_t address) {
     llvm::DWARFCompileUnit* unit = getCompileUnitForAddress(address);
     if (!unit) return false;
-    const auto [known, is_new] = readable_.try_emplace(unit);
-    if (is_new) known->second = has_entries(*unit) && is_shallow(*unit) && has_sane_lines(*unit);
+    const auto [known, is_new] = walkable_.try_emplace(unit);
+    if (is_new) known->second = is_walkable(*unit);
     return known->second;
   }
 
  private:
-  static constexpr int kMaxNesting = 500;  // scopes of a program stay below 100
-
-  // LLVM looks at the unit's first entry without asking whether it could be read.
-  static bool has_entries(llvm::DWARFUnit& unit) {
-    return unit.getUnitDIE(/*ExtractUnitDIEOnly=*/false).isValid();
-  }
-
-  // LLVM walks down the entries by recursion.
-  static bool is_shallow(llvm::DWARFUnit& unit) {
-    int depth = 0;
-    for (unsigned i = 0; i < unit.getNumDIEs() && depth <= kMaxNesting; ++i) {
-      const llvm::DWARFDie entry = unit.getDIEAtIndex(i);
-      depth += entry.isNULL() ? -1 : entry.hasChildren();
-    }
-    return depth <= kMaxNesting;
-  }
-
-  // LLVM reads addresses of the size that the line table claims, and has none but the usual ones.
-  // From version 5 on: unit_length, version, address_size (DWARF 5, section 6.2.4).
-  bool has_sane_lines(llvm::DWARFUnit& unit) const {
-    const auto offset =
-        llvm::dwarf::toSectionOffset(unit.getUnitDIE().find(llvm::dwarf::DW_AT_stmt_list));
-    if (!offset) return true;
-    const llvm::DataExtractor lines(getDWARFObj().getLineSection().Data, true, 8);
-    uint64_t at = *offset;
-    if (lines.getU32(&at) == llvm::dwarf::DW_LENGTH_DWARF64) at += 8;
-    return lines.getU16(&at) < 5 || lines.getU8(&at) == 8;
-  }
-
-  std::map<const llvm::DWARFUnit*, bool> readable_;
+  std::map<const llvm::DWARFUnit*, bool> walkable_;
 };
 
-DebugInfo::DebugInfo(std::string_view elf) {
-  auto sections = std::make_unique<Sections>(llvm::StringRef(elf.data(), elf.size()));
-  bool has_units = false;
-  sections->forEachInfoSections([&](const llvm::DWARFSection&) { has_units = true; });
-  if (has_units) context_ = std::make_unique<Context>(std::move(sections));
+DebugInfo::DebugInfo(std::string_view elf)
+    : context_(std::make_unique<Context>(
+          std::make_unique<Sections>(llvm::StringRef(elf.data(), elf.size())))) {
+  if (!has_known_forms(*context_)) context_.reset();
 }
 
 DebugInfo::~DebugInfo() = default;

@@ -34,7 +34,7 @@ class DebugInfo {
 
  private:
   class Context;
-  std::unique_ptr<Context> context_;  // nullptr: there is no DWARF
+  std::unique_ptr<Context> context_;  // nullptr: the DWARF is damaged
 };
 
 }  // namespace snapgdb

@@ -356,7 +356,8 @@ RawStack Unwinder::Session::unwind(const pb::Thread& thread, size_t max_frames) 
 
 // Why there is no caller of the last frame, from what helps most to what libdw says itself.
 std::string Unwinder::Session::why_broken() {
-  const std::string message = dwfl_errmsg(-1);
+  const char* known = dwfl_errmsg(-1);  // of damaged files, libdw knows some errors without a text
+  const std::string message = known ? known : "the call frame information is damaged";
   if (stack_.frames.empty()) return message;
   const uint64_t pc = stack_.frames.back().lookup_pc();
   if (std::string why = missing_file(pc); !why.empty()) return why;

@@ -69,7 +69,9 @@ uint64_t next_data(const Fd& fd, uint64_t offset, uint64_t end) {
 uint64_t next_hole(const Fd& fd, uint64_t offset, uint64_t end) {
   const off_t at = ::lseek(fd.get(), static_cast<off_t>(offset), SEEK_HOLE);
   if (at < 0) return end;
-  return std::clamp(static_cast<uint64_t>(at), offset, end);
+  // The end of the file counts as a hole and may lie within a page, which is data as a whole.
+  constexpr uint64_t kPage = 4096;
+  return std::clamp((static_cast<uint64_t>(at) + kPage - 1) & ~(kPage - 1), offset, end);
 }
 
 }  // namespace snapgdb

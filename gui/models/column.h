@@ -11,12 +11,17 @@ namespace snapgdb::gui {
 enum Role : int {
   kSortRole = Qt::UserRole,  // the cell's value, typed, so that 9 comes before 10
   kMissingRole,              // QString: why this is not in the snapshot; empty if it is
-  kMonospaceRole,            // bool: addresses and the like, which are read digit by digit
+  kLookRole,                 // int: a Look
   kStartRole,                // quint64: first address of the row, where a row is a range of memory
   kEndRole,                  // quint64: the address after it
 };
 
-enum class Look { kText, kNumber, kCode };
+enum class Look : int {
+  kText,
+  kPath,    // its end says as much as its beginning
+  kNumber,  // stands on the right
+  kCode,    // is read digit by digit
+};
 
 // One column of a model, all of it: title, explanation, how it looks, what it shows, how it sorts.
 // A Row has a member `QString missing`: why its subject is not in the snapshot, or "".
@@ -57,8 +62,8 @@ QVariant cell(const Column<Row>& column, int role, const Row& row) {
       return column.sort_key ? column.sort_key(row) : column.text(row);
     case kMissingRole:
       return row.missing;
-    case kMonospaceRole:
-      return column.look == Look::kCode;
+    case kLookRole:
+      return static_cast<int>(column.look);
     default:
       return {};
   }
@@ -75,6 +80,8 @@ QVariant header(std::span<const Column<Row>> columns, int section, int role) {
       return QString::fromUtf8(column.tooltip);
     case Qt::TextAlignmentRole:
       return alignment(column.look);
+    case kLookRole:
+      return static_cast<int>(column.look);
     default:
       return {};
   }

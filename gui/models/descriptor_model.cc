@@ -2,6 +2,8 @@
 
 #include <QStringList>
 
+#include <algorithm>
+
 #include "gui/models/descriptor_text.h"
 #include "gui/models/text.h"
 
@@ -25,53 +27,58 @@ const Column<DescriptorRow> kColumns[] = {
      [](const DescriptorRow& row) { return QVariant(row.descriptor->number()); }},
     {"Kind", "What sort of thing is open", Look::kText,
      [](const DescriptorRow& row) { return descriptor_kind(*row.descriptor); }},
-    {"Target", "What the link in /proc/PID/fd points to", Look::kText,
+    {"Target", "What the link in /proc/PID/fd points to", Look::kPath,
      [](const DescriptorRow& row) { return text(row.descriptor->target()); }},
     {"Details", "What is particular to this kind", Look::kText,
      [](const DescriptorRow& row) { return descriptor_details(*row.descriptor); }},
-    {"Flags", "How it was opened (O_…); cloexec: closed when the process executes another program",
-     Look::kText, [](const DescriptorRow& row) { return descriptor_flags(*row.descriptor); }},
+    {"Other end", "Who holds the other end of this pipe or socket", Look::kText,
+     [](const DescriptorRow& row) { return row.other_end; }},
     {"Position", "Where in the file the next read or write happens", Look::kNumber, position,
      [](const DescriptorRow& row) {
        return QVariant(has_position(*row.descriptor) ? qlonglong(row.descriptor->position()) : -1);
      }},
-    {"Other end", "Who holds the other end of this pipe or socket", Look::kText,
-     [](const DescriptorRow& row) { return row.other_end; }},
+    {"Flags", "How it was opened (O_…); cloexec: closed when the process executes another program",
+     Look::kText, [](const DescriptorRow& row) { return descriptor_flags(*row.descriptor); }},
     {"Shared with",
      "Who else holds the same open file description: they share its position and its flags",
      Look::kText, [](const DescriptorRow& row) { return row.shared_with; }},
 };
 
-// "grep 4712 fd 0, sort 4713 fd 1 and 3 more"; leaves the asker out if he is among them.
+QString holder_text(const DescriptorPeers::Holder& holder, const DescriptorPeers::Holder& asker) {
+  if (holder.process == asker.process) return QStringLiteral("own fd %1").arg(holder.fd);
+  return QStringLiteral("%1 %2 fd %3")
+      .arg(text(holder.process->name()))
+      .arg(holder.process->pid())
+      .arg(holder.fd);
+}
+
+// "own fd 5, grep 4712 fd 0 and 3 more"; leaves out the descriptor that asks.
 QString holders_text(std::span<const DescriptorPeers::Holder> holders,
-                     const DescriptorPeers::Holder* asker) {
+                     const DescriptorPeers::Holder& asker) {
+  const auto is_asker = [&](const DescriptorPeers::Holder& holder) { return holder == asker; };
   QStringList names;
-  size_t others = 0;
   for (const DescriptorPeers::Holder& holder : holders) {
-    if (asker && holder.process == asker->process && holder.fd == asker->fd) continue;
-    ++others;
+    if (is_asker(holder)) continue;
     if (names.size() == kMostNamed) break;
-    names += QStringLiteral("%1 %2 fd %3")
-                 .arg(text(holder.process->name()))
-                 .arg(holder.process->pid())
-                 .arg(holder.fd);
+    names += holder_text(holder, asker);
   }
-  const size_t all = holders.size() - (asker ? 1 : 0);
+  // Beyond the first thousand, one more or less in the count is not worth the time.
+  const auto asking =
+      std::ranges::count_if(holders.first(std::min<size_t>(holders.size(), 1000)), is_asker);
+  const auto unnamed = static_cast<qsizetype>(holders.size()) - asking - names.size();
   const QString joined = names.join(QStringLiteral(", "));
-  if (others <= kMostNamed) return joined;
-  return QStringLiteral("%1 and %2 more").arg(joined).arg(all - kMostNamed);
+  return unnamed ? QStringLiteral("%1 and %2 more").arg(joined).arg(unnamed) : joined;
 }
 
 DescriptorRow make_row(const pb::Process& process, const pb::Descriptor& descriptor,
                        const DescriptorPeers& peers) {
   const DescriptorPeers::Holder self{&process, descriptor.number()};
-  DescriptorRow row{&descriptor, holders_text(peers.sharing(descriptor), &self), {}, {}};
-  row.other_end = holders_text(peers.other_end(descriptor), nullptr);
+  DescriptorRow row{&descriptor, holders_text(peers.sharing(descriptor), self), {}, {}};
+  row.other_end = holders_text(peers.other_end(descriptor), self);
   if (row.other_end.isEmpty() && DescriptorPeers::has_other_end(descriptor))
     row.other_end = QStringLiteral("nobody in the snapshot");
-  if (descriptor.has_socket() && !descriptor.socket().why_incomplete().empty())
-    row.missing =
-        QStringLiteral("Known only in part: ") + text(descriptor.socket().why_incomplete());
+  if (descriptor.kind_case() == pb::Descriptor::KIND_NOT_SET)
+    row.missing = QStringLiteral("What it is was not captured");
   return row;
 }
 

@@ -18,7 +18,7 @@ struct DescriptorRow {
 // The descriptor table of one process.
 class DescriptorModel final : public TableModel<DescriptorRow> {
  public:
-  enum ColumnNumber { kFd, kKind, kTarget, kDetails, kFlags, kPosition, kOtherEnd, kSharedWith };
+  enum ColumnNumber { kFd, kKind, kTarget, kDetails, kOtherEnd, kPosition, kFlags, kSharedWith };
 
   explicit DescriptorModel(QObject* parent = nullptr);
 

@@ -19,6 +19,7 @@ class DescriptorPeers {
   struct Holder {
     const pb::Process* process = nullptr;
     int32_t fd = 0;
+    bool operator==(const Holder&) const = default;
   };
 
   // Precondition: `snapshot` outlives this.

@@ -92,7 +92,10 @@ QString socket_details(const pb::Descriptor& d) {
   if (!socket.remote().empty()) ends += QStringLiteral(" to ") + text(socket.remote());
   return list({ends.trimmed(), text(socket.state()),
                bytes_queued(socket.receive_queue(), "to be read"),
-               bytes_queued(socket.send_queue(), "to be sent")});
+               bytes_queued(socket.send_queue(), "to be sent"),
+               socket.why_incomplete().empty()
+                   ? QString()
+                   : QStringLiteral("incomplete: ") + text(socket.why_incomplete())});
 }
 
 QString eventfd_details(const pb::Descriptor& d) {

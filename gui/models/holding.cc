@@ -11,11 +11,12 @@ namespace {
 
 constexpr size_t kMostReasons = 8;
 
-void add_lack(Holding& holding, const std::string& reason, uint64_t start, uint64_t bytes) {
+void add_lack(Holding& holding, const std::string& reason, uint64_t start, uint64_t bytes,
+              bool withheld = false) {
   auto known = std::ranges::find(holding.lacks, reason, &Holding::Lack::reason);
   if (known == holding.lacks.end() && holding.lacks.size() == kMostReasons) --known;
   if (known == holding.lacks.end())
-    holding.lacks.push_back({reason, start, bytes});
+    holding.lacks.push_back({reason, start, bytes, withheld});
   else
     known->bytes += bytes;
 }
@@ -59,7 +60,8 @@ void add_part(Holding& holding, const Snapshot& snapshot, const Extents& extents
       add_file_part(holding, snapshot, part);
       return;
     default:
-      add_lack(holding, extents.reason(part.extent), part.start, part.bytes);
+      add_lack(holding, extents.reason(part.extent), part.start, part.bytes,
+               Extents::refused(part.extent));
   }
 }
 
@@ -67,7 +69,13 @@ void add_part(Holding& holding, const Snapshot& snapshot, const Extents& extents
 
 uint64_t Holding::missing() const {
   uint64_t bytes = 0;
-  for (const Lack& lack : lacks) bytes += lack.bytes;
+  for (const Lack& lack : lacks) bytes += lack.withheld ? 0 : lack.bytes;
+  return bytes;
+}
+
+uint64_t Holding::withheld() const {
+  uint64_t bytes = 0;
+  for (const Lack& lack : lacks) bytes += lack.withheld ? lack.bytes : 0;
   return bytes;
 }
 
@@ -90,11 +98,10 @@ Holding holding(const Snapshot& snapshot, const pb::Process& process, const pb::
 }
 
 QString holding_text(const Holding& holding) {
-  const std::pair<const char*, uint64_t> parts[] = {{"stored", holding.stored},
-                                                    {"zero", holding.zero},
-                                                    {"from file", holding.in_file},
-                                                    {"behind end of file", holding.beyond_end},
-                                                    {"missing", holding.missing()}};
+  const std::pair<const char*, uint64_t> parts[] = {
+      {"stored", holding.stored},       {"zero", holding.zero},
+      {"from file", holding.in_file},   {"behind end of file", holding.beyond_end},
+      {"withheld", holding.withheld()}, {"missing", holding.missing()}};
   QStringList present;
   for (const auto& [name, bytes] : parts)
     if (bytes) present += QLatin1String(name) + QLatin1Char(' ') + size(bytes);
@@ -104,8 +111,9 @@ QString holding_text(const Holding& holding) {
 QString lacks_text(const Holding& holding) {
   QStringList lines;
   for (const Holding::Lack& lack : holding.lacks)
-    lines += QStringLiteral("%1 missing, from %2 on: %3")
-                 .arg(size(lack.bytes), address(lack.start), text(lack.reason));
+    lines += QStringLiteral("%1 %2, from %3 on: %4")
+                 .arg(size(lack.bytes), QLatin1String(lack.withheld ? "withheld" : "missing"),
+                      address(lack.start), text(lack.reason));
   return lines.join(QLatin1Char('\n'));
 }
 

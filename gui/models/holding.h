@@ -16,6 +16,7 @@ struct Holding {
     std::string reason;
     uint64_t start = 0;  // of the first byte that is missing for this reason
     uint64_t bytes = 0;
+    bool withheld = false;  // the kernel or the program keeps it from everybody: nothing is lost
   };
 
   uint64_t stored = 0;
@@ -27,7 +28,9 @@ struct Holding {
 
   // What can be read.
   uint64_t held() const { return stored + zero + in_file; }
+  uint64_t content() const { return stored + in_file; }  // without what is merely known to be zero
   uint64_t missing() const;
+  uint64_t withheld() const;
 };
 
 Holding holding(const Snapshot& snapshot, const pb::Process& process, const pb::Vma& vma);

@@ -55,24 +55,25 @@ const Column<MappingRow> kColumns[] = {
      [](const MappingRow& row) { return exact_size(row.vma->end() - row.vma->start()); }},
     {"Access", "r read, w write, x execute; p private, s shared", Look::kCode, access, nullptr,
      access_in_full},
+    {"Name", "The file mapped, or what the kernel calls the mapping", Look::kPath, name},
     {"In the image",
      "Where its bytes come from: stored in the image, known to be zero, equal to a file that the "
-     "image carries, or missing",
+     "image carries; withheld by the kernel or the program from everybody; or missing",
      Look::kText, [](const MappingRow& row) { return holding_text(row.holding); },
      [](const MappingRow& row) { return key(row.holding.held()); }, holds_in_full},
     {"Resident", "How much of it was in memory (Rss)", Look::kNumber,
      [](const MappingRow& row) { return size(row.vma->rss()); },
      [](const MappingRow& row) { return key(row.vma->rss()); },
      [](const MappingRow& row) { return exact_size(row.vma->rss()); }},
-    {"Private dirty", "How much of it only this process had, and had written to (Private_Dirty)",
+    {"Dirty", "How much of it this process alone had, and had written to (Private_Dirty)",
      Look::kNumber, [](const MappingRow& row) { return size(row.vma->private_dirty()); },
      [](const MappingRow& row) { return key(row.vma->private_dirty()); },
      [](const MappingRow& row) { return exact_size(row.vma->private_dirty()); }},
-    {"Captured", "How much of it is in the image, or in a file that the image carries",
-     Look::kNumber, [](const MappingRow& row) { return size(row.holding.held()); },
-     [](const MappingRow& row) { return key(row.holding.held()); },
-     [](const MappingRow& row) { return exact_size(row.holding.held()); }},
-    {"Name", "The file mapped, or what the kernel calls the mapping", Look::kText, name},
+    {"Captured",
+     "How much content of it the image holds: stored, or equal to a file that the image carries",
+     Look::kNumber, [](const MappingRow& row) { return size(row.holding.content()); },
+     [](const MappingRow& row) { return key(row.holding.content()); },
+     [](const MappingRow& row) { return exact_size(row.holding.content()); }},
     {"Offset", "Where in the file the mapping starts", Look::kCode,
      [](const MappingRow& row) {
        return row.vma->inode() ? address(row.vma->offset()) : QString();
@@ -90,7 +91,8 @@ void MappingModel::show(std::shared_ptr<const Snapshot> snapshot, const pb::Proc
     rows.reserve(static_cast<size_t>(process->mappings_size()));
     for (const pb::Vma& vma : process->mappings()) {
       MappingRow row{&vma, holding(*snapshot, *process, vma), {}};
-      if (row.holding.held() == 0 && row.holding.missing()) row.missing = lacks_text(row.holding);
+      if (row.holding.held() == 0 && !row.holding.lacks.empty())
+        row.missing = lacks_text(row.holding);
       rows.push_back(std::move(row));
     }
   }

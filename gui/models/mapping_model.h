@@ -17,7 +17,7 @@ struct MappingRow {
 // The memory map of one process.
 class MappingModel final : public TableModel<MappingRow> {
  public:
-  enum ColumnNumber { kRange, kSize, kAccess, kHolds, kRss, kDirty, kCaptured, kName, kOffset };
+  enum ColumnNumber { kRange, kSize, kAccess, kName, kHolds, kRss, kDirty, kCaptured, kOffset };
 
   explicit MappingModel(QObject* parent = nullptr);
 

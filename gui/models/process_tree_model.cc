@@ -1,9 +1,9 @@
 #include "gui/models/process_tree_model.h"
 
-#include <QStringList>
-
 #include <unordered_map>
 
+#include "gui/models/holding.h"
+#include "gui/models/lacks.h"
 #include "gui/models/text.h"
 
 namespace snapgdb::gui {
@@ -19,10 +19,16 @@ QString command_or_name(const ProcessRow& row) {
 }
 
 QString state_in_full(const ProcessRow& row) {
-  const QString word = state_word(row.process->state());
-  if (row.process->state() != "Z") return word;
-  return QStringLiteral("%1: ended with %2, not yet waited for by its parent")
-      .arg(word, exit_text(row.process->exit_status()));
+  QString full = state_word(row.process->state());
+  if (row.process->state() == "Z")
+    full += QStringLiteral(": ended with %1, not yet waited for by its parent")
+                .arg(exit_text(row.process->exit_status()));
+  return row.lacks.isEmpty() ? full : full + QLatin1Char('\n') + row.lacks;
+}
+
+QString captured_in_full(const ProcessRow& row) {
+  return exact_size(row.captured) +
+         QStringLiteral("\nWithout the memory that is merely known to be zero");
 }
 
 const Column<ProcessRow> kColumns[] = {
@@ -32,34 +38,35 @@ const Column<ProcessRow> kColumns[] = {
     {"Name", "The name of the process's first thread (comm): the kernel keeps 15 bytes of it",
      Look::kText, [](const ProcessRow& row) { return text(row.process->name()); }},
     {"State", "What the process was doing before the snapshot stopped it", Look::kText,
-     [](const ProcessRow& row) { return state_word(row.process->state()); }, nullptr,
-     state_in_full},
+     [](const ProcessRow& row) {
+       return state_with_lacks(state_word(row.process->state()), row.lacks);
+     },
+     nullptr, state_in_full},
     {"Threads", "How many threads the process has", Look::kNumber,
      [](const ProcessRow& row) { return QString::number(row.process->threads_size()); },
      [](const ProcessRow& row) { return QVariant(row.process->threads_size()); }},
-    {"Captured", "How much of the process's memory the image holds", Look::kNumber,
-     [](const ProcessRow& row) { return size(row.captured); },
-     [](const ProcessRow& row) { return QVariant(qulonglong{row.captured}); },
-     [](const ProcessRow& row) { return exact_size(row.captured); }},
+    {"Captured", "How much content of the process's memory the image holds, in pages or in files",
+     Look::kNumber, [](const ProcessRow& row) { return size(row.captured); },
+     [](const ProcessRow& row) { return QVariant(qulonglong{row.captured}); }, captured_in_full},
     {"Command line", "The arguments the program was started with; [name] if it has none",
-     Look::kText, command_or_name},
+     Look::kPath, command_or_name},
 };
 
 uint64_t captured_bytes(const Snapshot& snapshot, const pb::Process& process) {
   uint64_t bytes = 0;
-  for (const pb::Vma& vma : process.mappings())
-    bytes += snapshot.captured_bytes(process, vma.start(), vma.end());
+  for (const pb::Vma& vma : process.mappings()) bytes += holding(snapshot, process, vma).content();
   return bytes;
 }
 
-std::unordered_map<int32_t, QStringList> missing_by_pid(const Snapshot& snapshot) {
-  std::unordered_map<int32_t, QStringList> by_pid;
-  for (const pb::Missing& missing : snapshot.record().missing()) {
-    if (missing.tid() && missing.tid() != missing.pid()) continue;  // shown at the thread
-    by_pid[missing.pid()] +=
-        QStringLiteral("%1 is missing: %2").arg(text(missing.resource()), text(missing.reason()));
-  }
-  return by_pid;
+ProcessRow make_row(const Snapshot& snapshot, const pb::Process& process, const Lacks& lacks) {
+  const auto found = lacks.find({process.pid(), 0});
+  ProcessRow row{&process,
+                 captured_bytes(snapshot, process),
+                 found == lacks.end() ? QString() : found->second,
+                 {}};
+  const bool is_shell = process.mappings().empty() && process.threads().empty();
+  if (is_shell && process.state() != "Z") row.missing = row.lacks;
+  return row;
 }
 
 }  // namespace
@@ -69,16 +76,13 @@ void ProcessTreeModel::show(std::shared_ptr<const Snapshot> snapshot) {
   nodes_.assign(1, Node{});
   snapshot_ = std::move(snapshot);
   if (snapshot_) {
-    const auto missing = missing_by_pid(*snapshot_);
+    const Lacks lacks = lacks_of(*snapshot_);
     std::unordered_map<int32_t, int> node_of;
     for (const pb::Process& process : snapshot_->processes()) {
       // A parent comes before its children; who has none here, or one that comes later, stands at
       // the top.
       const auto parent = node_of.find(process.parent());
-      const auto lacks = missing.find(process.pid());
-      add({&process, captured_bytes(*snapshot_, process),
-           lacks == missing.end() ? QString() : lacks->second.join(QLatin1Char('\n'))},
-          parent == node_of.end() ? 0 : parent->second);
+      add(make_row(*snapshot_, process, lacks), parent == node_of.end() ? 0 : parent->second);
       node_of.emplace(process.pid(), static_cast<int>(nodes_.size()) - 1);
     }
   }

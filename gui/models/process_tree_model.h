@@ -13,7 +13,8 @@ namespace snapgdb::gui {
 struct ProcessRow {
   const pb::Process* process = nullptr;
   uint64_t captured = 0;  // bytes
-  QString missing;
+  QString lacks;          // what is missing of it, a line each
+  QString missing;        // set if nothing is known of it but that it was there
 };
 
 // The processes of a snapshot under their parents.

@@ -122,6 +122,14 @@ QString terminal(const pb::Process& process) {
   return QStringLiteral("device %1:%2").arg(major).arg(minor);
 }
 
+// That of version 2 (0::), where there is one; it is what systemd and containers use.
+QString control_group(const pb::Process& process) {
+  if (process.cgroups().empty()) return {};
+  for (const std::string& line : process.cgroups())
+    if (line.starts_with("0::")) return text(std::string_view(line).substr(3));
+  return text(process.cgroups(0));
+}
+
 const FactRow<pb::Process> kProcessFacts[] = {
     {"Command line", "The arguments the program was started with", command_line},
     {"Executable", "The program file",
@@ -149,8 +157,7 @@ const FactRow<pb::Process> kProcessFacts[] = {
      [](const pb::Process& p) { return signal_set(p.signals_caught()); }},
     {"Signals ignored", "Signals that it ignores",
      [](const pb::Process& p) { return signal_set(p.signals_ignored()); }},
-    {"Control group", "Line of /proc/PID/cgroup",
-     [](const pb::Process& p) { return p.cgroups().empty() ? QString() : text(p.cgroups(0)); }},
+    {"Control group", "Where it stands in the hierarchy of control groups", control_group},
 };
 
 }  // namespace

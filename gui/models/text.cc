@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 
 #include <QLocale>
+#include <QRegularExpression>
 #include <QStringList>
 
 #include <array>
@@ -45,11 +46,19 @@ QString address(uint64_t value) {
 }
 
 QString size(uint64_t bytes) {
-  return bytes ? QString::fromStdString(human_size(bytes)) : QString();
+  if (bytes == 0) return {};
+  uint64_t unit = 1;
+  while (unit <= bytes / 1000) unit *= 1024;
+  static const QRegularExpression kOnlyZeros(QStringLiteral("\\.0+(?= )"));
+  QString text = QString::fromStdString(human_size(bytes));
+  // "4 KiB", not "4.00 KiB": most sizes of memory are whole.
+  if (bytes % unit == 0) text.remove(kOnlyZeros);
+  return text;
 }
 
 QString exact_size(uint64_t bytes) {
-  return QLocale(QLocale::English).toString(static_cast<qulonglong>(bytes)) + QStringLiteral(" bytes");
+  return QLocale(QLocale::English).toString(static_cast<qulonglong>(bytes)) +
+         QStringLiteral(" bytes");
 }
 
 QString duration(uint64_t nanoseconds) {
@@ -64,8 +73,11 @@ QString signal_name(uint32_t number) {
   if (number == 0) return {};
   const int signal = static_cast<int>(number);
   if (const char* name = sigabbrev_np(signal)) return QStringLiteral("SIG") + QLatin1String(name);
-  // The kernel's first real-time signal is 32; glibc keeps two of them for itself.
-  if (number >= 32 && number <= 64) return QStringLiteral("SIGRT%1").arg(number - 32);
+  // Named as kill -l does: glibc keeps the first two real-time signals, 32 and 33, for itself.
+  if (signal == SIGRTMIN) return QStringLiteral("SIGRTMIN");
+  if (signal > SIGRTMIN && signal <= SIGRTMAX)
+    return QStringLiteral("SIGRTMIN+%1").arg(signal - SIGRTMIN);
+  if (signal == 32 || signal == 33) return QStringLiteral("SIG%1").arg(signal);
   return QStringLiteral("signal %1").arg(number);
 }
 

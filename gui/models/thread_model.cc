@@ -1,7 +1,6 @@
 #include "gui/models/thread_model.h"
 
-#include <unordered_map>
-
+#include "gui/models/lacks.h"
 #include "gui/models/text.h"
 
 namespace snapgdb::gui {
@@ -46,7 +45,10 @@ const Column<ThreadRow> kColumns[] = {
     {"Name", "The thread's name, if the program gave it one; else that of the program", Look::kText,
      [](const ThreadRow& row) { return text(row.thread->name()); }},
     {"State", "What the thread was doing before the snapshot stopped it", Look::kText,
-     [](const ThreadRow& row) { return state_word(row.thread->state()); }},
+     [](const ThreadRow& row) {
+       return state_with_lacks(state_word(row.thread->state()), row.lacks);
+     },
+     nullptr, [](const ThreadRow& row) { return row.lacks; }},
     {"Waits in", "The kernel function in which the thread sleeps, where the kernel tells",
      Look::kText, [](const ThreadRow& row) { return text(row.thread->wait_channel()); }},
     {"Signal",
@@ -63,8 +65,13 @@ const Column<ThreadRow> kColumns[] = {
      Look::kText, [](const ThreadRow& row) { return signal_set(row.thread->signal_mask()); }},
 };
 
-QString what_is_missing(const pb::Missing& missing) {
-  return QStringLiteral("%1 is missing: %2").arg(text(missing.resource()), text(missing.reason()));
+ThreadRow make_row(const pb::Process& process, const pb::Thread& thread, const Lacks& lacks) {
+  const auto found = lacks.find({process.pid(), thread.tid()});
+  ThreadRow row{&thread, 100, found == lacks.end() ? QString() : found->second, {}};
+  if (thread.registers().empty() && thread.state() != "Z")
+    row.missing =
+        row.lacks.isEmpty() ? QStringLiteral("Its registers were not captured") : row.lacks;
+  return row;
 }
 
 }  // namespace
@@ -74,14 +81,11 @@ ThreadModel::ThreadModel(QObject* parent) : TableModel(kColumns, parent) {}
 void ThreadModel::show(std::shared_ptr<const Snapshot> snapshot, const pb::Process* process) {
   std::vector<ThreadRow> rows;
   if (process) {
-    std::unordered_map<int32_t, QString> missing;
-    for (const pb::Missing& entry : snapshot->record().missing())
-      if (entry.pid() == process->pid()) missing[entry.tid()] = what_is_missing(entry);
+    const Lacks lacks = lacks_of(*snapshot);
     const uint32_t ticks = snapshot->record().host().clock_ticks_per_second();
     for (const pb::Thread& thread : process->threads()) {
-      const auto lacks = missing.find(thread.tid());
-      rows.push_back(
-          {&thread, ticks ? ticks : 100, lacks == missing.end() ? QString() : lacks->second});
+      rows.push_back(make_row(*process, thread, lacks));
+      if (ticks) rows.back().ticks_per_second = ticks;
     }
   }
   set_rows(std::move(rows), std::move(snapshot));

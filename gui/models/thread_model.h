@@ -10,7 +10,8 @@ namespace snapgdb::gui {
 struct ThreadRow {
   const pb::Thread* thread = nullptr;
   uint32_t ticks_per_second = 100;
-  QString missing;
+  QString lacks;    // what is missing of it, a line each
+  QString missing;  // set if not even its registers are there
 };
 
 // The threads of one process.

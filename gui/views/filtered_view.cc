@@ -89,6 +89,7 @@ void FilteredView::content_changed() {
   if (tree_) view_->expandAll();
   const int shown = tree_ ? rows_below(proxy_) : proxy_.rowCount();
   const int all = tree_ ? rows_below(*proxy_.sourceModel()) : proxy_.sourceModel()->rowCount();
+  view_->set_empty_text(all ? QStringLiteral("The filter matches nothing") : nothing_);
   count_->setText(shown == all ? QStringLiteral("%1 %2").arg(all).arg(nouns_)
                                : QStringLiteral("%1 of %2 %3").arg(shown).arg(all).arg(nouns_));
 }

@@ -32,6 +32,9 @@ class FilteredView final : public QWidget {
   // Shows the row too; clears a filter that hides it.
   void select(const QModelIndex& source_index);
 
+  // What to say where there is no row at all.
+  void set_nothing(const QString& text) { nothing_ = text; }
+
   // Shows a tree, with everything open.
   void show_as_tree();
 
@@ -49,6 +52,7 @@ class FilteredView final : public QWidget {
   FilterProxy proxy_;
   QTimer typing_;
   QString nouns_;
+  QString nothing_;
   bool tree_ = false;
 };
 

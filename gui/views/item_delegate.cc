@@ -30,7 +30,9 @@ QString plain_tooltip(const QString& text) {
 
 void ItemDelegate::initStyleOption(QStyleOptionViewItem* option, const QModelIndex& index) const {
   QStyledItemDelegate::initStyleOption(option, index);
-  if (index.data(kMonospaceRole).toBool()) {
+  const auto look = static_cast<Look>(index.data(kLookRole).toInt());
+  if (look == Look::kPath) option->textElideMode = Qt::ElideMiddle;
+  if (look == Look::kCode) {
     const int size = option->font.pointSize();
     option->font = QFontDatabase::systemFont(QFontDatabase::FixedFont);
     if (size > 0) option->font.setPointSize(size);

@@ -95,7 +95,7 @@ MainWindow::MainWindow(Services services, Wishes wishes, QWidget* parent)
   make_menus();
   setAcceptDrops(true);
   setWindowTitle(QStringLiteral("snapgdb"));
-  resize(1280, 800);
+  resize(1360, 820);
 
   connect(&loader_, &ImageLoader::opened, this, &MainWindow::show_image);
   connect(&loader_, &ImageLoader::failed, this, &MainWindow::show_failure);
@@ -153,7 +153,7 @@ QWidget* MainWindow::make_browser() {
   splitter->addWidget(tabs_);
   splitter->setStretchFactor(0, 2);
   splitter->setStretchFactor(1, 3);
-  splitter->setSizes({480, 800});
+  splitter->setSizes({520, 840});
   splitter->setChildrenCollapsible(false);
 
   auto* page = new QWidget;
@@ -174,6 +174,9 @@ void MainWindow::add_tabs() {
                                   QStringLiteral("descriptors"));
   missing_ =
       new FilteredView(&missing_model_, QStringLiteral("Missing"), QStringLiteral("missing"));
+  mappings_->set_nothing(QStringLiteral("The process has no memory"));
+  descriptors_->set_nothing(QStringLiteral("The process has nothing open"));
+  missing_->set_nothing(QStringLiteral("Nothing is missing"));
   summary_ = new SummaryView;
   const std::array<QWidget*, kTabs.size()> widgets{threads_, mappings_, descriptors_, missing_,
                                                    summary_};
@@ -240,7 +243,9 @@ void MainWindow::set_loading(const QString& name) {
   if (!name.isEmpty())
     status_->setText(QStringLiteral("Reading %1…").arg(name));
   else
-    status_->setText(image_ ? tree_size(*image_->snapshot) : QString());
+    status_->setText(image_
+                         ? QStringLiteral("%1: %2").arg(image_->name, tree_size(*image_->snapshot))
+                         : QString());
 }
 
 void MainWindow::show_image(const LoadedImagePointer& image) {

@@ -10,6 +10,9 @@
 namespace snapgdb::gui {
 namespace {
 
+// In characters: that of the longest name, so that the groups line up.
+constexpr int kNameWidth = 15;
+
 QGroupBox* new_group(const QString& title) {
   auto* group = new QGroupBox(title);
   auto* form = new QFormLayout(group);
@@ -33,6 +36,8 @@ void fill(QGroupBox& group, const std::vector<Fact>& facts) {
     QLabel* name = new_label(fact.name, fact.explanation);
     QLabel* value = new_label(fact.value, fact.explanation);
     name->setForegroundRole(QPalette::PlaceholderText);
+    name->setAlignment(Qt::AlignRight | Qt::AlignTop);
+    name->setMinimumWidth(name->fontMetrics().averageCharWidth() * kNameWidth);
     value->setWordWrap(true);
     value->setTextInteractionFlags(Qt::TextSelectableByMouse | Qt::TextSelectableByKeyboard);
     value->setAccessibleName(fact.name);

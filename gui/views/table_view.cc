@@ -5,12 +5,15 @@
 #include <QContextMenuEvent>
 #include <QHeaderView>
 #include <QMenu>
+#include <QPainter>
 #include <QProxyStyle>
 #include <QScrollBar>
 
 #include <algorithm>
+#include <numeric>
 #include <vector>
 
+#include "gui/models/column.h"
 #include "gui/views/item_delegate.h"
 
 namespace snapgdb::gui {
@@ -20,6 +23,8 @@ namespace {
 constexpr int kWidestColumn = 44;
 // The last column gets what is left of the view; this much at least.
 constexpr int kLastColumn = 16;
+// Where there is too little room for everything, paths give way down to this.
+constexpr int kPathColumn = 28;
 
 // The user's style with more room left and right of each cell, so that a number on the right does
 // not run into the text that follows it.
@@ -63,8 +68,11 @@ TableView::TableView(const QString& name, QWidget* parent) : QTreeView(parent) {
   setTextElideMode(Qt::ElideRight);
   header()->setMinimumSectionSize(fontMetrics().averageCharWidth() * 5);
   connect(header(), &QHeaderView::sectionResized, this, [this] {
-    if (QApplication::mouseButtons() & Qt::LeftButton) user_set_widths_ = true;
+    // A splitter that is dragged resizes columns too, but under another mouse grabber.
+    if (QApplication::mouseButtons() & Qt::LeftButton && header()->underMouse())
+      user_set_widths_ = true;
   });
+  connect(header(), &QHeaderView::sortIndicatorChanged, this, [this] { fit_columns(); });
 }
 
 void TableView::setModel(QAbstractItemModel* model) {
@@ -74,14 +82,45 @@ void TableView::setModel(QAbstractItemModel* model) {
 }
 
 void TableView::fit_columns() {
-  if (user_set_widths_ || !model()) return;
+  content_widths_.clear();
+  for (int column = 0; column < model()->columnCount(); ++column)
+    content_widths_.push_back(content_width(column));
+  share_out_width();
+}
+
+int TableView::content_width(int column) const {
+  // A header leaves room for the sort arrow in every column, which makes narrow ones twice as wide.
+  header()->setSortIndicatorShown(column == header()->sortIndicatorSection());
+  const int title = header()->sectionSizeHint(column);
+  header()->setSortIndicatorShown(isSortingEnabled());
+  return std::max(title, sizeHintForColumn(column));
+}
+
+void TableView::share_out_width() {
+  if (user_set_widths_ || content_widths_.empty()) return;
   const int character = fontMetrics().averageCharWidth();
-  const int last = model()->columnCount() - 1;
-  for (int column = 0; column <= last; ++column) {
-    resizeColumnToContents(column);
-    const int widest = character * (column == last ? kLastColumn : kWidestColumn);
-    setColumnWidth(column, std::min(columnWidth(column), widest));
+  std::vector<int> widths = content_widths_;
+  for (int& width : widths) width = std::min(width, character * kWidestColumn);
+  widths.back() = std::min(widths.back(), character * kLastColumn);
+  int left = viewport()->width() - std::accumulate(widths.begin(), widths.end(), 0);
+  for (size_t i = 0; i < widths.size(); ++i) {
+    const int grown = std::clamp(content_widths_[i], widths[i], widths[i] + std::max(left, 0));
+    const int shrunk =
+        std::clamp(widths[i] + left, std::min(character * kPathColumn, widths[i]), widths[i]);
+    const int width = left > 0 ? grown : is_path(static_cast<int>(i)) ? shrunk : widths[i];
+    left -= width - widths[i];
+    setColumnWidth(static_cast<int>(i), width);
   }
+}
+
+bool TableView::is_path(int column) const {
+  return model()->headerData(column, Qt::Horizontal, kLookRole).toInt() ==
+         static_cast<int>(Look::kPath);
+}
+
+void TableView::resizeEvent(QResizeEvent* event) {
+  QTreeView::resizeEvent(event);
+  share_out_width();
 }
 
 QString TableView::selected_text() const {
@@ -99,6 +138,19 @@ QString TableView::selected_text() const {
 void TableView::copy_selection() const {
   const QString lines = selected_text();
   if (!lines.isEmpty()) QApplication::clipboard()->setText(lines);
+}
+
+void TableView::set_empty_text(const QString& text) {
+  empty_text_ = text;
+  viewport()->update();
+}
+
+void TableView::paintEvent(QPaintEvent* event) {
+  QTreeView::paintEvent(event);
+  if (empty_text_.isEmpty() || !model() || model()->rowCount()) return;
+  QPainter painter(viewport());
+  painter.setPen(palette().color(QPalette::PlaceholderText));
+  painter.drawText(viewport()->rect(), Qt::AlignCenter, empty_text_);
 }
 
 QSize TableView::sizeHint() const {

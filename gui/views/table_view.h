@@ -2,6 +2,8 @@
 
 #include <QTreeView>
 
+#include <vector>
+
 namespace snapgdb::gui {
 
 // A table or tree of rows that are selected as a whole, with columns as wide as what they show.
@@ -16,16 +18,28 @@ class TableView final : public QTreeView {
   // Puts that on the clipboard.
   void copy_selection() const;
 
-  // Makes columns as wide as what they show, within reason, until the user has set a width.
+  // Makes columns as wide as what they show now, as far as there is room.
   void fit_columns();
+
+  // What to say where there is no row.
+  void set_empty_text(const QString& text);
 
   QSize sizeHint() const override;
 
  protected:
   void keyPressEvent(QKeyEvent* event) override;
   void contextMenuEvent(QContextMenuEvent* event) override;
+  void resizeEvent(QResizeEvent* event) override;
+  void paintEvent(QPaintEvent* event) override;
 
  private:
+  int content_width(int column) const;
+  bool is_path(int column) const;
+  // Until the user has set a width himself.
+  void share_out_width();
+
+  QString empty_text_;
+  std::vector<int> content_widths_;
   bool user_set_widths_ = false;
 };
 

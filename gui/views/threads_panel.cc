@@ -13,11 +13,13 @@ ThreadsPanel::ThreadsPanel(QWidget* parent)
           new FilteredView(&thread_model_, QStringLiteral("Threads"), QStringLiteral("threads"))),
       heading_(new QLabel),
       frames_(new TableView(QStringLiteral("Backtrace"))) {
+  threads_->set_nothing(QStringLiteral("The process has no threads"));
   threads_->view().setSelectionMode(QAbstractItemView::SingleSelection);
   heading_->setTextFormat(Qt::PlainText);
   heading_->setWordWrap(true);
   heading_->setContentsMargins(2, 4, 2, 0);
   frames_->setModel(&frame_model_);
+
   heading_->setBuddy(frames_);
 
   auto* below = new QWidget;
@@ -27,8 +29,8 @@ ThreadsPanel::ThreadsPanel(QWidget* parent)
   layout->addWidget(frames_);
   addWidget(threads_);
   addWidget(below);
-  setStretchFactor(0, 2);
-  setStretchFactor(1, 3);
+  setStretchFactor(0, 1);
+  setStretchFactor(1, 2);
   setChildrenCollapsible(false);
   setFocusProxy(threads_);
 
@@ -74,7 +76,9 @@ void ThreadsPanel::show_thread(const QModelIndex& index) {
 }
 
 void ThreadsPanel::show_frames(const std::vector<FrameRow>& frames) {
-  heading_->setText(heading({}));
+  const QString why_no_more = frames.empty() ? QString() : frames.back().missing;
+  heading_->setText(
+      heading(why_no_more.isEmpty() ? QString() : QStringLiteral("incomplete, ") + why_no_more));
   frame_model_.set_rows(frames);
   Q_EMIT settled();
 }

@@ -13,6 +13,7 @@ import gdb
 
 MARK = "marked"  # local variables are shown of functions with this word in their names
 FRAME_LIMIT = 200
+SYSTEM_REGISTERS = ["fs_base", "gs_base", "orig_rax"]  # not among those gdb lists as general
 
 
 def attempt(function):
@@ -61,10 +62,8 @@ def thread_lines(thread, manifest):
     thread.switch()
     yield "name", thread.name
     frame, level = gdb.newest_frame(), 0
-    for register in frame.architecture().registers():
-        # Every bit of a vector register is in its integers.
-        value = attempt(lambda: frame.read_register(register.name))
-        yield f"register {register.name}", attempt(lambda: hexadecimal(value))
+    for name in [register.name for register in frame.architecture().registers()] + SYSTEM_REGISTERS:
+        yield f"register {name}", attempt(lambda: hexadecimal(frame.read_register(name)))
     while frame and level < FRAME_LIMIT:
         for where, what in frame_lines(frame):
             yield f"frame {level}{where}", what
@@ -75,9 +74,12 @@ def thread_lines(thread, manifest):
 
 
 def hexadecimal(value):
-    if isinstance(value, str) or value.type.strip_typedefs().code == gdb.TYPE_CODE_FLT:
+    kind = value.type.strip_typedefs().code
+    if kind == gdb.TYPE_CODE_FLT:
         return str(value)
-    return value.format_string(format="x")
+    if kind == gdb.TYPE_CODE_UNION:  # a vector register: its 64-bit integers show every bit
+        value = next(value[field] for field in value.type.fields() if field.name.endswith("_int64"))
+    return value.format_string(format="x", repeat_threshold=0)
 
 
 def digest(inferior, address, size):
@@ -105,7 +107,10 @@ def library_lines():
     for line in gdb.execute("info sharedlibrary", to_string=True).splitlines():
         words = line.split()
         if words and words[0].startswith("0x"):
-            yield f"library {words[-1].removeprefix('target:')}", " ".join(words[:3])
+            # The image knows a library by the path that the kernel resolved, the program by the one
+            # its dynamic linker found.
+            path = os.path.realpath(words[-1].removeprefix("target:"))
+            yield f"library {path}", " ".join(words[:3])
 
 
 def vector_lines():

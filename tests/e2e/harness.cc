@@ -57,7 +57,8 @@ void collect_tree(pid_t pid, std::vector<pid_t>& tree) {
 }  // namespace
 
 std::string program() {
-  return SNAPGDB_PROGRAM;
+  const char* another = getenv("SNAPGDB_PROGRAM");
+  return another ? another : SNAPGDB_PROGRAM;
 }
 std::string target_path(const std::string& name) {
   return SNAPGDB_TARGETS "/" + name;
@@ -136,6 +137,12 @@ Running::Running(Running&& other) noexcept
 
 namespace {
 
+std::pair<Fd, Fd> make_pipe() {
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC)) throw_errno("cannot make a pipe");
+  return {Fd(ends[0]), Fd(ends[1])};
+}
+
 void become_user(uid_t user) {
   if (setgroups(0, nullptr) || setresgid(user, user, user) || setresuid(user, user, user))
     _exit(126);
@@ -161,17 +168,23 @@ void become_user(uid_t user) {
 }  // namespace
 
 void Running::start(const RunOptions& options) {
-  int ends[2];
-  if (pipe2(ends, O_CLOEXEC)) throw_errno("cannot make a pipe");
-  Fd reader(ends[0]);
-  input_ = Fd(ends[1]);
+  auto [reader, writer] = make_pipe();
+  input_ = std::move(writer);
   if (options.input == RunOptions::kNothing) {
     reader.reset(open("/dev/null", O_RDONLY | O_CLOEXEC));
     input_.reset();
   }
+  auto [started, starting] = make_pipe();
   pid_ = fork();
   if (pid_ < 0) throw_errno("cannot fork");
-  if (pid_) return;
+  if (pid_) {
+    // Until the exec closes it the child is a copy of this test, which signals must not meet.
+    starting.reset();
+    char none;
+    while (read(started.get(), &none, 1) < 0 && errno == EINTR) {
+    }
+    return;
+  }
   dup2(reader.get(), STDIN_FILENO);
   dup2(out_.get(), STDOUT_FILENO);
   dup2(err_.get(), STDERR_FILENO);
@@ -180,22 +193,22 @@ void Running::start(const RunOptions& options) {
 
 Running::~Running() {
   if (pid_ > 0 && !result_) {
-    kill_all();
+    kill();
     waitpid(pid_, nullptr, 0);
   }
   // Orphans have come to us.
   std::vector<pid_t> orphans = children_of(getpid());
   std::erase_if(orphans, [&](pid_t pid) { return getpgid(pid) != pid_; });
   for (const pid_t pid : orphans) {
-    kill(pid, SIGKILL);
+    ::kill(pid, SIGKILL);
     waitpid(pid, nullptr, 0);
   }
 }
 
-void Running::kill_all() const {
+void Running::kill() const {
   std::vector<pid_t> tree;
   collect_tree(pid_, tree);
-  for (const pid_t pid : tree) kill(pid, SIGKILL);
+  for (const pid_t pid : tree) ::kill(pid, SIGKILL);
 }
 
 std::string Running::out() const {
@@ -233,7 +246,7 @@ Result Running::wait(Seconds patience) {
   pollfd end{pidfd_.get(), POLLIN, 0};
   const int milliseconds = static_cast<int>(patience.count()) * 1000;
   result.timed_out = poll(&end, 1, milliseconds) == 0;
-  if (result.timed_out) kill_all();
+  if (result.timed_out) kill();
   int status = 0;
   waitpid(pid_, &status, 0);
   if (WIFEXITED(status)) result.status = WEXITSTATUS(status);

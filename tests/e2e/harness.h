@@ -22,7 +22,8 @@ using Seconds = std::chrono::seconds;
 // A limit for what must not hang, generous since machines differ: no test measures time by it.
 constexpr Seconds kPatience{120};
 
-std::string program();                             // the snapgdb under test
+// The snapgdb under test: the one just built, or another that $SNAPGDB_PROGRAM names.
+std::string program();
 std::string target_path(const std::string& name);  // a program of tests/targets
 std::string script_path(const std::string& name);  // a file beside these tests
 
@@ -83,12 +84,12 @@ class Running {
   // Waits until standard output has a line that starts with `start`, and returns the line.
   std::string wait_for_line(const std::string& start);
   bool exited() const;
+  void kill() const;  // it and everything below it
   // Waits for the end, which a program that is still there after `patience` does not survive.
   Result wait(Seconds patience = kPatience);
 
  private:
   void start(const RunOptions& options);
-  void kill_all() const;
 
   Words command_;
   pid_t pid_ = -1;

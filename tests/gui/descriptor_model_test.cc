@@ -64,8 +64,9 @@ TEST_CASE("a file is shown with its flags and its position") {
   const DescriptorPeers peers(*snapshot);
   DescriptorModel model;
   model.show(snapshot, snapshot->process(10), peers);
-  CHECK(as_text(model, {0, 1, 2, 3, 4, 5}) ==
-        "3 | file, unlinked | /var/log/x | 2.00 KiB | read-write append cloexec | 9\n");
+  using M = DescriptorModel;
+  CHECK(as_text(model, {M::kFd, M::kKind, M::kTarget, M::kDetails, M::kFlags, M::kPosition}) ==
+        "3 | file, unlinked | /var/log/x | 2 KiB | read-write append cloexec | 9\n");
 }
 
 TEST_CASE("the ends of a pipe find each other across processes") {
@@ -124,9 +125,21 @@ TEST_CASE("descriptors of one open file description name each other, not themsel
   descriptor(parent, 3, O_RDWR, 5).set_description(8);
   descriptor(process(builder, 11, "ls"), 1, O_RDWR, 5).set_description(7);
   CHECK(others(builder, 10) ==
-        "1 |  | sh 10 fd 2, ls 11 fd 1\n"
-        "2 |  | sh 10 fd 1, ls 11 fd 1\n"
+        "1 |  | own fd 2, ls 11 fd 1\n"
+        "2 |  | own fd 1, ls 11 fd 1\n"
         "3 |  | \n");
+}
+
+TEST_CASE("a descriptor of which nothing is known is grey") {
+  SnapshotBuilder builder;
+  pb::Process& owner = process(builder, 10, "a");
+  descriptor(owner, 3, O_RDWR, 5);
+  descriptor(owner, 4, O_RDWR, 5).mutable_file();
+  const auto snapshot = builder.build();
+  DescriptorModel model;
+  model.show(snapshot, snapshot->process(10), DescriptorPeers(*snapshot));
+  CHECK(cell_text(model, 0, 0, kMissingRole) == "What it is was not captured");
+  CHECK(cell_text(model, 1, 0, kMissingRole) == "");
 }
 
 TEST_CASE("of many holders the first few are named and the rest counted") {

@@ -61,29 +61,44 @@ TEST_CASE("a zombie is shown with how it ended") {
         "zombie: ended with exit status 2, not yet waited for by its parent");
 }
 
-TEST_CASE("the memory captured of a process counts what can be read") {
+TEST_CASE("the memory captured of a process is what has content, not what is merely zero") {
   SnapshotBuilder builder;
-  named(builder, 10, 1, "a").zeros(0x1000, 0x3000).unavailable(0x10000, 0x5000, "refused");
+  const uint32_t file = builder.file("/lib/x.so", std::string(4096, 'x'));
+  named(builder, 10, 1, "a")
+      .memory(0x1000, std::string(0x2000, 'x'), PROT_READ)
+      .zeros(0x10000, 0x30000)
+      .unavailable(0x50000, 0x5000, "refused")
+      .mapped_file(0x60000, 0x1000, file, 0, PROT_READ);
   ProcessTreeModel model;
   model.show(builder.build());
   const QModelIndex captured = model.find(10).siblingAtColumn(ProcessTreeModel::kCaptured);
   CHECK(captured.data(kSortRole).toULongLong() == 0x3000);
-  CHECK(captured.data(Qt::ToolTipRole).toString() == "12,288 bytes");
+  CHECK(captured.data(Qt::ToolTipRole).toString().startsWith("12,288 bytes"));
 }
 
-TEST_CASE("a process that lacks something is grey and says why") {
+TEST_CASE("a process that lacks something says so, one of which nothing is known is grey") {
   SnapshotBuilder builder;
   named(builder, 10, 1, "a");
   named(builder, 11, 10, "b");
-  auto& missing = *builder.record().add_missing();
-  missing.set_pid(11);
-  missing.set_resource("environment");
-  missing.set_reason("permission denied");
+  builder.process(12, 10).record().set_name("c");
+  for (const int32_t pid : {11, 12}) {
+    auto& missing = *builder.record().add_missing();
+    missing.set_pid(pid);
+    missing.set_resource("environment");
+    missing.set_reason("permission denied");
+  }
   ProcessTreeModel model;
   model.show(builder.build());
-  CHECK(model.find(11).data(kMissingRole).toString() ==
-        "environment is missing: permission denied");
-  CHECK(model.find(10).data(kMissingRole).toString().isEmpty());
+  using M = ProcessTreeModel;
+  CHECK(as_text(model, {M::kName, M::kState}) ==
+        "a | sleeping\n"
+        "  b | sleeping, incomplete\n"
+        "  c | sleeping, incomplete\n");
+  const QString why = "Missing: environment: permission denied";
+  CHECK(model.find(11).siblingAtColumn(M::kState).data(Qt::ToolTipRole).toString() ==
+        "sleeping\n" + why);
+  CHECK(model.find(11).data(kMissingRole).toString() == "");
+  CHECK(model.find(12).data(kMissingRole).toString() == why);
 }
 
 TEST_CASE("arguments from a hostile program are shown harmlessly") {

@@ -6,6 +6,7 @@
 
 #include "core/image/snapshot_builder.h"
 #include "gui/models/frame_model.h"
+#include "gui/models/holding.h"
 #include "gui/models/mapping_model.h"
 #include "gui/models/missing_model.h"
 #include "gui/models/thread_model.h"
@@ -38,24 +39,32 @@ TEST_CASE("threads are shown with what they were doing") {
   CHECK(as_text(model,
                 {M::kTid, M::kName, M::kState, M::kWaitsIn, M::kSignal, M::kCpuTime, M::kMasked}) ==
         "10 | main | running |  | SIGSEGV | 1.75 s | \n"
-        "11 | worker | sleeping | futex_wait | SIGUSR1 (pending) | 0.00 s | SIGRT2 SIGRT3\n");
+        "11 | worker | sleeping | futex_wait | SIGUSR1 (pending) | 0.00 s | SIGRTMIN SIGRTMIN+1\n");
   CHECK(cell_text(model, 0, M::kCpuTime, Qt::ToolTipRole) ==
         "1.50 s in the program, 0.25 s in the kernel");
 }
 
-TEST_CASE("a thread without its registers is grey and says why") {
+TEST_CASE("a thread that lacks something says so, one without registers is grey") {
   SnapshotBuilder builder;
-  builder.process(10).thread(10).thread(11);
-  auto& missing = *builder.record().add_missing();
-  missing.set_pid(10);
-  missing.set_tid(11);
-  missing.set_resource("registers");
-  missing.set_reason("it ended meanwhile");
+  auto& process = builder.process(10).thread(10).thread(11).thread(12);
+  process.record().mutable_threads(2)->clear_registers();
+  for (const int32_t tid : {11, 12}) {
+    auto& missing = *builder.record().add_missing();
+    missing.set_pid(10);
+    missing.set_tid(tid);
+    missing.set_resource(tid == 11 ? "scheduling" : "registers");
+    missing.set_reason("refused");
+  }
   const auto snapshot = builder.build();
   ThreadModel model;
   model.show(snapshot, snapshot->process(10));
+  CHECK(as_text(model, {ThreadModel::kState}) ==
+        "sleeping\nsleeping, incomplete\nsleeping, incomplete\n");
+  CHECK(cell_text(model, 1, ThreadModel::kState, Qt::ToolTipRole) ==
+        "Missing: scheduling: refused");
   CHECK(cell_text(model, 0, 0, kMissingRole) == "");
-  CHECK(cell_text(model, 1, 0, kMissingRole) == "registers is missing: it ended meanwhile");
+  CHECK(cell_text(model, 1, 0, kMissingRole) == "");
+  CHECK(cell_text(model, 2, 0, kMissingRole) == "Missing: registers: refused");
 }
 
 TEST_CASE("a machine without clock ticks does not divide by zero") {
@@ -86,27 +95,50 @@ TEST_CASE("mappings say where the bytes of each come from") {
 
   using M = MappingModel;
   CHECK(as_text(model, {M::kRange, M::kSize, M::kAccess, M::kHolds, M::kRss, M::kName}) ==
-        "0x1000-0x5000 | 16.0 KiB | r-xp | from file 8.00 KiB, behind end of file 8.00 KiB |  | "
+        "0x1000-0x5000 | 16 KiB | r-xp | from file 8 KiB, behind end of file 8 KiB |  | "
         "/bin/prog\n"
-        "0x10000-0x11000 | 4.00 KiB | rw-p | stored 4.00 KiB | 4.00 KiB | [heap]\n"
-        "0x20000-0x120000 | 1.00 MiB | rw-s | zero 1.00 MiB |  | (shared anonymous)\n"
-        "0x200000-0x201000 | 4.00 KiB | r--p | missing 4.00 KiB |  | (anonymous)\n");
-  CHECK(cell_text(model, 3, 0, kMissingRole) ==
-        "4.00 KiB missing, from 0x200000 on: device memory");
+        "0x10000-0x11000 | 4 KiB | rw-p | stored 4 KiB | 4 KiB | [heap]\n"
+        "0x20000-0x120000 | 1 MiB | rw-s | zero 1 MiB |  | (shared anonymous)\n"
+        "0x200000-0x201000 | 4 KiB | r--p | missing 4 KiB |  | (anonymous)\n");
+  CHECK(cell_text(model, 3, 0, kMissingRole) == "4 KiB missing, from 0x200000 on: device memory");
   CHECK(cell_text(model, 0, 0, kMissingRole) == "");
-  CHECK(model.index(0, M::kRange).data(kMonospaceRole).toBool());
-  CHECK_FALSE(model.index(0, M::kName).data(kMonospaceRole).toBool());
+  CHECK(model.index(0, M::kRange).data(kLookRole).toInt() == static_cast<int>(Look::kCode));
+  CHECK(model.index(0, M::kName).data(kLookRole).toInt() == static_cast<int>(Look::kPath));
 }
 
-TEST_CASE("what the table calls captured is what the snapshot can read") {
+TEST_CASE("what a mapping is said to hold is what the snapshot can read") {
   SnapshotBuilder builder;
   const uint32_t file = builder.file("/bin/prog", std::string(6000, 'x'));
-  builder.process(10).thread(10).mapped_file(0x1000, 0x4000, file, 0x1000, PROT_READ);
+  builder.process(10)
+      .thread(10)
+      .mapped_file(0x1000, 0x4000, file, 0x1000, PROT_READ)
+      .zeros(0x10000, 0x3000)
+      .unavailable(0x20000, 0x1000, "refused");
   const auto snapshot = builder.build();
+  const pb::Process& process = *snapshot->process(10);
+  uint64_t held = 0;
+  for (const pb::Vma& vma : process.mappings()) held += holding(*snapshot, process, vma).held();
+  CHECK(held == snapshot->captured_bytes(process, 0, UINT64_MAX));
+  CHECK(held == 0x4000);
+}
+
+TEST_CASE("memory that the kernel withholds is grey, but nothing that is missing") {
+  Snapshot::Contents contents;
+  contents.record.set_root_pid(10);
+  pb::Process& process = contents.processes.emplace_back();
+  process.set_pid(10);
+  process.set_address_space(1);
+  pb::Vma& vma = *process.add_mappings();
+  vma.set_start(0x1000);
+  vma.set_end(0x3000);
+  vma.set_name("[vvar]");
+  contents.address_spaces[1].append_missing(0x1000, 0x2000, "the kernel's own", true);
+  const auto snapshot = std::make_shared<const Snapshot>(std::move(contents));
   MappingModel model;
-  model.show(snapshot, snapshot->process(10));
-  CHECK(model.index(0, MappingModel::kCaptured).data(kSortRole).toULongLong() ==
-        snapshot->captured_bytes(*snapshot->process(10), 0, UINT64_MAX));
+  model.show(snapshot, &snapshot->root());
+  CHECK(cell_text(model, 0, MappingModel::kHolds) == "withheld 8 KiB");
+  CHECK(cell_text(model, 0, 0, kMissingRole) == "8 KiB withheld, from 0x1000 on: the kernel's own");
+  CHECK(find_missing(*snapshot).empty());
 }
 
 TEST_CASE("a mapping that no extent covers was not captured") {
@@ -118,8 +150,8 @@ TEST_CASE("a mapping that no extent covers was not captured") {
   const auto snapshot = builder.build();
   MappingModel model;
   model.show(snapshot, snapshot->process(10));
-  CHECK(cell_text(model, 0, MappingModel::kHolds) == "missing 8.00 KiB");
-  CHECK(cell_text(model, 0, 0, kMissingRole) == "8.00 KiB missing, from 0x1000 on: not captured");
+  CHECK(cell_text(model, 0, MappingModel::kHolds) == "missing 8 KiB");
+  CHECK(cell_text(model, 0, 0, kMissingRole) == "8 KiB missing, from 0x1000 on: not captured");
 }
 
 TEST_CASE("what is missing is listed with its reason") {
@@ -143,9 +175,26 @@ TEST_CASE("what is missing is listed with its reason") {
 
   CHECK(as_text(model, {0, 1, 2, 3, 4, 5}) ==
         "10 | srv | 11 | thread |  | it ended meanwhile\n"
-        "10 | srv |  | memory from 0x2000 on | 8.00 KiB | device memory\n"
+        "10 | srv |  | memory from 0x2000 on | 8 KiB | device memory\n"
         "10 | srv |  | part of descriptor 4 (socket:[7]) |  | another network namespace\n");
   CHECK(cell_text(model, 0, MissingModel::kReason, Qt::ToolTipRole) == "it ended meanwhile");
+}
+
+TEST_CASE("what the capture noted is not told twice") {
+  SnapshotBuilder builder;
+  builder.process(10).thread(10).unavailable(0x2000, 0x1000, "the kernel refuses to read it");
+  for (const char* resource : {"4096 bytes of memory", "environment"}) {
+    auto& missing = *builder.record().add_missing();
+    missing.set_pid(10);
+    missing.set_resource(resource);
+    missing.set_reason(*resource == 'e' ? "permission denied" : "the kernel refuses to read it");
+  }
+  const auto snapshot = builder.build();
+  MissingModel model;
+  model.set_rows(find_missing(*snapshot), snapshot);
+  CHECK(as_text(model, {3, 5}) ==
+        "environment | permission denied\n"
+        "memory from 0x2000 on | the kernel refuses to read it\n");
 }
 
 TEST_CASE("processes that share their memory lack it once") {

@@ -154,8 +154,11 @@ std::string mappings() {
     const bool address = isxdigit(line[0]) && line.find('-') < 17;
     if (address || line.starts_with("VmFlags:")) kept += line + "\n";
   }
-  // The soft-dirty mark comes and goes with whoever reads page maps on this machine.
-  for (size_t at; (at = kept.find(" sd")) != std::string::npos;) kept.erase(at, 3);
+  // The soft-dirty mark comes and goes with whoever reads page maps on this machine, and a test may
+  // delete a file while it is mapped.
+  for (const std::string mark : {" sd", " (deleted)"}) {
+    for (size_t at; (at = kept.find(mark)) != std::string::npos;) kept.erase(at, mark.size());
+  }
   return kept;
 }
 

@@ -230,7 +230,7 @@ TEST_CASE("a page that cannot be read is an error, and no core is left") {
   CHECK(directory.files().empty());
 
   const WrittenCore written =
-      write_core(snapshot, snapshot.root(), directory / "core", {.salvage = true, .progress = {}});
+      write_core(snapshot, snapshot.root(), directory / "core", {.salvage = true});
   REQUIRE_FALSE(written.missing.empty());
   CHECK(written.missing[0].find("damaged") != std::string::npos);
   CHECK(CoreView(directory / "core").loads().empty());

@@ -8,6 +8,7 @@
 
 #include "core/image/snapshot_builder.h"
 #include "elfconv/core_file.h"
+#include "elfconv/core_file_note.h"
 #include "tests/unit/elfconv/core_view.h"
 
 using namespace snapgdb;
@@ -54,7 +55,8 @@ void three_threads(SnapshotBuilder& builder) {
     process.thread(tid, 0x1000u + static_cast<uint64_t>(tid), 0x2000);
     process.last_thread().set_xstate(xstate_of(2696));
   }
-  process.memory(0x1000, "text", PROT_READ | PROT_EXEC, "/bin/worker");
+  const uint32_t file = builder.file("/bin/worker", "text", pb::FILE_EXECUTABLE);
+  process.mapped_file(0x1000, 0x1000, file, 0, PROT_READ | PROT_EXEC);
   pb::Thread& crashed = *process.record().mutable_threads(1);
   crashed.set_stop_signal(SIGSEGV);
   crashed.set_stop_siginfo(siginfo_of(SIGSEGV));
@@ -94,7 +96,7 @@ TEST_CASE("the focus comes first, else a thread with a signal, else the leader")
   CHECK(core_of(calm).threads()[0].pr_pid == 10);
 }
 
-TEST_CASE("a thread stopped by job control does not come before the leader") {
+TEST_CASE("a thread stopped by job control has no signal and does not come before the leader") {
   SnapshotBuilder builder;
   auto& process = builder.process(10).thread(10).thread(11);
   process.last_thread().set_stop_signal(SIGSTOP);
@@ -102,7 +104,7 @@ TEST_CASE("a thread stopped by job control does not come before the leader") {
   builder.record().set_focus_tid(0);
   const CoreView core = core_of(builder);
   CHECK(core.threads()[0].pr_pid == 10);
-  CHECK(core.threads()[1].pr_cursig == SIGSTOP);
+  CHECK(core.threads()[1].pr_cursig == 0);
   CHECK_FALSE(core.note(NT_SIGINFO));
 }
 
@@ -132,9 +134,9 @@ TEST_CASE("the program counter is not moved, even where a system call would rest
 TEST_CASE("PRSTATUS says who, why and for how long") {
   SnapshotBuilder builder;
   three_threads(builder);
-  builder.record().mutable_host()->set_clock_ticks_per_second(100);
   auto snapshot_process = builder.build()->root();
   SnapshotBuilder other;
+  other.record().mutable_host()->set_clock_ticks_per_second(100);
   auto& process = other.process(10, 7);
   process.record() = snapshot_process;
   process.record().clear_mappings();
@@ -172,7 +174,8 @@ TEST_CASE("the vector registers are whole, whatever their size") {
     process.last_thread().set_xstate(xstate_of(size));
     const CoreView core = core_of(builder);
     CHECK(core.note(NT_X86_XSTATE).value().bytes == xstate_of(size));
-    CHECK(core.note(NT_FPREGSET).value().bytes == xstate_of(size).substr(0, 512));
+    CHECK(core.note(NT_FPREGSET).value().bytes ==
+          xstate_of(size).substr(0, 464) + std::string(48, '\0'));
     CHECK(core.threads()[0].pr_fpvalid == 1);
   }
 }
@@ -307,35 +310,65 @@ std::vector<NamedRange> files_of(const Note& note) {
 
 }  // namespace
 
-TEST_CASE("FILE names the file behind each mapping, however odd its name") {
+TEST_CASE("FILE names programs and libraries, however odd their names") {
   const std::string odd = "/tmp/a b\n\"c\" \xff\xfe (deleted)";
   SnapshotBuilder builder;
+  const uint32_t one = builder.file("/lib/one", std::string(100, 'x'), pb::FILE_EXECUTABLE);
+  const uint32_t two = builder.file(odd, std::string(0x6000, 'y'), pb::FILE_LIBRARY);
+  const uint32_t nul = builder.file(std::string("/nul\0tail", 9), "z", pb::FILE_LIBRARY);
   auto& process = builder.process(10).thread(10);
-  process.memory(0x1000, "x", PROT_READ, "/lib/one")
-      .memory(0x2000, std::string(8192, 'y'), PROT_READ, odd)
+  process.mapped_file(0x1000, 0x1000, one, 0, PROT_READ)
+      .mapped_file(0x2000, 0x2000, two, 0x3000, PROT_READ)
       .memory(0x5000, "z", PROT_READ, "[heap]")
       .memory(0x6000, "z", PROT_READ, "")
-      .memory(0x7000, "z", PROT_READ, "/gone")
-      .memory(0x8000, "z", PROT_READ, std::string("/nul\0tail", 9));
-  process.record().mutable_mappings(1)->set_offset(0x3000);
-  process.record().mutable_mappings(4)->set_deleted(true);
+      .mapped_file(0x8000, 0x1000, nul, 0, PROT_READ);
   CHECK(files_of(core_of(builder).note(NT_FILE).value()) ==
         std::vector<NamedRange>{{0x1000, 0x2000, 0, "/lib/one"},
                                 {0x2000, 0x4000, 0x3000, odd},
                                 {0x8000, 0x9000, 0, "/nul"}});
 }
 
+TEST_CASE("FILE leaves out what debuggers must not or need not read from a file") {
+  SnapshotBuilder builder;
+  const uint32_t gone = builder.file("/lib/gone", "x", pb::FILE_LIBRARY);
+  const uint32_t data = builder.file("/data", "x", pb::FILE_DATA);
+  auto& process = builder.process(10).thread(10);
+  process.mapped_file(0x1000, 0x1000, gone, 0, PROT_READ)
+      .mapped_file(0x2000, 0x1000, data, 0, PROT_READ)
+      .memory(0x3000, "shared", PROT_READ | PROT_WRITE, "/shared");
+  process.record().mutable_mappings(0)->set_deleted(true);
+  CHECK_FALSE(core_of(builder).note(NT_FILE));
+}
+
 TEST_CASE("FILE leaves out memory that is missing and differs from the file") {
   SnapshotBuilder builder;
+  const uint32_t one = builder.file("/lib/one", std::string(0x3000, 'x'), pb::FILE_LIBRARY);
   auto& process = builder.process(10).thread(10);
-  process.memory(0x1000, "x", PROT_READ, "/lib/one").unavailable(0x2000, 0x1000, "lost");
-  process.memory(0x3000, "y", PROT_READ);
+  process.mapped_file(0x1000, 0x1000, one, 0, PROT_READ).unavailable(0x2000, 0x1000, "lost");
+  process.mapped_file(0x3000, 0x1000, one, 0x2000, PROT_READ);
   auto* mappings = process.record().mutable_mappings();
   mappings->Mutable(0)->set_end(0x4000);
   mappings->DeleteSubrange(1, 2);
   CHECK(files_of(core_of(builder).note(NT_FILE).value()) ==
         std::vector<NamedRange>{{0x1000, 0x2000, 0, "/lib/one"},
                                 {0x3000, 0x4000, 0x2000, "/lib/one"}});
+}
+
+TEST_CASE("FILE names a data file that is not in the image, so that a debugger can read it there") {
+  SnapshotBuilder builder;
+  const uint32_t file = builder.file("/data/big", "big");
+  builder.process(10).thread(10).mapped_file(0x10000, 0x1000, file, 0, PROT_READ);
+  const auto whole = builder.build();
+  Snapshot::Contents contents;
+  contents.record = whole->record();
+  contents.processes = {whole->processes().begin(), whole->processes().end()};
+  contents.address_spaces.emplace(10, whole->extents(whole->root()));
+  contents.files = {whole->files().begin(), whole->files().end()};
+  contents.files[0].set_embedded(false);
+  const Snapshot snapshot(std::move(contents));
+  const auto memory = divide_memory(snapshot, snapshot.root());
+  const Note note{"CORE", NT_FILE, file_note(snapshot, snapshot.root(), memory)};
+  CHECK(files_of(note) == std::vector<NamedRange>{{0x10000, 0x11000, 0, "/data/big"}});
 }
 
 TEST_CASE("a process that maps no file has no FILE note") {

@@ -1,0 +1,165 @@
+#!/usr/bin/env python3
+"""Measures snapgdb against what users would pick instead, side by side in one run.
+
+Prints a table for each scenario. Absolute times on a shared machine mean little, so every row has its
+ratio to the first one. Nothing is asserted but correctness: every image must verify, and every target
+must find itself unharmed.
+"""
+import argparse
+import glob
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class Target:
+    """A program of tests/targets that measures, from inside, the longest gap in which it did not run."""
+
+    def __init__(self, directory, name, *arguments):
+        self.process = subprocess.Popen([os.path.join(directory, name), *arguments], text=True,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        if "ready" not in self.process.stdout.readline():
+            raise SystemExit(f"bench: {name} does not start")
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def tree(self):
+        children = f"/proc/{self.pid}/task/{self.pid}/children"
+        with open(children, encoding="ascii") as file:
+            return [self.pid, *map(int, file.read().split())]
+
+    def longest_gap(self):
+        """Seconds, since the last call."""
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        fields = self.process.stdout.readline().split()
+        return int(fields[fields.index("gap_ns") + 1]) / 1e9
+
+    def end(self):
+        self.process.stdin.close()
+        self.process.stdout.read()
+        if self.process.wait() != 0:
+            raise SystemExit("bench: the target says that it was harmed")
+
+
+class Result:
+    def __init__(self, name, gap, wall, size):
+        self.name, self.gap, self.wall, self.size = name, gap, wall, size
+
+
+def command_output(command):
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
+
+
+def size_of(pattern):
+    """Bytes on disk: a hole costs nothing."""
+    return sum(os.stat(path).st_blocks * 512 for path in glob.glob(pattern))
+
+
+def measure(name, target, directory, take, check=None, rounds=3):
+    """Medians of several rounds of take(directory)."""
+    gaps, walls, sizes = [], [], []
+    for _ in range(rounds):
+        for path in glob.glob(os.path.join(directory, "*")):
+            os.unlink(path)
+        target.longest_gap()
+        start = time.monotonic()
+        take(directory)
+        walls.append(time.monotonic() - start)
+        gaps.append(target.longest_gap())
+        sizes.append(size_of(os.path.join(directory, "*")))
+        if check:
+            check(directory)
+    return Result(name, statistics.median(gaps), statistics.median(walls), statistics.median(sizes))
+
+
+def table(title, memory, results):
+    print(f"\n{title}")
+    print(f"  {'':34} {'longest gap':>12} {'ratio':>7} {'wall':>9} {'ratio':>7} {'MiB/s':>7} {'size MiB':>9}")
+    first = results[0]
+    for r in results:
+        print(f"  {r.name:34} {r.gap * 1e3:9.1f} ms {r.gap / first.gap:7.3f} {r.wall:7.2f} s "
+              f"{r.wall / first.wall:7.3f} {memory / MIB / r.wall:7.0f} {r.size / MIB:9.1f}")
+
+
+def capture(snapgdb, target, *options):
+    def take(directory):
+        command_output([snapgdb, "capture", str(target.pid), "-o", f"{directory}/x.snapgdb", *options])
+    return take
+
+
+def gcore(target):
+    def take(directory):
+        for pid in target.tree():
+            command_output(["gcore", "-o", f"{directory}/core", str(pid)])
+    return take
+
+
+def verify(snapgdb):
+    return lambda directory: command_output([snapgdb, "verify", f"{directory}/x.snapgdb"])
+
+
+def compare(options, title, memory, target):
+    results = [
+        measure("gcore (gdb)", target, options.work, gcore(target), rounds=options.rounds),
+        measure("snapgdb capture --level 0", target, options.work,
+                capture(options.snapgdb, target, "--level", "0"), verify(options.snapgdb), options.rounds),
+        measure("snapgdb capture", target, options.work, capture(options.snapgdb, target),
+                verify(options.snapgdb), options.rounds),
+    ]
+    target.end()
+    table(title, memory, results)
+
+
+def large(options):
+    mib = options.mib
+    for rate in ("20000", "max"):
+        target = Target(options.targets, "busy", "--mib", str(mib), "--rate", rate)
+        compare(options, f"one process, {mib} MiB of random pages, dirtied at {rate} pages a second",
+                mib * MIB, target)
+
+
+def many(options):
+    target = Target(options.targets, "crowd", "--processes", "50", "--threads", "4")
+    memory = 0
+    for pid in target.tree():
+        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+            memory += int(file.read().split()[1]) * 4 * KIB
+    compare(options, "50 processes of 4 threads", memory, target)
+
+
+SCENARIOS = {"large": large, "many": many}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("scenario", nargs="*", metavar="SCENARIO",
+                        help=f"what to measure, of {', '.join(SCENARIOS)} [all]")
+    parser.add_argument("--snapgdb", required=True)
+    parser.add_argument("--targets", required=True)
+    parser.add_argument("--mib", type=int, default=1024)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    unknown = set(options.scenario) - set(SCENARIOS)
+    if unknown:
+        parser.error(f"there is no scenario {', '.join(sorted(unknown))}")
+    # tmpfs, so that no disk is measured.
+    options.work = tempfile.mkdtemp(prefix="snapgdb-bench.", dir="/dev/shm")
+    try:
+        for name in options.scenario or SCENARIOS:
+            SCENARIOS[name](options)
+    finally:
+        shutil.rmtree(options.work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,223 @@
+#include "gdbstub/link_map.h"
+
+#include <elf.h>
+#include <fcntl.h>
+#include <link.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/user.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+
+#include "conversation.h"
+#include "core/base/fd.h"
+#include "gdbstub/snapshot_target.h"
+#include "gdbstub/thread_local.h"
+
+namespace snapgdb::gdbstub {
+namespace {
+
+thread_local int own_variable = 4711;
+
+// A snapshot of the running test itself: what its dynamic linker has made of memory is the real
+// thing, and the test knows the answers. Large mappings (a sanitizer's) are left out.
+std::shared_ptr<const Snapshot> snapshot_of_myself() {
+  constexpr uint64_t kTooLarge = 64 << 20;
+  SnapshotBuilder builder;
+  auto& process = builder.process(16).thread(16);
+  const Fd auxv(open("/proc/self/auxv", O_RDONLY | O_CLOEXEC));
+  process.record().set_auxv(read_whole(auxv.get(), "auxv"));
+  const Fd memory(open("/proc/self/mem", O_RDONLY | O_CLOEXEC));
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    uint64_t start = 0, end = 0;
+    char letters[5] = "";
+    int name_at = 0;
+    sscanf(line.c_str(), "%lx-%lx %4s %*x %*s %*u %n", &start, &end, letters, &name_at);
+    if (letters[0] != 'r' || end - start > kTooLarge || start >> 47) continue;
+    std::string content(end - start, '\0');
+    if (pread(memory.get(), content.data(), content.size(), static_cast<off_t>(start)) !=
+        static_cast<ssize_t>(content.size()))
+      continue;
+    process.memory(start, content, PROT_READ, line.substr(static_cast<size_t>(name_at)));
+  }
+  user_regs_struct registers{};
+  std::memcpy(&registers, process.last_thread().registers().data(), sizeof registers);
+  registers.fs_base = reinterpret_cast<uint64_t>(__builtin_thread_pointer());
+  process.last_thread().set_registers(&registers, sizeof registers);
+  return builder.build();
+}
+
+struct Loaded {
+  uint64_t offset;
+  std::string name;
+};
+
+std::vector<Loaded> loaded_objects() {
+  std::vector<Loaded> out;
+  dl_iterate_phdr(
+      [](dl_phdr_info* info, size_t, void* result) {
+        static_cast<std::vector<Loaded>*>(result)->push_back({info->dlpi_addr, info->dlpi_name});
+        return 0;
+      },
+      &out);
+  return out;
+}
+
+// Where a thread-local variable lies in its object's block, and which object that is.
+struct Variable {
+  uint64_t link_map = 0;
+  uint64_t offset = 0;
+};
+
+Variable describe_variable(const void* address, std::span<const LoadedObject> objects) {
+  struct Search {
+    uint64_t wanted, base = 0, block = 0;
+  } search{reinterpret_cast<uint64_t>(address)};
+  dl_iterate_phdr(
+      [](dl_phdr_info* info, size_t, void* data) {
+        auto& found = *static_cast<Search*>(data);
+        for (int i = 0; i < info->dlpi_phnum; ++i) {
+          const auto block = reinterpret_cast<uint64_t>(info->dlpi_tls_data);
+          if (info->dlpi_phdr[i].p_type == PT_TLS &&
+              found.wanted - block < info->dlpi_phdr[i].p_memsz)
+            found.base = info->dlpi_addr, found.block = block;
+        }
+        return 0;
+      },
+      &search);
+  for (const LoadedObject& object : objects)
+    if (object.load_offset == search.base) return {object.link_map, search.wanted - search.block};
+  throw std::runtime_error("the variable's object is not in the list");
+}
+
+// A process whose executable's headers lead to a list of link_map made by hand.
+class HandMadeList {
+ public:
+  HandMadeList() {
+    put(0x0, Elf64_Phdr{PT_PHDR, PF_R, 0, 0, 0, 0, 0, 0});
+    put(sizeof(Elf64_Phdr), Elf64_Phdr{PT_DYNAMIC, PF_R, 0, 0x200, 0, 0, 0, 0});
+    put(0x200, Elf64_Dyn{DT_DEBUG, {kBase + 0x300}});
+    put(0x210, Elf64_Dyn{DT_NULL, {0}});
+    put(0x300, uint64_t{1});
+    put(0x308, kBase + 0x400);
+  }
+  void entry(uint64_t at, uint64_t name, uint64_t next) {
+    const uint64_t fields[] = {0x7000, name, 0x9000, next, 0};
+    put(at, fields);
+  }
+  void text(uint64_t at, std::string_view text) { bytes_.replace(at, text.size(), text); }
+  template <typename Field>
+  void put(uint64_t at, const Field& field) {
+    std::memcpy(bytes_.data() + at, &field, sizeof field);
+  }
+  std::vector<LoadedObject> read() const {
+    SnapshotBuilder builder;
+    const Elf64_auxv_t auxv[] = {{AT_PHDR, {kBase}}, {AT_PHNUM, {2}}, {AT_NULL, {0}}};
+    auto& process = builder.process(16).thread(16).memory(kBase, bytes_, PROT_READ);
+    process.record().set_auxv(auxv, sizeof auxv);
+    return read_link_map(SnapshotTarget(builder.build()), Pid{16});
+  }
+
+  static constexpr uint64_t kBase = 0x10000;
+
+ private:
+  std::string bytes_ = std::string(4096, '\0');
+};
+
+}  // namespace
+
+TEST_CASE("the objects found in memory are those that the dynamic linker has loaded") {
+  const SnapshotTarget target(snapshot_of_myself());
+  const auto found = read_link_map(target, Pid{16});
+  const auto loaded = loaded_objects();
+  REQUIRE(found.size() == loaded.size());
+  for (size_t i = 0; i < found.size(); ++i) {
+    CHECK(found[i].load_offset == loaded[i].offset);
+    CHECK(found[i].linker_name == loaded[i].name);
+    if (loaded[i].name.starts_with('/')) CHECK(found[i].mapped_name.starts_with('/'));
+  }
+}
+
+TEST_CASE("gdb is told of the files themselves, not of the symbolic links to them") {
+  Conversation client(snapshot_of_myself());
+  const std::string xml = client.fetch("libraries-svr4");
+  const auto objects = read_link_map(SnapshotTarget(snapshot_of_myself()), Pid{16});
+  CHECK(contains(xml, fmt::format("main-lm=\"{:#x}\"", objects.front().link_map)));
+  CHECK_FALSE(contains(xml, fmt::format(" lm=\"{:#x}\"", objects.front().link_map)));
+  for (size_t i = 1; i < objects.size(); ++i) {
+    const std::string& name =
+        objects[i].mapped_name.empty() ? objects[i].linker_name : objects[i].mapped_name;
+    CHECK(contains(xml, fmt::format("name=\"{}\" lm=\"{:#x}\"", name, objects[i].link_map)));
+  }
+  client.ask("QEnableErrorStrings");
+  CHECK(contains(client.fetch("libraries-svr4"),
+                 fmt::format(" lm=\"{:#x}\"", objects.front().link_map)));
+}
+
+TEST_CASE("thread-local variables are found, the program's own and the C library's") {
+  const SnapshotTarget target(snapshot_of_myself());
+  const auto objects = read_link_map(target, Pid{16});
+  for (const void* wanted :
+       {static_cast<const void*>(&own_variable), static_cast<const void*>(&errno)}) {
+    const Variable variable = describe_variable(wanted, objects);
+    CHECK(thread_local_address(target, {Pid{16}, Tid{16}}, variable.link_map, variable.offset) ==
+          reinterpret_cast<uint64_t>(wanted));
+  }
+}
+
+TEST_CASE("a thread-local variable that cannot be found is an error") {
+  SnapshotBuilder builder;
+  builder.process(16).thread(16);
+  Conversation client(builder.build());
+  CHECK(client.ask("qGetTLSAddr:p10.10,10,7000").starts_with('E'));
+}
+
+TEST_CASE("a hand-made list is followed to its end") {
+  HandMadeList list;
+  list.entry(0x400, 0, HandMadeList::kBase + 0x500);
+  list.entry(0x500, HandMadeList::kBase + 0x600, 0);
+  list.text(0x600, "/lib/libx.so");
+  const auto objects = list.read();
+  REQUIRE(objects.size() == 2);
+  CHECK(objects[1].linker_name == "/lib/libx.so");
+  CHECK(objects[1].name_space == HandMadeList::kBase + 0x300);
+}
+
+TEST_CASE("a list that bites its tail, or leads nowhere, ends there") {
+  HandMadeList circle;
+  circle.entry(0x400, 0, HandMadeList::kBase + 0x500);
+  circle.entry(0x500, 0, HandMadeList::kBase + 0x400);
+  CHECK(circle.read().size() == 2);
+  HandMadeList astray;
+  astray.entry(0x400, 1, 0xdead0000);
+  CHECK(astray.read().size() == 1);
+}
+
+TEST_CASE("libraries of another namespace are listed too, and circles of namespaces end") {
+  HandMadeList list;
+  list.entry(0x400, 0, 0);
+  list.put(0x300, uint64_t{2});
+  list.put(0x328, HandMadeList::kBase + 0x700);
+  list.put(0x700, uint64_t{2});
+  list.put(0x708, HandMadeList::kBase + 0x800);
+  list.put(0x728, HandMadeList::kBase + 0x300);
+  list.entry(0x800, 0, 0);
+  const auto objects = list.read();
+  REQUIRE(objects.size() == 2);
+  CHECK(objects[1].name_space == HandMadeList::kBase + 0x700);
+}
+
+TEST_CASE("no list at all is an empty one") {
+  SnapshotBuilder builder;
+  builder.process(16).thread(16);
+  Conversation client(builder.build());
+  CHECK(client.fetch("libraries-svr4") ==
+        "<library-list-svr4 version=\"1.0\">\n</library-list-svr4>\n");
+}
+
+}  // namespace snapgdb::gdbstub

@@ -1,0 +1,85 @@
+#include <sys/mman.h>
+
+#include <catch2/catch.hpp>
+
+#include "conversation.h"
+
+namespace snapgdb::gdbstub {
+
+TEST_CASE("a document is the same in pieces of any size") {
+  SnapshotBuilder builder;
+  auto& process = builder.process(16);
+  for (int tid = 16; tid < 300; ++tid) process.thread(tid).last_thread().set_name("a}b#c");
+  Conversation client(builder.build());
+  const std::string whole = client.fetch("threads", "", 0x20000);
+  CHECK(contains(whole, "<thread id=\"p10.12b\" core=\"0\" name=\"a}b#c\"/>"));
+  CHECK(client.fetch("threads", "", 1000) == whole);
+  CHECK(client.fetch("threads", "", 17) == whole);
+  CHECK(client.ask(fmt::format("qXfer:threads:read::{:x},10", whole.size())) == "l");
+  CHECK(client.ask(fmt::format("qXfer:threads:read::{:x},10", whole.size() + 1)).starts_with('E'));
+}
+
+TEST_CASE("a document belongs to the thread and annex it was asked for") {
+  SnapshotBuilder builder;
+  builder.process(16).thread(16).record().set_auxv("first's");
+  builder.process(32, 16).thread(32).record().set_auxv("second's");
+  Conversation client(builder.build(), {.multi = true});
+  client.ask("vAttach;10");
+  client.ask("vAttach;20");
+  CHECK(client.fetch("auxv") == "second's");
+  client.ask("Hgp10.10");
+  CHECK(client.ask("qXfer:auxv:read::5,100") == "l's");
+  CHECK(client.fetch("auxv") == "first's");
+}
+
+TEST_CASE("names from outside cannot break a document") {
+  SnapshotBuilder builder;
+  auto& process = builder.process(16).thread(16);
+  process.last_thread().set_name("<\"&'>\x01\xff\\");
+  Conversation client(builder.build());
+  CHECK(contains(client.fetch("threads"), "name=\"&lt;&quot;&amp;&apos;&gt;\\001\\377\\\""));
+}
+
+TEST_CASE("the executable is that of the process named in the annex") {
+  SnapshotBuilder builder;
+  builder.process(16).thread(16).record().set_executable("/bin/first");
+  builder.process(32, 16).thread(32).record().set_executable("/bin/second");
+  Conversation client(builder.build());
+  CHECK(client.fetch("exec-file", "20") == "/bin/second");
+  CHECK(client.fetch("exec-file", "10") == "/bin/first");
+  CHECK(client.fetch("exec-file") == "/bin/first");
+  CHECK(client.fetch("exec-file", "63").starts_with('E'));
+}
+
+TEST_CASE("what a snapshot does not have is an error, not an empty document") {
+  SnapshotBuilder builder;
+  builder.process(16).thread(16);
+  Conversation client(builder.build());
+  CHECK(client.fetch("auxv") == "E02");
+  CHECK(client.fetch("siginfo") == "E02");
+  CHECK(client.fetch("features", "other.xml") == "E00");
+  CHECK(client.fetch("osdata", "modules") == "E02");
+  CHECK(client.ask("qXfer:memory-map:read::0,1000").empty());
+}
+
+TEST_CASE("the siginfo is that of the selected thread") {
+  SnapshotBuilder builder;
+  auto& process = builder.process(16).thread(16).thread(17);
+  process.last_thread().set_stop_siginfo("siginfo of 17");
+  Conversation client(builder.build());
+  CHECK(client.fetch("siginfo").starts_with('E'));
+  client.ask("Hgp10.11");
+  CHECK(client.fetch("siginfo") == "siginfo of 17");
+}
+
+TEST_CASE("info os lists the whole tree, whatever is attached") {
+  SnapshotBuilder builder;
+  builder.process(16).thread(16);
+  builder.process(32, 16).thread(32).record().set_name("child <1>");
+  Conversation client(builder.build());
+  CHECK(contains(client.fetch("osdata"), "processes"));
+  CHECK(contains(client.fetch("osdata", "processes"), "child &lt;1&gt;"));
+  CHECK(contains(client.fetch("osdata", "threads"), "<column name=\"tid\">32</column>"));
+}
+
+}  // namespace snapgdb::gdbstub
