@@ -26,8 +26,8 @@ void write_file(const std::string& path, const std::string& bytes) {
 
 std::string memory(const Snapshot& snapshot, uint64_t address, size_t size) {
   std::string bytes(size, '?');
-  bytes.resize(snapshot.read_memory(snapshot.root(), address,
-                                    std::as_writable_bytes(std::span(bytes))));
+  bytes.resize(
+      snapshot.read_memory(snapshot.root(), address, std::as_writable_bytes(std::span(bytes))));
   return bytes;
 }
 

@@ -22,15 +22,16 @@ class TemporaryDirectory {
   ~TemporaryDirectory() { std::filesystem::remove_all(path_); }
   std::string file(const std::string& name) const { return path_ / name; }
   size_t entries() const {
-    return static_cast<size_t>(
-        std::distance(std::filesystem::directory_iterator(path_), {}));
+    return static_cast<size_t>(std::distance(std::filesystem::directory_iterator(path_), {}));
   }
 
  private:
   std::filesystem::path path_;
 };
 
-inline std::string page_of(char filling) { return std::string(kPageSize, filling); }
+inline std::string page_of(char filling) {
+  return std::string(kPageSize, filling);
+}
 
 inline void add_text(PageWriter& pages, Extents& extents, uint64_t address,
                      const std::string& whole_pages) {

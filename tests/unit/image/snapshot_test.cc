@@ -12,8 +12,8 @@ namespace {
 
 std::string read(const Snapshot& snapshot, uint64_t address, size_t size) {
   std::string bytes(size, '?');
-  bytes.resize(snapshot.read_memory(snapshot.root(), address,
-                                    std::as_writable_bytes(std::span(bytes))));
+  bytes.resize(
+      snapshot.read_memory(snapshot.root(), address, std::as_writable_bytes(std::span(bytes))));
   return bytes;
 }
 
@@ -78,10 +78,9 @@ TEST_CASE("records that contradict each other are refused") {
   CHECK_THROWS_WITH(build([](auto& builder, auto&) { builder.process(10); }), Contains("twice"));
   CHECK_THROWS_WITH(build([](auto& builder, auto&) { builder.record().set_root_pid(11); }),
                     Contains("root process"));
-  CHECK_THROWS_WITH(build([](auto&, auto& process) {
-                      process.mutable_threads(0)->set_registers("short");
-                    }),
-                    Contains("broken registers"));
+  CHECK_THROWS_WITH(
+      build([](auto&, auto& process) { process.mutable_threads(0)->set_registers("short"); }),
+      Contains("broken registers"));
   CHECK_THROWS_WITH(build([](auto&, auto& process) {
                       pb::Vma& vma = *process.add_mappings();
                       vma.set_start(0x1800);
