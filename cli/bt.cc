@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cli/command.h"
@@ -83,15 +84,16 @@ std::vector<Backtrace> backtraces(Backtracer& tracer, const pb::Process& process
 
 // ---- For people ------------------------------------------------------------------------------
 
-// "main ()" like gdb; C++ names bring their parameters along.
+// "main ()" like gdb; most C++ names bring their parameters along.
 std::string function_text(const Frame& frame) {
   if (frame.signal_frame) return "<signal handler called>";
   const std::string name = printable(function_or_place(frame));
-  const bool bare = frame.function.empty() || name.find('(') != name.npos;
-  return bare ? name : name + " ()";
+  const bool whole = name.ends_with(')') || name.ends_with(']') || name.ends_with(" const");
+  return frame.function.empty() || whole ? name : name + " ()";
 }
 
 std::string where_text(const Frame& frame) {
+  if (frame.signal_frame) return "";
   if (!frame.file.empty() && frame.line)
     return fmt::format(" at {}:{}", printable(frame.file), frame.line);
   return frame.module.empty() ? "" : " from " + printable(frame.module);
@@ -101,7 +103,7 @@ void print_frames(const Backtrace& trace) {
   for (size_t i = 0; i < trace.frames.size(); ++i) {
     const Frame& frame = trace.frames[i];
     const std::string pc = frame.inlined ? "(inlined)" : fmt::format("{:#018x}", frame.pc);
-    fmt::print("#{:<3} {:<18} in {}{}{}\n", i, pc, function_text(frame), where_text(frame),
+    fmt::print("#{:<2} {:<18} in {}{}{}\n", i, pc, function_text(frame), where_text(frame),
                frame.guessed ? " (guessed)" : "");
   }
   if (trace.end != StackEnd::kOutermost)
@@ -129,9 +131,7 @@ std::string command_line(const pb::Process& process) {
 
 void print_process(const pb::Process& process, const std::vector<Backtrace>& traces,
                    const Arguments& arguments) {
-  static bool first = true;
-  fmt::print("{}process {}:{}\n", first ? "" : "\n", process.pid(), command_line(process));
-  first = false;
+  fmt::print("process {}:{}\n", process.pid(), command_line(process));
   if (traces.empty()) fmt::print("\nno threads\n");
   if (arguments.no_group)
     for (const Backtrace& trace : traces) print_group({&trace});
@@ -236,14 +236,17 @@ int bt(const Arguments& arguments) {
   Backtracer tracer(snapshot);
   Shortcomings shortcomings;
   llvm::json::Array processes;
+  const char* separator = "";
   for (const pb::Process& process : snapshot->processes()) {
     if (!selection.has(process)) continue;
     const auto traces = backtraces(tracer, process, selection, arguments.max_frames);
     shortcomings.add(traces);
-    if (arguments.json)
+    if (arguments.json) {
       processes.push_back(process_json(process, traces));
-    else
+    } else {
+      fmt::print("{}", std::exchange(separator, "\n"));
       print_process(process, traces, arguments);
+    }
   }
   if (arguments.json)
     fmt::print("{}\n", llvm::formatv("{0:2}",

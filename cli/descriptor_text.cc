@@ -13,7 +13,8 @@ namespace snapgdb::cli {
 namespace {
 
 std::string file_text(const pb::Descriptor& d) {
-  return fmt::format("at {} of {}{}", d.position(), d.size(), d.file().unlinked() ? ", unlinked" : "");
+  return fmt::format("at {} of {}{}", d.position(), d.size(),
+                     d.file().unlinked() ? ", unlinked" : "");
 }
 
 std::string pipe_text(const pb::Descriptor& d) {
@@ -26,9 +27,10 @@ std::string domain_text(const pb::Socket& socket) {
       {AF_UNIX, "unix"}, {AF_NETLINK, "netlink"}, {AF_PACKET, "packet"}, {AF_VSOCK, "vsock"}};
   static const std::map<int, const char*> kProtocols{
       {IPPROTO_TCP, "tcp"}, {IPPROTO_UDP, "udp"}, {IPPROTO_ICMP, "icmp"}, {IPPROTO_ICMPV6, "icmp"}};
-  static const std::map<int, const char*> kTypes{
-      {SOCK_STREAM, "stream"}, {SOCK_DGRAM, "dgram"}, {SOCK_SEQPACKET, "seqpacket"},
-      {SOCK_RAW, "raw"}};
+  static const std::map<int, const char*> kTypes{{SOCK_STREAM, "stream"},
+                                                 {SOCK_DGRAM, "dgram"},
+                                                 {SOCK_SEQPACKET, "seqpacket"},
+                                                 {SOCK_RAW, "raw"}};
   const auto name = [](const auto& names, int key) {
     const auto found = names.find(key);
     return found == names.end() ? std::to_string(key) : std::string(found->second);
@@ -52,7 +54,8 @@ std::string socket_text(const pb::Descriptor& d) {
 }
 
 std::string eventfd_text(const pb::Descriptor& d) {
-  return fmt::format("count {}{}", d.eventfd().count(), d.eventfd().semaphore() ? ", semaphore" : "");
+  return fmt::format("count {}{}", d.eventfd().count(),
+                     d.eventfd().semaphore() ? ", semaphore" : "");
 }
 
 std::string timerfd_text(const pb::Descriptor& d) {
@@ -87,7 +90,9 @@ std::string device_text(const pb::Descriptor& d) {
                      d.device_node().major(), d.device_node().minor());
 }
 
-std::string pidfd_text(const pb::Descriptor& d) { return fmt::format("process {}", d.pidfd().pid()); }
+std::string pidfd_text(const pb::Descriptor& d) {
+  return fmt::format("process {}", d.pidfd().pid());
+}
 
 struct Kind {
   const char* name;
@@ -116,7 +121,9 @@ const Kind& kind_of(const pb::Descriptor& descriptor) {
 
 }  // namespace
 
-std::string descriptor_kind(const pb::Descriptor& descriptor) { return kind_of(descriptor).name; }
+std::string descriptor_kind(const pb::Descriptor& descriptor) {
+  return kind_of(descriptor).name;
+}
 
 std::string access_text(const pb::Descriptor& descriptor) {
   static constexpr const char* kModes[] = {"r", "w", "rw", "none"};

@@ -39,7 +39,8 @@ int become_gui(const std::vector<std::string>& arguments) {
 }
 
 Action define(CLI::App& app) {
-  app.footer(fmt::format("Everything after `gui` goes to {0}; see {0} --help.", kProgram));
+  app.footer(
+      fmt::format("Usage: snapgdb gui [IMG] [OPTIONS], handed to {0}; see {0} --help.", kProgram));
   app.prefix_command();
   return [&app] { return become_gui(app.remaining()); };
 }

@@ -48,11 +48,10 @@ class Recorder {
   void take(Tracees& tracees, const FatalSignal& fatal) {
     // Only now: until something happens, no file appears and no thread of ours runs.
     if (!capture_) capture_.emplace(OutputFile::create(arguments_.output), arguments_.options);
-    const Moment moment{
-        fmt::format("{} in {}.{}", signal_name(fatal.signal), fatal.process.value, fatal.task.value),
-        fatal.process, fatal.task};
-    const CaptureReport report =
-        capture_->take(supervisor_.processes(), tracees, moment, [] {});
+    const Moment moment{fmt::format("{} in {}.{}", signal_name(fatal.signal), fatal.process.value,
+                                    fatal.task.value),
+                        fatal.process, fatal.task};
+    const CaptureReport report = capture_->take(supervisor_.processes(), tracees, moment, [] {});
     capture_->commit();
     fmt::print(stderr, "snapgdb: {}: ", moment.reason);
     report_capture(*capture_, report);
@@ -68,9 +67,8 @@ int run(const Arguments& arguments) {
   {
     Supervisor supervisor(arguments.command);
     Recorder recorder(arguments, supervisor);
-    status = supervisor.run([&](Tracees& tracees, const FatalSignal& fatal) {
-      recorder.on_fatal(tracees, fatal);
-    });
+    status = supervisor.run(
+        [&](Tracees& tracees, const FatalSignal& fatal) { recorder.on_fatal(tracees, fatal); });
   }
   std::fflush(nullptr);
   end_like(status);

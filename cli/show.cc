@@ -22,7 +22,8 @@
 namespace snapgdb::cli {
 namespace {
 
-// ---- Pieces ----------------------------------------------------------------------------------------
+// ---- Pieces
+// ----------------------------------------------------------------------------------------
 
 std::string local_time(int64_t nanoseconds) {
   const time_t seconds = nanoseconds / 1'000'000'000;
@@ -60,14 +61,15 @@ uint64_t resident_bytes(const pb::Process& process) {
 
 using Processes = std::vector<const pb::Process*>;
 
-// ---- Sections ----------------------------------------------------------------------------------------
+// ---- Sections
+// ----------------------------------------------------------------------------------------
 
 void print_tree(const Snapshot& snapshot, const Processes& shown) {
   std::map<int32_t, size_t> depth;
   Table table({">PID", ">PARENT", ">THREADS", "STATE", ">RESIDENT", "COMMAND"});
   // Depth first, children in the order of the image.
   const std::function<void(const pb::Process&, size_t)> visit = [&](const pb::Process& process,
-                                                                     size_t level) {
+                                                                    size_t level) {
     table.add({std::to_string(process.pid()), std::to_string(process.parent()),
                std::to_string(process.threads_size()), process.state(),
                human_size(resident_bytes(process)),
@@ -93,7 +95,8 @@ void print_threads(const Snapshot&, const Processes& shown) {
 }
 
 void print_maps(const Snapshot& snapshot, const Processes& shown) {
-  Table table({">PID", "START", "END", "PERM", ">SIZE", ">RESIDENT", ">DIRTY", ">CAPTURED", "NAME"});
+  Table table(
+      {">PID", "START", "END", "PERM", ">SIZE", ">RESIDENT", ">DIRTY", ">CAPTURED", "NAME"});
   for (const pb::Process* process : shown)
     for (const pb::Vma& vma : process->mappings())
       table.add({std::to_string(process->pid()), fmt::format("{:#014x}", vma.start()),
@@ -133,8 +136,8 @@ void print_limits(const Snapshot&, const Processes& shown) {
   Table table({">PID", "LIMIT", ">SOFT", ">HARD"});
   for (const pb::Process* process : shown)
     for (const pb::Limit& limit : process->limits())
-      table.add({std::to_string(process->pid()), limit.name(), text(limit.soft()),
-                 text(limit.hard())});
+      table.add(
+          {std::to_string(process->pid()), limit.name(), text(limit.soft()), text(limit.hard())});
   table.print();
 }
 
@@ -165,9 +168,8 @@ void print_summary(const Snapshot& snapshot, const Processes&) {
     if (spaces.insert(process.address_space()).second) memory += captured_bytes(snapshot, process);
   }
   fmt::print("program   {}\n", command_line(root));
-  fmt::print("tree      {}, {}, root {}\n",
-             counted(snapshot.processes().size(), "process", "es"), counted(threads, "thread"),
-             root.pid());
+  fmt::print("tree      {}, {}, root {}\n", counted(snapshot.processes().size(), "process", "es"),
+             counted(threads, "thread"), root.pid());
   fmt::print("taken     {} on {} (Linux {}, {})\n", local_time(record.realtime_ns()),
              printable(record.host().node_name()), printable(record.host().os_release()),
              printable(record.host().cpu_model()));
@@ -208,7 +210,8 @@ constexpr Section kSections[] = {
     {"missing", "what is not in the image, and why", print_missing, nullptr},
 };
 
-// ---- JSON --------------------------------------------------------------------------------------------
+// ---- JSON
+// --------------------------------------------------------------------------------------------
 
 llvm::json::Value process_json(const pb::Process& process, const Section& section) {
   if (!section.field) return to_json(process);
@@ -232,7 +235,8 @@ void print_json(const Snapshot& snapshot, const Processes& shown, const Section&
   fmt::print("{}\n", llvm::formatv("{0:2}", llvm::json::Value(std::move(out))).str());
 }
 
-// ---- The command ---------------------------------------------------------------------------------------
+// ---- The command
+// ---------------------------------------------------------------------------------------
 
 struct Arguments {
   std::string image, section = "summary";

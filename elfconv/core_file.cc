@@ -164,7 +164,7 @@ WrittenCore write_core(const Snapshot& snapshot, const pb::Process& process,
       copy_content(snapshot, process, memory.segments, file.fd(), path, options.progress);
   if (::ftruncate(file.fd(), static_cast<off_t>(layout.end)) != 0)
     throw_errno("cannot write {}", path);
-  file.commit();
+  file.commit(OutputFile::Sync::kLater);
 
   WrittenCore written{layout.end, layout.notes_offset + layout.notes_size + copied,
                       describe(memory.missing)};

@@ -56,7 +56,7 @@ class Sysroot {
     const std::string path = fmt::format("/proc/self/fd/{}/{}", parent.get(), names.back());
     OutputFile file = OutputFile::create(path);
     copy_content(snapshot, record, file.fd(), joined(names));
-    file.commit();
+    file.commit(OutputFile::Sync::kLater);
   }
 
   // A second name for a file that is there, in place of a file from an earlier export.

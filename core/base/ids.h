@@ -19,7 +19,9 @@ struct Tid {
   auto operator<=>(const Tid&) const = default;
 };
 
-inline Tid leader_of(Pid pid) { return Tid{pid.value}; }
+inline Tid leader_of(Pid pid) {
+  return Tid{pid.value};
+}
 
 }  // namespace snapgdb
 

@@ -55,7 +55,8 @@ ImageHeader ImageHeader::decode(std::span<const std::byte> bytes) {
   }
   const auto version = get<uint32_t>(bytes, 8);
   if (version > kFormatVersion)
-    bad(fmt::format("its format is version {}, this snapgdb reads up to {}", version, kFormatVersion),
+    bad(fmt::format("its format is version {}, this snapgdb reads up to {}", version,
+                    kFormatVersion),
         "use a newer snapgdb");
   if (get<uint64_t>(bytes, 24) != checksum(bytes.first(24)) || version == 0)
     bad("its header is damaged");
@@ -79,7 +80,8 @@ std::array<std::byte, ChunkHeader::kSize> ChunkHeader::encode(uint64_t seed) con
 
 ChunkHeader ChunkHeader::decode(std::span<const std::byte> bytes, uint64_t seed) {
   if (bytes.size() < kSize) bad("it ends inside a chunk's header");
-  if (get<uint64_t>(bytes, 40) != checksum(bytes.first(40), seed)) bad("a chunk's header is damaged");
+  if (get<uint64_t>(bytes, 40) != checksum(bytes.first(40), seed))
+    bad("a chunk's header is damaged");
   ChunkHeader header;
   header.type = get<uint32_t>(bytes, 0);
   header.flags = get<uint16_t>(bytes, 4);

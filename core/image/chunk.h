@@ -68,7 +68,9 @@ struct ChunkHeader {
   static ChunkHeader decode(std::span<const std::byte> bytes, uint64_t seed);
 };
 
-inline uint64_t chunk_seed(uint64_t image_id, uint64_t offset) { return image_id + offset; }
+inline uint64_t chunk_seed(uint64_t image_id, uint64_t offset) {
+  return image_id + offset;
+}
 
 // What stands before the pages of a PAGE chunk.
 struct PagePrefix {

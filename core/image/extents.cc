@@ -12,10 +12,14 @@ bool continues(const Extent& last, const Extent& next) {
   if (last.source != next.source || last.what != next.what || last.end() != next.start)
     return false;
   switch (last.source) {
-    case pb::SOURCE_STORED: return last.where + last.size / kPageSize == next.where;
-    case pb::SOURCE_FILE: return last.where + last.size == next.where;
-    case pb::SOURCE_MISSING: return last.where == next.where;
-    default: return true;
+    case pb::SOURCE_STORED:
+      return last.where + last.size / kPageSize == next.where;
+    case pb::SOURCE_FILE:
+      return last.where + last.size == next.where;
+    case pb::SOURCE_MISSING:
+      return last.where == next.where;
+    default:
+      return true;
   }
 }
 
@@ -33,8 +37,7 @@ void Extents::append(const Extent& extent) {
     extents_.push_back(extent);
 }
 
-void Extents::append_missing(uint64_t start, uint64_t size, std::string_view reason,
-                             bool refused) {
+void Extents::append_missing(uint64_t start, uint64_t size, std::string_view reason, bool refused) {
   auto known = std::find(reasons_.begin(), reasons_.end(), reason);
   if (known == reasons_.end()) known = reasons_.insert(reasons_.end(), std::string(reason));
   const auto index = static_cast<uint32_t>(known - reasons_.begin());

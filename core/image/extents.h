@@ -12,8 +12,12 @@ namespace snapgdb {
 
 inline constexpr uint64_t kPageSize = 4096;  // x86-64; other page sizes are multiples of it
 
-inline uint64_t page_down(uint64_t address) { return address & ~(kPageSize - 1); }
-inline uint64_t page_up(uint64_t size) { return (size + kPageSize - 1) & ~(kPageSize - 1); }
+inline uint64_t page_down(uint64_t address) {
+  return address & ~(kPageSize - 1);
+}
+inline uint64_t page_up(uint64_t size) {
+  return (size + kPageSize - 1) & ~(kPageSize - 1);
+}
 
 // A run of pages with one origin. Addresses (or file offsets) in bytes, page-aligned.
 struct Extent {
@@ -33,8 +37,7 @@ class Extents {
   // Precondition: extent.start >= end of the last one.
   void append(const Extent& extent);
   // refused: program or kernel keep it from everybody, so that nothing is lost.
-  void append_missing(uint64_t start, uint64_t size, std::string_view reason,
-                      bool refused = false);
+  void append_missing(uint64_t start, uint64_t size, std::string_view reason, bool refused = false);
   void append_all(const Extents& later);
 
   // The extent that holds `address`, or nullptr.

@@ -306,8 +306,8 @@ std::shared_ptr<const Image> Image::open(const std::string& path, OpenOptions op
 
 SnapshotName parse_snapshot_name(std::string_view text) {
   const size_t at = text.rfind('@');
-  const auto k = at == std::string_view::npos ? std::nullopt
-                                              : parse_number<int64_t>(text.substr(at + 1));
+  const auto k =
+      at == std::string_view::npos ? std::nullopt : parse_number<int64_t>(text.substr(at + 1));
   if (!k || *k == 0 || ::access(std::string(text).c_str(), F_OK) == 0)
     return {std::string(text), -1};
   return {std::string(text.substr(0, at)), *k};

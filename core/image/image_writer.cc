@@ -33,7 +33,9 @@ ImageWriter::ImageWriter(OutputFile out, WriteOptions options)
 
 ImageWriter::~ImageWriter() = default;
 
-uint64_t ImageWriter::begin_snapshot() { return ++sequence_; }
+uint64_t ImageWriter::begin_snapshot() {
+  return ++sequence_;
+}
 
 uint64_t ImageWriter::take_page_ordinals(uint64_t count) {
   return std::exchange(next_page_, next_page_ + count);

@@ -41,7 +41,8 @@ OutputFile OutputFile::create(const std::string& path) {
     out.in_place_ = true;
     return out;
   }
-  OutputFile out(path, Fd(::open(directory_of(path).c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600)));
+  OutputFile out(path,
+                 Fd(::open(directory_of(path).c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600)));
   if (!out.fd_.valid() && (errno == EOPNOTSUPP || errno == EISDIR || errno == ENOENT)) {
     // Without O_TMPFILE: NFS, FUSE, kernels before 3.11 (EISDIR; ENOENT is the directory itself).
     out.temporary_ = temporary_name(path);
@@ -56,9 +57,9 @@ OutputFile::~OutputFile() {
   if (fd_.valid() && !in_place_ && !temporary_.empty()) ::unlink(temporary_.c_str());
 }
 
-void OutputFile::commit() {
+void OutputFile::commit(Sync sync) {
   // EINVAL, EROFS: a pipe or a device has nothing to sync.
-  if (::fsync(fd_.get()) != 0 && errno != EINVAL && errno != EROFS)
+  if (sync == Sync::kNow && ::fsync(fd_.get()) != 0 && errno != EINVAL && errno != EROFS)
     throw_errno("cannot write {}", path_);
   if (!in_place_) link_into_place();
   in_place_ = true;

@@ -20,9 +20,11 @@ class OutputFile {
 
   int fd() const { return fd_.get(); }
   const std::string& path() const { return path_; }
+  // kLater leaves the disk to the kernel: for what can be made again from an image.
+  enum class Sync { kNow, kLater };
   // Makes it durable and gives it its name, replacing a file of that name. May be called again
   // after more was written.
-  void commit();
+  void commit(Sync sync = Sync::kNow);
 
  private:
   OutputFile(std::string path, Fd fd) : path_(std::move(path)), fd_(std::move(fd)) {}

@@ -183,7 +183,8 @@ size_t Snapshot::read_extents(const Extents& extents, uint64_t address,
 }
 
 // `offset` and out.size() lie within the extent.
-size_t Snapshot::read_extent(const Extent& extent, uint64_t offset, std::span<std::byte> out) const {
+size_t Snapshot::read_extent(const Extent& extent, uint64_t offset,
+                             std::span<std::byte> out) const {
   switch (extent.source) {
     case pb::SOURCE_ZERO:
       std::ranges::fill(out, std::byte{0});
@@ -211,7 +212,8 @@ size_t Snapshot::read_extent(const Extent& extent, uint64_t offset, std::span<st
       const size_t n = read_file(*origin, in_file, out);
       // The kernel fills the page that holds the end of a file up with zeros.
       const uint64_t readable = page_up(origin->size());
-      const size_t padded = in_file < readable ? std::min<uint64_t>(out.size(), readable - in_file) : 0;
+      const size_t padded =
+          in_file < readable ? std::min<uint64_t>(out.size(), readable - in_file) : 0;
       if (padded > n) std::ranges::fill(out.subspan(n, padded - n), std::byte{0});
       return std::max(n, padded);
     }

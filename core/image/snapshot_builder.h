@@ -47,8 +47,8 @@ class SnapshotBuilder {
   // The first one is the root. Mappings must be added in ascending order of address.
   ProcessBuilder& process(int32_t pid, int32_t parent = 1);
   // Embeds a file; returns its id.
-  uint32_t file(std::string_view path, std::string_view content,
-                pb::FileRole role = pb::FILE_DATA, std::string_view build_id = "");
+  uint32_t file(std::string_view path, std::string_view content, pb::FileRole role = pb::FILE_DATA,
+                std::string_view build_id = "");
   pb::SnapshotRecord& record() { return record_; }
 
   std::shared_ptr<const Snapshot> build() const;

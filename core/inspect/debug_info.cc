@@ -1,5 +1,6 @@
 #include "core/inspect/debug_info.h"
 
+#include <fmt/format.h>
 #include <llvm/DebugInfo/DWARF/DWARFContext.h>
 #include <llvm/Demangle/Demangle.h>
 #include <llvm/Object/Decompressor.h>
@@ -113,14 +114,65 @@ std::string known(const std::string& text) {
   return text == llvm::DILineInfo::BadString ? "" : text;
 }
 
-// "./io/../sysdeps/read.c" as the compiler saw it is "sysdeps/read.c".
-std::string tidy_path(const std::string& path) {
+// Where the compiler's own directory is relative, LLVM puts it before itself: "./io/./io/read.c".
+// Then "./io/../sysdeps/read.c", as the compiler saw it, is "sysdeps/read.c".
+std::string tidy_path(std::string path, llvm::DWARFUnit& unit) {
+  const char* directory = unit.getCompilationDir();
+  const std::string prefix = directory ? fmt::format("{}/", directory) : "";
+  if (!prefix.starts_with('/') && path.starts_with(prefix + prefix)) path.erase(0, prefix.size());
   return std::filesystem::path(path).lexically_normal().string();
 }
 
-SourceFrame to_frame(const llvm::DILineInfo& info) {
-  return {demangled(known(info.FunctionName)), tidy_path(known(info.FileName)), info.Line,
-          info.Column};
+// ---- Names that DWARF has only in pieces -----------------------------------------------------
+
+constexpr int kMaxScopes = 64;
+
+// The entry that stands where the function was declared.
+llvm::DWARFDie declaration_of(llvm::DWARFDie die) {
+  using namespace llvm::dwarf;
+  for (int i = 0; i < kMaxScopes; ++i) {
+    auto next = die.getAttributeValueAsReferencedDie(DW_AT_abstract_origin);
+    if (!next) next = die.getAttributeValueAsReferencedDie(DW_AT_specification);
+    if (!next) return die;
+    die = next;
+  }
+  return die;
+}
+
+// What a scope adds to the names within it.
+std::string scope_prefix(const llvm::DWARFDie& scope) {
+  using namespace llvm::dwarf;
+  static const std::map<Tag, const char*> kWithoutName = {
+      {DW_TAG_namespace, "(anonymous namespace)"},
+      {DW_TAG_class_type, "(anonymous class)"},
+      {DW_TAG_structure_type, "(anonymous struct)"},
+      {DW_TAG_union_type, "(anonymous union)"}};
+  const char* name = scope.getShortName();
+  if (scope.getTag() == DW_TAG_subprogram) return name ? fmt::format("{}()::", name) : "";
+  const auto kind = kWithoutName.find(scope.getTag());
+  return kind == kWithoutName.end() ? "" : fmt::format("{}::", name ? name : kind->second);
+}
+
+std::string with_scopes(std::string name, const llvm::DWARFDie& function) {
+  llvm::DWARFDie scope = declaration_of(function).getParent();
+  for (int i = 0; scope && i < kMaxScopes; ++i) {
+    name = scope_prefix(scope) + name;
+    if (scope.isSubprogramDIE()) scope = declaration_of(scope);
+    scope = scope.getParent();
+  }
+  return name;
+}
+
+SourceFrame to_frame(const llvm::DILineInfo& info, const llvm::DWARFDie& function,
+                     llvm::DWARFUnit& unit) {
+  SourceFrame frame{
+      .file = tidy_path(known(info.FileName), unit), .line = info.Line, .column = info.Column};
+  // Functions that no other translation unit sees ("static", in an anonymous namespace, taking a
+  // lambda) have no linkage name that could be made readable.
+  const std::string name = known(info.FunctionName);
+  frame.without_parameters = !name.empty() && function && !function.getLinkageName();
+  frame.function = frame.without_parameters ? with_scopes(name, function) : demangled(name);
+  return frame;
 }
 
 void ignore(llvm::Error error) {
@@ -134,13 +186,13 @@ class DebugInfo::Context : public llvm::DWARFContext {
   explicit Context(std::unique_ptr<const Sections> sections)
       : DWARFContext(std::move(sections), path_of_empty_package(), ignore, ignore) {}
 
-  // Whether LLVM can be asked about this address.
-  bool can_read(uint64_t address) {
+  // The unit that holds an address, if LLVM can be asked about it.
+  llvm::DWARFCompileUnit* readable_unit(uint64_t address) {
     llvm::DWARFCompileUnit* unit = getCompileUnitForAddress(address);
-    if (!unit) return false;
+    if (!unit) return nullptr;
     const auto [known, is_new] = walkable_.try_emplace(unit);
     if (is_new) known->second = is_walkable(*unit);
-    return known->second;
+    return known->second ? unit : nullptr;
   }
 
  private:
@@ -157,13 +209,17 @@ DebugInfo::~DebugInfo() = default;
 
 std::vector<SourceFrame> DebugInfo::frames_at(uint64_t address) {
   std::vector<SourceFrame> frames;
-  if (!context_ || !context_->can_read(address)) return frames;
+  llvm::DWARFCompileUnit* unit = context_ ? context_->readable_unit(address) : nullptr;
+  if (!unit) return frames;
   using Specifier = llvm::DILineInfoSpecifier;
   const llvm::DIInliningInfo info = context_->getInliningInfoForAddress(
       {address, llvm::object::SectionedAddress::UndefSection},
       Specifier(Specifier::FileLineInfoKind::AbsoluteFilePath, llvm::DINameKind::LinkageName));
+  llvm::SmallVector<llvm::DWARFDie, 4> functions;  // the same frames, as entries of the unit
+  unit->getInlinedChainForAddress(address, functions);
+  functions.resize(std::max<size_t>(functions.size(), info.getNumberOfFrames()));
   for (uint32_t i = 0; i < info.getNumberOfFrames(); ++i)
-    frames.push_back(to_frame(info.getFrame(i)));
+    frames.push_back(to_frame(info.getFrame(i), functions[i], *unit));
   return frames;
 }
 

@@ -11,7 +11,10 @@ namespace snapgdb {
 // Where an address is in the program's text. Empty and 0: not known.
 struct SourceFrame {
   std::string function;  // demangled
-  std::string file;      // absolute, where the compiler said so
+  // The name is put together from the source's own names, for want of one for the linker: "ns::f"
+  // rather than "ns::f(int)".
+  bool without_parameters = false;
+  std::string file;  // absolute, where the compiler said so
   uint32_t line = 0;
   uint32_t column = 0;
 };

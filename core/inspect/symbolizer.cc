@@ -6,17 +6,6 @@
 #include "core/inspect/symbol_table.h"
 
 namespace snapgdb {
-namespace {
-
-// DWARF gives functions of one translation unit ("static", anonymous namespace) no linkage name, so
-// that "f" is all it says of what the symbol calls "(anonymous namespace)::f(int)".
-bool is_qualified_form_of(const std::string& function, const Symbol& symbol) {
-  const std::string mangled_part = std::to_string(function.size()) + function;
-  return symbol.name.starts_with("_Z") && symbol.name.find(mangled_part) != symbol.name.npos;
-}
-
-}  // namespace
-
 // What is known of one file. The debug file's DWARF is preferred: where there is one, the DWARF of
 // the file itself was stripped.
 class Symbolizer::Names {
@@ -44,9 +33,9 @@ class Symbolizer::Names {
     const Symbol* symbol = symbols_.find(address);
     if (!symbol) return naming;
     if (naming.frames.empty()) naming.frames.emplace_back();
-    std::string& function = naming.frames.back().function;
-    if (function.empty() || is_qualified_form_of(function, *symbol))
-      function = demangled(symbol->name);
+    SourceFrame& function = naming.frames.back();
+    const bool fuller = function.without_parameters && symbol->name.starts_with("_Z");
+    if (function.function.empty() || fuller) function.function = demangled(symbol->name);
     naming.function_start = symbol->start;
     return naming;
   }

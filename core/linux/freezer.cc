@@ -172,8 +172,8 @@ FrozenProcess Freezer::describe(Pid pid, ProcDirectory proc) const {
     if (tracee == tracees_.end() || !tracee->second.is_stopped()) continue;
     tasks.push_back(states_.at(tid));
   }
-  std::ranges::stable_partition(
-      tasks, [&](const FrozenTask& task) { return task.tid == leader_of(pid); });
+  std::ranges::stable_partition(tasks,
+                                [&](const FrozenTask& task) { return task.tid == leader_of(pid); });
   const bool zombie = tasks.empty();
   ProcDirectory task_proc = proc.task(zombie ? leader_of(pid) : tasks.front().tid);
   return {pid, std::move(proc), std::move(task_proc), zombie, std::move(tasks)};

@@ -45,8 +45,8 @@ struct FreezeOptions {
 // traced by another, not permitted, does not stop, or the tree holds snapgdb itself.
 FrozenTree freeze(const std::vector<Pid>& roots, Tracees& tracees, FreezeOptions options = {});
 
-// Raises this thread's priority for as long as it lives, as far as the rights at hand allow: against
-// many busy threads, stopping them all takes seconds at normal priority.
+// Raises this thread's priority for as long as it lives, as far as the rights at hand allow:
+// against many busy threads, stopping them all takes seconds at normal priority.
 class ScopedUrgency {
  public:
   ScopedUrgency();

@@ -34,7 +34,9 @@ std::string unmangle(std::string_view name) {
   return out;
 }
 
-uint64_t hex_number(std::string_view text) { return parse_number<uint64_t>(text, 16).value_or(0); }
+uint64_t hex_number(std::string_view text) {
+  return parse_number<uint64_t>(text, 16).value_or(0);
+}
 
 // Takes one blank-separated field off the front of `line`.
 std::string_view next_field(std::string_view& line) {
@@ -104,7 +106,8 @@ ProcStat parse_stat(std::string_view text) {
   // fields[0] is the state, which proc(5) counts as field 3.
   const auto fields = split_blank(trim(text.substr(close + 1)));
   const auto field = [&]<typename Number>(size_t number, Number& out) {
-    if (number - 3 < fields.size()) out = parse_number<Number>(fields[number - 3]).value_or(Number{});
+    if (number - 3 < fields.size())
+      out = parse_number<Number>(fields[number - 3]).value_or(Number{});
   };
   ProcStat stat;
   stat.name = text.substr(open + 1, close - open - 1);

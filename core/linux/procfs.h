@@ -38,7 +38,7 @@ struct ProcMapping {
   std::string name;  // without " (deleted)"
   bool deleted = false;
   std::map<std::string, uint64_t, std::less<>> sizes;  // "Rss" → bytes
-  std::string flags;                                    // VmFlags
+  std::string flags;                                   // VmFlags
   uint32_t protection_key = 0;
 
   uint64_t size_of(std::string_view key) const;

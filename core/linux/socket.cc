@@ -97,7 +97,8 @@ std::string tcp_state(const Fd& socket) {
 }
 
 std::string state_of(const Fd& socket, const SocketDescription& description) {
-  if (description.protocol == IPPROTO_TCP && description.domain != AF_UNIX) return tcp_state(socket);
+  if (description.protocol == IPPROTO_TCP && description.domain != AF_UNIX)
+    return tcp_state(socket);
   if (option(socket, SO_ACCEPTCONN)) return "listening";
   sockaddr_storage peer{};
   socklen_t size = sizeof peer;
@@ -130,13 +131,15 @@ Peers ask_unix_diag() {
   constexpr char kTried[] = "cannot ask the kernel for unix sockets";
   const std::unique_ptr<mnl_socket, int (*)(mnl_socket*)> socket(
       mnl_socket_open2(NETLINK_SOCK_DIAG, SOCK_CLOEXEC), mnl_socket_close);
-  if (!socket || mnl_socket_bind(socket.get(), 0, MNL_SOCKET_AUTOPID) != 0) throw_errno("{}", kTried);
+  if (!socket || mnl_socket_bind(socket.get(), 0, MNL_SOCKET_AUTOPID) != 0)
+    throw_errno("{}", kTried);
 
   std::array<char, 32768> buffer{};
   nlmsghdr* header = mnl_nlmsg_put_header(buffer.data());
   header->nlmsg_type = SOCK_DIAG_BY_FAMILY;
   header->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
-  auto* query = static_cast<unix_diag_req*>(mnl_nlmsg_put_extra_header(header, sizeof(unix_diag_req)));
+  auto* query =
+      static_cast<unix_diag_req*>(mnl_nlmsg_put_extra_header(header, sizeof(unix_diag_req)));
   query->sdiag_family = AF_UNIX;
   query->udiag_states = UINT32_MAX;
   query->udiag_show = UDIAG_SHOW_PEER;

@@ -17,10 +17,12 @@
 namespace snapgdb {
 namespace {
 
-constexpr uint64_t kFollow = PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK |
-                             PTRACE_O_TRACEEXEC;
+constexpr uint64_t kFollow =
+    PTRACE_O_TRACECLONE | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACEEXEC;
 
-constexpr uint64_t bit(int signal) { return uint64_t{1} << (signal - 1); }
+constexpr uint64_t bit(int signal) {
+  return uint64_t{1} << (signal - 1);
+}
 
 // Default actions by signal(7). Everything in no set terminates.
 constexpr uint64_t kCoreSignals = bit(SIGQUIT) | bit(SIGILL) | bit(SIGTRAP) | bit(SIGABRT) |
@@ -82,7 +84,9 @@ Pid process_of(Tid tid) {
 
 }  // namespace
 
-bool dumps_core(int signal) { return kCoreSignals & bit(signal); }
+bool dumps_core(int signal) {
+  return kCoreSignals & bit(signal);
+}
 
 Supervisor::Supervisor(const std::vector<std::string>& command) {
   std::vector<char*> argv;

@@ -30,8 +30,8 @@ std::optional<SchedulingAttributes> scheduling_of(Tid tid) {
   sched_attr_v0 attributes{};
   if (::syscall(SYS_sched_getattr, tid.value, &attributes, sizeof attributes, 0) != 0)
     return std::nullopt;
-  return SchedulingAttributes{attributes.policy,   attributes.flags,    attributes.nice,
-                              attributes.priority, attributes.runtime,  attributes.deadline,
+  return SchedulingAttributes{attributes.policy,   attributes.flags,   attributes.nice,
+                              attributes.priority, attributes.runtime, attributes.deadline,
                               attributes.period};
 }
 
@@ -58,7 +58,8 @@ Fd duplicate_descriptor(Tid tid, int number) {
 
 // kcmp orders kernel objects (by a scrambled address), 1 meaning less.
 bool Identities::Less::operator()(const Key& a, const Key& b) const {
-  const long order = ::syscall(SYS_kcmp, a.tid.value, b.tid.value, kcmp_type(kind), a.number, b.number);
+  const long order =
+      ::syscall(SYS_kcmp, a.tid.value, b.tid.value, kcmp_type(kind), a.number, b.number);
   if (order < 0) return a < b;
   return order == 1;
 }

@@ -23,7 +23,9 @@ long request(enum __ptrace_request what, Tid tid, void* address, void* data) {
   return ::ptrace(what, tid.value, address, data);
 }
 
-void* as_pointer(uint64_t value) { return reinterpret_cast<void*>(value); }
+void* as_pointer(uint64_t value) {
+  return reinterpret_cast<void*>(value);
+}
 
 struct Refusal {
   std::string why, help;
@@ -58,8 +60,12 @@ Refusal explain_refusal(const ProcDirectory& task) {
 bool WaitStatus::gone() const {
   return status_ && (WIFEXITED(*status_) || WIFSIGNALED(*status_));
 }
-bool WaitStatus::stopped() const { return status_ && WIFSTOPPED(*status_); }
-int WaitStatus::signal() const { return WSTOPSIG(raw()); }
+bool WaitStatus::stopped() const {
+  return status_ && WIFSTOPPED(*status_);
+}
+int WaitStatus::signal() const {
+  return WSTOPSIG(raw());
+}
 
 bool WaitStatus::job_control_stop() const {
   return stopped() && event() == PTRACE_EVENT_STOP && signal() != SIGTRAP;
@@ -96,7 +102,9 @@ Tracee::~Tracee() {
   if (status_.stopped()) detach_if_alive(signal_on_its_way());
 }
 
-void Tracee::interrupt_if_alive() { request(PTRACE_INTERRUPT, tid_, nullptr, nullptr); }
+void Tracee::interrupt_if_alive() {
+  request(PTRACE_INTERRUPT, tid_, nullptr, nullptr);
+}
 
 bool Tracee::poll_stop() {
   if (status_.stopped() || status_.gone()) return status_.stopped();
@@ -109,7 +117,8 @@ bool Tracee::poll_stop() {
 }
 
 std::vector<std::byte> Tracee::register_set(uint32_t note_type) const {
-  std::vector<std::byte> bytes(size_t{64} << 10);  // AMX needs 11 KiB; the kernel says how much it used
+  std::vector<std::byte> bytes(size_t{64}
+                               << 10);  // AMX needs 11 KiB; the kernel says how much it used
   iovec space{bytes.data(), bytes.size()};
   if (request(PTRACE_GETREGSET, tid_, as_pointer(note_type), &space) != 0)
     throw_errno("cannot read registers of {}", tid_.value);

@@ -22,10 +22,10 @@ class WaitStatus {
   static WaitStatus exited() { return WaitStatus(0); }
 
   int raw() const { return status_.value_or(0); }
-  bool gone() const;     // exited or killed
-  bool stopped() const;  // neither: it runs
+  bool gone() const;                         // exited or killed
+  bool stopped() const;                      // neither: it runs
   int event() const { return raw() >> 16; }  // PTRACE_EVENT_*, 0: a signal is to be delivered
-  int signal() const;                          // of a stop
+  int signal() const;                        // of a stop
   bool signal_delivery() const { return stopped() && event() == 0; }
   bool job_control_stop() const;
 

@@ -67,8 +67,7 @@ void capture(CaptureContext& context, const FrozenProcess& frozen, pb::Process& 
   for (const std::string& name : frozen.task_proc.list("fd"))
     if (const auto number = parse_number<int>(name)) numbers.push_back(*number);
   std::ranges::sort(numbers);
-  for (const int number : numbers)
-    capture_one(context, frozen, number, *process.add_descriptors());
+  for (const int number : numbers) capture_one(context, frozen, number, *process.add_descriptors());
 }
 
 }  // namespace

@@ -4,7 +4,9 @@
 namespace snapgdb {
 namespace {
 
-bool matches(const OpenDescriptor& open) { return open.target == "anon_inode:[eventpoll]"; }
+bool matches(const OpenDescriptor& open) {
+  return open.target == "anon_inode:[eventpoll]";
+}
 
 // One line a target: "tfd:  5 events:  19 data: 5  pos:0 ino:1234 sdev:8"; all but tfd and pos in
 // hexadecimal (fs/eventpoll.c, ep_show_fdinfo).

@@ -3,7 +3,9 @@
 namespace snapgdb {
 namespace {
 
-bool matches(const OpenDescriptor& open) { return open.target == "anon_inode:[eventfd]"; }
+bool matches(const OpenDescriptor& open) {
+  return open.target == "anon_inode:[eventfd]";
+}
 
 void capture(CaptureContext&, const OpenDescriptor& open, pb::Descriptor& out) {
   pb::EventFd& eventfd = *out.mutable_eventfd();

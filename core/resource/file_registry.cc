@@ -38,7 +38,8 @@ std::string build_id_of(const Fd& fd) {
   if (!elf || ::elf_getphdrnum(elf.get(), &count) != 0) return "";
   for (size_t i = 0; i < count; ++i) {
     GElf_Phdr header;
-    if (!::gelf_getphdr(elf.get(), static_cast<int>(i), &header) || header.p_type != PT_NOTE) continue;
+    if (!::gelf_getphdr(elf.get(), static_cast<int>(i), &header) || header.p_type != PT_NOTE)
+      continue;
     Elf_Data* data = ::elf_getdata_rawchunk(elf.get(), static_cast<int64_t>(header.p_offset),
                                             header.p_filesz, ELF_T_NHDR);
     size_t at = 0, name = 0, description = 0;
@@ -95,9 +96,8 @@ FileRegistry::Entry FileRegistry::describe(Fd fd, const ProcDirectory& proc, std
   record.set_role(entry.elf && is_executable(fd) ? pb::FILE_LIBRARY : pb::FILE_DATA);
   record.set_embedded(entry.elf || record.size() <= kMaxDataFile);
   if (!record.embedded())
-    record.set_why_not_embedded(
-        fmt::format("a data file of {}; only files up to {} are carried", human_size(record.size()),
-                    human_size(kMaxDataFile)));
+    record.set_why_not_embedded(fmt::format("a data file of {}; only files up to {} are carried",
+                                            human_size(record.size()), human_size(kMaxDataFile)));
   entry.fd = std::move(fd);
   entry.root = std::make_shared<const Fd>(proc.open("root", O_PATH | O_DIRECTORY));
   return entry;
@@ -109,8 +109,7 @@ void FileRegistry::write_new_files(ImageWriter& image, PageWriter& pages,
   for (size_t i = written_; i < mapped; ++i)
     if (entries_[i].elf) entries_[i].record.set_build_id(build_id_of(entries_[i].fd));
   for (size_t i = written_; i < mapped; ++i) add_debug_file(entries_[i]);
-  for (; written_ < entries_.size(); ++written_)
-    write(entries_[written_], image, pages, missing);
+  for (; written_ < entries_.size(); ++written_) write(entries_[written_], image, pages, missing);
 }
 
 void FileRegistry::add_debug_file(const Entry& of) {
@@ -154,7 +153,7 @@ void FileRegistry::write(Entry& entry, ImageWriter& image, PageWriter& pages,
   };
   if (record.embedded()) {
     const std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> hash(::XXH3_createState(),
-                                                                              ::XXH3_freeState);
+                                                                               ::XXH3_freeState);
     ::XXH3_128bits_reset(hash.get());
     Extents content;
     Bytes buffer(size_t{1} << 20);

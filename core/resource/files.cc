@@ -7,15 +7,21 @@ namespace {
 
 // The major numbers of terminals (Documentation/admin-guide/devices.txt): tty, console and ptmx,
 // and the 8 majors of pty slaves.
-bool is_terminal(unsigned major) { return major == 4 || major == 5 || (major >= 136 && major < 144); }
+bool is_terminal(unsigned major) {
+  return major == 4 || major == 5 || (major >= 136 && major < 144);
+}
 
-bool is_regular(const OpenDescriptor& open) { return S_ISREG(open.status.st_mode); }
+bool is_regular(const OpenDescriptor& open) {
+  return S_ISREG(open.status.st_mode);
+}
 
 void capture_regular(CaptureContext&, const OpenDescriptor& open, pb::Descriptor& out) {
   out.mutable_file()->set_unlinked(open.status.st_nlink == 0);
 }
 
-bool is_directory(const OpenDescriptor& open) { return S_ISDIR(open.status.st_mode); }
+bool is_directory(const OpenDescriptor& open) {
+  return S_ISDIR(open.status.st_mode);
+}
 
 void capture_directory(CaptureContext&, const OpenDescriptor&, pb::Descriptor& out) {
   out.mutable_directory();

@@ -7,7 +7,9 @@ namespace {
 constexpr std::string_view kPrefix = "inotify ";
 
 // The link has no brackets, unlike those of the other kinds.
-bool matches(const OpenDescriptor& open) { return open.target == "anon_inode:inotify"; }
+bool matches(const OpenDescriptor& open) {
+  return open.target == "anon_inode:inotify";
+}
 
 // "inotify wd:1 ino:3e8 sdev:800013 mask:800afce ignored_mask:0 fhandle-bytes:8 fhandle-type:1
 // f_handle:…", all in hexadecimal (fs/notify/fdinfo.c).

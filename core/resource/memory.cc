@@ -66,7 +66,8 @@ void capture(CaptureContext& context, const FrozenProcess& frozen, pb::Process& 
     pb::Vma& vma = *process.add_mappings() = to_record(mapping);
     if (mapping.inode == 0 || is_changeable(mapping)) continue;
     const ProcDirectory& proc = frozen.tasks.front().tid == leader_of(frozen.pid)
-                                    ? frozen.proc : frozen.task_proc;  // map_files
+                                    ? frozen.proc
+                                    : frozen.task_proc;  // map_files
     vma.set_file(context.files.id_for(proc, mapping));
     const bool is_program = mapping.name == process.executable() && !process.executable_file();
     if (!is_program || !vma.file()) continue;
@@ -75,7 +76,8 @@ void capture(CaptureContext& context, const FrozenProcess& frozen, pb::Process& 
   }
 }
 
-// ---- What is not read, and why -------------------------------------------------------------------
+// ---- What is not read, and why
+// -------------------------------------------------------------------
 
 bool has_flag(const pb::Vma& vma, std::string_view flag) {
   const auto flags = split_blank(vma.flags());
@@ -103,7 +105,8 @@ constexpr Exclusion kExclusions[] = {
      "the program keeps it out of dumps (MADV_DONTDUMP)"},
 };
 
-// ---- The plan ------------------------------------------------------------------------------------
+// ---- The plan
+// ------------------------------------------------------------------------------------
 
 class Planner {
  public:
@@ -123,7 +126,10 @@ class Planner {
   std::shared_ptr<const Fd> object_of(const pb::Vma& vma);
   void add(uint64_t start, uint64_t end, From from) { runs_.push_back({start, end - start, from}); }
   void add_missing(uint64_t start, uint64_t end, const char* why, bool refused = false) {
-    runs_.push_back({.start = start, .size = end - start, .from = From::kMissing, .why = why,
+    runs_.push_back({.start = start,
+                     .size = end - start,
+                     .from = From::kMissing,
+                     .why = why,
                      .refused = refused});
   }
   // Guard pages fault whoever the process is; everything else is handed to `otherwise`.
@@ -175,9 +181,9 @@ void Planner::plan_lasting_file(const pb::Vma& vma) {
     if (what == PageClass::kAnonymous) return add(start, end, From::kMemory);
     const uint64_t offset = vma.offset() + (start - vma.start());
     const uint64_t in_file = file_end > offset ? std::min(end - start, file_end - offset) : 0;
-    if (in_file)
-      runs_.push_back({start, in_file, From::kFile, offset, vma.file()});
-    if (start + in_file < end) add_missing(start + in_file, end, "beyond the end of the file", true);
+    if (in_file) runs_.push_back({start, in_file, From::kFile, offset, vma.file()});
+    if (start + in_file < end)
+      add_missing(start + in_file, end, "beyond the end of the file", true);
   });
 }
 
@@ -238,7 +244,8 @@ std::shared_ptr<const Fd> Planner::object_of(const pb::Vma& vma) {
   return object;
 }
 
-// ---- Carrying it out -------------------------------------------------------------------------------
+// ---- Carrying it out
+// -------------------------------------------------------------------------------
 
 constexpr size_t kBlock = size_t{1} << 20;  // where process_vm_readv(2) is fastest
 
@@ -248,7 +255,8 @@ template <typename Read>
 void copy_run(const MemoryRun& run, Bytes& buffer, PageWriter& pages, Extents& extents, Read read) {
   for (uint64_t done = 0; done < run.size;) {
     const size_t want = std::min<uint64_t>(kBlock, run.size - done);
-    const size_t got = read(run.start + done, std::span(buffer).first(want)) / kPageSize * kPageSize;
+    const size_t got =
+        read(run.start + done, std::span(buffer).first(want)) / kPageSize * kPageSize;
     pages.add(extents, run.start + done, std::span(buffer).first(got));
     done += got;
     if (got == want) continue;

@@ -21,11 +21,11 @@ struct MemoryOptions {
 struct MemoryRun {
   uint64_t start = 0, size = 0;
   enum class From { kMemory, kObject, kFile, kZero, kMissing } from = From::kZero;
-  uint64_t offset = 0;                     // kObject, kFile
-  uint32_t file = 0;                       // kFile
-  std::shared_ptr<const Fd> object = {};   // kObject: shared memory, read through its file
-  const char* why = "";                    // kMissing
-  bool refused = false;                    // kMissing because program or kernel wants it so
+  uint64_t offset = 0;                    // kObject, kFile
+  uint32_t file = 0;                      // kFile
+  std::shared_ptr<const Fd> object = {};  // kObject: shared memory, read through its file
+  const char* why = "";                   // kMissing
+  bool refused = false;                   // kMissing because program or kernel wants it so
 };
 
 // Precondition: process.mappings() were captured.

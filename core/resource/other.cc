@@ -3,7 +3,9 @@
 namespace snapgdb {
 namespace {
 
-bool matches(const OpenDescriptor&) { return true; }
+bool matches(const OpenDescriptor&) {
+  return true;
+}
 
 // io_uring, perf, bpf, userfaultfd, fanotify, namespaces …: described in the kernel's own words.
 void capture(CaptureContext&, const OpenDescriptor& open, pb::Descriptor& out) {

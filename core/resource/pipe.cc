@@ -6,7 +6,9 @@
 namespace snapgdb {
 namespace {
 
-bool matches(const OpenDescriptor& open) { return S_ISFIFO(open.status.st_mode); }
+bool matches(const OpenDescriptor& open) {
+  return S_ISFIFO(open.status.st_mode);
+}
 
 // Both ends have the same inode; the access mode tells which end this is.
 void capture(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor& out) {

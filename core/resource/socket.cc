@@ -8,11 +8,15 @@
 namespace snapgdb {
 namespace {
 
-bool matches(const OpenDescriptor& open) { return S_ISSOCK(open.status.st_mode); }
+bool matches(const OpenDescriptor& open) {
+  return S_ISSOCK(open.status.st_mode);
+}
 
-// The other end of a unix socket, which the socket itself does not tell: asked for once a namespace.
+// The other end of a unix socket, which the socket itself does not tell: asked for once a
+// namespace.
 uint64_t unix_peer(CaptureContext& context, const OpenDescriptor& open) {
-  struct stat theirs {}, ours {};
+  struct stat theirs {
+  }, ours{};
   const Fd theirs_fd = open.process.task_proc.open("ns/net", O_RDONLY);
   const bool known = theirs_fd.valid() && ::fstat(theirs_fd.get(), &theirs) == 0 &&
                      ::stat("/proc/thread-self/ns/net", &ours) == 0;

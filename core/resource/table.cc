@@ -15,9 +15,15 @@ constexpr const DescriptorResource* kDescriptorTableRows[] = {
 
 }  // namespace
 
-std::span<const ProcessResource* const> process_resources() { return kProcessTable; }
-std::span<const ThreadResource* const> thread_resources() { return kThreadTable; }
-std::span<const DescriptorResource* const> descriptor_resources() { return kDescriptorTableRows; }
+std::span<const ProcessResource* const> process_resources() {
+  return kProcessTable;
+}
+std::span<const ThreadResource* const> thread_resources() {
+  return kThreadTable;
+}
+std::span<const DescriptorResource* const> descriptor_resources() {
+  return kDescriptorTableRows;
+}
 
 void CaptureContext::lacks(Pid pid, Tid tid, std::string_view resource, std::string_view reason) {
   pb::Missing& entry = missing.emplace_back();

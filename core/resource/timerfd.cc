@@ -4,7 +4,9 @@
 namespace snapgdb {
 namespace {
 
-bool matches(const OpenDescriptor& open) { return open.target == "anon_inode:[timerfd]"; }
+bool matches(const OpenDescriptor& open) {
+  return open.target == "anon_inode:[timerfd]";
+}
 
 // "(seconds, nanoseconds)"
 uint64_t nanoseconds(std::string_view text) {

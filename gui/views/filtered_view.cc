@@ -5,6 +5,8 @@
 #include <QLabel>
 #include <QVBoxLayout>
 
+#include "gui/models/text.h"
+
 namespace snapgdb::gui {
 namespace {
 
@@ -24,19 +26,20 @@ int rows_below(const QAbstractItemModel& model, const QModelIndex& parent = {}) 
 
 }  // namespace
 
-FilteredView::FilteredView(QAbstractItemModel* model, const QString& name, const QString& nouns,
+FilteredView::FilteredView(QAbstractItemModel* model, const QString& name, Nouns nouns,
                            QWidget* parent)
     : QWidget(parent),
       filter_(new QLineEdit),
       count_(new QLabel),
       view_(new TableView(name)),
-      nouns_(nouns) {
+      one_(nouns.one),
+      many_(nouns.many) {
   proxy_.setSourceModel(model);
   view_->setModel(&proxy_);
   view_->setSortingEnabled(true);
   view_->sortByColumn(-1, Qt::AscendingOrder);  // as it comes, which is in order already
 
-  filter_->setPlaceholderText(QStringLiteral("Filter %1").arg(nouns));
+  filter_->setPlaceholderText(QStringLiteral("Filter %1").arg(QLatin1String(many_)));
   filter_->setToolTip(QStringLiteral("Shows the rows in which every word occurs (Ctrl+F)"));
   filter_->setAccessibleName(QStringLiteral("Filter for ") + name);
   filter_->setClearButtonEnabled(true);
@@ -90,8 +93,8 @@ void FilteredView::content_changed() {
   const int shown = tree_ ? rows_below(proxy_) : proxy_.rowCount();
   const int all = tree_ ? rows_below(*proxy_.sourceModel()) : proxy_.sourceModel()->rowCount();
   view_->set_empty_text(all ? QStringLiteral("The filter matches nothing") : nothing_);
-  count_->setText(shown == all ? QStringLiteral("%1 %2").arg(all).arg(nouns_)
-                               : QStringLiteral("%1 of %2 %3").arg(shown).arg(all).arg(nouns_));
+  const QString all_text = counted(static_cast<uint64_t>(all), one_, many_);
+  count_->setText(shown == all ? all_text : QStringLiteral("%1 of %2").arg(shown).arg(all_text));
 }
 
 QModelIndex FilteredView::current() const {

@@ -17,8 +17,14 @@ class FilteredView final : public QWidget {
   Q_OBJECT
 
  public:
-  // name: for whom cannot see it; nouns: "threads", as in "3 of 14 threads".
-  FilteredView(QAbstractItemModel* model, const QString& name, const QString& nouns,
+  // What its rows are called: "thread", "threads".
+  struct Nouns {
+    const char* one;
+    const char* many;
+  };
+
+  // name: for whom cannot see it.
+  FilteredView(QAbstractItemModel* model, const QString& name, Nouns nouns,
                QWidget* parent = nullptr);
   ~FilteredView() override;
 
@@ -51,7 +57,8 @@ class FilteredView final : public QWidget {
   TableView* view_;
   FilterProxy proxy_;
   QTimer typing_;
-  QString nouns_;
+  const char* one_;
+  const char* many_;
   QString nothing_;
   bool tree_ = false;
 };

@@ -126,7 +126,7 @@ QWidget* MainWindow::make_welcome() {
   layout->addWidget(welcome_);
   layout->addWidget(button, 0, Qt::AlignCenter);
   layout->addStretch(3);
-  welcome_->setText(QStringLiteral("Drop an image (….snapgdb) here, or open one with Ctrl+O."));
+  welcome_->setText(QStringLiteral("Drop an image (*.snapgdb) here, or open one with Ctrl+O."));
   return page;
 }
 
@@ -138,8 +138,8 @@ QWidget* MainWindow::make_browser() {
   circumstances_ = new ElidedLabel;
   circumstances_->setForegroundRole(QPalette::PlaceholderText);
 
-  processes_ =
-      new FilteredView(&process_model_, QStringLiteral("Processes"), QStringLiteral("processes"));
+  processes_ = new FilteredView(&process_model_, QStringLiteral("Processes"),
+                                FilteredView::Nouns{"process", "processes"});
   processes_->show_as_tree();
   processes_->view().setSelectionMode(QAbstractItemView::SingleSelection);
   connect(processes_, &FilteredView::current_changed, this, &MainWindow::show_process);
@@ -168,12 +168,12 @@ QWidget* MainWindow::make_browser() {
 
 void MainWindow::add_tabs() {
   threads_ = new ThreadsPanel;
-  mappings_ =
-      new FilteredView(&mapping_model_, QStringLiteral("Memory map"), QStringLiteral("mappings"));
+  mappings_ = new FilteredView(&mapping_model_, QStringLiteral("Memory map"),
+                               FilteredView::Nouns{"mapping", "mappings"});
   descriptors_ = new FilteredView(&descriptor_model_, QStringLiteral("Descriptors"),
-                                  QStringLiteral("descriptors"));
-  missing_ =
-      new FilteredView(&missing_model_, QStringLiteral("Missing"), QStringLiteral("missing"));
+                                  FilteredView::Nouns{"descriptor", "descriptors"});
+  missing_ = new FilteredView(&missing_model_, QStringLiteral("Missing"),
+                              FilteredView::Nouns{"missing", "missing"});
   mappings_->set_nothing(QStringLiteral("The process has no memory"));
   descriptors_->set_nothing(QStringLiteral("The process has nothing open"));
   missing_->set_nothing(QStringLiteral("Nothing is missing"));

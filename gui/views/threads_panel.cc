@@ -9,8 +9,8 @@ namespace snapgdb::gui {
 
 ThreadsPanel::ThreadsPanel(QWidget* parent)
     : QSplitter(Qt::Vertical, parent),
-      threads_(
-          new FilteredView(&thread_model_, QStringLiteral("Threads"), QStringLiteral("threads"))),
+      threads_(new FilteredView(&thread_model_, QStringLiteral("Threads"),
+                                FilteredView::Nouns{"thread", "threads"})),
       heading_(new QLabel),
       frames_(new TableView(QStringLiteral("Backtrace"))) {
   threads_->set_nothing(QStringLiteral("The process has no threads"));

@@ -59,7 +59,7 @@ TEST_CASE("a thousand processes of ten threads fill tree and tables at once") {
   const auto snapshot = many_processes();
   ProcessTreeModel tree;
   ThreadModel threads;
-  FilteredView view(&tree, "Processes", "processes");
+  FilteredView view(&tree, "Processes", {"process", "processes"});
   view.show_as_tree();
   view.show();
   const qint64 populate = milliseconds([&] {
@@ -77,7 +77,7 @@ TEST_CASE("a thousand processes of ten threads fill tree and tables at once") {
 TEST_CASE("a hundred thousand mappings fill, sort and filter without freezing the window") {
   const auto snapshot = many_mappings();
   MappingModel model;
-  FilteredView view(&model, "Memory map", "mappings");
+  FilteredView view(&model, "Memory map", {"mapping", "mappings"});
   view.show();
   const qint64 populate = milliseconds([&] {
     model.show(snapshot, &snapshot->root());

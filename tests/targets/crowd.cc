@@ -28,7 +28,9 @@ void watch_the_clock() {
   prctl(PR_SET_PDEATHSIG, SIGTERM);
   std::vector<target::Thread> others;
   for (long i = 1; i < threads; ++i)
-    others.emplace_back("sleeper", [] { while (!ending) target::sleep_ms(1000); });
+    others.emplace_back("sleeper", [] {
+      while (!ending) target::sleep_ms(1000);
+    });
   sigset_t end;
   sigemptyset(&end);
   sigaddset(&end, SIGTERM);
@@ -50,7 +52,9 @@ int main(int argc, char** argv) {
   }
   std::vector<target::Thread> others;
   for (long i = 2; i < threads; ++i)
-    others.emplace_back("sleeper", [] { while (!ending) target::sleep_ms(10); });
+    others.emplace_back("sleeper", [] {
+      while (!ending) target::sleep_ms(10);
+    });
   target::Thread watcher("watcher", watch_the_clock);
   target::ready();
   char byte;

@@ -36,9 +36,9 @@ TEST_CASE("text from outside cannot steer the terminal") {
   CHECK(printable("a\nb") == "a\\012b");
   CHECK(printable("back\\slash") == "back\\\\slash");
   CHECK(printable("\xff\xfe") == "\\377\\376");
-  CHECK(printable("\xc2\x9b") == "\\302\\233");       // CSI as one C1 control
+  CHECK(printable("\xc2\x9b") == "\\302\\233");           // CSI as one C1 control
   CHECK(printable("\xed\xa0\x80") == "\\355\\240\\200");  // a surrogate is not UTF-8
-  CHECK(printable("\xe2\x82") == "\\342\\202");       // cut off
+  CHECK(printable("\xe2\x82") == "\\342\\202");           // cut off
 }
 
 TEST_CASE("sizes and durations have three significant digits") {

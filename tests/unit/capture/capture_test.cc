@@ -149,8 +149,12 @@ TEST_CASE("looking at shared memory does not make the kernel allocate it") {
 TEST_CASE("processes that share their memory have it once in the image") {
   const StoppedChild child([] {
     static char stack[65536];
-    ::clone([](void*) { while (true) ::pause(); return 0; }, stack + sizeof stack,
-            CLONE_VM | SIGCHLD, nullptr);
+    ::clone(
+        [](void*) {
+          while (true) ::pause();
+          return 0;
+        },
+        stack + sizeof stack, CLONE_VM | SIGCHLD, nullptr);
   });
   const auto snapshot = captured(child);
   REQUIRE(snapshot->processes().size() == 2);
@@ -196,7 +200,8 @@ TEST_CASE("a capture that fails leaves the tree running") {
 }
 
 TEST_CASE("pairs of keys and values are read in whatever spacing the kernel chose") {
-  const auto pairs = key_value_pairs("tfd:        5 events:       19 data: ff  pos:0 ino:ab sdev:8");
+  const auto pairs =
+      key_value_pairs("tfd:        5 events:       19 data: ff  pos:0 ino:ab sdev:8");
   CHECK(pair_number(pairs, "tfd") == 5);
   CHECK(pair_number(pairs, "events", 16) == 0x19);
   CHECK(pair_number(pairs, "ino", 16) == 0xab);

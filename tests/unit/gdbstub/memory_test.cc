@@ -30,7 +30,7 @@ TEST_CASE("memory is read as far as there is any, and never as zeros where there
   CHECK(client.ask("m4000,4") == "00000000");
   CHECK(client.ask("m4ffe,10") == "0000");
   CHECK(client.ask("mffffffffffffffff,10") == "E0e");
-  CHECK(client.ask("m1000,ffffffffffffffff").size() == 2 * 0x2000);
+  CHECK(client.ask("m1000,ffffffffffffffff").size() == kPacketSize);
 }
 
 TEST_CASE("binary reading carries a b and the same bytes") {

@@ -161,6 +161,12 @@ TEST_CASE("writing into an initial component makes the whole of it valid") {
   CHECK(value_of(set, layout, "xmm1") == std::string(16, '\0'));
 }
 
+TEST_CASE("a packet holds all registers there can be") {
+  size_t bytes = 0;
+  for (const Register& each : RegisterLayout(UINT64_MAX, {}).registers()) bytes += each.size();
+  CHECK(2 * bytes + 1 <= kPacketSize);
+}
+
 TEST_CASE("the description is one document with every register in order") {
   const RegisterLayout layout(kEverything, {});
   const std::string xml = target_description(layout);

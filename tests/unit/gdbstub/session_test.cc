@@ -70,7 +70,7 @@ TEST_CASE("without acknowledgements a damaged or oversize packet gets an error, 
 
 TEST_CASE("what is advertised is what is implemented") {
   Conversation client(one_process(), {}, "multiprocess+;error-message+");
-  CHECK(contains(client.supported, "PacketSize=20000"));
+  CHECK(contains(client.supported, fmt::format("PacketSize={:x};", kPacketSize)));
   CHECK(contains(client.supported, "multiprocess+"));
   size_t tried = 0;
   for (std::string_view feature : split(client.supported, ';')) {

@@ -235,6 +235,47 @@ TEST_CASE("a call through a null pointer shows who called it") {
   CHECK(chain_of(trace).size() == 3);
 }
 
+// ---- Code made at run time -------------------------------------------------------------------
+
+namespace {
+
+chain::Made made_by_callback;
+
+void callback() {
+  made_by_callback = chain::outer({});
+}
+
+// Calls the function it is given, with a frame pointer and without any unwind information.
+constexpr unsigned char kTrampoline[] = {
+    0x55,              // push %rbp
+    0x48, 0x89, 0xe5,  // mov %rsp, %rbp
+    0xff, 0xd7,        // call *%rdi
+    0x5d,              // pop %rbp
+    0xc3,              // ret
+};
+
+}  // namespace
+
+TEST_CASE(
+    "code that no file holds is unwound by its frame pointer, and its caller called a guess") {
+  void* page = mmap(nullptr, kPageSize, PROT_READ | PROT_WRITE | PROT_EXEC,
+                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  REQUIRE(page != MAP_FAILED);
+  std::memcpy(page, kTrampoline, sizeof kTrampoline);
+  reinterpret_cast<void (*)(void (*)())>(page)(callback);
+  munmap(page, kPageSize);
+
+  const Backtrace trace = backtrace_of(made_by_callback);
+  const auto made = std::ranges::find(trace.frames, "", &Frame::module);
+  REQUIRE(made != trace.frames.end());
+  CHECK(made->pc == reinterpret_cast<uint64_t>(page) + 6);
+  CHECK_FALSE(made->guessed);
+  CHECK(std::prev(made)->function == "(anonymous namespace)::callback()");
+  CHECK(std::next(made)->guessed);
+  CHECK(find(trace, "main") != trace.frames.end());
+  CHECK(trace.end == StackEnd::kOutermost);
+}
+
 // ---- Groups --------------------------------------------------------------------------------
 
 namespace {

@@ -63,7 +63,9 @@ TEST_CASE("a tree is stopped with all its threads and grandchildren, and runs on
       while (true) ::pause();
     }
     for (int i = 0; i < 3; ++i)
-      std::thread([count] { while (true) *count = *count + 1; }).detach();
+      std::thread([count] {
+        while (true) *count = *count + 1;
+      }).detach();
   });
   {
     Tracees tracees;
@@ -133,8 +135,8 @@ TEST_CASE("what cannot be captured is refused with its reason") {
     try {
       freeze({child.pid()}, second);
     } catch (const Error& error) {
-      const bool named = std::string(error.what()).find(
-                             fmt::format("traced by {}", ::getppid())) != std::string::npos;
+      const bool named = std::string(error.what()).find(fmt::format("traced by {}", ::getppid())) !=
+                         std::string::npos;
       ::_exit(named ? 0 : 1);
     }
     ::_exit(2);
@@ -178,6 +180,9 @@ TEST_CASE("the page table tells touched pages from untouched ones") {
         map.append((to - from) / 4096, what == PageClass::kAnonymous ? 'a' : '.');
       });
   CHECK(covered == start + kSize);
-  CHECK(map == "....." "aa" + std::string(56, '.') + "a");
+  CHECK(map ==
+        "....."
+        "aa" +
+            std::string(56, '.') + "a");
   ::munmap(area, kSize);
 }

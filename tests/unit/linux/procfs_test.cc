@@ -58,7 +58,8 @@ TEST_CASE("mappings are read with their attributes and odd names") {
 }
 
 TEST_CASE("fields are read as text, numbers and lists") {
-  const ProcFields fields("pos:\t12\nflags:\t0100002\nSigCgt:\t8000000000000000\nlock:\t1\nlock:\t2\n");
+  const ProcFields fields(
+      "pos:\t12\nflags:\t0100002\nSigCgt:\t8000000000000000\nlock:\t1\nlock:\t2\n");
   CHECK(fields.number("pos") == 12);
   CHECK(fields.number("flags", 8) == 0100002);
   CHECK(fields.number("SigCgt", 16) == uint64_t{1} << 63);

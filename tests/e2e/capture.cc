@@ -1,0 +1,218 @@
+// Taking snapshots: where they go, and that what was photographed never notices.
+
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <filesystem>
+
+#include "tests/e2e/harness.h"
+
+namespace snapgdb::e2e {
+namespace {
+
+std::string of(const Target& target) {
+  return std::to_string(target.pid());
+}
+
+void check_whole(const std::string& image) {
+  const Result result = snapgdb({"verify", image});
+  INFO(result);
+  CHECK(result.ok());
+}
+
+void check_ends_well(Target& target) {
+  const Result end = target.finish();
+  INFO(end);
+  CHECK(end.ok());
+}
+
+TEST_CASE("an image is whole, and its owner's alone, whatever the umask") {
+  const TempDir directory;
+  Target target("zombies");
+  const Result result = snapgdb({"capture", of(target), "-o", directory / "x.snapgdb"},
+                                {.before_exec = [] { umask(0); }});
+  INFO(result);
+  CHECK(result.status == 0);
+  struct stat info {};
+  REQUIRE(stat((directory / "x.snapgdb").c_str(), &info) == 0);
+  CHECK((info.st_mode & 07777) == 0600);
+  CHECK(directory.names() == Words{"x.snapgdb"});
+  check_whole(directory / "x.snapgdb");
+  check_ends_well(target);
+}
+
+TEST_CASE("without -o the image is called NAME-PID.snapgdb, and the name is said") {
+  const TempDir directory;
+  Target target("zombies");
+  const Result result = snapgdb({"capture", of(target)}, {.directory = directory.path()});
+  INFO(result);
+  const std::string name = "zombies-" + of(target) + ".snapgdb";
+  CHECK(result.out == name + "\n");
+  CHECK(directory.names() == Words{name});
+  check_ends_well(target);
+}
+
+TEST_CASE("an image that is there already is replaced as a whole") {
+  const TempDir directory;
+  Target target("zombies");
+  write_file(directory / "x.snapgdb", "old");
+  capture(target.pid(), directory / "x.snapgdb");
+  check_whole(directory / "x.snapgdb");
+  CHECK(directory.names() == Words{"x.snapgdb"});
+  check_ends_well(target);
+}
+
+TEST_CASE("an image goes down a pipe and can be read from one") {
+  const TempDir directory;
+  Target target("witness");
+  const Result result =
+      run({"bash", "-o", "pipefail", "-c",
+           fmt::format("{0} capture {1} -o - | cat > x.snapgdb && cat x.snapgdb | {0} verify - && "
+                       "cat x.snapgdb | {0} show - tree",
+                       program(), of(target))},
+          {.directory = directory.path()});
+  INFO(result);
+  CHECK(result.status == 0);
+  CHECK(contains(result.out, "witness"));
+  check_whole(directory / "x.snapgdb");
+  CHECK(snapgdb({"bt", directory / "x.snapgdb"}).ok());
+  check_ends_well(target);
+}
+
+TEST_CASE("a FIFO as the image's name is written to, not replaced") {
+  const TempDir directory;
+  REQUIRE(mkfifo((directory / "fifo").c_str(), 0600) == 0);
+  Target target("zombies");
+  Running reader({"sh", "-c", "cat fifo > copy"}, {.directory = directory.path()});
+  capture(target.pid(), directory / "fifo");
+  CHECK(reader.wait().ok());
+  check_whole(directory / "copy");
+  CHECK(std::filesystem::is_fifo(directory / "fifo"));
+  check_ends_well(target);
+}
+
+TEST_CASE("messages go to standard error, and a pipe gets no progress display") {
+  const TempDir directory;
+  Target target("zombies");
+  const Result result = snapgdb({"capture", of(target), "-o", directory / "x.snapgdb"});
+  CHECK_FALSE(contains(result.err, "\r"));
+  CHECK_FALSE(contains(result.err, "\x1b"));
+  CHECK(result.out == directory / "x.snapgdb\n");
+  check_ends_well(target);
+}
+
+// ---- What becomes of the tree ----------------------------------------------------------------
+
+struct Disturbed {
+  const char* target;
+  Words arguments;
+  int pause_ms;  // between captures
+};
+
+// Ten captures, after which the target checks itself: values, registers, blocked calls, remaining
+// times, descriptors, mappings, children, signals.
+void check_unnoticed(const Disturbed& what) {
+  const TempDir directory;
+  Target target(what.target, what.arguments);
+  for (int i = 0; i < 10; ++i) {
+    capture(target.pid(), directory / "image");
+    usleep(what.pause_ms * 1000);
+  }
+  check_whole(directory / "image");
+  check_ends_well(target);
+}
+
+TEST_CASE("processes, threads and memory do not notice ten captures") {
+  check_unnoticed({"witness", {}, 0});
+}
+TEST_CASE("a static program does not notice ten captures") {
+  check_unnoticed({"witness-static", {}, 0});
+}
+TEST_CASE("descriptors of every kind do not notice ten captures") {
+  check_unnoticed({"descriptors", {}, 0});
+}
+TEST_CASE("blocked system calls do not notice ten captures") {
+  check_unnoticed({"syscalls", {"--round", "1000"}, 230});
+}
+TEST_CASE("zombies, orphans and stopped processes do not notice ten captures") {
+  check_unnoticed({"zombies", {}, 0});
+}
+TEST_CASE("a program that writes all the time does not notice ten captures") {
+  check_unnoticed({"busy", {"--mib", "32", "--rate", "max"}, 20});
+}
+
+TEST_CASE("a captured tree can be captured by two at once") {
+  const TempDir directory;
+  Target target("witness");
+  Running one({program(), "capture", of(target), "-o", directory / "one"});
+  Running two({program(), "capture", of(target), "-o", directory / "two"});
+  const Result first = one.wait(), second = two.wait();
+  INFO(first << second);
+  // Whoever comes second finds a traced process, and says so, or comes after the first one's end.
+  CHECK((first.ok() || second.ok()));
+  for (const Result& result : {first, second}) {
+    if (!result.ok()) check_refused(result, 1, {"traced"});
+  }
+  check_ends_well(target);
+}
+
+TEST_CASE("capture --stop leaves every process stopped, to be set going by SIGCONT") {
+  const TempDir directory;
+  Target target("witness", {"--may-be-stopped"});
+  capture(target.pid(), directory / "image", {"--stop"});
+  for (const pid_t pid : target.processes()) CHECK(state_of(pid) == 'T');
+  resume(target.processes());
+  check_ends_well(target);
+}
+
+TEST_CASE("a tree that was stopped before stays stopped") {
+  const TempDir directory;
+  Target target("witness", {"--may-be-stopped"});
+  stop(target.processes());
+  for (int i = 0; i < 3; ++i) capture(target.pid(), directory / "image");
+  for (const pid_t pid : target.processes()) CHECK(state_of(pid) == 'T');
+  resume(target.processes());
+  check_ends_well(target);
+}
+
+TEST_CASE("capture --kill kills every process once the image is whole") {
+  const TempDir directory;
+  Target target("witness");
+  const auto processes = target.processes();
+  capture(target.pid(), directory / "image", {"--kill"});
+  CHECK(target.running().wait().signal == SIGKILL);
+  for (const pid_t pid : processes) {
+    INFO(pid << " is in state " << state_of(pid));
+    CHECK((state_of(pid) == 0 || state_of(pid) == 'Z'));
+  }
+  check_whole(directory / "image");
+}
+
+TEST_CASE("capture --kill kills nobody if the image cannot be written") {
+  Target target("witness");
+  const Result result = snapgdb({"capture", of(target), "--kill", "-o", "/nonexistent/image"});
+  CHECK(result.status == 1);
+  check_ends_well(target);
+}
+
+TEST_CASE("an ordinary user captures their own processes") {
+  if (skip_unless(geteuid() == 0, "to become an ordinary user, one must be root")) return;
+  const TempDir directory;
+  REQUIRE(chown(directory.path().c_str(), kNobody, kNobody) == 0);
+  for (const char* name : {"witness", "descriptors", "syscalls", "zombies"}) {
+    Target target(name, {}, {.user = kNobody});
+    const Result result =
+        snapgdb({"capture", of(target), "-o", directory / name}, {.user = kNobody});
+    INFO(result);
+    CHECK(result.status == 0);
+    check_whole(directory / name);
+    check_ends_well(target);
+  }
+}
+
+}  // namespace
+}  // namespace snapgdb::e2e

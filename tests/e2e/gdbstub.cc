@@ -1,0 +1,197 @@
+// gdb (and lldb) connected to an image: what a person types, and what must come of it.
+
+#include <fmt/format.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <filesystem>
+#include <sstream>
+
+#include "tests/e2e/harness.h"
+
+namespace snapgdb::e2e {
+namespace {
+
+struct Served {
+  explicit Served(const Words& arguments = {"--alone"}) : target("witness", arguments) {
+    capture(target.pid(), image);
+  }
+
+  // gdb, connected as the manual says: with no other argument.
+  Result gdb_says(Words commands, const std::string& more = "") const {
+    commands.insert(commands.begin(), "target remote | " + program() + " " + image + more);
+    return gdb(commands);
+  }
+
+  TempDir directory;
+  std::string image = directory / "image.snapgdb";
+  Target target;
+};
+
+void check_says(const Result& result, const Words& parts) {
+  INFO(result);
+  for (const std::string& part : parts) {
+    INFO("expected: " << part);
+    CHECK(contains(result.out + result.err, part));
+  }
+}
+
+TEST_CASE("gdb shows every thread by its name, however odd") {
+  const Served served;
+  const Result result = served.gdb_says({"info threads"});
+  check_says(result, {"\"witness\"", "\"spin\"", "\"pause\"", "\"deep\"", "\"handler\"",
+                      "odd <&>\"'%s \xc3\xa9", "\"tiles\""});
+  CHECK_FALSE(contains(result.err, "warning: `"));
+}
+
+TEST_CASE("gdb shows registers up to the last vector register") {
+  const Served served;
+  // The spinning thread is the second, since threads come in order of age.
+  const Result result = served.gdb_says({"thread find spin", "thread 2", "p/x $r15", "p $r14",
+                                         "p/x $mxcsr", "p/x $fctrl", "info registers rip fs_base",
+                                         "p $ymm7.v4_int64", "p $xmm15.v2_int64"});
+  check_says(result, {"$1 = 0xffffffffffffffff", "$2 = 0", "0x7f80", "0xf7f",
+                      "hold_registers_spinning", "v4_int64"});
+}
+
+TEST_CASE("gdb reads globals, thread-locals, the heap, files and arguments") {
+  const Served served;
+  check_says(served.gdb_says({"p witness_least", "p witness_struct.numbers[1]", "thread 3",
+                              "p witness_tls", "p libwitness_tls", "p libwitness_global",
+                              "info auxv", "info sharedlibrary", "p (char*)witness_constant"}),
+             {"$1 = -9223372036854775808", "$2 = inf", "$3 = 28673", "$4 = -28673",
+              "$5 = 1274518694545850385", "AT_PHDR", "libwitness.so", "constant \\001\\377 text"});
+}
+
+TEST_CASE("what is not in the image is an error, never zeros") {
+  const Served served;
+  std::string kept_out;
+  for (const std::string& line : served.target.said("range")) {
+    if (contains(line, "left-out-of-cores")) kept_out = line.substr(line.find("0x"));
+  }
+  kept_out = kept_out.substr(0, kept_out.find(' '));
+  const Result result = served.gdb_says({"x/2gx " + kept_out, "x/2gx 0x10"});
+  check_says(result, {"Cannot access memory at address " + kept_out,
+                      "Cannot access memory at address 0x10"});
+}
+
+TEST_CASE("set var works for the session and leaves the image as it is") {
+  const Served served;
+  const std::string before = read_file(served.image);
+  check_says(served.gdb_says({"set var witness_zero = 4711", "p witness_zero", "thread 2",
+                              "set var $rbx = 0x1234", "p $rbx", "set var $xmm3.v2_int64[1] = 0x77",
+                              "p $xmm3.v2_int64[1]", "frame function main", "p witness_zero"}),
+             {"$1 = 4711", "$2 = 4660", "$3 = 119", "$4 = 4711"});
+  CHECK(read_file(served.image) == before);
+  check_says(served.gdb_says({"p witness_zero"}), {"$1 = 0"});
+}
+
+TEST_CASE("continue, step and calls say clearly that a snapshot does not run") {
+  const Served served;
+  for (const char* command :
+       {"continue", "stepi", "next", "finish", "print libwitness_call(0,1)"}) {
+    CAPTURE(command);
+    const Result result = served.gdb_says({command, "p witness_minus_one"});
+    check_says(result, {"snapshot", "= -1"});  // and the session goes on
+    CHECK_FALSE(result.timed_out);
+  }
+}
+
+TEST_CASE("breakpoints and watchpoints do not end the session") {
+  const Served served;
+  check_says(served.gdb_says({"break main", "watch witness_zero", "delete", "bt", "kill"}),
+             {"Breakpoint 1", "main"});
+}
+
+TEST_CASE("monitor help lists what monitor can do") {
+  const Served served;
+  check_says(served.gdb_says({"monitor help"}), {"monitor ps", "monitor missing"});
+  check_says(served.gdb_says({"monitor ps"}), {std::to_string(served.target.pid()), "witness"});
+  check_says(served.gdb_says({"monitor frobnicate"}), {"frobnicate", "monitor help"});
+}
+
+TEST_CASE("option --pid shows another process of the tree, and a wrong one is refused") {
+  const Served served(Words{});
+  const auto processes = served.target.processes();
+  for (const pid_t pid : processes) {
+    check_says(served.gdb_says({"p witness_role", "info inferiors"}, fmt::format(" --pid {}", pid)),
+               {fmt::format("process {}", pid)});
+  }
+  const Result all = served.gdb_says({"p witness_minus_one"});
+  check_says(all, {"$1 = -1", "--pid", "snapgdb debug"});  // it says how to reach the others
+  check_refused(snapgdb({served.image, "--pid", "1"}, {.input = RunOptions::kPipe}), 1, {"1"});
+}
+
+TEST_CASE("snapgdb debug has every process as an inferior") {
+  const Served served(Words{});
+  const Result result = snapgdb({"debug", served.image, "--", "-nx", "-batch", "-ex",
+                                 "info inferiors", "-ex", "thread apply all bt 3"});
+  INFO(result);
+  CHECK(result.status == 0);
+  for (const pid_t pid : served.target.processes()) {
+    CHECK(contains(result.out, fmt::format("process {}", pid)));
+  }
+  CHECK_FALSE(contains(result.out, "?? ()"));
+}
+
+TEST_CASE("snapgdb debug passes on gdb's exit status") {
+  const Served served;
+  CHECK(snapgdb({"debug", served.image, "--", "-nx", "-batch", "-ex", "quit 17"}).status == 17);
+}
+
+// ---- Over a socket ---------------------------------------------------------------------------
+
+std::string wait_for_listening(Running& server) {
+  for (int i = 0; i < 30000 && !server.exited(); ++i) {
+    const std::string said = server.err();
+    const size_t at = said.find("listening on ");
+    if (at != said.npos && contains(said.substr(at), "\n")) {
+      const std::string rest = said.substr(at + 13);
+      return rest.substr(0, rest.find('\n'));
+    }
+    usleep(2000);
+  }
+  FAIL("snapgdb serve does not say where it listens: " << server.err());
+  return "";
+}
+
+TEST_CASE("serve listens at a unix socket, for one debugger after the other") {
+  const Served served;
+  const std::string path = served.directory / "socket";
+  Running server({program(), "serve", served.image, "--listen", "unix:" + path});
+  wait_for_listening(server);
+  for (int i = 0; i < 2; ++i) {
+    check_says(gdb({"target remote " + path, "p witness_least"}), {"$1 = -9223372036854775808"});
+  }
+  CHECK_FALSE(server.exited());
+}
+
+TEST_CASE("lldb connects and shows the same threads") {
+  const Served served;
+  Running server({program(), "serve", served.image, "--listen", "tcp:127.0.0.1:0"});
+  const std::string address = wait_for_listening(server);
+  const std::string port = address.substr(address.rfind(':') + 1);
+  const Result result =
+      run({"lldb", "--no-lldbinit", "--batch", "-o", "gdb-remote 127.0.0.1:" + port, "-o",
+           "thread list", "-o", "thread backtrace all", "-o", "register read r15"});
+  check_says(result, {"name = 'deep'", "marked_recurse", "libwitness_call"});
+}
+
+TEST_CASE("a client that goes away in the middle does no harm to the server") {
+  const Served served;
+  const std::string path = served.directory / "socket";
+  Running server({program(), "serve", served.image, "--listen", "unix:" + path});
+  wait_for_listening(server);
+  for (const char* garbage : {"", "$g#", "\x03", "$qSupported:x#00", "+++", "$vFile:open:#9a"}) {
+    Running client({"python3", "-c",
+                    "import socket,sys; s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); "
+                    "s.send(sys.argv[2].encode())",
+                    path, garbage});
+    CHECK(client.wait().ok());
+  }
+  check_says(gdb({"target remote " + path, "p witness_minus_one"}), {"$1 = -1"});
+}
+
+}  // namespace
+}  // namespace snapgdb::e2e

@@ -1,0 +1,64 @@
+#include "tests/e2e/json.h"
+
+#include <llvm/Support/raw_ostream.h>
+
+#include <catch2/catch.hpp>
+#include <charconv>
+#include <sstream>
+
+namespace snapgdb::e2e {
+namespace {
+
+const Json* find(const Json& json, const std::string& path) {
+  const Json* at = &json;
+  std::istringstream words(path);
+  for (std::string word; at && std::getline(words, word, '.');) {
+    if (const auto* array = at->getAsArray()) {
+      size_t index = 0;
+      std::from_chars(word.data(), word.data() + word.size(), index);
+      at = index < array->size() ? &(*array)[index] : nullptr;
+    } else {
+      const auto* object = at->getAsObject();
+      at = object ? object->get(word) : nullptr;
+    }
+  }
+  return at;
+}
+
+}  // namespace
+
+Json parse_json(const std::string& text) {
+  auto parsed = llvm::json::parse(text);
+  if (!parsed) {
+    FAIL("not JSON: " << llvm::toString(parsed.takeError()) << "\n" << text.substr(0, 1000));
+  }
+  return std::move(*parsed);
+}
+
+std::string json_at(const Json& json, const std::string& path) {
+  const Json* at = find(json, path);
+  if (!at) return "(nothing)";
+  if (const auto text = at->getAsString()) return text->str();
+  std::string shown;
+  llvm::raw_string_ostream(shown) << *at;
+  return shown;
+}
+
+std::vector<const Json*> elements_at(const Json& json, const std::string& path) {
+  std::vector<const Json*> elements;
+  const Json* at = find(json, path);
+  if (!at || !at->getAsArray()) return elements;
+  for (const Json& element : *at->getAsArray()) elements.push_back(&element);
+  return elements;
+}
+
+const Json& element_with(const Json& json, const std::string& path, const std::string& key,
+                         const std::string& value) {
+  for (const Json* element : elements_at(json, path)) {
+    if (json_at(*element, key) == value) return *element;
+  }
+  FAIL("nothing at " << path << " has " << key << " " << value);
+  return json;
+}
+
+}  // namespace snapgdb::e2e

@@ -1,0 +1,216 @@
+// `snapgdb run`: the program runs as if snapgdb were not there, and its crash is in the image.
+
+#include <fmt/format.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <filesystem>
+
+#include "tests/e2e/harness.h"
+#include "tests/e2e/json.h"
+
+namespace snapgdb::e2e {
+namespace {
+
+struct Manner {
+  const char* name;
+  int signal;          // 0: it exits
+  int status;          // if it exits
+  const char* reason;  // of the snapshot; nullptr: there is none
+};
+
+constexpr Manner kManners[] = {
+    {"segv-thread", SIGSEGV, 0, "SIGSEGV"},
+    {"abort", SIGABRT, 0, "SIGABRT"},
+    {"divide", SIGFPE, 0, "SIGFPE"},
+    {"term", SIGTERM, 0, "SIGTERM"},
+    {"throw", SIGABRT, 0, "SIGABRT"},
+    {"report", SIGSEGV, 0, "SIGSEGV"},
+    {"child", 0, 5, "SIGSEGV"},
+    {"kill", SIGKILL, 0, nullptr},  // nothing comes before a SIGKILL
+    {"recover", 0, 0, nullptr},
+    {"status-42", 0, 42, nullptr},
+    {"fork-many", 0, 0, nullptr},
+    {"exec", 0, 0, nullptr},
+    {"ok", 0, 0, nullptr},
+};
+
+Result run_crasher(const std::string& image, const Words& arguments, RunOptions options = {}) {
+  Words words{"run", "-o", image, "--", target_path("crasher")};
+  words.insert(words.end(), arguments.begin(), arguments.end());
+  return snapgdb(words, std::move(options));
+}
+
+// What the program itself said on standard error.
+std::string own_lines(const std::string& err) {
+  std::string own;
+  for (const std::string& line : lines_of(err)) {
+    if (!line.starts_with("snapgdb: ")) own += line + "\n";
+  }
+  return own;
+}
+
+Json summary_of(const std::string& image) {
+  return parse_json(snapgdb({"show", image, "--json"}).out);
+}
+
+TEST_CASE("a program under snapgdb run ends and speaks as it does without") {
+  for (const Manner& manner : kManners) {
+    const TempDir directory;
+    const Result with = run_crasher(directory / "image", {manner.name});
+    const Result without = run({target_path("crasher"), manner.name});
+    INFO(manner.name << "\n" << with << "without:\n" << without);
+    CHECK(with.signal == manner.signal);
+    if (manner.signal == 0) CHECK(with.status == manner.status);
+    CHECK(with.signal == without.signal);
+    CHECK(with.status == without.status);
+    CHECK(with.out == without.out);
+    CHECK(own_lines(with.err) == without.err);
+    CHECK(directory.names() == (manner.reason ? Words{"image"} : Words{}));
+    if (!manner.reason) {
+      CHECK(with.err == without.err);
+      continue;
+    }
+    CHECK(contains(with.err, directory / "image"));  // where to find what was saved
+    CHECK(snapgdb({"verify", directory / "image"}).ok());
+    CHECK(contains(json_at(summary_of(directory / "image"), "snapshot.reason"), manner.reason));
+  }
+}
+
+TEST_CASE("the image shows the crash: the thread that crashed first, where it crashed") {
+  const TempDir directory;
+  run_crasher(directory / "image", {"segv-thread"});
+  const Json json = summary_of(directory / "image");
+  const std::string tid = json_at(json, "snapshot.focus_tid");
+  const Json& thread = element_with(json, "processes.0.threads", "tid", tid);
+  CHECK(json_at(thread, "name") == "crashing");
+  CHECK(json_at(thread, "stop_signal") == std::to_string(SIGSEGV));
+
+  const Result result = gdb({"target remote | " + program() + " " + directory / "image", "bt",
+                             "p $_siginfo.si_signo", "p pointer"});
+  INFO(result);
+  CHECK(contains(result.out, "crash_here"));
+  CHECK(contains(result.out, "SIGSEGV"));
+  CHECK(contains(result.out, "$1 = 11"));
+  CHECK(contains(result.out, "$2 = (volatile int *) 0x0"));
+}
+
+TEST_CASE("a crash of a child is captured with its parent, and the child is in focus") {
+  const TempDir directory;
+  run_crasher(directory / "image", {"child"});
+  const Json json = summary_of(directory / "image");
+  CHECK(elements_at(json, "processes").size() == 2);
+  CHECK(json_at(json, "snapshot.focus_pid") == json_at(json, "processes.1.pid"));
+  CHECK(json_at(json, "snapshot.root_pid") == json_at(json, "processes.0.pid"));
+  const Result result = gdb({"target remote | " + program() + " " + directory / "image --pid " +
+                                 json_at(json, "processes.1.pid"),
+                             "bt"});
+  INFO(result);
+  CHECK(contains(result.out, "crash_here"));
+}
+
+TEST_CASE("standard input, inherited descriptors and signal dispositions pass through") {
+  const TempDir directory;
+  RunOptions with_pipe{.input = RunOptions::kPipe};
+  Running copying(
+      {program(), "run", "-o", directory / "image", "--", target_path("crasher"), "cat"},
+      with_pipe);
+  copying.write("through ");
+  copying.write("and through\n");
+  copying.close_input();
+  CHECK(copying.wait().out == "through and through\n");
+
+  // Descriptor 7 is open and SIGHUP ignored: the program must find both, and nothing more.
+  const std::string shell = "trap '' HUP; exec 7</dev/null; ";
+  const std::string crasher = target_path("crasher") + " inherited | grep -v '^parent'";
+  const Result without = run({"sh", "-c", shell + crasher});
+  const Result with = run({"sh", "-c", shell + program() + " run -o image -- " + crasher},
+                          {.directory = directory.path()});
+  INFO(with << without);
+  CHECK(contains(without.out, "fd 7"));
+  CHECK(contains(without.out, "ignored 1"));
+  CHECK(with.out == without.out);
+}
+
+TEST_CASE("the program has the terminal, in the foreground") {
+  const TempDir directory;
+  // script(1) gives a terminal of its own.
+  const Result result = run({"script", "-qec",
+                             fmt::format("{} run -o {} -- {} terminal", program(),
+                                         directory / "image", target_path("crasher")),
+                             "/dev/null"});
+  INFO(result);
+  CHECK(contains(result.out, "stdin 1 stdout 1 stderr 1 foreground 1"));
+}
+
+TEST_CASE("options of the program are not taken for snapgdb's") {
+  const TempDir directory;
+  const Result result =
+      snapgdb({"run", "-o", directory / "image", "--", "echo", "-o", "--help", "--", "x"});
+  INFO(result);
+  CHECK(result.out == "-o --help -- x\n");
+}
+
+TEST_CASE("a program that cannot be started is said to be so") {
+  const TempDir directory;
+  const Result result =
+      snapgdb({"run", "-o", directory / "image", "--", "/nonexistent/program", "x"});
+  INFO(result);
+  CHECK(result.status != 0);
+  CHECK(lines_of(result.err).size() == 1);
+  CHECK(result.err.starts_with("snapgdb: "));
+  CHECK(contains(result.err, "/nonexistent/program"));
+  CHECK(directory.names().empty());
+}
+
+TEST_CASE("an image that cannot be written does not change how the program ends") {
+  const Result result = run_crasher("/nonexistent/image", {"abort"});
+  INFO(result);
+  CHECK(contains(result.err, "/nonexistent/image"));
+  CHECK((result.signal == SIGABRT || result.status == 1));
+}
+
+TEST_CASE("a signal to snapgdb is one to the program") {
+  const TempDir directory;
+  Running running({program(), "run", "-o", directory / "image", "--", "sh", "-c",
+                   "echo started $$; exec sleep 1000"});
+  const pid_t program_pid = std::stoi(running.wait_for_line("started ").substr(8));
+  kill(running.pid(), SIGTERM);
+  const Result result = running.wait();
+  INFO(result);
+  CHECK(result.signal == SIGTERM);
+  CHECK((state_of(program_pid) == 0 || state_of(program_pid) == 'Z'));
+}
+
+TEST_CASE("a program that forks and starts threads all the time runs under snapgdb run") {
+  const TempDir directory;
+  Running running({program(), "run", "-o", directory / "image", "--", target_path("forker")},
+                  {.input = RunOptions::kPipe});
+  running.wait_for_line("ready");
+  usleep(500000);
+  running.close_input();
+  const Result result = running.wait();
+  INFO(result);
+  CHECK(result.status == 0);
+  CHECK(directory.names().empty());
+}
+
+TEST_CASE("job control reaches the program through snapgdb run") {
+  const TempDir directory;
+  Running running({program(), "run", "-o", directory / "image", "--", "sh", "-c",
+                   "echo started $$; read line; echo got $line"},
+                  {.input = RunOptions::kPipe});
+  const pid_t pid = std::stoi(running.wait_for_line("started ").substr(8));
+  kill(pid, SIGSTOP);
+  usleep(100000);
+  running.write("a line\n");
+  usleep(100000);
+  CHECK_FALSE(contains(running.out(), "got"));
+  kill(pid, SIGCONT);
+  running.wait_for_line("got a line");
+  CHECK(running.wait().ok());
+}
+
+}  // namespace
+}  // namespace snapgdb::e2e
