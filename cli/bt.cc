@@ -6,16 +6,17 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "cli/command.h"
-#include "cli/report.h"
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/image/image_reader.h"
 #include "core/inspect/backtrace.h"
+#include "core/inspect/words.h"
 
 namespace snapgdb::cli {
 namespace {
@@ -115,10 +116,14 @@ std::string thread_text(const Backtrace& trace) {
   return fmt::format("{}.{} \"{}\"", trace.pid, trace.tid, printable(trace.name));
 }
 
+constexpr size_t kThreadsNamed = 10;
+
 void print_group(const BacktraceGroup& group) {
   std::string threads;
-  for (const Backtrace* trace : group)
+  for (const Backtrace* trace : std::span(group).first(std::min(group.size(), kThreadsNamed)))
     threads += (threads.empty() ? "" : ", ") + thread_text(*trace);
+  if (group.size() > kThreadsNamed)
+    threads += fmt::format(" and {} more", group.size() - kThreadsNamed);
   fmt::print("\n{}: {}\n", counted(group.size(), "thread"), threads);
   print_frames(*group.front());
 }
@@ -214,7 +219,7 @@ class Shortcomings {
   int report() const {
     if (count_ == 0) return static_cast<int>(ExitStatus::kDone);
     std::fflush(stdout);
-    fmt::print(stderr, "snapgdb: {} {} incomplete:\n", counted(count_, "backtrace"),
+    fmt::print(stderr, "snapgdb: {} {} incomplete:\n", counted(count_, "backtrace", "backtraces"),
                count_ == 1 ? "is" : "are");
     for (const auto& [reason, trace] : reasons_)
       fmt::print(stderr, "  {}: {}\n", thread_text(trace), printable(reason));

@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,6 +11,7 @@
 #include "core/base/error.h"
 #include "core/base/fd.h"
 #include "core/image/image_reader.h"
+#include "gdbstub/background.h"
 
 namespace snapgdb::cli {
 namespace {
@@ -20,27 +20,6 @@ struct Arguments {
   std::string image;
   std::vector<std::string> gdb;
 };
-
-// For the shell that gdb starts the stub with.
-std::string shell_quoted(std::string_view word) {
-  std::string out = "'";
-  for (const char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return out + "'";
-}
-
-// IMG or IMG@K, such that it means the same in another directory.
-std::string absolute_name(const std::string& name) {
-  const std::string path = parse_snapshot_name(name).path;
-  return std::filesystem::absolute(path).string() + name.substr(path.size());
-}
-
-std::string stub_command(const std::string& image) {
-  const std::string self = std::filesystem::read_symlink("/proc/self/exe").string();
-  const std::string command = shell_quoted(self) + " serve --multi " + shell_quoted(image);
-  if (command.find('\n') != std::string::npos)
-    throw Error(fmt::format("cannot debug {}", image), "gdb cannot be given a path with a newline");
-  return command;
-}
 
 // Of what is a zombie only the exit status is left.
 std::vector<int32_t> shown_processes(const Snapshot& snapshot) {
@@ -59,8 +38,8 @@ size_t focused(const std::vector<int32_t>& pids, const Snapshot& snapshot) {
 
 // Inferiors are numbered as the tree is listed. The one in focus is attached to last: gdb then
 // shows the thread that the snapshot was taken for, and no other command needs to select it.
-std::string attach_all(const std::vector<int32_t>& pids, size_t focus, const std::string& stub) {
-  std::string out = fmt::format("target extended-remote | {}\n", stub);
+std::string attach_all(const std::vector<int32_t>& pids, size_t focus, const std::string& socket) {
+  std::string out = fmt::format("target extended-remote {}\n", socket);
   for (size_t i = 1; i < pids.size(); ++i) out += "add-inferior\n";
   const auto attach = [&](size_t i) {
     out += fmt::format("inferior {}\nattach {}\n", i + 1, pids[i]);
@@ -107,8 +86,7 @@ std::string inherited_script(const std::string& script) {
 }
 
 int debug(const Arguments& arguments) {
-  const std::string image = absolute_name(arguments.image);
-  const auto snapshot = open_snapshot(image);
+  const auto snapshot = open_snapshot(arguments.image);
   const std::vector<int32_t> pids = shown_processes(*snapshot);
   if (pids.empty())
     throw Error(fmt::format("cannot debug {}", arguments.image), "none of its processes is alive");
@@ -118,8 +96,8 @@ int debug(const Arguments& arguments) {
                pids.size(), pids.size());
   if (const size_t left_out = snapshot->processes().size() - pids.size(); left_out > 0)
     fmt::print(stderr, "snapgdb: {} not shown: nothing is left but the exit status\n", left_out);
-  run_gdb(inherited_script(setup_script(attach_all(pids, focus, stub_command(image)))),
-          arguments.gdb);
+  const std::string socket = gdbstub::serve_in_background(snapshot, {.multi = true});
+  run_gdb(inherited_script(setup_script(attach_all(pids, focus, socket))), arguments.gdb);
 }
 
 Action define(CLI::App& app) {

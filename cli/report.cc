@@ -5,6 +5,7 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/image/extents.h"
+#include "core/inspect/words.h"
 
 namespace snapgdb::cli {
 namespace {
@@ -27,17 +28,14 @@ void list_missing(const pb::SnapshotRecord& record) {
 
 }  // namespace
 
-std::string counted(size_t count, std::string_view noun, std::string_view plural_ending) {
-  return fmt::format("{} {}{}", count, noun, count == 1 ? "" : plural_ending);
-}
-
 int report_capture(const Capture& capture, const CaptureReport& report) {
   const pb::SnapshotRecord& record = report.record;
   const uint64_t pages = record.stored_pages() + record.shared_pages() + record.zero_pages();
   fmt::print(stderr, "{}, {}, {} of memory and files in {}; stopped for {}; image {}\n",
-             counted(report.processes, "process", "es"), counted(report.threads, "thread"),
-             human_size(pages * kPageSize), human_duration(report.wall_ns),
-             human_duration(record.pause_ns()), human_size(capture.bytes_written()));
+             counted(report.processes, "process", "processes"),
+             counted(report.threads, "thread", "threads"), human_size(pages * kPageSize),
+             human_duration(report.wall_ns), human_duration(record.pause_ns()),
+             human_size(capture.bytes_written()));
   list_missing(record);
   return static_cast<int>(record.missing().empty() ? ExitStatus::kDone : ExitStatus::kIncomplete);
 }

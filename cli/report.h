@@ -8,7 +8,4 @@ namespace snapgdb::cli {
 // missing from it.
 int report_capture(const Capture& capture, const CaptureReport& report);
 
-// "12 processes", "1 process"
-std::string counted(size_t count, std::string_view noun, std::string_view plural_ending = "s");
-
 }  // namespace snapgdb::cli

@@ -1,4 +1,3 @@
-#include <cstring>
 #include <optional>
 
 #include "cli/command.h"
@@ -6,6 +5,7 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/capture.h"
+#include "core/inspect/words.h"
 #include "core/linux/supervisor.h"
 
 namespace snapgdb::cli {
@@ -16,11 +16,6 @@ struct Arguments {
   std::vector<std::string> command = {};
   CaptureOptions options;
 };
-
-std::string signal_name(int signal) {
-  const char* name = ::sigabbrev_np(signal);
-  return name ? fmt::format("SIG{}", name) : fmt::format("signal {}", signal);
-}
 
 class Recorder {
  public:
@@ -48,8 +43,8 @@ class Recorder {
   void take(Tracees& tracees, const FatalSignal& fatal) {
     // Only now: until something happens, no file appears and no thread of ours runs.
     if (!capture_) capture_.emplace(OutputFile::create(arguments_.output), arguments_.options);
-    const Moment moment{fmt::format("{} in {}.{}", signal_name(fatal.signal), fatal.process.value,
-                                    fatal.task.value),
+    const Moment moment{fmt::format("{} in {}.{}", signal_name(static_cast<uint32_t>(fatal.signal)),
+                                    fatal.process.value, fatal.task.value),
                         fatal.process, fatal.task};
     const CaptureReport report = capture_->take(supervisor_.processes(), tracees, moment, [] {});
     capture_->commit();

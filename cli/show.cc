@@ -11,13 +11,12 @@
 #include <llvm/Support/FormatVariadic.h>
 
 #include "cli/command.h"
-#include "cli/descriptor_text.h"
-#include "cli/report.h"
 #include "cli/table.h"
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/image/image_reader.h"
 #include "core/inspect/json.h"
+#include "core/inspect/words.h"
 
 namespace snapgdb::cli {
 namespace {
@@ -33,10 +32,10 @@ std::string local_time(int64_t nanoseconds) {
   return {text, ::strftime(text, sizeof text, "%F %T %Z", &parts)};
 }
 
-std::string command_line(const pb::Process& process) {
-  std::string line;
-  for (const std::string& argument : process.arguments())
-    line += (line.empty() ? "" : " ") + printable(argument);
+std::string title(const pb::Process& process) {
+  const std::string line = command_line(process);
+  if (process.state() == "Z")
+    return fmt::format("[{}] {}", printable(process.name()), exit_text(process.exit_status()));
   return line.empty() ? fmt::format("[{}]", printable(process.name())) : line;
 }
 
@@ -72,8 +71,7 @@ void print_tree(const Snapshot& snapshot, const Processes& shown) {
                                                                     size_t level) {
     table.add({std::to_string(process.pid()), std::to_string(process.parent()),
                std::to_string(process.threads_size()), process.state(),
-               human_size(resident_bytes(process)),
-               std::string(2 * level, ' ') + command_line(process)});
+               human_size(resident_bytes(process)), std::string(2 * level, ' ') + title(process)});
     for (const pb::Process& child : snapshot.processes())
       if (child.parent() == process.pid() && depth.try_emplace(child.pid(), level).second)
         visit(child, level + 1);
@@ -89,8 +87,7 @@ void print_threads(const Snapshot&, const Processes& shown) {
     for (const pb::Thread& thread : process->threads())
       table.add({std::to_string(process->pid()), std::to_string(thread.tid()), thread.state(),
                  std::to_string(thread.cpu()), printable(thread.name()),
-                 thread.stop_signal() ? std::to_string(thread.stop_signal()) : "",
-                 printable(thread.wait_channel())});
+                 signal_name(thread.stop_signal()), printable(thread.wait_channel())});
   table.print();
 }
 
@@ -109,12 +106,12 @@ void print_maps(const Snapshot& snapshot, const Processes& shown) {
 }
 
 void print_descriptors(const Snapshot&, const Processes& shown) {
-  Table table({">PID", ">FD", "KIND", "ACCESS", "TARGET", "WHAT"});
+  Table table({">PID", ">FD", "KIND", "FLAGS", "TARGET", "DETAILS"});
   for (const pb::Process* process : shown)
     for (const pb::Descriptor& descriptor : process->descriptors())
       table.add({std::to_string(process->pid()), std::to_string(descriptor.number()),
-                 descriptor_kind(descriptor), access_text(descriptor),
-                 printable(descriptor.target()), descriptor_text(descriptor)});
+                 descriptor_kind(descriptor), descriptor_flags(descriptor),
+                 printable(descriptor.target()), descriptor_details(descriptor)});
   table.print();
 }
 
@@ -167,9 +164,10 @@ void print_summary(const Snapshot& snapshot, const Processes&) {
     threads += static_cast<size_t>(process.threads_size());
     if (spaces.insert(process.address_space()).second) memory += captured_bytes(snapshot, process);
   }
-  fmt::print("program   {}\n", command_line(root));
-  fmt::print("tree      {}, {}, root {}\n", counted(snapshot.processes().size(), "process", "es"),
-             counted(threads, "thread"), root.pid());
+  fmt::print("program   {}\n", title(root));
+  fmt::print("tree      {}, {}, root {}\n",
+             counted(snapshot.processes().size(), "process", "processes"),
+             counted(threads, "thread", "threads"), root.pid());
   fmt::print("taken     {} on {} (Linux {}, {})\n", local_time(record.realtime_ns()),
              printable(record.host().node_name()), printable(record.host().os_release()),
              printable(record.host().cpu_model()));
@@ -182,9 +180,10 @@ void print_summary(const Snapshot& snapshot, const Processes&) {
              human_size(record.zero_pages() * kPageSize));
   fmt::print("files     {} carried\n",
              std::ranges::count_if(snapshot.files(), &pb::FileRecord::embedded));
-  fmt::print("missing   {}\n", record.missing().empty()
-                                   ? std::string("nothing")
-                                   : counted(static_cast<size_t>(record.missing_size()), "thing"));
+  fmt::print("missing   {}\n",
+             record.missing().empty()
+                 ? std::string("nothing")
+                 : counted(static_cast<uint64_t>(record.missing_size()), "thing", "things"));
   fmt::print("\n");
   print_tree(snapshot, {&root});
   if (record.missing().empty()) return;

@@ -1,7 +1,7 @@
 #include "cli/command.h"
-#include "cli/report.h"
 #include "core/base/error.h"
 #include "core/image/image_reader.h"
+#include "core/inspect/words.h"
 
 namespace snapgdb::cli {
 namespace {
@@ -13,7 +13,7 @@ int run(const std::string& path) {
   } catch (const Error& error) {
     throw error.within(path);
   }
-  fmt::print("{}: whole, {}\n", path, counted(image->snapshots().size(), "snapshot"));
+  fmt::print("{}: whole, {}\n", path, counted(image->snapshots().size(), "snapshot", "snapshots"));
   return 0;
 }
 

@@ -1,9 +1,9 @@
 #include "elfconv/core_content.h"
 
 #include <algorithm>
-#include <atomic>
 #include <exception>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -16,53 +16,49 @@ namespace {
 constexpr uint64_t kBlock = uint64_t{4} << 20;  // of which each thread has a buffer
 constexpr size_t kMaxThreads = 4;               // more would only wait for the disk
 
-struct Block {
+// A range of memory and where it goes in the file.
+struct Piece {
   uint64_t address = 0;
   uint64_t size = 0;
-  uint64_t offset = 0;  // in the file
+  uint64_t offset = 0;
 };
 
-void add_blocks(const LoadSegment& segment, uint64_t start, uint64_t end,
-                std::vector<Block>& blocks) {
-  for (uint64_t at = start; at < end; at += kBlock)
-    blocks.push_back({at, std::min(kBlock, end - at), segment.offset + (at - segment.address)});
-}
-
-// What is not zeros. Neighbouring runs go together, wherever their pages come from.
-std::vector<Block> blocks_of(std::span<const LoadSegment> segments, const Extents& extents) {
-  std::vector<Block> blocks;
+// What is not zeros. Neighbouring extents go together, wherever their pages come from.
+std::vector<Piece> pieces_of(std::span<const LoadSegment> segments, const Extents& extents) {
+  std::vector<Piece> pieces;
   for (const LoadSegment& segment : segments) {
     if (segment.zeros) continue;
-    uint64_t start = segment.address, end = segment.address;
+    uint64_t end = 0;  // of the last piece of this segment
     for (const Extent& extent : extents.overlapping(segment.address, segment.end())) {
-      if (extent.source == pb::SOURCE_ZERO) continue;
-      if (extent.start > end) {
-        add_blocks(segment, start, end, blocks);
-        start = extent.start;
-      }
-      end = std::max(end, std::min(extent.end(), segment.end()));
+      const uint64_t start = std::max(extent.start, segment.address);
+      const uint64_t stop = std::min(extent.end(), segment.end());
+      if (extent.source == pb::SOURCE_ZERO || start >= stop) continue;
+      if (start > end || end == 0)
+        pieces.push_back({start, 0, segment.offset + (start - segment.address)});
+      end = std::max(end, stop);
+      pieces.back().size = end - pieces.back().address;
     }
-    add_blocks(segment, start, end, blocks);
   }
-  return blocks;
+  return pieces;
 }
 
 class Copy {
  public:
-  Copy(const Snapshot& snapshot, const pb::Process& process, std::span<const Block> blocks, int fd,
+  Copy(const Snapshot& snapshot, const pb::Process& process, std::vector<Piece> pieces, int fd,
        const std::string& path, const CopyProgress& progress)
       : snapshot_(snapshot),
         process_(process),
-        blocks_(blocks),
         fd_(fd),
         path_(path),
-        progress_(progress) {
-    for (const Block& block : blocks) total_ += block.size;
+        progress_(progress),
+        pieces_(std::move(pieces)) {
+    for (const Piece& piece : pieces_) total_ += piece.size;
   }
 
   void run() {
-    const size_t threads = std::min<size_t>(
-        {blocks_.size(), std::max(1u, std::thread::hardware_concurrency()), kMaxThreads});
+    const uint64_t blocks = total_ / kBlock + 1;
+    const size_t threads = std::min<uint64_t>(
+        {blocks, std::max(1u, std::thread::hardware_concurrency()), kMaxThreads});
     {
       std::vector<std::jthread> others;
       for (size_t i = 1; i < threads; ++i) others.emplace_back([this] { work(); });
@@ -77,40 +73,61 @@ class Copy {
   void work() {
     try {
       std::vector<std::byte> buffer;
-      for (size_t i = next_++; i < blocks_.size(); i = next_++) {
-        buffer.resize(std::max<size_t>(buffer.size(), blocks_[i].size));
-        copy(blocks_[i], buffer);
+      while (const std::optional<Piece> block = next_block()) {
+        buffer.resize(std::max<size_t>(buffer.size(), block->size));
+        copy(*block, std::span(buffer).first(block->size));
       }
     } catch (...) {
       const std::lock_guard lock(mutex_);
       if (!failure_) failure_ = std::current_exception();
-      next_ = blocks_.size();  // the others stop, too
     }
   }
 
-  void copy(const Block& block, std::vector<std::byte>& buffer) {
-    const auto bytes = std::span(buffer).first(block.size);
-    const size_t n = snapshot_.read_memory(process_, block.address, bytes);
-    if (n < block.size)
-      throw Error(fmt::format("cannot read the memory of process {} at {:#x}", process_.pid(),
-                              block.address + n),
-                  snapshot_.missing_reason(process_, block.address + n));
-    pwrite_all(fd_, bytes, block.offset, path_);
+  // Cut off the pieces one by one: an image may claim more of them than fit into memory.
+  std::optional<Piece> next_block() {
+    const std::lock_guard lock(mutex_);
+    if (failure_ || next_ == pieces_.size()) return std::nullopt;
+    Piece& rest = pieces_[next_];
+    const Piece block{rest.address, std::min(kBlock, rest.size), rest.offset};
+    rest.address += block.size;
+    rest.offset += block.size;
+    rest.size -= block.size;
+    if (rest.size == 0) ++next_;
+    return block;
+  }
+
+  void copy(const Piece& block, std::span<std::byte> buffer) {
+    read(block.address, buffer);
+    pwrite_all(fd_, buffer, block.offset, path_);
     if (!progress_) return;
     const std::lock_guard lock(mutex_);
     done_ += block.size;
     progress_(done_, total_);
   }
 
+  void read(uint64_t address, std::span<std::byte> out) const {
+    const auto fail = [&](const std::string& why) {
+      throw Error(fmt::format("cannot read the memory of process {}", process_.pid()), why,
+                  "--salvage leaves out what is lost");
+    };
+    size_t n = 0;
+    try {
+      n = snapshot_.read_memory(process_, address, out);
+    } catch (const Error& error) {
+      fail(error.why());
+    }
+    if (n < out.size()) fail(snapshot_.missing_reason(process_, address + n));
+  }
+
   const Snapshot& snapshot_;
   const pb::Process& process_;
-  std::span<const Block> blocks_;
   int fd_;
   const std::string& path_;
   const CopyProgress& progress_;
   uint64_t total_ = 0;
-  std::atomic<size_t> next_ = 0;
-  std::mutex mutex_;
+  std::mutex mutex_;  // guards the rest
+  std::vector<Piece> pieces_;
+  size_t next_ = 0;
   uint64_t done_ = 0;
   std::exception_ptr failure_;
 };
@@ -120,8 +137,7 @@ class Copy {
 uint64_t copy_content(const Snapshot& snapshot, const pb::Process& process,
                       std::span<const LoadSegment> segments, int fd, const std::string& path,
                       const CopyProgress& progress) {
-  const std::vector<Block> blocks = blocks_of(segments, snapshot.extents(process));
-  Copy copy(snapshot, process, blocks, fd, path, progress);
+  Copy copy(snapshot, process, pieces_of(segments, snapshot.extents(process)), fd, path, progress);
   copy.run();
   return copy.total();
 }

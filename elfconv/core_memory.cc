@@ -113,17 +113,21 @@ class MappingRuns {
     std::vector<std::byte> buffer(block);
     for (uint64_t at = start; at < end;) {
       const uint64_t size = std::min(block, end - at);
-      try {
-        const size_t n = snapshot_.read_memory(process_, at, std::span(buffer).first(size));
-        add({n == size ? Kind::kData : Kind::kMissing, at, at + size,
-             n == size ? "" : "damaged in the image"});
-      } catch (const Error& error) {
-        if (size > kPageSize)
-          add_probed(at, at + size, kPageSize);
-        else
-          add({Kind::kMissing, at, at + size, error.why()});
-      }
+      if (can_read(at, std::span(buffer).first(size)))
+        add({Kind::kData, at, at + size});
+      else if (size > kPageSize)
+        add_probed(at, at + size, kPageSize);
+      else
+        add({Kind::kMissing, at, at + size, "damaged in the image, or cut off"});
       at += size;
+    }
+  }
+
+  bool can_read(uint64_t address, std::span<std::byte> buffer) const {
+    try {
+      return snapshot_.read_memory(process_, address, buffer) == buffer.size();
+    } catch (const Error&) {
+      return false;
     }
   }
 

@@ -10,8 +10,8 @@ namespace snapgdb::gdbstub {
 
 // How long a packet may be between '$' and '#', in both directions; the client is told it as
 // PacketSize. It has to hold all registers in hexadecimal (4.8 kB with AVX-512). More would cost
-// more than it brings: gdb 13 makes a system call for every byte it gets through a pipe, and fetches
-// this much of a file for each small piece it wants of it.
+// more than it brings: gdb 13 makes a system call for every byte it gets through a pipe, and
+// fetches this much of a file for each small piece it wants of it.
 inline constexpr size_t kPacketSize = 8 * 1024;
 
 // One thing a client sent.

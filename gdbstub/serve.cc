@@ -82,6 +82,21 @@ void remove_stale(const std::string& path, const sockaddr_un& where) {
     unlink(path.c_str());
 }
 
+// What a signal must not leave behind.
+char path_to_remove[sizeof(sockaddr_un::sun_path)];
+
+void remove_and_die(int signal_number) {
+  unlink(path_to_remove);
+  signal(signal_number, SIG_DFL);
+  raise(signal_number);
+}
+
+void remove_when_killed(const std::string& path) {
+  path.copy(path_to_remove, sizeof path_to_remove - 1);
+  for (const int number : {SIGINT, SIGTERM, SIGHUP})
+    if (signal(number, remove_and_die) == SIG_IGN) signal(number, SIG_IGN);  // as nohup(1) has it
+}
+
 }  // namespace
 
 void serve(Session& session, int in_fd, int out_fd) {
@@ -112,7 +127,14 @@ Listener::Listener(std::string_view address) {
 }
 
 Listener::~Listener() {
-  if (!path_.empty()) unlink(path_.c_str());
+  if (path_.empty()) return;
+  unlink(path_.c_str());
+  disown();
+}
+
+void Listener::disown() {
+  path_.clear();
+  path_to_remove[0] = '\0';
 }
 
 void Listener::listen_unix(const std::string& path) {
@@ -130,6 +152,7 @@ void Listener::listen_unix(const std::string& path) {
   umask(old_mask);
   if (bound != 0) throw_errno("cannot listen on unix:{}", path);
   path_ = path;
+  remove_when_killed(path);
   if (listen(socket_.get(), 1) != 0) throw_errno("cannot listen on unix:{}", path);
   address_ = "unix:" + path;
 }

@@ -30,7 +30,10 @@ class Listener {
 
   // As a client has to name it: "unix:/run/x", "tcp:127.0.0.1:40123".
   const std::string& address() const { return address_; }
+  int fd() const { return socket_.get(); }
   Fd accept() const;
+  // Leaves it to another process, which has this object too, to remove the socket in the end.
+  void disown();
 
  private:
   void listen_unix(const std::string& path);

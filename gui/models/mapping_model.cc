@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include "core/inspect/words.h"
 #include "gui/models/text.h"
 
 namespace snapgdb::gui {
@@ -23,8 +24,9 @@ QString access(const MappingRow& row) {
 }
 
 QString access_in_full(const MappingRow& row) {
-  QString words = bit_names(row.vma->protection() & 7,
-                            {{PROT_READ, "read"}, {PROT_WRITE, "write"}, {PROT_EXEC, "execute"}});
+  QString words = QString::fromStdString(
+      bit_names(row.vma->protection() & 7,
+                {{PROT_READ, "read"}, {PROT_WRITE, "write"}, {PROT_EXEC, "execute"}}));
   if (words.isEmpty()) words = QStringLiteral("no access");
   words += row.vma->shared() ? QStringLiteral("; shared: writes reach the others who map it")
                              : QStringLiteral("; private: a write makes a copy of the page");

@@ -1,16 +1,10 @@
 #include "gui/models/text.h"
 
-#include <string.h>
-#include <sys/wait.h>
-
 #include <QLocale>
 #include <QRegularExpression>
-#include <QStringList>
-
-#include <array>
-#include <csignal>
 
 #include "core/base/strings.h"
+#include "core/inspect/words.h"
 
 namespace snapgdb::gui {
 namespace {
@@ -66,59 +60,23 @@ QString duration(uint64_t nanoseconds) {
 }
 
 QString counted(uint64_t number, const char* singular, const char* plural) {
-  return QStringLiteral("%1 %2").arg(number).arg(QLatin1String(number == 1 ? singular : plural));
+  return QString::fromStdString(snapgdb::counted(number, singular, plural));
 }
 
 QString signal_name(uint32_t number) {
-  if (number == 0) return {};
-  const int signal = static_cast<int>(number);
-  if (const char* name = sigabbrev_np(signal)) return QStringLiteral("SIG") + QLatin1String(name);
-  // Named as kill -l does: glibc keeps the first two real-time signals, 32 and 33, for itself.
-  if (signal == SIGRTMIN) return QStringLiteral("SIGRTMIN");
-  if (signal > SIGRTMIN && signal <= SIGRTMAX)
-    return QStringLiteral("SIGRTMIN+%1").arg(signal - SIGRTMIN);
-  if (signal == 32 || signal == 33) return QStringLiteral("SIG%1").arg(signal);
-  return QStringLiteral("signal %1").arg(number);
+  return QString::fromStdString(snapgdb::signal_name(number));
 }
 
 QString signal_set(uint64_t bits) {
-  QStringList names;
-  for (uint32_t number = 1; number <= 64; ++number)
-    if (bits >> (number - 1) & 1) names += signal_name(number);
-  return names.join(QLatin1Char(' '));
+  return QString::fromStdString(snapgdb::signal_set(bits));
 }
 
 QString state_word(std::string_view letter) {
-  struct State {
-    char letter;
-    const char* word;
-  };
-  // Letters: Documentation/filesystems/proc.rst, table 1-2, and fs/proc/array.c.
-  static constexpr std::array kStates{
-      State{'R', "running"}, State{'S', "sleeping"}, State{'D', "disk sleep"},
-      State{'T', "stopped"}, State{'t', "traced"},   State{'Z', "zombie"},
-      State{'X', "dead"},    State{'I', "idle"},
-  };
-  for (const State& state : kStates)
-    if (letter.size() == 1 && letter[0] == state.letter) return QLatin1String(state.word);
-  return text(letter);
+  return QString::fromStdString(snapgdb::state_word(letter));
 }
 
 QString exit_text(int32_t wait_status) {
-  if (WIFSIGNALED(wait_status))
-    return QStringLiteral("killed by ") + signal_name(static_cast<uint32_t>(WTERMSIG(wait_status)));
-  return QStringLiteral("exit status %1").arg(WEXITSTATUS(wait_status));
-}
-
-QString bit_names(uint64_t bits, const BitNames& names) {
-  QStringList words;
-  for (const auto& [bit, name] : names) {
-    if ((bits & bit) != bit) continue;
-    words += QLatin1String(name);
-    bits &= ~bit;
-  }
-  if (bits) words += address(bits);
-  return words.join(QLatin1Char(' '));
+  return QString::fromStdString(snapgdb::exit_text(wait_status));
 }
 
 }  // namespace snapgdb::gui

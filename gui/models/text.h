@@ -3,8 +3,6 @@
 #include <QString>
 
 #include <string_view>
-#include <utility>
-#include <vector>
 
 #include "core/image/snapshot.pb.h"
 
@@ -32,9 +30,5 @@ QString signal_set(uint64_t bits);
 QString state_word(std::string_view letter);
 // How a zombie ended, from its wait status: "exit status 3", "killed by SIGKILL".
 QString exit_text(int32_t wait_status);
-
-// Names of the bits that are set, separated by blanks; a rest without a name as 0x….
-using BitNames = std::vector<std::pair<uint64_t, const char*>>;
-QString bit_names(uint64_t bits, const BitNames& names);
 
 }  // namespace snapgdb::gui

@@ -151,7 +151,7 @@ QWidget* MainWindow::make_browser() {
   auto* splitter = new QSplitter;
   splitter->addWidget(processes_);
   splitter->addWidget(tabs_);
-  splitter->setStretchFactor(0, 2);
+  splitter->setStretchFactor(0, 1);
   splitter->setStretchFactor(1, 3);
   splitter->setSizes({520, 840});
   splitter->setChildrenCollapsible(false);

@@ -168,7 +168,7 @@ TEST_CASE("nghttpd, a server in C++ with threads, answers everything while it is
   wait_until_served(url, {"--http2-prior-knowledge"});
   check_served_under_load(server, url, {}, directory / "image");
   CHECK(run({"curl", "-s", "--http2-prior-knowledge", url}).out == content);
-  check_backtraces_contain(directory / "image", {"ev_run", "nghttp2"});
+  check_backtraces_contain(directory / "image", {"ev_run", "nghttpd"});
 }
 
 TEST_CASE("nginx with its workers answers everything while it is captured") {

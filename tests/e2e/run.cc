@@ -72,7 +72,6 @@ TEST_CASE("a program under snapgdb run ends and speaks as it does without") {
       CHECK(with.err == without.err);
       continue;
     }
-    CHECK(contains(with.err, directory / "image"));  // where to find what was saved
     CHECK(snapgdb({"verify", directory / "image"}).ok());
     CHECK(contains(json_at(summary_of(directory / "image"), "snapshot.reason"), manner.reason));
   }
@@ -91,7 +90,6 @@ TEST_CASE("the image shows the crash: the thread that crashed first, where it cr
                              "p $_siginfo.si_signo", "p pointer"});
   INFO(result);
   CHECK(contains(result.out, "crash_here"));
-  CHECK(contains(result.out, "SIGSEGV"));
   CHECK(contains(result.out, "$1 = 11"));
   CHECK(contains(result.out, "$2 = (volatile int *) 0x0"));
 }

@@ -84,7 +84,7 @@ constexpr Expected kExpected[] = {
     {105, "pipe.queued", "131072"},
     {105, "pipe.fifo", "false"},
     {106, "flags", "0x801"},   // O_WRONLY | O_NONBLOCK
-    {107, "flags", "0x4000"},  // O_DIRECT: a packet pipe
+    {108, "flags", "0x4001"},  // O_WRONLY | O_DIRECT: a packet pipe
     {109, "pipe.fifo", "true"},
     {109, "pipe.queued", "11"},
     {137, "memfd.name", "sealed memory"},
@@ -183,8 +183,8 @@ TEST_CASE("a descriptor of every kind is described with all its values") {
     CHECK(json_at(target_of(308, "307"), "data") == "0xffffffffffffffff");
     CHECK(json_at(target_of(308, "302"), "data") == "0x0");
     CHECK(json_at(target_of(309, "308"), "data") == "0x123456789abcdef");
-    // EPOLLIN | EPOLLONESHOT | EPOLLET
-    CHECK(json_at(target_of(308, "307"), "events") == "0xc0000001");
+    // EPOLLIN | EPOLLONESHOT | EPOLLET; the kernel adds EPOLLERR and EPOLLHUP
+    CHECK(json_at(target_of(308, "307"), "events") == "0xc0000019");
   }
   SECTION("and both POSIX locks are there, to the end of the file") {
     const Json& locked = descriptor_of(process, 145);
@@ -387,14 +387,17 @@ TEST_CASE("backtraces stand at the same addresses as gdb's, frame by frame") {
   for (const Json* thread : elements_at(json, "processes.0.threads")) {
     const std::string tid = json_at(*thread, "tid");
     const auto frames = elements_at(*thread, "frames");
+    const auto in_gdb = [&](size_t i) {
+      const auto found = dump.find(fmt::format("{} thread {} frame {}", target.pid(), tid, i));
+      return found == dump.end() ? "" : found->second;
+    };
     for (size_t i = 0; i < frames.size(); ++i) {
-      const std::string where = fmt::format("{} thread {} frame {}", target.pid(), tid, i);
-      CAPTURE(where);
-      REQUIRE(dump.contains(where));
-      CHECK(contains(dump.at(where), " pc " + json_at(*frames[i], "pc") + " "));
+      CAPTURE(tid, i);
+      // gdb ends at main(), which was called, too.
+      if (in_gdb(i).empty() && contains(in_gdb(i - 1), "main at ")) break;
+      CHECK(contains(in_gdb(i), " pc " + json_at(*frames[i], "pc") + " "));
     }
-    CHECK_FALSE(
-        dump.contains(fmt::format("{} thread {} frame {}", target.pid(), tid, frames.size())));
+    CHECK(in_gdb(frames.size()).empty());
   }
   CHECK(target.finish().ok());
 }

@@ -7,7 +7,6 @@
 #include <QAbstractItemModelTester>
 
 #include "core/image/snapshot_builder.h"
-#include "gui/models/descriptor_text.h"
 #include "tests/gui/model_text.h"
 
 using namespace snapgdb;
@@ -148,50 +147,4 @@ TEST_CASE("of many holders the first few are named and the rest counted") {
     descriptor(process(builder, pid, "w"), 1, O_RDWR, 5).set_description(7);
   CHECK(others(builder, 1) ==
         "1 |  | w 2 fd 1, w 3 fd 1, w 4 fd 1, w 5 fd 1, w 6 fd 1, w 7 fd 1 and 3 more\n");
-}
-
-TEST_CASE("every kind of descriptor has a name, and the details that matter") {
-  pb::Descriptor d;
-  CHECK(descriptor_kind(d) == "unknown");
-
-  d.mutable_eventfd()->set_count(UINT64_MAX - 1);
-  CHECK(descriptor_kind(d) == "eventfd");
-  CHECK(descriptor_details(d) == "count 18446744073709551614");
-
-  d.mutable_timerfd()->set_clock(1);
-  d.mutable_timerfd()->set_interval_ns(2'000'000);
-  CHECK(descriptor_details(d) == "CLOCK_MONOTONIC, not set, every 2.00 ms");
-
-  d.mutable_signalfd()->set_mask(1u << 1 | 1u << 14);
-  CHECK(descriptor_details(d) == "SIGINT SIGTERM");
-
-  d.mutable_epoll()->add_targets()->set_fd(5);
-  d.mutable_epoll()->add_targets()->set_fd(9);
-  CHECK(descriptor_details(d) == "watches fd 5, 9");
-
-  d.mutable_inotify()->add_watches();
-  CHECK(descriptor_details(d) == "1 watch");
-
-  d.mutable_memfd()->set_name("buf");
-  d.mutable_memfd()->set_seals(F_SEAL_GROW | F_SEAL_WRITE);
-  CHECK(descriptor_details(d) == "buf, sealed against grow write");
-
-  d.mutable_device_node()->set_terminal(true);
-  CHECK(descriptor_kind(d) == "terminal");
-
-  d.mutable_pidfd()->set_pid(12);
-  CHECK(descriptor_details(d) == "process 12");
-
-  d.mutable_other()->set_what("anon_inode:[io_uring]");
-  d.mutable_other()->set_fdinfo("SqMask:\t0x3\nSqHead:\t1\n");
-  CHECK(descriptor_kind(d) == "anon_inode:[io_uring]");
-
-  d.mutable_pipe()->set_queued(3);
-  d.set_flags(O_WRONLY);
-  CHECK(descriptor_kind(d) == "pipe, write end");
-  CHECK(descriptor_details(d) == "3 B queued");
-
-  d.mutable_socket()->set_domain(AF_UNIX);
-  d.mutable_socket()->set_type(SOCK_DGRAM);
-  CHECK(descriptor_kind(d) == "unix datagram socket");
 }

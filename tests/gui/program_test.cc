@@ -39,9 +39,8 @@ struct CapturedSleep {
     QProcess sleep;
     sleep.start(QStringLiteral("sleep"), {QStringLiteral("60")});
     REQUIRE(sleep.waitForStarted());
-    const Run capture =
-        run(QStringLiteral(SNAPGDB_PROGRAM),
-            {"capture", QString::number(sleep.processId()), "-o", image});
+    const Run capture = run(QStringLiteral(SNAPGDB_PROGRAM),
+                            {"capture", QString::number(sleep.processId()), "-o", image});
     INFO(capture.err.toStdString());
     CHECK(capture.status == 0);
     pid = sleep.processId();
@@ -75,9 +74,8 @@ TEST_CASE("a picture of a captured process can be taken without a display") {
 
 TEST_CASE("snapgdb gui hands its arguments to the GUI program") {
   const CapturedSleep captured;
-  const Run taken =
-      run(QStringLiteral(SNAPGDB_PROGRAM),
-          {"gui", captured.image, "--tab", "fds", "--screenshot", captured.picture});
+  const Run taken = run(QStringLiteral(SNAPGDB_PROGRAM),
+                        {"gui", captured.image, "--tab", "fds", "--screenshot", captured.picture});
   CHECK(taken.err == "");
   CHECK(taken.status == 0);
   CHECK_FALSE(QImage(captured.picture).isNull());

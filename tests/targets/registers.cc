@@ -131,7 +131,16 @@ void check_tile(uint64_t seed) {
 
 }  // namespace
 
+namespace {
+bool amx_is_forbidden = false;
+}
+
+void forbid_amx() {
+  amx_is_forbidden = true;
+}
+
 bool request_amx() {
+  if (amx_is_forbidden) return false;
   unsigned a, b, c, d;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & (1u << 24))) return false;
   constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM, <asm/prctl.h>

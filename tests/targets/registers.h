@@ -32,6 +32,7 @@ void end_holding();
 
 // AMX tiles: false where the CPU or the kernel has none.
 bool request_amx();
+void forbid_amx();  // request_amx() is false from now on
 void load_tiles(uint64_t seed);
 void check_tiles(uint64_t seed);
 

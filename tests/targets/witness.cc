@@ -3,7 +3,8 @@
 // Before "ready" it says what there is, for tests that look at it from outside:
 //   process PID NAME · thread PID TID NAME · global NAME · tls NAME ·
 //   range PID NAME ADDRESS SIZE bytes|unreadable
-// Options: --may-be-stopped (SIGSTOP and SIGCONT may come), --alone (no children).
+// Options: --may-be-stopped (SIGSTOP and SIGCONT may come), --alone (no children), --no-tiles (AMX
+// is not used).
 
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -13,6 +14,7 @@
 #include <optional>
 
 #include "libwitness.h"
+#include "registers.h"
 #include "target.h"
 #include "witness_memory.h"
 #include "witness_threads.h"
@@ -166,6 +168,7 @@ class Tree {
 
 int main(int argc, char** argv) {
   target::prepare_end();
+  if (target::has_flag(argc, argv, "--no-tiles")) target::forbid_amx();
   Tree tree(target::has_flag(argc, argv, "--may-be-stopped"));
   return tree.run_root(target::has_flag(argc, argv, "--alone"));
 }

@@ -1,0 +1,76 @@
+#include "core/inspect/words.h"
+
+#include <fcntl.h>
+#include <sys/socket.h>
+
+#include <catch2/catch.hpp>
+
+using namespace snapgdb;
+
+TEST_CASE("every kind of descriptor has a name, and the details that matter") {
+  pb::Descriptor d;
+  CHECK(descriptor_kind(d) == "unknown");
+
+  d.mutable_eventfd()->set_count(UINT64_MAX - 1);
+  CHECK(descriptor_kind(d) == "eventfd");
+  CHECK(descriptor_details(d) == "count 18446744073709551614");
+
+  d.mutable_timerfd()->set_clock(1);
+  d.mutable_timerfd()->set_interval_ns(2'000'000);
+  CHECK(descriptor_details(d) == "CLOCK_MONOTONIC, not set, every 2.00 ms");
+
+  d.mutable_signalfd()->set_mask(1u << 1 | 1u << 14);
+  CHECK(descriptor_details(d) == "SIGINT SIGTERM");
+
+  d.mutable_epoll()->add_targets()->set_fd(5);
+  d.mutable_epoll()->add_targets()->set_fd(9);
+  CHECK(descriptor_details(d) == "watches fd 5, 9");
+
+  d.mutable_inotify()->add_watches();
+  CHECK(descriptor_details(d) == "1 watch");
+
+  d.mutable_memfd()->set_name("buf");
+  d.mutable_memfd()->set_seals(F_SEAL_GROW | F_SEAL_WRITE);
+  CHECK(descriptor_details(d) == "buf, sealed against grow write");
+
+  d.mutable_device_node()->set_terminal(true);
+  CHECK(descriptor_kind(d) == "terminal");
+
+  d.mutable_pidfd()->set_pid(12);
+  CHECK(descriptor_details(d) == "process 12");
+
+  d.mutable_other()->set_what("anon_inode:[io_uring]");
+  d.mutable_other()->set_fdinfo("SqMask:\t0x3\nSqHead:\t1\n");
+  CHECK(descriptor_kind(d) == "anon_inode:[io_uring]");
+  CHECK(descriptor_details(d) == "SqMask: 0x3; SqHead: 1");
+
+  d.mutable_pipe()->set_queued(3);
+  d.set_flags(O_WRONLY);
+  CHECK(descriptor_kind(d) == "pipe, write end");
+  CHECK(descriptor_details(d) == "3 B queued");
+
+  d.mutable_socket()->set_domain(AF_UNIX);
+  d.mutable_socket()->set_type(SOCK_DGRAM);
+  CHECK(descriptor_kind(d) == "unix datagram socket");
+}
+
+TEST_CASE("signals have their names, real-time ones too") {
+  CHECK(signal_name(0).empty());
+  CHECK(signal_name(11) == "SIGSEGV");
+  CHECK(signal_name(34) == "SIGRTMIN");
+  CHECK(signal_name(64) == "SIGRTMIN+30");
+  CHECK(signal_name(200) == "signal 200");
+  CHECK(signal_set(uint64_t{1} << 63 | 1) == "SIGHUP SIGRTMIN+30");
+}
+
+TEST_CASE("how a zombie ended is told from its wait status") {
+  CHECK(exit_text(3 << 8) == "exit status 3");
+  CHECK(exit_text(9) == "killed by SIGKILL");
+}
+
+TEST_CASE("flags are words, and what has no name is a number") {
+  pb::Descriptor d;
+  d.set_flags(O_RDWR | O_APPEND | O_NONBLOCK | 0100000 | 1u << 30);
+  d.set_close_on_exec(true);
+  CHECK(descriptor_flags(d) == "read-write append nonblock 0x40000000 cloexec");
+}
