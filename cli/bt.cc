@@ -124,7 +124,7 @@ void print_group(const BacktraceGroup& group) {
     threads += (threads.empty() ? "" : ", ") + thread_text(*trace);
   if (group.size() > kThreadsNamed)
     threads += fmt::format(" and {} more", group.size() - kThreadsNamed);
-  fmt::print("\n{}: {}\n", counted(group.size(), "thread"), threads);
+  fmt::print("\n{}: {}\n", counted(group.size(), "thread", "threads"), threads);
   print_frames(*group.front());
 }
 

@@ -96,6 +96,7 @@ int debug(const Arguments& arguments) {
                pids.size(), pids.size());
   if (const size_t left_out = snapshot->processes().size() - pids.size(); left_out > 0)
     fmt::print(stderr, "snapgdb: {} not shown: nothing is left but the exit status\n", left_out);
+  fmt::print(stderr, "{}", gdbstub::notes(*snapshot));
   const std::string socket = gdbstub::serve_in_background(snapshot, {.multi = true});
   run_gdb(inherited_script(setup_script(attach_all(pids, focus, socket))), arguments.gdb);
 }

@@ -7,6 +7,9 @@
 // thread that has a signal; which thread a note belongs to follows from the PRSTATUS before it
 // (bfd/elf.c, elfcore_grok_note). A thread without a signal has no SIGINFO, in gcore's cores too:
 // one of zeros would be an invention.
+//
+// Where a thread has used registers that no debugger knows (core_xstate.h), a second X86_XSTATE of
+// the owner SNAPGDB follows, which is whole. Debuggers pass over owners they do not know.
 #include "elfconv/core_notes.h"
 
 #include <elf.h>
@@ -85,10 +88,12 @@ class NoteBuilder {
       : snapshot_(snapshot), process_(process), memory_(memory) {}
 
   CoreNotes build() {
+    const auto threads = threads_to_show(snapshot_, process_);
+    const ThreadSignal reason = signal_of(process_, *threads.front(), true);
     bool first = true;
-    for (const pb::Thread* thread : threads_to_show(snapshot_, process_)) {
-      const ThreadSignal signal = signal_of(process_, *thread, first);
-      prstatus(*thread, signal);
+    for (const pb::Thread* thread : threads) {
+      const ThreadSignal signal = first ? reason : signal_of(process_, *thread, false);
+      prstatus(*thread, reason.number);
       if (first) prpsinfo();
       siginfo(signal);
       if (first) auxv();
@@ -112,10 +117,12 @@ class NoteBuilder {
   }
   void lacks(std::string what) { notes_.missing.push_back(std::move(what)); }
 
-  void prstatus(const pb::Thread& thread, const ThreadSignal& signal) {
+  // Every thread shows the signal of the first one, as in the kernel's cores: gdb takes the reason
+  // for the core from the last PRSTATUS (bfd/elf64-x86-64.c, elf_x86_64_grok_prstatus).
+  void prstatus(const pb::Thread& thread, int signal) {
     auto status = zeroed<elf_prstatus>();
-    status.pr_info.si_signo = signal.number;
-    status.pr_cursig = static_cast<short>(signal.number);
+    status.pr_info.si_signo = signal;
+    status.pr_cursig = static_cast<short>(signal);
     status.pr_sigpend = thread.signals_pending();
     status.pr_sighold = thread.signal_mask();
     status.pr_pid = thread.tid();
@@ -189,7 +196,10 @@ class NoteBuilder {
     std::string fxsave(area.substr(0, kSoftwareReserved));
     fxsave.resize(kFxsaveSize);
     append("CORE", NT_FPREGSET, fxsave);
-    append("LINUX", NT_X86_XSTATE, core_xstate(snapshot_.record().host(), area));
+    const std::string known = core_xstate(snapshot_.record().host(), area);
+    append("LINUX", NT_X86_XSTATE, known);
+    const bool has_more = area.find_first_not_of('\0', known.size()) != area.npos;
+    if (has_more) append("SNAPGDB", NT_X86_XSTATE, area);
   }
 
   void files() {

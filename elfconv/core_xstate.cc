@@ -11,7 +11,8 @@ namespace {
 constexpr size_t kMaskOffset = 464;      // what the system supports: XCR0
 constexpr size_t kXstateBvOffset = 512;  // components not in their initial state
 constexpr size_t kHeaderEnd = 576;
-constexpr uint32_t kPkru = 9;  // the last component that debuggers know
+constexpr uint64_t kLegacy = 3;     // x87 and SSE, which have no entry of their own
+constexpr uint64_t kKnown = 0x3ff;  // what debuggers know: up to PKRU, component 9
 
 uint64_t number_at(std::string_view area, size_t offset) {
   uint64_t number;
@@ -19,24 +20,26 @@ uint64_t number_at(std::string_view area, size_t offset) {
   return number;
 }
 
+void set_number(std::string& area, size_t offset, uint64_t number) {
+  std::memcpy(area.data() + offset, &number, sizeof number);
+}
+
 }  // namespace
 
 std::string core_xstate(const pb::Host& host, std::string_view area) {
-  std::string kept(area);
-  if (area.size() < kHeaderEnd || number_at(area, kXstateBvOffset) >> (kPkru + 1)) return kept;
-
-  const uint64_t mask = number_at(area, kMaskOffset);
-  uint64_t known_end = kHeaderEnd, kept_mask = mask & 3;  // x87 and SSE have no entry
+  if (area.size() < kHeaderEnd) return std::string(area);
+  const uint64_t mask = number_at(area, kMaskOffset), known = mask & kKnown;
+  uint64_t found = mask & kLegacy, known_end = kHeaderEnd;
   for (const pb::XstateComponent& component : host.xstate()) {
-    const bool present = component.number() <= kPkru && (mask >> component.number() & 1);
-    if (!present) continue;
-    kept_mask |= uint64_t{1} << component.number();
+    if (component.number() >= 64 || !(known >> component.number() & 1)) continue;
+    found |= uint64_t{1} << component.number();
     known_end = std::max(known_end, uint64_t{component.offset()} + component.size());
   }
-  const uint64_t known = mask & ((uint64_t{1} << (kPkru + 1)) - 1);
-  if (kept_mask != known || known_end >= area.size()) return kept;  // nothing behind, or unknown
-  kept.resize(known_end);
-  std::memcpy(kept.data() + kMaskOffset, &kept_mask, sizeof kept_mask);
+  if (found != known || known_end >= area.size()) return std::string(area);
+
+  std::string kept(area.substr(0, known_end));
+  set_number(kept, kMaskOffset, known);
+  set_number(kept, kXstateBvOffset, number_at(area, kXstateBvOffset) & kKnown);
   return kept;
 }
 

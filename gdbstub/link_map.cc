@@ -29,21 +29,9 @@ ProgramHeaders program_headers(std::string_view auxv) {
   return found;
 }
 
-// Run-time address of the executable's dynamic section, 0 if it has none.
-uint64_t dynamic_section(const ProcessMemory& memory, const ProgramHeaders& headers) {
-  uint64_t load_offset = 0;
-  for (uint64_t i = 0; i < std::min<uint64_t>(headers.count, kMaxHeaders); ++i) {
-    const auto header = memory.read<Elf64_Phdr>(headers.address + i * sizeof(Elf64_Phdr));
-    if (!header) return 0;
-    if (header->p_type == PT_PHDR) load_offset = headers.address - header->p_vaddr;
-    if (header->p_type == PT_DYNAMIC) return load_offset + header->p_vaddr;
-  }
-  return 0;
-}
-
-uint64_t debug_entry(const ProcessMemory& memory, uint64_t dynamic) {
-  for (size_t i = 0; dynamic != 0 && i < kMaxDynamic; ++i) {
-    const auto entry = memory.read<Elf64_Dyn>(dynamic + i * sizeof(Elf64_Dyn));
+uint64_t debug_entry(const ProcessMemory& memory, const Elf64_Phdr& dynamic) {
+  for (size_t i = 0; i < kMaxDynamic; ++i) {
+    const auto entry = memory.read<Elf64_Dyn>(dynamic.p_vaddr + i * sizeof(Elf64_Dyn));
     if (!entry || entry->d_tag == DT_NULL) return 0;
     if (entry->d_tag == DT_DEBUG) return entry->d_un.d_ptr;
   }
@@ -87,12 +75,26 @@ void add_namespace(const ProcessMemory& memory, uint64_t debug_address, uint64_t
 
 }  // namespace
 
-std::vector<LoadedObject> read_link_map(const Target& target, Pid pid) {
+std::optional<Elf64_Phdr> executable_segment(const Target& target, Pid pid, uint32_t type) {
   const ProcessMemory memory(target, pid);
   const ProgramHeaders headers = program_headers(target.auxv(pid).value_or(""));
+  uint64_t load_offset = 0;
+  for (uint64_t i = 0; i < std::min<uint64_t>(headers.count, kMaxHeaders); ++i) {
+    auto header = memory.read<Elf64_Phdr>(headers.address + i * sizeof(Elf64_Phdr));
+    if (!header) break;
+    if (header->p_type == PT_PHDR) load_offset = headers.address - header->p_vaddr;
+    header->p_vaddr += load_offset;
+    if (header->p_type == type) return header;
+  }
+  return std::nullopt;
+}
+
+std::vector<LoadedObject> read_link_map(const Target& target, Pid pid) {
+  const ProcessMemory memory(target, pid);
+  const auto dynamic = executable_segment(target, pid, PT_DYNAMIC);
   std::vector<LoadedObject> out;
   Walk walk;
-  uint64_t at = debug_entry(memory, dynamic_section(memory, headers));
+  uint64_t at = dynamic ? debug_entry(memory, *dynamic) : 0;
   while (walk.visit(at)) {
     const auto debug = memory.read<Debug>(at);
     if (!debug) break;

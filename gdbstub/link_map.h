@@ -1,6 +1,9 @@
 #pragma once
 
+#include <elf.h>
+
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,6 +20,10 @@ struct LoadedObject {
   std::string linker_name;   // l_name: a path that may lead through symbolic links
   std::string mapped_name;   // the file that is really mapped there; "" if that is not known
 };
+
+// The first program header of a type that the executable has, found through the auxiliary vector;
+// p_vaddr is its address in the process.
+std::optional<Elf64_Phdr> executable_segment(const Target& target, Pid pid, uint32_t type);
 
 // The objects of a process, the executable first; empty: there is no dynamic linker, or it has not
 // come that far.

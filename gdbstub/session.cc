@@ -37,6 +37,17 @@ Pid first_process(const Snapshot& snapshot, const SessionOptions& options) {
 
 }  // namespace
 
+std::string notes(const Snapshot& snapshot) {
+  const pb::SnapshotRecord& record = snapshot.record();
+  std::string out;
+  if (!record.reason().empty() && record.reason() != "requested")
+    out += fmt::format("snapgdb: taken at {}\n", printable(record.reason()));
+  if (const int missing = record.missing_size(); missing > 0)
+    out += fmt::format("snapgdb: {} {} missing from the snapshot (`monitor missing`)\n", missing,
+                       missing == 1 ? "thing is" : "things are");
+  return out;
+}
+
 Session::Session(std::shared_ptr<const Snapshot> snapshot, const SessionOptions& options) {
   state_.snapshot = std::move(snapshot);
   state_.target = std::make_unique<SnapshotTarget>(state_.snapshot);
@@ -98,10 +109,7 @@ std::string Session::greeting() const {
         "snapgdb: this is process {}, one of {} in the snapshot (`monitor ps`); for another one, "
         "--pid PID, for all of them, `snapgdb debug IMG`\n",
         state_.attached.front().value, processes.size());
-  if (const int missing = state_.snapshot->record().missing_size(); missing > 0)
-    out += fmt::format("snapgdb: {} {} missing from the snapshot (`monitor missing`)\n", missing,
-                       missing == 1 ? "thing is" : "things are");
-  return out;
+  return out + notes(*state_.snapshot);
 }
 
 }  // namespace snapgdb::gdbstub

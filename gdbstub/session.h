@@ -19,6 +19,10 @@ struct SessionOptions {
   bool multi = false;
 };
 
+// What a user should know about any snapshot at the beginning: the signal it was taken at, that
+// something is missing. "" or whole lines.
+std::string notes(const Snapshot& snapshot);
+
 // One debugger's conversation with a snapshot: bytes in, bytes out.
 class Session {
  public:
@@ -29,8 +33,7 @@ class Session {
   std::string feed(std::string_view bytes);
   // The client has ended the conversation.
   bool finished() const { return state_.finished; }
-  // What a user should know at the beginning: that there are other processes, or that something is
-  // missing. The protocol has no place for it. "" or whole lines.
+  // notes(), and how to reach other processes. The protocol has no place for it. "" or whole lines.
   std::string greeting() const;
 
  private:

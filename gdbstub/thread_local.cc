@@ -3,6 +3,7 @@
 #include <elf.h>
 #include <sys/user.h>
 
+#include <algorithm>
 #include <string_view>
 
 #include "gdbstub/link_map.h"
@@ -98,6 +99,15 @@ uint64_t thread_pointer(const Target& target, ThreadId thread) {
   return registers.fs_base;
 }
 
+// The executable's block ends at the thread pointer but for what its alignment needs: its code has
+// the distance built in (x86-64 TLS ABI, local exec).
+uint64_t executable_distance(const Target& target, Pid pid) {
+  const auto tls = executable_segment(target, pid, PT_TLS);
+  if (!tls) throw PacketError{kNotThere, "the executable has no thread-local variables"};
+  const uint64_t alignment = std::max<uint64_t>(tls->p_align, 1);
+  return tls->p_memsz + ((0 - tls->p_vaddr - tls->p_memsz) & (alignment - 1));
+}
+
 // An object loaded later has its blocks allocated when a thread first uses them; the thread's dtv,
 // whose address follows the thread pointer's own, knows the block of module N in its Nth entry.
 uint64_t dynamic_block(const ProcessMemory& memory, uint64_t pointer, uint64_t module) {
@@ -122,7 +132,9 @@ uint64_t thread_local_address(const Target& target, ThreadId thread, uint64_t li
   const ProcessMemory memory(target, thread.pid);
   const std::vector<LoadedObject> objects = read_link_map(target, thread.pid);
   const uint64_t pointer = thread_pointer(target, thread);
-  // Blocks of what was there at the start lie at a fixed distance below the thread pointer.
+  if (link_map == 0 || (!objects.empty() && link_map == objects.front().link_map))
+    return pointer - executable_distance(target, thread.pid) + offset;
+  // So do the blocks of what else was there at the start.
   constexpr uint64_t kNone = 0, kForcedDynamic = UINT64_MAX;
   const auto distance =
       memory.read<uint64_t>(link_map + link_map_member(memory, objects, "l_tls_offset"));

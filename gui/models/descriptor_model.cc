@@ -26,15 +26,11 @@ const Column<DescriptorRow> kColumns[] = {
      [](const DescriptorRow& row) { return QString::number(row.descriptor->number()); },
      [](const DescriptorRow& row) { return QVariant(row.descriptor->number()); }},
     {"Kind", "What sort of thing is open", Look::kText,
-     [](const DescriptorRow& row) {
-       return QString::fromStdString(descriptor_kind(*row.descriptor));
-     }},
+     [](const DescriptorRow& row) { return line(descriptor_kind(*row.descriptor)); }},
     {"Target", "What the link in /proc/PID/fd points to", Look::kPath,
      [](const DescriptorRow& row) { return text(row.descriptor->target()); }},
     {"Details", "What is particular to this kind", Look::kText,
-     [](const DescriptorRow& row) {
-       return QString::fromStdString(descriptor_details(*row.descriptor));
-     }},
+     [](const DescriptorRow& row) { return line(descriptor_details(*row.descriptor)); }},
     {"Other end", "Who holds the other end of this pipe or socket", Look::kText,
      [](const DescriptorRow& row) { return row.other_end; }},
     {"Position", "Where in the file the next read or write happens", Look::kNumber, position,
@@ -42,10 +38,7 @@ const Column<DescriptorRow> kColumns[] = {
        return QVariant(has_position(*row.descriptor) ? qlonglong(row.descriptor->position()) : -1);
      }},
     {"Flags", "How it was opened (O_…); cloexec: closed when the process executes another program",
-     Look::kText,
-     [](const DescriptorRow& row) {
-       return QString::fromStdString(descriptor_flags(*row.descriptor));
-     }},
+     Look::kText, [](const DescriptorRow& row) { return line(descriptor_flags(*row.descriptor)); }},
     {"Shared with",
      "Who else holds the same open file description: they share its position and its flags",
      Look::kText, [](const DescriptorRow& row) { return row.shared_with; }},

@@ -16,13 +16,26 @@ bool continues_character(char c) {
   return (static_cast<unsigned char>(c) & 0xc0) == 0x80;
 }
 
+// As many whole characters of it as are shown.
+std::string_view beginning(std::string_view text) {
+  if (text.size() <= kLongestText) return text;
+  size_t end = kLongestText;
+  for (int i = 0; i < 3 && continues_character(text[end]); ++i) --end;
+  return text.substr(0, end);
+}
+
 }  // namespace
 
+QString line(std::string_view harmless) {
+  const std::string_view start = beginning(harmless);
+  const QString shown = QString::fromUtf8(start.data(), static_cast<qsizetype>(start.size()));
+  return start.size() < harmless.size() ? shown + QChar(0x2026) : shown;
+}
+
 QString text(std::string_view bytes) {
-  if (bytes.size() <= kLongestText) return QString::fromStdString(printable(bytes));
-  size_t cut = kLongestText;
-  for (int i = 0; i < 3 && continues_character(bytes[cut]); ++i) --cut;
-  return QString::fromStdString(printable(bytes.substr(0, cut))) + QChar(0x2026);
+  const std::string_view start = beginning(bytes);
+  const QString shown = QString::fromStdString(printable(start));
+  return start.size() < bytes.size() ? shown + QChar(0x2026) : shown;
 }
 
 QString command_line(const pb::Process& process) {

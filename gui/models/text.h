@@ -10,6 +10,8 @@ namespace snapgdb::gui {
 
 // Text from a captured process, made harmless and not too long to be laid out as one line.
 QString text(std::string_view bytes);
+// Text that is harmless already (core/inspect/words.h), made not too long.
+QString line(std::string_view harmless);
 // The arguments with blanks between them; "" if there are none.
 QString command_line(const pb::Process& process);
 // "0x7f12a4000000"

@@ -123,7 +123,7 @@ TEST_CASE("a bash pipeline, captured while busy, loses and doubles nothing") {
       "echo busy; "
       "while [ ! -e stop ]; do seq 1 1000; done | sed s/9/9/ | "
       "while read -r n; do echo $n; done | tee copy | "
-      "awk '{ n += $1 } END { print n % 500500, NR > 0 }'";
+      "awk '{ n += $1 } END { print n % 500500, (NR > 0) }'";
   Running bash({"bash", "-c", pipeline}, {.directory = directory.path()});
   bash.wait_for_line("busy");
   capture_repeatedly(bash.pid(), directory / "image");

@@ -377,6 +377,17 @@ TEST_CASE("backtraces have files and lines when the program is gone") {
   CHECK(target.finish().ok());
 }
 
+// What gdb says of each frame. It adds functions that ended in a jump to the next one, of which no
+// frame is left (gdb.TAILCALL_FRAME, 3); those are none here.
+Words frames_of(const Dump& dump, const std::string& thread) {
+  Words frames;
+  for (size_t i = 0;; ++i) {
+    const auto found = dump.find(fmt::format("{} frame {}", thread, i));
+    if (found == dump.end()) return frames;
+    if (!found->second.ends_with(" type 3")) frames.push_back(found->second);
+  }
+}
+
 TEST_CASE("backtraces stand at the same addresses as gdb's, frame by frame") {
   const TempDir directory;
   Target target("witness", {"--alone"});
@@ -386,18 +397,16 @@ TEST_CASE("backtraces stand at the same addresses as gdb's, frame by frame") {
       {"-ex", "target remote | " + program() + " " + directory / "image"}, target.running().out());
   for (const Json* thread : elements_at(json, "processes.0.threads")) {
     const std::string tid = json_at(*thread, "tid");
+    const Words in_gdb = frames_of(dump, fmt::format("{} thread {}", target.pid(), tid));
     const auto frames = elements_at(*thread, "frames");
-    const auto in_gdb = [&](size_t i) {
-      const auto found = dump.find(fmt::format("{} thread {} frame {}", target.pid(), tid, i));
-      return found == dump.end() ? "" : found->second;
-    };
+    CAPTURE(tid, in_gdb);
     for (size_t i = 0; i < frames.size(); ++i) {
-      CAPTURE(tid, i);
       // gdb ends at main(), which was called, too.
-      if (in_gdb(i).empty() && contains(in_gdb(i - 1), "main at ")) break;
-      CHECK(contains(in_gdb(i), " pc " + json_at(*frames[i], "pc") + " "));
+      if (i == in_gdb.size() && contains(in_gdb.back(), "main at ")) break;
+      REQUIRE(i < in_gdb.size());
+      CHECK(contains(in_gdb[i], " pc " + json_at(*frames[i], "pc") + " "));
     }
-    CHECK(in_gdb(frames.size()).empty());
+    CHECK(in_gdb.size() <= frames.size());
   }
   CHECK(target.finish().ok());
 }

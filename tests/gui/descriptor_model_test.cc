@@ -56,7 +56,7 @@ TEST_CASE("a file is shown with its flags and its position") {
   pb::Descriptor& file = descriptor(process(builder, 10, "a"), 3, O_RDWR | O_APPEND | 0100000, 5);
   file.set_target("/var/log/x");
   file.set_position(9);
-  file.set_size(2048);
+  file.set_size(2000);
   file.set_close_on_exec(true);
   file.mutable_file()->set_unlinked(true);
   const auto snapshot = builder.build();
@@ -65,7 +65,7 @@ TEST_CASE("a file is shown with its flags and its position") {
   model.show(snapshot, snapshot->process(10), peers);
   using M = DescriptorModel;
   CHECK(as_text(model, {M::kFd, M::kKind, M::kTarget, M::kDetails, M::kFlags, M::kPosition}) ==
-        "3 | file, unlinked | /var/log/x | 2 KiB | read-write append cloexec | 9\n");
+        "3 | file, unlinked | /var/log/x | 1.95 KiB | read-write append cloexec | 9\n");
 }
 
 TEST_CASE("the ends of a pipe find each other across processes") {
@@ -139,6 +139,17 @@ TEST_CASE("a descriptor of which nothing is known is grey") {
   model.show(snapshot, snapshot->process(10), DescriptorPeers(*snapshot));
   CHECK(cell_text(model, 0, 0, kMissingRole) == "What it is was not captured");
   CHECK(cell_text(model, 1, 0, kMissingRole) == "");
+}
+
+TEST_CASE("a description of megabytes is cut") {
+  SnapshotBuilder builder;
+  descriptor(process(builder, 10, "a"), 3, O_RDWR, 5)
+      .mutable_other()
+      ->set_fdinfo(std::string(2 << 20, 'x'));
+  const auto snapshot = builder.build();
+  DescriptorModel model;
+  model.show(snapshot, snapshot->process(10), DescriptorPeers(*snapshot));
+  CHECK(cell_text(model, 0, DescriptorModel::kDetails).size() < 3000);
 }
 
 TEST_CASE("of many holders the first few are named and the rest counted") {

@@ -170,6 +170,13 @@ TEST_CASE("thread-local variables are found, the program's own and the C library
   }
 }
 
+TEST_CASE("the executable's variables are found without its link_map too, as in a static program") {
+  const SnapshotTarget target(snapshot_of_myself());
+  const Variable variable = describe_variable(&own_variable, read_link_map(target, Pid{16}));
+  CHECK(thread_local_address(target, {Pid{16}, Tid{16}}, 0, variable.offset) ==
+        reinterpret_cast<uint64_t>(&own_variable));
+}
+
 TEST_CASE("a thread-local variable that cannot be found is an error") {
   SnapshotBuilder builder;
   builder.process(16).thread(16);

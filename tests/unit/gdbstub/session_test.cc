@@ -217,6 +217,15 @@ TEST_CASE("a plain connection shows one process, the root or the one asked for")
   CHECK(Session(one_process()).greeting().empty());
 }
 
+TEST_CASE("the signal that a snapshot was taken at is told at the beginning") {
+  SnapshotBuilder builder;
+  builder.process(16).thread(16);
+  builder.record().set_reason("requested");
+  CHECK(Session(builder.build()).greeting().empty());
+  builder.record().set_reason("SIGSEGV in 16.16");
+  CHECK(Session(builder.build()).greeting() == "snapgdb: taken at SIGSEGV in 16.16\n");
+}
+
 TEST_CASE("a process that is not there or has nothing to show is refused at once") {
   SnapshotBuilder builder;
   builder.process(16).thread(16).record().set_name("init");

@@ -57,6 +57,16 @@ std::vector<Frame>::const_iterator find(const Backtrace& trace, std::string_view
       trace.frames, [&](const Frame& frame) { return frame.function.starts_with(function); });
 }
 
+// The first frame that is one of the stack; an optimiser may have inlined helpers into it.
+Frame innermost(const Backtrace& trace) {
+  const auto found = std::ranges::find(trace.frames, false, &Frame::inlined);
+  return found == trace.frames.end() ? Frame{} : *found;
+}
+
+int64_t stack_frames(const Backtrace& trace) {
+  return std::ranges::count(trace.frames, false, &Frame::inlined);
+}
+
 // The frames whose functions are in namespace chain, innermost first.
 std::vector<Frame> chain_of(const Backtrace& trace) {
   std::vector<Frame> frames;
@@ -69,7 +79,7 @@ std::vector<Frame> chain_of(const Backtrace& trace) {
 
 TEST_CASE("a known chain of calls is found, with the inlined one, its files and lines") {
   const Backtrace trace = backtrace_of(chain::outer({}));
-  REQUIRE(trace.frames.at(0).function.starts_with("snapgdb::test::snapshot_of_self("));
+  CHECK(innermost(trace).function.starts_with("snapgdb::test::snapshot_of_self("));
   const auto frames = chain_of(trace);
   REQUIRE(frames.size() == 3);
   CHECK(frames[0].function == "chain::inlined(snapgdb::test::SelfOptions const&)");
@@ -130,7 +140,7 @@ TEST_CASE("a separate debug file gives libraries lines and the names of local fu
 TEST_CASE("a stack that is partly not in the image ends with the reason") {
   const Backtrace trace = backtrace_of(chain::outer({.stack_bytes = 1}));
   CHECK(trace.incomplete());
-  CHECK(trace.frames.at(0).function.starts_with("snapgdb::test::snapshot_of_self("));
+  CHECK(innermost(trace).function.starts_with("snapgdb::test::snapshot_of_self("));
   CHECK(find(trace, "main") == trace.frames.end());
   CHECK(trace.stopped_because.starts_with("the stack cannot be read at 0x"));
   CHECK(trace.stopped_because.ends_with(": left out by the test"));
@@ -143,7 +153,8 @@ TEST_CASE("frames are numbered up to a limit, which is told") {
   CHECK(trace.end == StackEnd::kLimit);
   CHECK(trace.stopped_because == "there are more than 2 frames");
   CHECK_FALSE(trace.incomplete());
-  CHECK(trace.frames.size() == 3);  // chain::middle's is the second, with one inlined
+  CHECK(stack_frames(trace) == 2);
+  CHECK(trace.frames.back().function.starts_with("chain::middle("));
 }
 
 TEST_CASE("without the program's files the place is named, and what is missing") {
@@ -227,11 +238,10 @@ TEST_CASE("a call through a null pointer shows who called it") {
   thread.set_registers(&registers, sizeof registers);
 
   const Backtrace trace = Backtracer(snapshot).backtrace(snapshot->root(), thread);
-  REQUIRE(trace.frames.size() == whole.frames.size() + 1);
-  CHECK(trace.frames[0].pc == 0);
-  CHECK(trace.frames[0].module.empty());
-  CHECK(trace.frames[1].function == whole.frames[0].function);
-  CHECK(trace.frames[1].pc > whole.frames[0].pc);
+  CHECK(stack_frames(trace) == stack_frames(whole) + 1);
+  CHECK(trace.frames.at(0).pc == 0);
+  CHECK(trace.frames.at(0).module.empty());
+  CHECK(find(trace, innermost(whole).function) != trace.frames.end());
   CHECK(chain_of(trace).size() == 3);
 }
 
