@@ -49,7 +49,8 @@ int run(Arguments& arguments) {
   if (arguments.pid <= 0)
     throw Error(fmt::format("cannot capture process {}", arguments.pid), "a PID is above 0", "",
                 ExitStatus::kUsage);
-  ::signal(SIGPIPE, SIG_IGN);  // a reader that goes away is an error like any other
+  ::signal(SIGPIPE, SIG_IGN);  // a reader that goes away is an error like any other,
+  ::signal(SIGXFSZ, SIG_IGN);  // and so is a limit on the size of files
   const Pid pid{arguments.pid};
   if (arguments.output.empty()) arguments.output = default_name(pid);
   if (arguments.output == "-" && ::isatty(STDOUT_FILENO))

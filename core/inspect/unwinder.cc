@@ -4,12 +4,14 @@
 #include <elfutils/libdwfl.h>
 #include <sys/mman.h>
 #include <sys/user.h>
+#include <ucontext.h>
 
 #include <array>
 #include <cstdlib>
 #include <cstring>
 #include <optional>
 #include <unordered_map>
+#include <utility>
 
 #include "core/base/error.h"
 #include "core/base/fd.h"
@@ -98,7 +100,8 @@ class Unwinder::Session {
 
   void report_modules(const ModuleMap& modules);
   void begin(const pb::Thread& thread, size_t max_frames);
-  void step_out_of_nowhere();
+  bool interrupted_in_nowhere(uint64_t sp);
+  bool step_out_of_nowhere();
   bool add_frame(Dwfl_Frame* frame);
   bool stop(StackEnd end, std::string why);
   bool is_plausible_guess(const RawFrame& guess);
@@ -139,7 +142,8 @@ class Unwinder::Session {
   bool stopped_ = false;  // by stop(), so libdw's own reason does not count
   size_t max_frames_ = 0;
   DwarfRegisters registers_{};
-  bool guessed_caller_ = false;  // registers_ are those of the caller, see step_out_of_nowhere()
+  bool stepped_out_ = false;  // registers_ are those of a caller, see step_out_of_nowhere()
+  bool in_nowhere_ = false;   // the walk was left to go on with registers_
   // Why the first read of memory since the last frame failed. All further reads fail as well, since
   // libdw would else try its luck with the frame pointer and invent frames.
   std::string read_failure_;
@@ -271,7 +275,7 @@ bool Unwinder::Session::add_frame(Dwfl_Frame* frame) {
   if (!dwfl_frame_pc(frame, &raw.pc, &raw.activation)) return false;
   if (raw.pc == 0 && !frames.empty()) return stop(StackEnd::kOutermost, "");
   if (dwfl_frame_reg(frame, kDwarfSp, &raw.sp) != 0) raw.sp = 0;
-  if (guessed_caller_ && frames.size() == 1) {
+  if (std::exchange(stepped_out_, false)) {
     raw.activation = false;
     ++raw.pc;
   } else if (!frames.empty() && !frame_info(frames.back().lookup_pc()).known) {
@@ -282,7 +286,7 @@ bool Unwinder::Session::add_frame(Dwfl_Frame* frame) {
   if (!frames.empty() && frames.back().pc == raw.pc && frames.back().sp == raw.sp)
     return stop(StackEnd::kBroken, "the next frame is the same again (a damaged stack?)");
   frames.push_back(raw);
-  return true;
+  return !raw.signal_frame || !interrupted_in_nowhere(raw.sp);
 }
 
 // Code that was compiled without frame pointers yields anything at all. So nothing is guessed about
@@ -318,27 +322,43 @@ bool Unwinder::Session::executable(uint64_t address) const {
   return vma && (vma->protection() & PROT_EXEC);
 }
 
+// Whether the signal whose frame is at `sp` came where no code is: libdw would take a program
+// counter of 0 for the end of the stack. Then registers_ are those that the kernel saved in the
+// frame.
+bool Unwinder::Session::interrupted_in_nowhere(uint64_t sp) {
+  constexpr std::array<int, 17> kInDwarfOrder = {
+      REG_RAX, REG_RDX, REG_RCX, REG_RBX, REG_RSI, REG_RDI, REG_RBP, REG_RSP, REG_R8,
+      REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15, REG_RIP};
+  const uint64_t saved = sp + offsetof(ucontext_t, uc_mcontext.gregs);
+  DwarfRegisters registers;
+  for (size_t i = 0; i < registers.size(); ++i)
+    if (!memory_read(nullptr, saved + kInDwarfOrder[i] * sizeof(greg_t), &registers[i], this))
+      return false;
+  if (executable(registers[kDwarfPc])) return false;
+  registers_ = registers;
+  return in_nowhere_ = true;
+}
+
 // A call through a null or wild pointer leaves a program counter where no code is. The call has
-// just pushed its return address, and nothing was done to the stack since.
-void Unwinder::Session::step_out_of_nowhere() {
-  guessed_caller_ = false;
-  if (executable(registers_[kDwarfPc])) return;
+// just pushed its return address, and nothing was done to the stack since. False: it cannot be
+// read.
+bool Unwinder::Session::step_out_of_nowhere() {
   Dwarf_Word caller = 0;
-  if (!memory_read(nullptr, registers_[kDwarfSp], &caller, this) || caller == 0) return;
-  stack_.frames.push_back({registers_[kDwarfPc], registers_[kDwarfSp], true, false});
+  stack_.frames.push_back({registers_[kDwarfPc], registers_[kDwarfSp], true, false, false});
+  if (!memory_read(nullptr, registers_[kDwarfSp], &caller, this) || !executable(caller))
+    return false;
   registers_[kDwarfPc] = caller - 1;  // within the call, since libdw takes it for an activation
   registers_[kDwarfSp] += sizeof caller;
-  guessed_caller_ = true;
+  return stepped_out_ = true;
 }
 
 void Unwinder::Session::begin(const pb::Thread& thread, size_t max_frames) {
   stack_ = {};
   stopped_ = false;
-  read_failure_.clear();
+  stepped_out_ = false;
   max_frames_ = max_frames;
   registers_ = dwarf_registers(thread);
-  step_out_of_nowhere();
-  read_failure_.clear();
+  in_nowhere_ = !executable(registers_[kDwarfPc]);
 }
 
 RawStack Unwinder::Session::unwind(const pb::Thread& thread, size_t max_frames) {
@@ -347,9 +367,14 @@ RawStack Unwinder::Session::unwind(const pb::Thread& thread, size_t max_frames) 
     return std::move(stack_);
   }
   begin(thread, max_frames);
-  const int result = dwfl_getthread_frames(dwfl_.get(), 1, on_frame, this);
-  // libdw takes a return address that it cannot read for the end of the stack.
-  const bool whole = result == 0 && read_failure_.empty();
+  bool whole = false;
+  do {
+    read_failure_.clear();
+    if (std::exchange(in_nowhere_, false) && !step_out_of_nowhere()) break;
+    const int result = dwfl_getthread_frames(dwfl_.get(), 1, on_frame, this);
+    // libdw takes a return address that it cannot read for the end of the stack.
+    whole = result == 0 && read_failure_.empty();
+  } while (in_nowhere_ && !stopped_);
   if (!whole && !stopped_) stop(StackEnd::kBroken, why_broken());
   return std::move(stack_);
 }

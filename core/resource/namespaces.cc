@@ -14,10 +14,11 @@ uint64_t inode_in(std::string_view link) {
 }
 
 void capture(CaptureContext&, const FrozenProcess& frozen, pb::Process& process) {
-  auto kinds = frozen.proc.list("ns");
+  // Through a living task: a leader that is a zombie has them for root only.
+  auto kinds = frozen.task_proc.list("ns");
   std::ranges::sort(kinds);
   for (const std::string& kind : kinds) {
-    const auto link = frozen.proc.link_if_allowed("ns/" + kind);
+    const auto link = frozen.task_proc.link_if_allowed("ns/" + kind);
     if (!link) continue;  // pid_for_children has none until the first child is made
     pb::Namespace& out = *process.add_namespaces();
     out.set_kind(kind);

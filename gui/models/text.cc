@@ -39,13 +39,13 @@ QString text(std::string_view bytes) {
 }
 
 QString command_line(const pb::Process& process) {
-  std::string line;
+  std::string joined;
   for (const std::string& argument : process.arguments()) {
-    if (!line.empty()) line += ' ';
-    line += argument;
-    if (line.size() > kLongestText) break;
+    if (!joined.empty()) joined += ' ';
+    joined += argument;
+    if (joined.size() > kLongestText) break;
   }
-  return text(line);
+  return text(joined);
 }
 
 QString address(uint64_t value) {

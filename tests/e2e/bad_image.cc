@@ -186,7 +186,7 @@ TEST_CASE("damage is noticed by whatever needs the damaged bytes") {
     if (chunk.type == "PAGE") {
       check_refused(snapgdb({"core", directory / "flipped.snapgdb", "--pid",
                              std::to_string(good().root), "-o", directory / "core"}),
-                    1, {"flipped.snapgdb"});
+                    1, {"PAGE", "damaged"});
       CHECK(directory.names() == Words{"flipped.snapgdb"});
     } else {
       check_refused(snapgdb({"show", directory / "flipped.snapgdb"}), 1, {"flipped.snapgdb"});

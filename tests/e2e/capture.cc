@@ -147,7 +147,7 @@ TEST_CASE("a program that writes all the time does not notice ten captures") {
 
 TEST_CASE("a captured tree can be captured by two at once") {
   const TempDir directory;
-  Target target("witness");
+  Target target("zombies");
   Running one({program(), "capture", of(target), "-o", directory / "one"});
   Running two({program(), "capture", of(target), "-o", directory / "two"});
   const Result first = one.wait(), second = two.wait();
@@ -199,19 +199,46 @@ TEST_CASE("capture --kill kills nobody if the image cannot be written") {
   check_ends_well(target);
 }
 
+// For targets of an ordinary user, and images of theirs.
+struct OrdinaryUser {
+  OrdinaryUser() { REQUIRE(chown(directory.path().c_str(), kNobody, kNobody) == 0); }
+  Result capture(const Target& target) const {
+    return snapgdb({"capture", of(target), "-o", directory / "image"}, {.user = kNobody});
+  }
+  TempDir directory;
+};
+
 TEST_CASE("an ordinary user captures their own processes") {
   if (skip_unless(geteuid() == 0, "to become an ordinary user, one must be root")) return;
-  const TempDir directory;
-  REQUIRE(chown(directory.path().c_str(), kNobody, kNobody) == 0);
-  for (const char* name : {"witness", "descriptors", "syscalls", "zombies"}) {
-    Target target(name, {}, {.user = kNobody});
-    const Result result =
-        snapgdb({"capture", of(target), "-o", directory / name}, {.user = kNobody});
+  const std::vector<Words> programs{
+      {"witness", "--alone"}, {"descriptors"}, {"syscalls"}, {"zombies"}};
+  for (const Words& program : programs) {
+    const OrdinaryUser user;
+    Target target(program[0], Words(program.begin() + 1, program.end()), {.user = kNobody});
+    const Result result = user.capture(target);
     INFO(result);
     CHECK(result.status == 0);
-    check_whole(directory / name);
+    check_whole(user.directory / "image");
     check_ends_well(target);
   }
+}
+
+TEST_CASE("what an ordinary user may not read is said, and the rest is in the image") {
+  if (skip_unless(geteuid() == 0, "to become an ordinary user, one must be root")) return;
+  const OrdinaryUser user;
+  // The children share memory with the root that they have never touched.
+  Target target("witness", {}, {.user = kNobody});
+  const Result result = user.capture(target);
+  INFO(result);
+  CHECK(result.status == 3);
+  CHECK(contains(result.err, "CAP_CHECKPOINT_RESTORE"));
+  const Result missing = snapgdb({"show", user.directory / "image", "missing"});
+  INFO(missing);
+  for (const pid_t pid : target.processes()) {
+    CHECK(contains(missing.out, std::to_string(pid)) == (pid != target.pid()));
+  }
+  check_whole(user.directory / "image");
+  check_ends_well(target);
 }
 
 }  // namespace

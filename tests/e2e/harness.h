@@ -129,7 +129,8 @@ void resume(const std::vector<pid_t>& processes);
 // The letter of /proc/PID/stat, or 0 if there is no such process.
 char state_of(pid_t pid);
 
-// Captures into `image`, which must work.
+// Captures into `image`, which must work: without loss if this is root, otherwise with that of what
+// only root may read.
 void capture(pid_t pid, const std::string& image, const Words& options = {});
 
 // Checks that a command said one line on standard error, "snapgdb: …" with each of `parts` in it,

@@ -118,6 +118,23 @@ TEST_CASE("zeros take no room on the disk") {
   CHECK(written.size < 6000 * kMiB);
 }
 
+TEST_CASE("each range of memory has the rights of its mapping, down to none") {
+  const TemporaryDirectory directory;
+  SnapshotBuilder builder;
+  builder.process(10)
+      .thread(10)
+      .memory(0x1000, "text", PROT_READ | PROT_EXEC)
+      .memory(0x2000, "data", PROT_READ | PROT_WRITE)
+      .memory(0x3000, "guard", PROT_NONE);
+  const auto snapshot = builder.build();
+  write_core(*snapshot, snapshot->root(), directory / "core");
+  const std::vector<GElf_Phdr> loads = CoreView(directory / "core").loads();
+  REQUIRE(loads.size() == 3);
+  CHECK(loads[0].p_flags == (PF_R | PF_X));
+  CHECK(loads[1].p_flags == (PF_R | PF_W));
+  CHECK(loads[2].p_flags == 0);
+}
+
 TEST_CASE("missing memory is absent from the core, and reported") {
   const TemporaryDirectory directory;
   SnapshotBuilder builder;

@@ -1,5 +1,6 @@
 #include "core/inspect/backtrace.h"
 
+#include <setjmp.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/user.h>
@@ -219,6 +220,41 @@ TEST_CASE("a signal handler's caller is the kernel, and what it interrupted is f
   const auto below = find(trace, "(anonymous namespace)::interrupted()");
   REQUIRE(below != trace.frames.end());
   CHECK(below > kernel);
+  CHECK(trace.end == StackEnd::kOutermost);
+}
+
+namespace {
+
+sigjmp_buf after_crash;
+
+void crash_handler(int) {
+  made_in_handler = chain::outer({});
+  siglongjmp(after_crash, 1);
+}
+
+[[gnu::noinline]] void calls_nothing() {
+  void (*volatile nothing)() = nullptr;
+  nothing();
+  KEEP;
+}
+
+}  // namespace
+
+TEST_CASE(
+    "a crash by a call through a null pointer, seen from its signal handler, has its caller") {
+  struct sigaction action {};
+  action.sa_handler = crash_handler;
+  struct sigaction before;
+  sigaction(SIGSEGV, &action, &before);
+  if (sigsetjmp(after_crash, 1) == 0) calls_nothing();
+  sigaction(SIGSEGV, &before, nullptr);
+
+  const Backtrace trace = backtrace_of(made_in_handler);
+  const auto kernel = std::ranges::find_if(trace.frames, &Frame::signal_frame);
+  REQUIRE(trace.frames.end() - kernel > 3);
+  CHECK(kernel[1].pc == 0);
+  CHECK(kernel[2].function == "(anonymous namespace)::calls_nothing()");
+  CHECK_FALSE(kernel[2].guessed);
   CHECK(trace.end == StackEnd::kOutermost);
 }
 
