@@ -91,13 +91,19 @@ class ProgressLine {
 };
 
 // Returns whether the core is complete.
-bool write_one(const Snapshot& snapshot, const pb::Process& process, const std::string& path,
-               bool salvage) {
+bool write_one(const Snapshot& snapshot, const pb::Process& process, const std::string& image,
+               const std::string& path, bool salvage) {
   WrittenCore written;
   {
     ProgressLine line(path);
     const auto show = [&](uint64_t done, uint64_t total) { line.show(done, total); };
-    written = write_core(snapshot, process, path, {.salvage = salvage, .progress = show});
+    try {
+      written = write_core(snapshot, process, path, {.salvage = salvage, .progress = show});
+    } catch (const SystemError&) {
+      throw;  // of the core's own file, which it names
+    } catch (const Error& error) {
+      throw error.within(image);
+    }
   }
   fmt::print("{}\t{} ({} without its holes)\n", path, human_size(written.size),
              human_size(written.data));
@@ -138,7 +144,8 @@ int write_cores(const Arguments& arguments) {
   const auto processes = with_core(*snapshot, chosen_processes(*snapshot, arguments), complete);
   const CoreDestination destination = core_destination(arguments.output, processes);
   for (size_t i = 0; i < processes.size(); ++i)
-    complete &= write_one(*snapshot, *processes[i], destination.paths[i], arguments.salvage);
+    complete &= write_one(*snapshot, *processes[i], arguments.image, destination.paths[i],
+                          arguments.salvage);
   if (arguments.files) complete &= export_beside(*snapshot, destination, *processes.front());
   return static_cast<int>(complete ? ExitStatus::kDone : ExitStatus::kIncomplete);
 }

@@ -258,7 +258,8 @@ std::optional<Subject> take_subject(const Snapshot& snapshot, std::string_view& 
   path.remove_prefix(kTask.size());
   const auto tid = take_id(path);
   const pb::Thread* thread = tid ? find_thread(*process, *tid) : nullptr;
-  if (!thread) return std::nullopt;
+  const bool is_leader = tid == process->pid();  // it may have exited before the others
+  if (!thread && !is_leader) return std::nullopt;
   return Subject{*process, thread};
 }
 

@@ -28,7 +28,7 @@ Frame to_frame(const RawFrame& raw, const Module& module, const SourceFrame& sou
 
 std::string function_or_place(const Frame& frame) {
   if (!frame.function.empty()) return frame.function;
-  if (!frame.module_offset) return "??";
+  if (!frame.module_offset || frame.inlined) return "??";
   return fmt::format("{}+{:#x}", file_name(frame.module), *frame.module_offset);
 }
 

@@ -282,7 +282,8 @@ bool Unwinder::Session::add_frame(Dwfl_Frame* frame) {
     raw.guessed = true;
     if (!is_plausible_guess(raw)) return stop(StackEnd::kBroken, why_broken());
   }
-  raw.signal_frame = raw.activation && frame_info(raw.pc).signal_frame;
+  raw.signal_frame = frame_info(raw.pc).signal_frame;
+  raw.activation |= raw.signal_frame;  // which libdw says only if it can unwind it
   if (!frames.empty() && frames.back().pc == raw.pc && frames.back().sp == raw.sp)
     return stop(StackEnd::kBroken, "the next frame is the same again (a damaged stack?)");
   frames.push_back(raw);

@@ -151,4 +151,13 @@ TEST_CASE("what /proc said is made again from the records") {
     CHECK(open(client, path) == "F-1,2");
 }
 
+TEST_CASE("a process whose leader has exited still has the leader's files") {
+  SnapshotBuilder builder;
+  auto& process = builder.process(16).thread(17).memory(0x400000, "code", PROT_READ, "/bin/x");
+  process.record().set_name("headless");
+  Conversation client(builder.build());
+  CHECK(contains(contents(client, "/proc/16/task/16/maps"), "/bin/x"));
+  CHECK(contents(client, "/proc/16/task/16/comm") == "headless\n");
+}
+
 }  // namespace snapgdb::gdbstub
