@@ -80,8 +80,8 @@ TEST_CASE("a tree is stopped with all its threads and grandchildren, and runs on
     CHECK(*count == before);
   }
   const uint64_t before = *count;
-  ::usleep(20'000);
-  CHECK(*count > before);
+  for (int i = 0; i < 10'000 && *count == before; ++i) ::usleep(1000);
+  CHECK(*count != before);  // the threads race, so that it may go back as well
 }
 
 TEST_CASE("what job control had stopped stays stopped") {
