@@ -68,22 +68,24 @@ MemoryPlan plan_all_memory(const FrozenTree& tree, const std::vector<pb::Process
 }
 
 // What should be there and is not; what program or kernel keep to themselves is no loss.
-void report_missing_memory(const MemoryPlan& plan, CaptureContext& context) {
-  for (const auto& [id, space] : plan) {
-    std::map<std::string_view, uint64_t> lost;
-    for (const MemoryRun& run : space.runs)
-      if (run.from == MemoryRun::From::kMissing && !run.refused) lost[run.why] += run.size;
-    for (const auto& [why, bytes] : lost)
-      context.lacks(space.process->pid, {}, fmt::format("{} bytes of memory", bytes), why);
-  }
+void report_missing_memory(CaptureContext& context, Pid pid, const Extents& extents) {
+  std::map<std::string_view, uint64_t> lost;
+  for (const Extent& extent : extents.all())
+    if (extent.source == pb::SOURCE_MISSING && !Extents::refused(extent))
+      lost[extents.reason(extent)] += extent.size;
+  for (const auto& [why, bytes] : lost)
+    context.lacks(pid, {}, fmt::format("{} bytes of memory", bytes), why);
 }
 
-void copy_all_memory(const MemoryPlan& plan, ImageWriter& image, PageWriter& pages) {
+void copy_all_memory(const MemoryPlan& plan, CaptureContext& context, ImageWriter& image,
+                     PageWriter& pages) {
   for (const auto& [id, space] : plan) {
     const RemoteMemory memory(space.process->a_task(), space.process->task_proc);
+    const Extents extents = copy_memory(space.runs, memory, pages);
+    report_missing_memory(context, space.process->pid, extents);
     pb::AddressSpace record;
     record.set_id(id);
-    *record.mutable_extents() = copy_memory(space.runs, memory, pages).to_record();
+    *record.mutable_extents() = extents.to_record();
     image.add(kAddressSpaceChunk, record);
   }
 }
@@ -152,14 +154,13 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
 
     // The plan needs the page tables as they are now; carrying it out needs the pages.
     const MemoryPlan plan = plan_all_memory(tree, processes, files_, options_.memory);
-    report_missing_memory(plan, context);
     // Processes first: an image that is cut off in its pages still tells who was there.
     for (const pb::Process& process : processes) {
       image_.add(kProcessChunk, process);
       report.threads += static_cast<size_t>(process.threads_size());
     }
     report.processes = processes.size();
-    copy_all_memory(plan, image_, pages_);
+    copy_all_memory(plan, context, image_, pages_);
 
     resume();
     record.set_pause_ns(now_ns(CLOCK_MONOTONIC) - tree.first_stop_ns);
