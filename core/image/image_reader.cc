@@ -1,6 +1,7 @@
 #include "core/image/image_reader.h"
 
 #include <fcntl.h>
+#include <google/protobuf/stubs/logging.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -56,6 +57,7 @@ struct Chunk {
 
 template <typename Record>
 Record parse(const Bytes& payload, uint32_t type) {
+  const google::protobuf::LogSilencer silencer;  // it would complain on stderr besides
   Record record;
   if (!record.ParseFromArray(payload.data(), static_cast<int>(payload.size())))
     bad(fmt::format("a {} chunk does not hold what it should", chunk_type_name(type)));
