@@ -68,7 +68,7 @@ TEST_CASE("an image that is there already is replaced as a whole") {
 
 TEST_CASE("an image goes down a pipe and can be read from one") {
   const TempDir directory;
-  Target target("witness");
+  Target target("witness", {"--alone"});
   const Result result =
       run({"bash", "-o", "pipefail", "-c",
            fmt::format("{0} capture {1} -o - | cat > x.snapgdb && cat x.snapgdb | {0} verify - && "
