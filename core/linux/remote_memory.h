@@ -37,28 +37,4 @@ class RemoteMemory : public MemorySource {
   Fd mem_;
 };
 
-// What the page table of a process says of a page.
-enum class PageClass {
-  kAbsent,     // no page: never touched, or dropped
-  kAnonymous,  // private to the process, in memory or swapped out
-  kFile,       // the page of a file or of shared memory
-  kGuard,      // MADV_GUARD_INSTALL: touching it is a fault (Linux 6.13)
-};
-
-// /proc/PID/pagemap, by the PAGEMAP_SCAN ioctl where the kernel has it (6.7), otherwise by reading
-// an entry for each page (Documentation/admin-guide/mm/pagemap.rst).
-class Pagemap {
- public:
-  explicit Pagemap(const ProcDirectory& proc);
-  // Calls `found(start, end, class)` for adjoining runs that together cover [start, end).
-  using Found = std::function<void(uint64_t, uint64_t, PageClass)>;
-  void classify(uint64_t start, uint64_t end, const Found& found) const;
-
- private:
-  bool scan(uint64_t start, uint64_t end, const Found& found) const;
-  void read_entries(uint64_t start, uint64_t end, const Found& found) const;
-
-  Fd fd_;
-};
-
 }  // namespace snapgdb

@@ -67,12 +67,16 @@ int WaitStatus::signal() const {
   return WSTOPSIG(raw());
 }
 
+bool WaitStatus::system_call() const {
+  return stopped() && event() == 0 && signal() == (SIGTRAP | 0x80);
+}
+
 bool WaitStatus::job_control_stop() const {
   return stopped() && event() == PTRACE_EVENT_STOP && signal() != SIGTRAP;
 }
 
 std::optional<Tracee> Tracee::seize_if_alive(Tid tid, uint64_t options) {
-  if (request(PTRACE_SEIZE, tid, nullptr, as_pointer(options)) == 0) return Tracee(tid);
+  if (request(PTRACE_SEIZE, tid, nullptr, as_pointer(options)) == 0) return Tracee(tid, options);
   const int error_number = errno;
   if (error_number == ESRCH) return std::nullopt;
   const auto task = ProcDirectory::of_if_alive(Pid{tid.value});  // threads have a /proc/TID too
@@ -85,10 +89,11 @@ std::optional<Tracee> Tracee::seize_if_alive(Tid tid, uint64_t options) {
 }
 
 Tracee::Tracee(Tracee&& other) noexcept
-    : tid_(std::exchange(other.tid_, {})), status_(other.status_) {}
+    : tid_(std::exchange(other.tid_, {})), options_(other.options_), status_(other.status_) {}
 
 Tracee& Tracee::operator=(Tracee&& other) noexcept {
   std::swap(tid_, other.tid_);
+  std::swap(options_, other.options_);
   std::swap(status_, other.status_);
   return *this;
 }
@@ -116,6 +121,16 @@ bool Tracee::poll_stop() {
   return status_.stopped();
 }
 
+bool Tracee::wait_stop(std::chrono::milliseconds patience) {
+  const auto deadline = std::chrono::steady_clock::now() + patience;
+  // Sleeps, since a real-time thread that spins would keep the tracee from the processor.
+  for (useconds_t pause = 5; !poll_stop(); pause = std::min<useconds_t>(pause * 2, 5000)) {
+    if (status_.gone() || std::chrono::steady_clock::now() > deadline) return false;
+    ::usleep(pause);
+  }
+  return true;
+}
+
 std::vector<std::byte> Tracee::register_set(uint32_t note_type) const {
   std::vector<std::byte> bytes(size_t{64}
                                << 10);  // AMX needs 11 KiB; the kernel says how much it used
@@ -125,6 +140,30 @@ std::vector<std::byte> Tracee::register_set(uint32_t note_type) const {
   bytes.resize(space.iov_len);
   bytes.shrink_to_fit();
   return bytes;
+}
+
+user_regs_struct Tracee::registers() const {
+  user_regs_struct registers{};
+  if (request(PTRACE_GETREGS, tid_, nullptr, &registers) != 0)
+    throw_errno("cannot read registers of {}", tid_.value);
+  return registers;
+}
+
+void Tracee::set_registers(const user_regs_struct& registers) {
+  user_regs_struct copy = registers;
+  if (request(PTRACE_SETREGS, tid_, nullptr, &copy) != 0)
+    throw_errno("cannot set registers of {}", tid_.value);
+}
+
+void Tracee::set_signal_mask(uint64_t mask) {
+  if (request(PTRACE_SETSIGMASK, tid_, as_pointer(sizeof mask), &mask) != 0)
+    throw_errno("cannot set the signal mask of {}", tid_.value);
+}
+
+void Tracee::set_options(uint64_t options) {
+  if (request(PTRACE_SETOPTIONS, tid_, nullptr, as_pointer(options)) != 0)
+    throw_errno("cannot set ptrace options of {}", tid_.value);
+  options_ = options;
 }
 
 uint64_t Tracee::signal_mask() const {
@@ -172,6 +211,11 @@ unsigned long Tracee::event_message() const {
 
 void Tracee::resume_if_alive(int signal) {
   request(PTRACE_CONT, tid_, nullptr, as_pointer(static_cast<uint64_t>(signal)));
+  status_ = {};
+}
+
+void Tracee::resume_to_system_call_if_alive() {
+  request(PTRACE_SYSCALL, tid_, nullptr, nullptr);
   status_ = {};
 }
 

@@ -3,9 +3,11 @@
 #include <signal.h>
 #include <sys/user.h>
 
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -26,7 +28,8 @@ class WaitStatus {
   bool stopped() const;                      // neither: it runs
   int event() const { return raw() >> 16; }  // PTRACE_EVENT_*, 0: a signal is to be delivered
   int signal() const;                        // of a stop
-  bool signal_delivery() const { return stopped() && event() == 0; }
+  bool signal_delivery() const { return stopped() && event() == 0 && !system_call(); }
+  bool system_call() const;  // entered or left, with PTRACE_O_TRACESYSGOOD
   bool job_control_stop() const;
 
  private:
@@ -43,13 +46,14 @@ class Tracee {
   // (traced by another, belongs to another user, a kernel thread).
   static std::optional<Tracee> seize_if_alive(Tid tid, uint64_t options = 0);
   // Takes over a task that our options made the kernel attach (PTRACE_O_TRACECLONE and the like).
-  static Tracee adopt(Tid tid) { return Tracee(tid); }
+  static Tracee adopt(Tid tid, uint64_t options) { return Tracee(tid, options); }
 
   Tracee(Tracee&& other) noexcept;
   Tracee& operator=(Tracee&& other) noexcept;
   ~Tracee();
 
   Tid tid() const { return tid_; }
+  uint64_t options() const { return options_; }  // PTRACE_O_*
   bool is_stopped() const { return status_.stopped(); }
   WaitStatus status() const { return status_; }
   void set_status(WaitStatus status) { status_ = status; }
@@ -57,10 +61,16 @@ class Tracee {
   void interrupt_if_alive();
   // True once it is stopped; false: not yet, or gone (status().gone()).
   bool poll_stop();
+  // The same, but waits for it.
+  bool wait_stop(std::chrono::milliseconds patience);
 
   // ---- Of a stopped task. Each throws SystemError; ESRCH means that it was killed meanwhile. ----
   std::vector<std::byte> register_set(uint32_t note_type) const;  // NT_PRSTATUS, NT_X86_XSTATE, …
+  user_regs_struct registers() const;
+  void set_registers(const user_regs_struct& registers);
   uint64_t signal_mask() const;
+  void set_signal_mask(uint64_t mask);
+  void set_options(uint64_t options);
   siginfo_t siginfo() const;
   // The queue of the task, or that of its process: siginfo in queue order.
   std::vector<siginfo_t> pending(bool of_process) const;
@@ -73,6 +83,8 @@ class Tracee {
 
   // Let it run, delivering `signal` (0: none). _if_alive: a task killed meanwhile is no error.
   void resume_if_alive(int signal);
+  // The same, until it enters or leaves a system call.
+  void resume_to_system_call_if_alive();
   // A job-control stop goes on, and we hear of its end.
   void listen_if_alive();
   void detach_if_alive(int signal);
@@ -80,9 +92,10 @@ class Tracee {
   int signal_on_its_way() const { return status_.signal_delivery() ? status_.signal() : 0; }
 
  private:
-  explicit Tracee(Tid tid) : tid_(tid) {}
+  Tracee(Tid tid, uint64_t options) : tid_(tid), options_(options) {}
 
   Tid tid_;
+  uint64_t options_ = 0;
   WaitStatus status_;
 };
 

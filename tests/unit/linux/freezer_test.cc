@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "core/base/error.h"
+#include "core/linux/pagemap.h"
 #include "core/linux/remote_memory.h"
 
 using namespace snapgdb;
@@ -174,10 +175,10 @@ TEST_CASE("the page table tells touched pages from untouched ones") {
   std::string map;
   uint64_t covered = start;
   Pagemap(ProcDirectory::of(Pid{::getpid()}))
-      .classify(start, start + kSize, [&](uint64_t from, uint64_t to, PageClass what) {
-        CHECK(from == covered);
-        covered = to;
-        map.append((to - from) / 4096, what == PageClass::kAnonymous ? 'a' : '.');
+      .classify(start, start + kSize, [&](const PageRun& run) {
+        CHECK(run.start == covered);
+        covered = run.end;
+        map.append((run.end - run.start) / 4096, run.what == PageClass::kAnonymous ? 'a' : '.');
       });
   CHECK(covered == start + kSize);
   CHECK(map ==

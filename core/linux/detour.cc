@@ -1,0 +1,164 @@
+#include "core/linux/detour.h"
+
+#include <elf.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+
+#include <algorithm>
+
+#include "core/base/error.h"
+
+namespace snapgdb {
+namespace {
+
+constexpr uint64_t kRedZone = 128;                  // System V ABI, 3.2.2
+constexpr uint64_t kHomeSize = 16 * 1024;           // a frame with the largest XSAVE area (AMX)
+constexpr uint64_t kMinimalStack = 64 * 1024;       // what is smaller is no ordinary stack
+constexpr uint64_t kCodeSegment = 0x33;             // of 64-bit code
+constexpr uint64_t kAllBlocked = ~uint64_t{0};
+
+}  // namespace
+
+std::optional<StackRange> ordinary_stack(const std::vector<ProcMapping>& mappings,
+                                         uint64_t stack_pointer) {
+  const auto at = std::ranges::find_if(mappings, [&](const ProcMapping& mapping) {
+    return mapping.start <= stack_pointer && stack_pointer < mapping.end;
+  });
+  constexpr uint32_t kWanted = PROT_READ | PROT_WRITE;
+  if (at == mappings.end() || at->shared || at->inode != 0 ||
+      (at->protection & kWanted) != kWanted || at->end - at->start < kMinimalStack)
+    return std::nullopt;
+  const bool guarded =
+      at != mappings.begin() && (at - 1)->end == at->start && (at - 1)->protection == 0;
+  if (at->name != "[stack]" && !guarded) return std::nullopt;
+  return StackRange{at->start, at->end};
+}
+
+std::optional<std::string> Detour::obstacle(const Tracee& task, const Place& place,
+                                            size_t scratch) {
+  const WaitStatus stop = task.status();
+  if (!stop.stopped() || stop.event() != PTRACE_EVENT_STOP)
+    return "the task is being given a signal";
+  const user_regs_struct registers = task.registers();
+  if (registers.cs != kCodeSegment) return "it runs 32-bit code";
+  const uint64_t needed = scratch + kHomeSize + kRedZone + 4096;
+  if (registers.rsp <= place.low || registers.rsp >= place.high ||
+      registers.rsp - place.low < needed)
+    return "it is not on an ordinary stack with room below";
+  if (!GadgetFinder::verify(task.tid(), place.gadgets)) return "its code has changed";
+  return std::nullopt;
+}
+
+Detour::Detour(Tracee& task, const Place& place, size_t scratch)
+    : task_(task), place_(place), registers_(task.registers()), mask_(task.signal_mask()) {
+  scratch_ = (registers_.rsp - kRedZone - kHomeSize - scratch) & ~uint64_t{63};
+  home_ = (scratch_ + scratch + 63) & ~uint64_t{63};
+  FrameChain chain(place_.gadgets, home_);
+  chain.home(registers_, task.register_set(NT_X86_XSTATE), mask_);
+  memory_.resize(chain.end() - scratch_);
+  read(scratch_, memory_);
+  write(home_, chain.bytes());
+}
+
+Detour::~Detour() {
+  try {
+    go_home();
+  } catch (const Error&) {
+    // The task was killed meanwhile; or the kernel refuses what it allowed before, and then the
+    // signal frame brings it home as soon as it is let go.
+  }
+}
+
+void Detour::read(uint64_t address, std::span<std::byte> out) const {
+  const iovec local{out.data(), out.size()};
+  const iovec remote{reinterpret_cast<void*>(address), out.size()};
+  const ssize_t n = ::process_vm_readv(task_.tid().value, &local, 1, &remote, 1, 0);
+  if (n != static_cast<ssize_t>(out.size())) throw_errno("cannot read memory of {}", task_.tid().value);
+}
+
+void Detour::write(uint64_t address, std::span<const std::byte> bytes) {
+  const iovec local{const_cast<std::byte*>(bytes.data()), bytes.size()};
+  const iovec remote{reinterpret_cast<void*>(address), bytes.size()};
+  const ssize_t n = ::process_vm_writev(task_.tid().value, &local, 1, &remote, 1, 0);
+  if (n != static_cast<ssize_t>(bytes.size()))
+    throw_errno("cannot write memory of {}", task_.tid().value);
+}
+
+// The order matters in case we are killed here: registers that lead home first, then the mask that
+// the frame puts right again.
+void Detour::leave_for(long number, const SystemCallArguments& arguments) {
+  task_.set_registers(
+      FrameChain::registers_for(place_.gadgets, registers_, number, arguments, home_));
+  if (std::exchange(away_, true)) return;
+  task_.set_signal_mask(kAllBlocked);
+  task_.set_options(task_.options() | PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE);
+}
+
+void Detour::fail(const char* doing, std::string why) const {
+  throw Error(fmt::format("cannot make task {} {}", task_.tid().value, doing), std::move(why));
+}
+
+void Detour::expect_stop(const char* doing) {
+  if (!task_.wait_stop(kDetourPatience))
+    fail(doing, task_.status().gone() ? "it is gone" : "it does not come back");
+}
+
+// Goes on to the next entry into a system call or exit from one.
+void Detour::advance() {
+  for (int tries = 0; tries < 100; ++tries) {
+    task_.resume_to_system_call_if_alive();
+    expect_stop("perform a system call");
+    if (task_.status().event() != PTRACE_EVENT_STOP) return;  // that is a group stop's noise
+  }
+}
+
+int64_t Detour::call(long number, const SystemCallArguments& arguments) {
+  leave_for(number, arguments);
+  for (int stops = 0; stops < 2; ++stops) {  // entry and exit
+    advance();
+    if (!task_.status().system_call()) fail("perform a system call", "something came between");
+  }
+  return static_cast<int64_t>(task_.registers().rax);
+}
+
+Tracee Detour::clone(uint64_t flags, uint64_t stack) {
+  leave_for(SYS_clone, {flags, stack});
+  advance();
+  if (task_.status().system_call()) advance();
+  if (task_.status().system_call())
+    fail("clone itself", errno_text(static_cast<int>(-task_.registers().rax)));
+  return take_over_clone(task_);
+}
+
+void Detour::go_home() {
+  if (std::exchange(away_, false)) {
+    // A stop on the way into the program is where an interrupted system call is restarted from, as
+    // it was where we began. A task that a signal stopped is in such a place already.
+    if (task_.status().event() != PTRACE_EVENT_STOP && !task_.status().signal_delivery()) {
+      task_.interrupt_if_alive();
+      task_.resume_if_alive(0);
+      expect_stop("return");
+    }
+    task_.set_options(task_.options() & ~uint64_t{PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE});
+    task_.set_signal_mask(mask_);
+    task_.set_registers(registers_);
+  }
+  if (!memory_.empty()) write(scratch_, std::exchange(memory_, {}));
+}
+
+Tracee take_over_clone(Tracee& parent) {
+  const auto fails = [&](std::string why) {
+    throw Error(fmt::format("cannot clone task {}", parent.tid().value), std::move(why));
+  };
+  if (!parent.wait_stop(kDetourPatience))
+    fails(parent.status().gone() ? "it is gone" : "it does not come back");
+  if (parent.status().event() != PTRACE_EVENT_CLONE)
+    fails("the kernel refuses it: a limit on processes or on memory");
+  Tracee child = Tracee::adopt(Tid{static_cast<pid_t>(parent.event_message())}, parent.options());
+  if (!child.wait_stop(kDetourPatience)) fails("the new task is gone");
+  return child;
+}
+
+}  // namespace snapgdb

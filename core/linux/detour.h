@@ -1,0 +1,81 @@
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "core/linux/signal_frame.h"
+#include "core/linux/tracee.h"
+
+namespace snapgdb {
+
+// Makes a stopped task perform system calls that are not its program's, and brings it back to where
+// it was: registers, signal mask, memory below its stack, and an interrupted system call that will
+// go on as if nothing had been.
+//
+// If we are killed meanwhile, the task finds home by itself: the way leads through a signal frame.
+// What is lost then is the time already waited in a system call with a restart block, which begins
+// again.
+class Detour {
+ public:
+  // Where a task can be borrowed without harm.
+  struct Place {
+    Gadgets gadgets;
+    uint64_t low = 0, high = 0;  // its stack pointer lies in this stack, which is free below it
+  };
+  // Tells whether `task`, stopped, can make a detour now; otherwise why not.
+  static std::optional<std::string> obstacle(const Tracee& task, const Place& place,
+                                             size_t scratch);
+
+  // Precondition: no obstacle(). `scratch`: bytes of memory wanted in the task.
+  Detour(Tracee& task, const Place& place, size_t scratch);
+  Detour(const Detour&) = delete;
+  Detour& operator=(const Detour&) = delete;
+  ~Detour();
+
+  uint64_t scratch() const { return scratch_; }  // address in the task, a multiple of 64
+  const Gadgets& gadgets() const { return place_.gadgets; }
+  Tracee& task() { return task_; }
+
+  // Throw Error if the task cannot be made to.
+  int64_t call(long number, const SystemCallArguments& arguments = {});  // -errno where it failed
+  // clone(2), by the flags without a signal at its exit; the new task is ours from its birth on,
+  // stopped before its first instruction, which is the `ret` at `stack`.
+  Tracee clone(uint64_t flags, uint64_t stack);
+  void write(uint64_t address, std::span<const std::byte> bytes);
+  void read(uint64_t address, std::span<std::byte> out) const;
+
+  // What the destructor does, for those who want to know whether it worked.
+  void go_home();
+
+ private:
+  void leave_for(long number, const SystemCallArguments& arguments);
+  void advance();
+  void expect_stop(const char* doing);
+  [[noreturn]] void fail(const char* doing, std::string why) const;
+
+  Tracee& task_;
+  Place place_;
+  uint64_t scratch_ = 0, home_ = 0;
+  user_regs_struct registers_{};
+  uint64_t mask_ = 0;
+  std::vector<std::byte> memory_;  // what stood in [scratch_, scratch_ + size)
+  bool away_ = false;
+};
+
+// The stack of a task as far as one may write below its stack pointer: that of the main thread, or
+// one with a guard region below (pthreads). Others (goroutines, coroutines) may be tiny.
+struct StackRange {
+  uint64_t low = 0, high = 0;
+};
+std::optional<StackRange> ordinary_stack(const std::vector<ProcMapping>& mappings,
+                                         uint64_t stack_pointer);
+
+// The child that `parent`, which was set going with PTRACE_O_TRACECLONE, gives birth to: ours,
+// stopped before its first instruction. Throws Error if there is none.
+Tracee take_over_clone(Tracee& parent);
+
+// How long a task that was set going for one system call may take: fork(2) of a large one is slow.
+inline constexpr std::chrono::seconds kDetourPatience{20};
+
+}  // namespace snapgdb

@@ -1,0 +1,142 @@
+#include "core/linux/pagemap.h"
+
+#include <fcntl.h>
+#include <sys/ioctl.h>
+
+#include <algorithm>
+#include <array>
+#include <span>
+#include <vector>
+
+#include "core/base/error.h"
+
+namespace snapgdb {
+namespace {
+
+constexpr uint64_t kPage = 4096;
+
+// include/uapi/linux/fs.h since Linux 6.7; Debian 12's headers are older.
+struct PageRegion {
+  uint64_t start, end, categories;
+};
+struct ScanArguments {
+  uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+  uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+constexpr unsigned long kPagemapScan = _IOWR('f', 16, ScanArguments);
+constexpr uint64_t kScanProtect = 1 << 0, kScanOnlyTracked = 1 << 1;  // flags
+constexpr uint64_t kIsTracked = 1 << 0, kIsWritten = 1 << 1;           // categories
+constexpr uint64_t kIsFile = 1 << 2, kIsPresent = 1 << 3, kIsSwapped = 1 << 4;
+constexpr uint64_t kIsGuard = 1 << 8;  // since 6.16
+
+// Bits of an entry of /proc/PID/pagemap.
+constexpr uint64_t kEntryPresent = uint64_t{1} << 63, kEntrySwapped = uint64_t{1} << 62,
+                   kEntryFile = uint64_t{1} << 61, kEntryGuard = uint64_t{1} << 58;
+
+PageClass class_of(bool here, bool file, bool guard) {
+  if (guard) return PageClass::kGuard;
+  if (!here) return PageClass::kAbsent;
+  return file ? PageClass::kFile : PageClass::kAnonymous;
+}
+
+PageClass class_of_entry(uint64_t entry) {
+  return class_of(entry & (kEntryPresent | kEntrySwapped), entry & kEntryFile, entry & kEntryGuard);
+}
+
+PageClass class_of_categories(uint64_t categories) {
+  return class_of(categories & (kIsPresent | kIsSwapped), categories & kIsFile,
+                  categories & kIsGuard);
+}
+
+ScanArguments arguments_for(std::span<PageRegion> regions, uint64_t end) {
+  ScanArguments arguments{};
+  arguments.size = sizeof arguments;
+  arguments.end = end;
+  arguments.vec = reinterpret_cast<uint64_t>(regions.data());
+  arguments.vec_len = regions.size();
+  return arguments;
+}
+
+}  // namespace
+
+Pagemap::Pagemap(const ProcDirectory& proc) : fd_(proc.open("pagemap", O_RDONLY)) {
+  if (!fd_.valid()) throw_errno("cannot open {}/pagemap", proc.path());
+}
+
+void Pagemap::classify(uint64_t start, uint64_t end, const Found& found) const {
+  if (!scan(start, end, found)) read_entries(start, end, found);
+}
+
+// False: this kernel does not have it.
+bool Pagemap::scan(uint64_t start, uint64_t end, const Found& found) const {
+  std::array<PageRegion, 512> regions;
+  ScanArguments arguments = arguments_for(regions, end);
+  uint64_t guard = kIsGuard;
+  uint64_t covered = start;
+  for (arguments.start = start; arguments.start < end; arguments.start = arguments.walk_end) {
+    arguments.category_anyof_mask = kIsPresent | kIsSwapped | guard;
+    arguments.return_mask = kIsTracked | kIsWritten | kIsFile | kIsPresent | kIsSwapped | guard;
+    const int n = ::ioctl(fd_.get(), kPagemapScan, &arguments);
+    if (n < 0 && errno == EINVAL && guard) {
+      guard = 0;
+      arguments.walk_end = arguments.start;
+      continue;
+    }
+    if (n < 0 && (errno == ENOTTY || errno == EINVAL)) return false;
+    if (n < 0) throw_errno("cannot scan the page table");
+    for (const PageRegion& region : std::span(regions).first(static_cast<size_t>(n))) {
+      if (region.start > covered) found({covered, region.start});
+      found({region.start, region.end, class_of_categories(region.categories),
+             (region.categories & (kIsTracked | kIsWritten)) == kIsTracked});
+      covered = region.end;
+    }
+  }
+  if (covered < end) found({covered, end});
+  return true;
+}
+
+void Pagemap::protect_written(uint64_t start, uint64_t end, const FoundWritten& found) const {
+  scan_written(start, end, kScanProtect | kScanOnlyTracked, found);
+}
+
+void Pagemap::for_each_written(uint64_t start, uint64_t end, const FoundWritten& found) const {
+  scan_written(start, end, 0, found);
+}
+
+void Pagemap::scan_written(uint64_t start, uint64_t end, uint64_t flags,
+                           const FoundWritten& found) const {
+  std::array<PageRegion, 512> regions;
+  ScanArguments arguments = arguments_for(regions, end);
+  arguments.flags = flags;
+  arguments.category_mask = kIsWritten;
+  arguments.category_anyof_mask = kIsPresent | kIsSwapped;
+  arguments.return_mask = kIsWritten;
+  for (arguments.start = start; arguments.start < end; arguments.start = arguments.walk_end) {
+    const int n = ::ioctl(fd_.get(), kPagemapScan, &arguments);
+    if (n < 0) throw_errno("cannot scan the page table for written pages");
+    for (const PageRegion& region : std::span(regions).first(static_cast<size_t>(n)))
+      found(region.start, region.end);
+  }
+}
+
+void Pagemap::read_entries(uint64_t start, uint64_t end, const Found& found) const {
+  std::vector<uint64_t> entries(32768);
+  uint64_t run = start;
+  PageClass run_class = PageClass::kAbsent;
+  for (uint64_t at = start; at < end;) {
+    const size_t want = std::min<uint64_t>(entries.size(), (end - at) / kPage);
+    const auto space = std::as_writable_bytes(std::span(entries).first(want));
+    const size_t n = pread_upto(fd_.get(), space, at / kPage * sizeof(uint64_t), "pagemap");
+    if (n == 0) break;
+    for (size_t i = 0; i < n / sizeof(uint64_t); ++i, at += kPage) {
+      const PageClass here = class_of_entry(entries[i]);
+      if (here == run_class) continue;
+      if (at > run) found({run, at, run_class});
+      run = at;
+      run_class = here;
+    }
+  }
+  if (run < end) found({run, end, run_class});
+}
+
+}  // namespace snapgdb

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "core/base/fd.h"
+#include "core/linux/procfs.h"
+
+namespace snapgdb {
+
+// What the page table of a process says of a page.
+enum class PageClass {
+  kAbsent,     // no page: never touched, or dropped
+  kAnonymous,  // private to the process, in memory or swapped out
+  kFile,       // the page of a file or of shared memory
+  kGuard,      // MADV_GUARD_INSTALL: touching it is a fault (Linux 6.13)
+};
+
+struct PageRun {
+  uint64_t start = 0, end = 0;
+  PageClass what = PageClass::kAbsent;
+  // Write-protected by a WriteTracker, and not written since.
+  bool unwritten = false;
+};
+
+// /proc/PID/pagemap, by the PAGEMAP_SCAN ioctl where the kernel has it (6.7), otherwise by reading
+// an entry for each page (Documentation/admin-guide/mm/pagemap.rst).
+class Pagemap {
+ public:
+  explicit Pagemap(const ProcDirectory& proc);
+  // Calls `found` for adjoining runs that together cover [start, end).
+  using Found = std::function<void(const PageRun&)>;
+  void classify(uint64_t start, uint64_t end, const Found& found) const;
+
+  // In ranges whose writes are tracked: calls `found` for each run of pages that are there and were
+  // written, and write-protects them in the same step. Throws SystemError.
+  using FoundWritten = std::function<void(uint64_t start, uint64_t end)>;
+  void protect_written(uint64_t start, uint64_t end, const FoundWritten& found) const;
+  // The same without protecting them.
+  void for_each_written(uint64_t start, uint64_t end, const FoundWritten& found) const;
+
+ private:
+  bool scan(uint64_t start, uint64_t end, const Found& found) const;
+  void scan_written(uint64_t start, uint64_t end, uint64_t flags, const FoundWritten& found) const;
+  void read_entries(uint64_t start, uint64_t end, const Found& found) const;
+
+  Fd fd_;
+};
+
+}  // namespace snapgdb

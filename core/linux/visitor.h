@@ -1,0 +1,54 @@
+#pragma once
+
+#include <sched.h>
+
+#include <functional>
+#include <span>
+
+#include "core/linux/detour.h"
+
+namespace snapgdb {
+
+// A list of system calls for a transient thread inside a process: it shares memory, signal actions
+// and timers with the program, but has a descriptor table of its own, which begins empty. The
+// thread works its signal frames off by itself and exits, whatever becomes of us: nothing of it
+// stays behind.
+class Visitor {
+ public:
+  // Memory for results and arguments comes first, then the calls.
+  static constexpr size_t kScratch = 48 * 1024;
+
+  // Precondition: no Detour::obstacle(host, place, kScratch).
+  Visitor(Tracee& host, const Detour::Place& place);
+
+  // Bytes of the process's memory, zeros at first. Precondition: no call() yet.
+  uint64_t reserve(size_t bytes);
+  // Its result is lost: what is of interest has to be written to memory.
+  void call(long number, const SystemCallArguments& arguments = {});
+  // How many more calls fit.
+  size_t room() const;
+
+  // Performs the calls. `at_end`, which may be empty, sees the thread when it has done the last one
+  // and still has its descriptors.
+  using AtEnd = std::function<void(Tid)>;
+  void run(const AtEnd& at_end = {});
+  void read(uint64_t address, std::span<std::byte> out) const { detour_.read(address, out); }
+
+  // System calls of the host itself.
+  Detour& host() { return detour_; }
+
+ private:
+  Detour detour_;
+  std::vector<std::byte> reserved_;
+  std::optional<FrameChain> chain_;
+};
+
+
+// clone(2)'s flags for such a thread. Not CLONE_FILES: what it opens must not show up among the
+// program's descriptors.
+inline constexpr uint64_t kVisitorThread =
+    CLONE_VM | CLONE_SIGHAND | CLONE_THREAD | CLONE_FS | CLONE_SYSVSEM;
+// Its copies of the program's descriptors go first: they would keep pipes open.
+inline constexpr long kCloseRange = 436;  // SYS_close_range, Linux 5.9
+
+}  // namespace snapgdb

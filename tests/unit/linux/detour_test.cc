@@ -1,0 +1,213 @@
+#include "core/linux/detour.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <cstring>
+#include <functional>
+
+#include "core/base/error.h"
+#include "core/linux/remote_memory.h"
+#include "core/linux/twin.h"
+#include "core/linux/visitor.h"
+#include "core/linux/write_tracker.h"
+
+using namespace snapgdb;
+
+namespace {
+
+constexpr size_t kPages = 64;
+
+// A child that says 'r', runs `body`, and exits with its result.
+class Child {
+ public:
+  explicit Child(const std::function<int()>& body) {
+    REQUIRE(::pipe(pipe_) == 0);
+    memory_ = static_cast<char*>(::mmap(nullptr, kPages * 4096, PROT_READ | PROT_WRITE,
+                                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    for (size_t i = 0; i < kPages; ++i) memory_[i * 4096] = static_cast<char>('a' + i % 26);
+    pid_ = ::fork();
+    if (pid_ == 0) {
+      if (::write(pipe_[1], "r", 1) != 1) ::_exit(99);
+      ::_exit(body());
+    }
+    char byte = 0;
+    REQUIRE(::read(pipe_[0], &byte, 1) == 1);
+  }
+  ~Child() {
+    if (pid_ > 0) ::kill(pid_, SIGKILL), ::waitpid(pid_, nullptr, 0);
+    ::munmap(memory_, kPages * 4096);
+    ::close(pipe_[0]), ::close(pipe_[1]);
+  }
+  int exit_status() {
+    int status = 0;
+    REQUIRE(::waitpid(std::exchange(pid_, 0), &status, 0) > 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+  }
+  Tid tid() const { return Tid{pid_}; }
+  ProcDirectory proc() const { return ProcDirectory::of(Pid{pid_}); }
+  char* memory() const { return memory_; }
+
+ private:
+  int pipe_[2];
+  char* memory_;
+  pid_t pid_ = 0;
+};
+
+Tracee stopped(const Child& child) {
+  auto tracee = Tracee::seize_if_alive(child.tid());
+  REQUIRE(tracee);
+  tracee->interrupt_if_alive();
+  REQUIRE(tracee->wait_stop(std::chrono::seconds(10)));
+  return std::move(*tracee);
+}
+
+Detour::Place place_for(const Child& child, const Tracee& task) {
+  const auto mappings = parse_mappings(child.proc().read("maps"));
+  GadgetFinder finder;
+  const auto gadgets = finder.find(child.tid(), mappings);
+  REQUIRE(gadgets);
+  const auto stack = ordinary_stack(mappings, task.registers().rsp);
+  REQUIRE(stack);
+  return {*gadgets, stack->low, stack->high};
+}
+
+// Sleeps for 300 ms in poll(2), and tells whether it was as if nobody had been there.
+int sleep_undisturbed() {
+  timespec begin{}, end{};
+  ::clock_gettime(CLOCK_MONOTONIC, &begin);
+  const int result = ::poll(nullptr, 0, 300);
+  ::clock_gettime(CLOCK_MONOTONIC, &end);
+  const double took = static_cast<double>(end.tv_sec - begin.tv_sec) +
+                      static_cast<double>(end.tv_nsec - begin.tv_nsec) / 1e9;
+  if (result != 0) return 1;
+  return took < 0.299 ? 2 : 0;
+}
+
+int spin_undisturbed() {
+  volatile double x = 1.5;  // in memory and, at each turn, in a vector register
+  for (long i = 0; i < 200'000'000; ++i)
+    if (x * 2 != 3) return 1;
+  return 0;
+}
+
+size_t count_entries(const ProcDirectory& proc, const char* name) {
+  return proc.list(name).size();
+}
+
+}  // namespace
+
+TEST_CASE("a task performs system calls on a detour and goes on as if nothing had been") {
+  const auto body = GENERATE(&sleep_undisturbed, &spin_undisturbed);
+  Child child(body);
+  ::usleep(20'000);
+  {
+    Tracee task = stopped(child);
+    const Detour::Place place = place_for(child, task);
+    REQUIRE(Detour::obstacle(task, place, 4096) == std::nullopt);
+    const user_regs_struct before = task.registers();
+    const uint64_t mask = task.signal_mask();
+    {
+      Detour detour(task, place, 4096);
+      CHECK(detour.call(SYS_getpid) == child.tid().value);
+      CHECK(detour.call(SYS_close, {9999}) == -EBADF);
+      CHECK(task.signal_mask() != mask);
+    }
+    const user_regs_struct after = task.registers();
+    CHECK(std::memcmp(&before, &after, sizeof before) == 0);
+    CHECK(task.signal_mask() == mask);
+  }
+  CHECK(child.exit_status() == 0);
+}
+
+TEST_CASE("a visitor sees signal actions, and its descriptors are its own") {
+  Child child([] {
+    ::signal(SIGUSR1, SIG_IGN);
+    return sleep_undisturbed();
+  });
+  ::usleep(20'000);
+  const size_t descriptors = count_entries(child.proc(), "fd");
+  {
+    Tracee task = stopped(child);
+    const Detour::Place place = place_for(child, task);
+    REQUIRE(Detour::obstacle(task, place, Visitor::kScratch) == std::nullopt);
+    Visitor visitor(task, place);
+    const uint64_t out = visitor.reserve(64 * 32);
+    for (uint64_t number = 1; number <= 64; ++number)
+      visitor.call(SYS_rt_sigaction, {number, 0, out + (number - 1) * 32, 8});
+    visitor.call(SYS_userfaultfd, {1});
+    bool seen = false;
+    visitor.run([&](Tid tid) {
+      seen = true;
+      const ProcDirectory thread = child.proc().task(tid);
+      CHECK(count_entries(thread, "fd") == 1);
+      CHECK(count_entries(child.proc(), "fd") == descriptors);
+    });
+    CHECK(seen);
+    std::array<uint64_t, 64 * 4> actions{};
+    visitor.read(out, std::as_writable_bytes(std::span(actions)));
+    CHECK(actions[(SIGUSR1 - 1) * 4] == 1);  // SIG_IGN
+    CHECK(actions[(SIGUSR2 - 1) * 4] == 0);
+    CHECK(count_entries(child.proc(), "task") == 1);
+  }
+  CHECK(child.exit_status() == 0);
+}
+
+TEST_CASE("a write tracker finds what was written since, and nothing else") {
+  const int start = 3;
+  Child child([&] {
+    ::usleep(200'000);
+    return 0;
+  });
+  const auto base = reinterpret_cast<uint64_t>(child.memory());
+  Tracee task = stopped(child);
+  const Detour::Place place = place_for(child, task);
+  WriteTracker tracker(task, place, child.proc());
+  REQUIRE(tracker.add(base, base + kPages * 4096));
+  size_t first = 0;
+  tracker.take_written(base, base + kPages * 4096,
+                       [&](uint64_t from, uint64_t to) { first += (to - from) / 4096; });
+  CHECK(first == kPages);
+  CHECK(tracker.count_written() == 0);
+
+  const RemoteMemory memory(child.tid(), child.proc());
+  const Fd mem = child.proc().open("mem", O_RDWR);
+  REQUIRE(::pwrite(mem.get(), "x", 1, static_cast<off_t>(base + start * 4096)) == 1);
+  CHECK(tracker.count_written() == 1);
+  Pagemap(child.proc()).classify(base, base + kPages * 4096, [&](const PageRun& run) {
+    CHECK(run.what == PageClass::kAnonymous);
+    CHECK(run.unwritten == (run.start != base + start * 4096));
+  });
+}
+
+TEST_CASE("a twin keeps memory as it was while the program runs on, and leaves nothing behind") {
+  Child child([] { return sleep_undisturbed(); });
+  ::usleep(20'000);
+  const std::string maps = child.proc().read("maps");
+  pid_t twin_pid = 0;
+  {
+    std::optional<Twin> twin;
+    {
+      Tracee task = stopped(child);
+      twin.emplace(task, place_for(child, task));
+    }
+    twin_pid = twin->tid().value;
+    const Fd mem = child.proc().open("mem", O_RDWR);
+    REQUIRE(::pwrite(mem.get(), "XYZ", 3, reinterpret_cast<off_t>(child.memory())) == 3);
+    const RemoteMemory memory(twin->tid(), ProcDirectory::of(Pid{twin_pid}));
+    std::array<std::byte, 4096> page{};
+    REQUIRE(memory.read(reinterpret_cast<uint64_t>(child.memory()), page) == page.size());
+    CHECK(static_cast<char>(page[0]) == 'a');
+    CHECK(child.proc().children().empty());
+    CHECK(count_entries(child.proc(), "task") == 1);
+    CHECK(ProcDirectory::of(Pid{twin_pid}).list("fd").empty());
+  }
+  CHECK(child.proc().read("maps") == maps);
+  CHECK(child.exit_status() == 0);
+}
