@@ -2,15 +2,22 @@
 
 #include <time.h>
 
+#include <algorithm>
 #include <map>
+#include <optional>
+#include <set>
 
 #include "core/base/error.h"
 #include "core/linux/host.h"
 #include "core/resource/resource.h"
+#include "core/resource/space_copy.h"
 #include "core/version.h"
 
 namespace snapgdb {
 namespace {
+
+// What is read while the tree is stopped: about 10 ms at most.
+constexpr size_t kStash = size_t{64} << 20;
 
 // Works off one row; what it throws is not the end of the capture, but is recorded as missing.
 template <typename Row, typename... Args>
@@ -49,22 +56,24 @@ pb::Process capture_process(CaptureContext& context, const FrozenProcess& frozen
   return process;
 }
 
-// How the memory of each distinct address space will be had, and from which process.
-struct SpacePlan {
-  const FrozenProcess* process = nullptr;
-  std::vector<MemoryRun> runs;
-};
-using MemoryPlan = std::map<uint32_t, SpacePlan>;  // by AddressSpace.id
+// The distinct address spaces of the tree, by AddressSpace.id.
+using Spaces = std::map<uint32_t, SpaceCopy>;
 
-MemoryPlan plan_all_memory(const FrozenTree& tree, const std::vector<pb::Process>& processes,
-                           const FileRegistry& files, const MemoryOptions& options) {
-  MemoryPlan plan;
-  for (size_t i = 0; i < processes.size(); ++i) {
-    const uint32_t id = processes[i].address_space();
-    if (id == 0 || plan.contains(id)) continue;
-    plan[id] = {&tree.processes[i], plan_memory(tree.processes[i], processes[i], files, options)};
-  }
-  return plan;
+Spaces plan_all_memory(CaptureContext& context, const std::vector<pb::Process>& processes,
+                       const MemoryOptions& options) {
+  Spaces spaces;
+  for (size_t i = 0; i < processes.size(); ++i)
+    if (const uint32_t id = processes[i].address_space(); id != 0)
+      spaces.try_emplace(id, context.tree.processes[i], processes[i], context, options);
+  return spaces;
+}
+
+// The small ones first: what is in the way of the others should be as little as possible.
+void secure_all_memory(Spaces& spaces, CaptureContext& context, Tracees& tracees, Stash& stash) {
+  std::vector<SpaceCopy*> by_size;
+  for (auto& [id, space] : spaces) by_size.push_back(&space);
+  std::ranges::sort(by_size, {}, &SpaceCopy::to_secure);
+  for (SpaceCopy* space : by_size) space->secure(context, tracees, stash);
 }
 
 // What should be there and is not; what program or kernel keep to themselves is no loss.
@@ -77,17 +86,23 @@ void report_missing_memory(CaptureContext& context, Pid pid, const Extents& exte
     context.lacks(pid, {}, fmt::format("{} bytes of memory", bytes), why);
 }
 
-void copy_all_memory(const MemoryPlan& plan, CaptureContext& context, ImageWriter& image,
-                     PageWriter& pages) {
-  for (const auto& [id, space] : plan) {
-    const RemoteMemory memory(space.process->a_task(), space.process->task_proc);
-    const Extents extents = copy_memory(space.runs, memory, pages);
-    report_missing_memory(context, space.process->pid, extents);
-    pb::AddressSpace record;
-    record.set_id(id);
-    *record.mutable_extents() = extents.to_record();
-    image.add(kAddressSpaceChunk, record);
-  }
+void write_memory(uint32_t id, SpaceCopy& space, const Stash& stash, CaptureContext& context,
+                  ImageWriter& image, PageWriter& pages) {
+  const Extents& extents = space.copy(stash, pages);
+  report_missing_memory(context, space.pid(), extents);
+  pb::AddressSpace record;
+  record.set_id(id);
+  record.set_method(space.method());
+  record.set_why_not_better(space.why_not_better());
+  *record.mutable_extents() = extents.to_record();
+  image.add(kAddressSpaceChunk, record);
+}
+
+// "pre-copy, copied while stopped"
+std::string methods_of(const Spaces& spaces) {
+  std::set<std::string> methods;
+  for (const auto& [id, space] : spaces) methods.insert(space.method());
+  return fmt::format("{}", fmt::join(methods, ", "));
 }
 
 pb::Host host_record() {
@@ -123,7 +138,6 @@ pb::SnapshotRecord record_of_moment(const Moment& moment, Pid root) {
   record.set_focus_pid(moment.focus_pid.value ? moment.focus_pid.value : root.value);
   record.set_focus_tid(moment.focus_tid.value ? moment.focus_tid.value : root.value);
   record.set_reason(moment.reason);
-  record.set_memory_method("stop-copy");
   return record;
 }
 
@@ -141,35 +155,43 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
   // The machine does not change: described before the pause begins.
   const pb::Host host = host_record();
   const uint64_t sequence = image_.begin_snapshot();
-  {
-    const ScopedUrgency urgency;
-    const FrozenTree tree = freeze(roots, tracees, options_.freeze);
-    // From here on nothing of the tree moves, and no new task can appear.
-    record = record_of_moment(moment, tree.processes.front().pid);
+  // Tasks that are held already run into a signal just now: there is no time for first copies.
+  Surveys surveys;
+  if (tracees.empty()) surveys.look(roots, pages_);
+  Stash stash(kStash);
 
-    CaptureContext context{tree, tracees, files_, missing};
-    std::vector<pb::Process> processes;
-    for (const FrozenProcess& frozen : tree.processes)
-      processes.push_back(capture_process(context, frozen));
+  std::optional<ScopedUrgency> urgency(std::in_place);
+  const FrozenTree tree = freeze(roots, tracees, options_.freeze);
+  // From here on nothing of the tree moves, and no new task can appear.
+  record = record_of_moment(moment, tree.processes.front().pid);
+  CaptureContext context{tree, tracees, files_, surveys, missing};
+  std::vector<pb::Process> processes;
+  for (const FrozenProcess& frozen : tree.processes)
+    processes.push_back(capture_process(context, frozen));
+  Spaces spaces = plan_all_memory(context, processes, options_.memory);
+  secure_all_memory(spaces, context, tracees, stash);
+  for (auto& [id, space] : spaces)
+    if (space.needs_stop()) space.copy(stash, pages_);
+  resume();
+  record.set_pause_ns(now_ns(CLOCK_MONOTONIC) - tree.first_stop_ns);
+  urgency.reset();
 
-    // The plan needs the page tables as they are now; carrying it out needs the pages.
-    const MemoryPlan plan = plan_all_memory(tree, processes, files_, options_.memory);
-    // Processes first: an image that is cut off in its pages still tells who was there.
-    for (const pb::Process& process : processes) {
-      image_.add(kProcessChunk, process);
-      report.threads += static_cast<size_t>(process.threads_size());
-    }
-    report.processes = processes.size();
-    copy_all_memory(plan, context, image_, pages_);
-
-    resume();
-    record.set_pause_ns(now_ns(CLOCK_MONOTONIC) - tree.first_stop_ns);
-  }
-  // The tree runs again. Files come last: they were opened while it was stopped, and what is mapped
+  // The tree runs again. Twins first: as long as there is one, each page the program writes for the
+  // first time is copied. Files come last: they were opened while it was stopped, and what is mapped
   // from them does not change.
+  surveys.release();
+  for (pb::Process& process : processes) {
+    if (const auto space = spaces.find(process.address_space()); space != spaces.end())
+      space->second.settle(process, options_.memory);
+    image_.add(kProcessChunk, process);
+    report.threads += static_cast<size_t>(process.threads_size());
+  }
+  report.processes = processes.size();
+  for (auto& [id, space] : spaces) write_memory(id, space, stash, context, image_, pages_);
   files_.write_new_files(image_, pages_, missing);
 
   record.set_sequence(sequence);
+  record.set_memory_method(methods_of(spaces));
   *record.mutable_host() = host;
   record.mutable_missing()->Assign(missing.begin(), missing.end());
   const PageWriter::Counts counts = pages_.take_counts();

@@ -57,6 +57,24 @@ void ImageWriter::add_pages(PagePrefix prefix, Bytes payload) {
   submit(kPageChunk, std::move(payload), prefix);
 }
 
+Bytes ImageWriter::spare_buffer(size_t size) {
+  Bytes buffer;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!spare_.empty()) {
+      buffer = std::move(spare_.back());
+      spare_.pop_back();
+    }
+  }
+  buffer.resize(size);
+  return buffer;
+}
+
+void ImageWriter::keep_buffer(Bytes buffer) {
+  const std::lock_guard lock(mutex_);
+  if (spare_.size() < kJobsPerWorker) spare_.push_back(std::move(buffer));
+}
+
 void ImageWriter::submit(uint32_t type, Bytes payload, PagePrefix pages) {
   auto job = std::make_unique<Job>();
   job->header.type = type;
@@ -104,12 +122,15 @@ void ImageWriter::write_jobs(std::stop_token stop) {
       }
       lock.lock();
     }
+    Bytes buffer = std::move(jobs_.front()->payload);
+    const bool pages = jobs_.front()->header.type == kPageChunk;
     jobs_.pop_front();
+    if (pages && spare_.size() < kJobsPerWorker) spare_.push_back(std::move(buffer));
     changed_.notify_all();
   }
 }
 
-void ImageWriter::encode(Job& job) const {
+void ImageWriter::encode(Job& job) {
   job.header.raw_size = job.payload.size();
   if (options_.level != 0) {
     Bytes packed(ZSTD_compressBound(job.payload.size()));
@@ -118,7 +139,7 @@ void ImageWriter::encode(Job& job) const {
     if (ZSTD_isError(n)) throw Error("cannot compress a chunk", ZSTD_getErrorName(n));
     if (n < job.payload.size()) {
       packed.resize(n);
-      job.payload = std::move(packed);
+      keep_buffer(std::exchange(job.payload, std::move(packed)));
       job.header.codec = Codec::kZstd;
     }
   }

@@ -34,6 +34,9 @@ class ImageWriter {
   // `payload` begins with PagePrefix::kSize bytes left free for `prefix`. Blocks while too much is
   // under way.
   void add_pages(PagePrefix prefix, Bytes payload);
+  // A buffer of that size and any content, used again where possible: fresh memory costs more than
+  // filling it.
+  Bytes spare_buffer(size_t size);
   // Ordinals for `count` pages to come.
   uint64_t take_page_ordinals(uint64_t count);
   // Writes index and tail and makes the image durable under its name. More snapshots may follow:
@@ -55,11 +58,12 @@ class ImageWriter {
   void submit(uint32_t type, Bytes payload, PagePrefix pages = {});
   void compress_jobs(std::stop_token stop);
   void write_jobs(std::stop_token stop);
-  void encode(Job& job) const;
+  void encode(Job& job);
   void write_chunk(const Job& job);
   void drain();
   void fail(std::exception_ptr error);
   void rethrow_failure() const;
+  void keep_buffer(Bytes buffer);
 
   OutputFile out_;
   WriteOptions options_;
@@ -71,6 +75,7 @@ class ImageWriter {
   std::condition_variable_any changed_;
   std::deque<std::unique_ptr<Job>> jobs_;  // in file order; the front one is written next
   std::exception_ptr failure_;
+  std::vector<Bytes> spare_;
 
   // Owned by whoever writes: the writing thread, or commit() when no job is left.
   uint64_t offset_ = 0;

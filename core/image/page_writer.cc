@@ -2,6 +2,7 @@
 
 #include <xxhash.h>
 
+#include <algorithm>
 #include <cstring>
 #include <random>
 
@@ -30,40 +31,69 @@ PageWriter::PageWriter(ImageWriter& out) : out_(out), known_(kSlots) {
 }
 
 void PageWriter::add(Extents& extents, uint64_t address, std::span<const std::byte> pages) {
-  for (; !pages.empty(); pages = pages.subspan(kPageSize), address += kPageSize) {
-    const auto page = pages.first(kPageSize);
+  copy(extents, address, pages.size(), [&](uint64_t at, std::span<std::byte> out) {
+    std::memcpy(out.data(), pages.data() + (at - address), out.size());
+    return out.size();
+  });
+}
+
+uint64_t PageWriter::copy(Extents& extents, uint64_t address, uint64_t size, const Read& read) {
+  uint64_t done = 0;
+  while (done < size) {
+    begin_chunk();
+    const uint64_t room = (kPagesPerChunk - prefix_.pages) * kPageSize;
+    const uint64_t want = std::min(size - done, room);
+    const uint64_t got = page_down(read(address + done, slot(prefix_.pages).first(want)));
+    settle(extents, address + done, got / kPageSize);
+    done += got;
+    if (got < want) break;
+  }
+  return done;
+}
+
+void PageWriter::begin_chunk() {
+  if (!payload_.empty()) return;
+  payload_ = out_.spare_buffer(PagePrefix::kSize + kPagesPerChunk * kPageSize);
+  prefix_ = {out_.take_page_ordinals(kPagesPerChunk), 0};
+}
+
+// From that page on to the end of the chunk.
+std::span<std::byte> PageWriter::slot(uint64_t page) {
+  return std::span(payload_).subspan(PagePrefix::kSize + page * kPageSize);
+}
+
+void PageWriter::settle(Extents& extents, uint64_t address, uint64_t pages) {
+  const uint64_t first = prefix_.pages;
+  for (uint64_t i = 0; i < pages; ++i, address += kPageSize) {
+    const auto page = slot(first + i).first(kPageSize);
     if (is_zero(page)) {
       ++counts_.zero;
       extents.append({address, kPageSize, pb::SOURCE_ZERO, 0, 0});
-    } else {
-      extents.append({address, kPageSize, pb::SOURCE_STORED, store(page), 0});
+      continue;
     }
+    const XXH128_hash_t hash = XXH3_128bits_withSeed(page.data(), page.size(), seed_);
+    Known& known = known_[hash.low64 % kSlots];
+    uint64_t ordinal = known.ordinal_plus_one - 1;
+    if (known.ordinal_plus_one && known.low == hash.low64 && known.high == hash.high64) {
+      ++counts_.shared;
+    } else {
+      if (prefix_.pages != first + i)  // some before it were dropped
+        std::memcpy(slot(prefix_.pages).data(), page.data(), kPageSize);
+      ordinal = prefix_.first_page + prefix_.pages++;
+      known = {hash.low64, hash.high64, ordinal + 1};
+      ++counts_.stored;
+    }
+    extents.append({address, kPageSize, pb::SOURCE_STORED, ordinal, 0});
   }
-}
-
-uint64_t PageWriter::store(std::span<const std::byte> page) {
-  const XXH128_hash_t hash = XXH3_128bits_withSeed(page.data(), page.size(), seed_);
-  Known& slot = known_[hash.low64 % kSlots];
-  if (slot.ordinal_plus_one && slot.low == hash.low64 && slot.high == hash.high64) {
-    ++counts_.shared;
-    return slot.ordinal_plus_one - 1;
-  }
-  if (payload_.empty()) {
-    payload_.reserve(PagePrefix::kSize + kPagesPerChunk * kPageSize);
-    payload_.resize(PagePrefix::kSize);
-    prefix_ = {out_.take_page_ordinals(kPagesPerChunk), 0};
-  }
-  payload_.insert(payload_.end(), page.begin(), page.end());
-  const uint64_t ordinal = prefix_.first_page + prefix_.pages++;
-  slot = {hash.low64, hash.high64, ordinal + 1};
-  ++counts_.stored;
   if (prefix_.pages == kPagesPerChunk) flush();
-  return ordinal;
 }
 
 void PageWriter::flush() {
   if (payload_.empty()) return;
-  out_.add_pages(prefix_, std::exchange(payload_, {}));
+  Bytes payload = std::exchange(payload_, {});
+  if (prefix_.pages == 0) return;
+  payload.resize(PagePrefix::kSize + prefix_.pages * kPageSize);
+  out_.add_pages(prefix_, std::move(payload));
 }
 
 }  // namespace snapgdb

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -21,6 +22,11 @@ class PageWriter {
 
   // Appends whole pages, which lie at `address`, to `extents`.
   void add(Extents& extents, uint64_t address, std::span<const std::byte> pages);
+  // The same, with the pages read straight into the chunk. `read` fills in what it can from the
+  // start of `out` and returns the number of bytes. Returns how many bytes were added: whole pages,
+  // up to the first that could not be read.
+  using Read = std::function<size_t(uint64_t address, std::span<std::byte> out)>;
+  uint64_t copy(Extents& extents, uint64_t address, uint64_t size, const Read& read);
   // Ends the chunk begun, so that one chunk holds pages of one address space or file.
   void flush();
   // What has been added since the last call.
@@ -35,12 +41,15 @@ class PageWriter {
   };
   static constexpr size_t kSlots = size_t{1} << 20;  // 24 MiB: the last 4 GiB of distinct pages
 
-  uint64_t store(std::span<const std::byte> page);
+  void begin_chunk();
+  // Takes over the pages that were put into the chunk behind those it has.
+  void settle(Extents& extents, uint64_t address, uint64_t pages);
+  std::span<std::byte> slot(uint64_t page);
 
   ImageWriter& out_;
   uint64_t seed_;
   std::vector<Known> known_;
-  Bytes payload_;
+  Bytes payload_;  // of full size; prefix_.pages of it are taken
   PagePrefix prefix_;
   Counts counts_;
 };

@@ -23,7 +23,6 @@ class Freezer {
 
  private:
   bool stop_what_is_new();
-  std::vector<Pid> walk() const;
   bool stop_new_tasks(Pid pid);
   bool stop_task(const ProcDirectory& proc, Tid tid);
   void wait_for_all();
@@ -74,7 +73,7 @@ FrozenTree Freezer::run() {
   tree.first_stop_ns = now_ns(CLOCK_MONOTONIC);
   // What is stopped can start nothing new: once a look around finds nothing, the tree is whole.
   while (stop_what_is_new()) wait_for_all();
-  for (const Pid pid : walk())
+  for (const Pid pid : tree_below(roots_))
     if (auto proc = ProcDirectory::of_if_alive(pid))
       tree.processes.push_back(describe(pid, std::move(*proc)));
   if (std::ranges::all_of(tree.processes, &FrozenProcess::zombie))
@@ -82,27 +81,9 @@ FrozenTree Freezer::run() {
   return tree;
 }
 
-// The processes of the trees, parents first.
-std::vector<Pid> Freezer::walk() const {
-  std::vector<Pid> found;
-  std::set<Pid> seen;
-  std::deque<Pid> next(roots_.begin(), roots_.end());
-  for (; !next.empty(); next.pop_front()) {
-    const auto proc = ProcDirectory::of_if_alive(next.front());
-    if (!proc || !seen.insert(next.front()).second) continue;
-    found.push_back(next.front());
-    try {
-      for (const Pid child : proc->children()) next.push_back(child);
-    } catch (const SystemError&) {
-      // It exited between the two looks; its children, if any, are no longer of this tree.
-    }
-  }
-  return found;
-}
-
 bool Freezer::stop_what_is_new() {
   bool anything_new = false;
-  for (const Pid pid : walk()) {
+  for (const Pid pid : tree_below(roots_)) {
     if (pid.value == ::getpid())
       refuse(roots_.front(), fmt::format("snapgdb itself ({}) is in its tree", pid.value),
              "start snapgdb from elsewhere, for example with setsid or from another terminal");
@@ -180,6 +161,23 @@ FrozenProcess Freezer::describe(Pid pid, ProcDirectory proc) const {
 }
 
 }  // namespace
+
+std::vector<Pid> tree_below(const std::vector<Pid>& roots) {
+  std::vector<Pid> found;
+  std::set<Pid> seen;
+  std::deque<Pid> next(roots.begin(), roots.end());
+  for (; !next.empty(); next.pop_front()) {
+    const auto proc = ProcDirectory::of_if_alive(next.front());
+    if (!proc || !seen.insert(next.front()).second) continue;
+    found.push_back(next.front());
+    try {
+      for (const Pid child : proc->children()) next.push_back(child);
+    } catch (const SystemError&) {
+      // It exited between the two looks; its children, if any, are no longer of this tree.
+    }
+  }
+  return found;
+}
 
 FrozenTree freeze(const std::vector<Pid>& roots, Tracees& tracees, FreezeOptions options) {
   return Freezer(roots, tracees, options).run();

@@ -45,6 +45,9 @@ struct FreezeOptions {
 // traced by another, not permitted, does not stop, or the tree holds snapgdb itself.
 FrozenTree freeze(const std::vector<Pid>& roots, Tracees& tracees, FreezeOptions options = {});
 
+// The processes of the trees below `roots` as /proc shows them now, parents first.
+std::vector<Pid> tree_below(const std::vector<Pid>& roots);
+
 // Raises this thread's priority for as long as it lives, as far as the rights at hand allow:
 // against many busy threads, stopping them all takes seconds at normal priority.
 class ScopedUrgency {

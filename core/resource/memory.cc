@@ -9,6 +9,7 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/linux/mapped_file.h"
+#include "core/linux/pagemap.h"
 #include "core/resource/resources.h"
 
 namespace snapgdb {
@@ -62,7 +63,8 @@ bool is_changeable(const ProcMapping& mapping) {
 
 void capture(CaptureContext& context, const FrozenProcess& frozen, pb::Process& process) {
   process.set_address_space(context.address_spaces.of(frozen.a_task()));
-  for (const ProcMapping& mapping : parse_mappings(frozen.task_proc.read("smaps"))) {
+  const Survey* survey = context.surveys.find(frozen.pid);
+  for (const ProcMapping& mapping : mappings_now(frozen.task_proc, survey)) {
     pb::Vma& vma = *process.add_mappings() = to_record(mapping);
     if (mapping.inode == 0 || is_changeable(mapping)) continue;
     const ProcDirectory& proc = frozen.tasks.front().tid == leader_of(frozen.pid)
@@ -76,8 +78,7 @@ void capture(CaptureContext& context, const FrozenProcess& frozen, pb::Process& 
   }
 }
 
-// ---- What is not read, and why
-// -------------------------------------------------------------------
+// ---- What is not read, and why -----------------------------------------------------------------
 
 bool has_flag(const pb::Vma& vma, std::string_view flag) {
   const auto flags = split_blank(vma.flags());
@@ -105,13 +106,14 @@ constexpr Exclusion kExclusions[] = {
      "the program keeps it out of dumps (MADV_DONTDUMP)"},
 };
 
-// ---- The plan
-// ------------------------------------------------------------------------------------
+// ---- The plan -----------------------------------------------------------------------------------
 
 class Planner {
  public:
-  Planner(const FrozenProcess& frozen, const FileRegistry& files, const MemoryOptions& options)
-      : frozen_(frozen), files_(files), options_(options), pagemap_(frozen.task_proc) {}
+  Planner(const FrozenProcess& frozen, const FileRegistry& files, const MemoryOptions& options,
+          const PreCopy* early)
+      : frozen_(frozen), files_(files), options_(options), early_(early),
+        pagemap_(frozen.task_proc) {}
 
   void plan(const pb::Vma& vma);
   std::vector<MemoryRun> take() { return std::move(runs_); }
@@ -125,6 +127,8 @@ class Planner {
                        uint64_t end);
   std::shared_ptr<const Fd> object_of(const pb::Vma& vma);
   void add(uint64_t start, uint64_t end, From from) { runs_.push_back({start, end - start, from}); }
+  void add_memory(const pb::Vma& vma, uint64_t start, uint64_t end);
+  void add_copied(const pb::Vma& vma, const PageRun& run);
   void add_missing(uint64_t start, uint64_t end, const char* why, bool refused = false) {
     runs_.push_back({.start = start,
                      .size = end - start,
@@ -135,17 +139,20 @@ class Planner {
   // Guard pages fault whoever the process is; everything else is handed to `otherwise`.
   template <typename Otherwise>
   void classify(const pb::Vma& vma, Otherwise otherwise) {
-    pagemap_.classify(vma.start(), vma.end(), [&](uint64_t start, uint64_t end, PageClass what) {
-      if (what == PageClass::kGuard)
-        add_missing(start, end, "a guard page (MADV_GUARD_INSTALL)", true);
+    pagemap_.classify(vma.start(), vma.end(), [&](const PageRun& run) {
+      if (run.what == PageClass::kGuard)
+        add_missing(run.start, run.end, "a guard page (MADV_GUARD_INSTALL)", true);
+      else if (run.unwritten && early_)
+        add_copied(vma, run);
       else
-        otherwise(start, end, what);
+        otherwise(run.start, run.end, run.what);
     });
   }
 
   const FrozenProcess& frozen_;
   const FileRegistry& files_;
   const MemoryOptions& options_;
+  const PreCopy* early_;
   Pagemap pagemap_;
   std::map<std::pair<uint64_t, uint64_t>, std::shared_ptr<const Fd>> objects_;  // device, inode
   std::vector<MemoryRun> runs_;
@@ -161,12 +168,37 @@ void Planner::plan(const pb::Vma& vma) {
   plan_out_of_reach(vma);
 }
 
+void Planner::add_memory(const pb::Vma& vma, uint64_t start, uint64_t end) {
+  runs_.push_back({.start = start,
+                   .size = end - start,
+                   .from = From::kMemory,
+                   .in_twin = !vma.shared() && !has_flag(vma, "dc") && !has_flag(vma, "wf")});
+}
+
+// What was copied earlier holds; what was not (it was being written then) is read now.
+void Planner::add_copied(const pb::Vma& vma, const PageRun& run) {
+  uint64_t done = run.start;
+  for (const Extent& extent : early_->copied().overlapping(run.start, run.end)) {
+    const uint64_t start = std::max(extent.start, run.start), end = std::min(extent.end(), run.end);
+    if (done < start) add_memory(vma, done, start);
+    if (extent.source == pb::SOURCE_ZERO)
+      add(start, end, From::kZero);
+    else
+      runs_.push_back({.start = start,
+                       .size = end - start,
+                       .from = From::kCopied,
+                       .offset = extent.where + (start - extent.start) / kPageSize});
+    done = end;
+  }
+  if (done < run.end) add_memory(vma, done, run.end);
+}
+
 void Planner::plan_anonymous(const pb::Vma& vma) {
   const bool filled_on_demand = has_flag(vma, "um");  // userfaultfd, missing pages
   const bool special = vma.name() == "[vdso]";        // no page of its own in the page table
   classify(vma, [&](uint64_t start, uint64_t end, PageClass what) {
     if (what != PageClass::kAbsent || special)
-      add(start, end, From::kMemory);
+      add_memory(vma, start, end);
     else if (filled_on_demand)
       add_missing(start, end, "userfaultfd had not provided it yet");
     else
@@ -178,7 +210,7 @@ void Planner::plan_anonymous(const pb::Vma& vma) {
 void Planner::plan_lasting_file(const pb::Vma& vma) {
   const uint64_t file_end = page_up(files_.record(vma.file()).size());
   classify(vma, [&](uint64_t start, uint64_t end, PageClass what) {
-    if (what == PageClass::kAnonymous) return add(start, end, From::kMemory);
+    if (what == PageClass::kAnonymous) return add_memory(vma, start, end);
     const uint64_t offset = vma.offset() + (start - vma.start());
     const uint64_t in_file = file_end > offset ? std::min(end - start, file_end - offset) : 0;
     if (in_file) runs_.push_back({start, in_file, From::kFile, offset, vma.file()});
@@ -192,7 +224,7 @@ void Planner::plan_lasting_file(const pb::Vma& vma) {
 void Planner::plan_object(const pb::Vma& vma, std::shared_ptr<const Fd> object) {
   classify(vma, [&](uint64_t start, uint64_t end, PageClass what) {
     if (what == PageClass::kAnonymous)
-      add(start, end, From::kMemory);
+      add_memory(vma, start, end);
     else
       plan_object_run(vma, object, start, end);
   });
@@ -220,7 +252,7 @@ void Planner::plan_out_of_reach(const pb::Vma& vma) {
   const bool safe_to_touch = !vma.shared();
   classify(vma, [&](uint64_t start, uint64_t end, PageClass what) {
     if (what != PageClass::kAbsent || safe_to_touch)
-      add(start, end, From::kMemory);
+      add_memory(vma, start, end);
     else
       add_missing(start, end,
                   "shared memory not mapped in at that moment; reading it needs "
@@ -244,47 +276,96 @@ std::shared_ptr<const Fd> Planner::object_of(const pb::Vma& vma) {
   return object;
 }
 
-// ---- Carrying it out
-// -------------------------------------------------------------------------------
+// ---- Carrying it out ----------------------------------------------------------------------------
 
-constexpr size_t kBlock = size_t{1} << 20;  // where process_vm_readv(2) is fastest
+// Reads from where the run says, as PageWriter::Read does.
+size_t read_run(const MemoryRun& run, const MemorySource& memory, uint64_t address,
+                std::span<std::byte> out) {
+  if (run.from == From::kMemory) return memory.read(address, out);
+  const size_t n = pread_upto(run.object->get(), out, run.offset + (address - run.start),
+                              "shared memory");
+  // Its last page is filled up with zeros, as the program sees it.
+  std::ranges::fill(out.subspan(n), std::byte{0});
+  return out.size();
+}
 
-// Reads [start, start + size) block by block with `read(address, out)`; what it does not get is
-// missing, page by page.
-template <typename Read>
-void copy_run(const MemoryRun& run, Bytes& buffer, PageWriter& pages, Extents& extents, Read read) {
+constexpr const char* kRefused = "the kernel refuses to read it";
+
+// Reads a run piece by piece with `read(address, size)`, which returns how much it got; the page
+// where it stops is handed to `missing`.
+template <typename Read, typename Missing>
+void for_each_piece(const MemoryRun& run, Read read, Missing missing) {
   for (uint64_t done = 0; done < run.size;) {
-    const size_t want = std::min<uint64_t>(kBlock, run.size - done);
-    const size_t got =
-        read(run.start + done, std::span(buffer).first(want)) / kPageSize * kPageSize;
-    pages.add(extents, run.start + done, std::span(buffer).first(got));
-    done += got;
-    if (got == want) continue;
-    extents.append_missing(run.start + done, kPageSize, "the kernel refuses to read it");
+    done += read(run.start + done, run.size - done);
+    if (done == run.size) return;
+    missing(run.start + done);
     done += kPageSize;
   }
+}
+
+bool lies_in(const MemoryRun& run, const pb::Vma& vma) {
+  return vma.start() <= run.start && run.start < vma.end();
 }
 
 }  // namespace
 
 std::vector<MemoryRun> plan_memory(const FrozenProcess& frozen, const pb::Process& process,
-                                   const FileRegistry& files, const MemoryOptions& options) {
-  Planner planner(frozen, files, options);
+                                   const FileRegistry& files, const MemoryOptions& options,
+                                   const PreCopy* early) {
+  Planner planner(frozen, files, options, early);
   for (const pb::Vma& vma : process.mappings()) planner.plan(vma);
   return planner.take();
 }
 
+Stash::Stash(size_t size) : size_(size) {
+  void* data = ::mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+  if (data == MAP_FAILED) throw_errno("cannot set {} aside for a copy", human_size(size));
+  data_ = static_cast<std::byte*>(data);
+}
+
+Stash::~Stash() {
+  ::munmap(data_, size_);
+}
+
+void secure(std::vector<MemoryRun>& plan, const MemorySource& memory, Stash& stash,
+            const std::function<bool(const MemoryRun&)>& wanted) {
+  std::vector<MemoryRun> result;
+  result.reserve(plan.size());
+  for (MemoryRun& run : plan) {
+    if (!run.must_be_secured() || !wanted(run)) {
+      result.push_back(std::move(run));
+      continue;
+    }
+    for_each_piece(
+        run,
+        [&](uint64_t address, uint64_t size) {
+          const uint64_t got = page_down(read_run(run, memory, address, stash.next(size)));
+          if (got == 0) return got;
+          result.push_back({.start = address,
+                            .size = got,
+                            .from = From::kSecured,
+                            .offset = stash.keep(got)});
+          return got;
+        },
+        [&](uint64_t address) {
+          result.push_back(
+              {.start = address, .size = kPageSize, .from = From::kMissing, .why = kRefused});
+        });
+  }
+  plan = std::move(result);
+}
+
 Extents copy_memory(const std::vector<MemoryRun>& plan, const MemorySource& memory,
-                    PageWriter& pages) {
+                    const Stash& stash, PageWriter& pages) {
   Extents extents;
-  Bytes buffer(kBlock);
-  const auto from_memory = [&](uint64_t address, std::span<std::byte> out) {
-    return memory.read(address, out);
-  };
   for (const MemoryRun& run : plan) {
     switch (run.from) {
       case From::kZero:
         extents.append({run.start, run.size, pb::SOURCE_ZERO, 0, 0});
+        break;
+      case From::kCopied:
+        extents.append({run.start, run.size, pb::SOURCE_STORED, run.offset, 0});
         break;
       case From::kFile:
         extents.append({run.start, run.size, pb::SOURCE_FILE, run.offset, run.file});
@@ -292,22 +373,51 @@ Extents copy_memory(const std::vector<MemoryRun>& plan, const MemorySource& memo
       case From::kMissing:
         extents.append_missing(run.start, run.size, run.why, run.refused);
         break;
+      case From::kSecured:
+        pages.add(extents, run.start, stash.at(run.offset, run.size));
+        break;
       case From::kMemory:
-        copy_run(run, buffer, pages, extents, from_memory);
+      case From::kObject: {
+        const auto read = [&](uint64_t address, std::span<std::byte> out) {
+          return read_run(run, memory, address, out);
+        };
+        for_each_piece(
+            run,
+            [&](uint64_t address, uint64_t size) { return pages.copy(extents, address, size, read); },
+            [&](uint64_t address) { extents.append_missing(address, kPageSize, kRefused); });
         break;
-      case From::kObject:
-        copy_run(run, buffer, pages, extents, [&](uint64_t address, std::span<std::byte> out) {
-          const uint64_t offset = run.offset + (address - run.start);
-          const size_t n = pread_upto(run.object->get(), out, offset, "shared memory");
-          // Its last page is filled up with zeros, as the program sees it.
-          std::ranges::fill(out.subspan(n), std::byte{0});
-          return out.size();
-        });
-        break;
+      }
     }
   }
   pages.flush();
   return extents;
+}
+
+void settle_mappings(const ProcDirectory& proc, pb::Process& process, std::vector<MemoryRun>& plan,
+                     const MemoryOptions& options) {
+  const auto is_new = [](const pb::Vma& vma) { return vma.flags().empty(); };
+  if (std::ranges::none_of(process.mappings(), is_new)) return;
+  std::map<uint64_t, ProcMapping> now;
+  for (ProcMapping& mapping : parse_mappings(proc.read_if_allowed("smaps").value_or("")))
+    now.emplace(mapping.start, std::move(mapping));
+  for (pb::Vma& vma : *process.mutable_mappings()) {
+    const auto found = now.find(vma.start());
+    if (!is_new(vma) || found == now.end()) continue;
+    pb::Vma settled = to_record(found->second);
+    settled.set_end(vma.end());
+    settled.set_file(vma.file());
+    if (settled.protection() != vma.protection() || settled.name() != vma.name()) continue;
+    vma = settled;
+    for (const Exclusion& exclusion : kExclusions)
+      if (exclusion.matches(vma, options))
+        for (MemoryRun& run : plan)
+          if (lies_in(run, vma))
+            run = {.start = run.start,
+                   .size = run.size,
+                   .from = From::kMissing,
+                   .why = exclusion.why,
+                   .refused = true};
+  }
 }
 
 const ProcessResource kMemoryMap{"memory map", capture};

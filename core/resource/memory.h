@@ -1,12 +1,15 @@
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/image/extents.h"
 #include "core/image/page_writer.h"
 #include "core/linux/remote_memory.h"
+#include "core/resource/precopy.h"
 #include "core/resource/resource.h"
 
 namespace snapgdb {
@@ -17,23 +20,59 @@ struct MemoryOptions {
 };
 
 // How the content of one address space will be had. Made while the tree is stopped, from the page
-// table; carried out by copy_memory.
+// table; carried out by copy_memory when it runs again.
 struct MemoryRun {
   uint64_t start = 0, size = 0;
-  enum class From { kMemory, kObject, kFile, kZero, kMissing } from = From::kZero;
-  uint64_t offset = 0;                    // kObject, kFile
-  uint32_t file = 0;                      // kFile
+  enum class From { kMemory, kObject, kFile, kZero, kMissing, kCopied, kSecured } from = From::kZero;
+  uint64_t offset = 0;  // kObject, kFile: bytes; kCopied: page ordinal; kSecured: in the Stash
+  uint32_t file = 0;    // kFile
   std::shared_ptr<const Fd> object = {};  // kObject: shared memory, read through its file
   const char* why = "";                   // kMissing
   bool refused = false;                   // kMissing because program or kernel wants it so
+  bool in_twin = false;                   // kMemory: a Twin has it too
+
+  bool must_be_secured() const { return from == From::kMemory || from == From::kObject; }
 };
 
-// Precondition: process.mappings() were captured.
+// Precondition: process.mappings() were captured. `early`: first copies, or nullptr.
 std::vector<MemoryRun> plan_memory(const FrozenProcess& frozen, const pb::Process& process,
-                                   const FileRegistry& files, const MemoryOptions& options);
+                                   const FileRegistry& files, const MemoryOptions& options,
+                                   const PreCopy* early);
+
+// Memory of ours for what has to be read while the tree is stopped. Of fixed size, and in place
+// before the stop: fresh pages would cost more than what is read into them.
+class Stash {
+ public:
+  explicit Stash(size_t size);
+  ~Stash();
+  Stash(const Stash&) = delete;
+  Stash& operator=(const Stash&) = delete;
+
+  size_t room() const { return size_ - used_; }
+  // Where the next bytes go, as far as there is room; keep() says how many are wanted.
+  std::span<std::byte> next(size_t size) { return {data_ + used_, std::min(size, room())}; }
+  uint64_t keep(size_t size) { return std::exchange(used_, used_ + size); }  // at which offset
+  std::span<const std::byte> at(uint64_t offset, size_t size) const {
+    return {data_ + offset, size};
+  }
+
+ private:
+  std::byte* data_;
+  size_t size_, used_ = 0;
+};
+
+// Reads every run that `wanted` says into the stash, where it is kSecured from then on.
+// Precondition: there is room for all of them.
+void secure(std::vector<MemoryRun>& plan, const MemorySource& memory, Stash& stash,
+            const std::function<bool(const MemoryRun&)>& wanted);
 
 // Reads what the plan says and gives its pages to `pages`; returns what lies where.
 Extents copy_memory(const std::vector<MemoryRun>& plan, const MemorySource& memory,
-                    PageWriter& pages);
+                    const Stash& stash, PageWriter& pages);
+
+// Fills in the flags and sizes of mappings that were new at the stop (mappings_now), from smaps as
+// it is now; what turns out to be kept out of dumps is taken out of the plan.
+void settle_mappings(const ProcDirectory& proc, pb::Process& process, std::vector<MemoryRun>& plan,
+                     const MemoryOptions& options);
 
 }  // namespace snapgdb

@@ -12,6 +12,7 @@
 #include "core/linux/freezer.h"
 #include "core/linux/task.h"
 #include "core/resource/file_registry.h"
+#include "core/resource/survey.h"
 
 namespace snapgdb {
 
@@ -20,6 +21,7 @@ struct CaptureContext {
   const FrozenTree& tree;
   const Tracees& tracees;
   FileRegistry& files;
+  Surveys& surveys;
   std::vector<pb::Missing>& missing;
 
   Identities descriptions{Identities::Kind::kFileDescription};

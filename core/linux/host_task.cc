@@ -1,0 +1,73 @@
+#include "core/linux/host_task.h"
+
+#include <algorithm>
+
+#include "core/base/error.h"
+
+namespace snapgdb {
+namespace {
+
+constexpr std::chrono::milliseconds kPatience{100};  // for one of several tasks to stop
+constexpr size_t kMaxTried = 8;
+
+std::optional<Detour::Place> place_of(const Tracee& task,
+                                      const std::vector<ProcMapping>& mappings,
+                                      const Gadgets& gadgets, size_t scratch) {
+  const auto stack = ordinary_stack(mappings, task.registers().rsp);
+  if (!stack) return std::nullopt;
+  const Detour::Place place{gadgets, stack->low, stack->high};
+  if (Detour::obstacle(task, place, scratch)) return std::nullopt;
+  return place;
+}
+
+}  // namespace
+
+std::optional<std::string> guards_its_system_calls(const ProcDirectory& proc) {
+  const ProcFields status(proc.read("status"));
+  if (status.number("Seccomp") != 0)
+    return "it is under seccomp, which might kill it for system calls of ours";
+  if (status.text("x86_Thread_features").find("shstk") != std::string_view::npos)
+    return "it has a shadow stack";
+  return std::nullopt;
+}
+
+HostTask stop_a_host(const ProcDirectory& proc, const std::vector<ProcMapping>& mappings,
+                     GadgetFinder& finder, size_t scratch) {
+  const std::string tried = fmt::format("cannot make {} perform system calls", proc.path());
+  if (const auto why = guards_its_system_calls(proc)) throw Error(tried, *why);
+  std::vector<Tid> tids = proc.tasks();
+  const auto gadgets = tids.empty() ? std::nullopt : finder.find(tids.front(), mappings);
+  if (!gadgets) throw Error(tried, "there is no code for it in the program");
+  if (tids.size() > kMaxTried) tids.resize(kMaxTried);
+
+  // Rather one that is not waiting by means of a restart block: see Detour.
+  std::optional<HostTask> second_best;
+  for (const Tid tid : tids) {
+    auto task = Tracee::seize_if_alive(tid);
+    if (!task) continue;
+    task->interrupt_if_alive();
+    if (!task->wait_stop(kPatience)) continue;
+    const auto place = place_of(*task, mappings, *gadgets, scratch);
+    if (!place) continue;
+    if (!waits_with_restart_block(task->registers())) return {std::move(*task), *place};
+    if (!second_best) second_best = HostTask{std::move(*task), *place};
+  }
+  if (!second_best) throw Error(tried, "none of its tasks is on an ordinary stack at the moment");
+  return std::move(*second_best);
+}
+
+Host host_among(const std::vector<Tracee*>& stopped, const std::vector<ProcMapping>& mappings,
+                const Gadgets& gadgets, size_t scratch) {
+  Host second_best;
+  size_t tried = 0;
+  for (Tracee* task : stopped) {
+    if (++tried > kMaxTried) break;
+    const auto place = place_of(*task, mappings, gadgets, scratch);
+    if (!place) continue;
+    if (!waits_with_restart_block(task->registers())) return {task, *place};
+    if (!second_best.task) second_best = {task, *place};
+  }
+  return second_best;
+}
+
+}  // namespace snapgdb

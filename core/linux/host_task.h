@@ -1,0 +1,32 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/linux/detour.h"
+
+namespace snapgdb {
+
+// Why no task of this process may be sent on a Detour at all; nullopt: nothing is in the way.
+std::optional<std::string> guards_its_system_calls(const ProcDirectory& proc);
+
+// A task of a running process, stopped, that can be sent on a Detour now. It runs on when the
+// Tracee goes.
+struct HostTask {
+  Tracee task;
+  Detour::Place place;
+};
+// Throws Error, saying why none is fit.
+HostTask stop_a_host(const ProcDirectory& proc, const std::vector<ProcMapping>& mappings,
+                     GadgetFinder& finder, size_t scratch);
+
+// The same among tasks that are stopped already; nullptr if none is fit.
+struct Host {
+  Tracee* task = nullptr;
+  Detour::Place place;
+};
+Host host_among(const std::vector<Tracee*>& stopped, const std::vector<ProcMapping>& mappings,
+                const Gadgets& gadgets, size_t scratch);
+
+}  // namespace snapgdb

@@ -1,0 +1,107 @@
+#include "core/resource/space_copy.h"
+
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
+#include "core/base/error.h"
+#include "core/base/strings.h"
+#include "core/linux/host_task.h"
+
+namespace snapgdb {
+namespace {
+
+// Below that, reading takes less time than making a twin does.
+constexpr uint64_t kWorthATwin = uint64_t{6} << 20;
+
+Host host_in(const FrozenProcess& frozen, CaptureContext& context, Tracees& tracees,
+             size_t scratch) {
+  if (guards_its_system_calls(frozen.task_proc)) return {};
+  const auto mappings = parse_mappings(frozen.task_proc.read("maps"));
+  const auto gadgets = context.surveys.gadgets().find(frozen.a_task(), mappings);
+  if (!gadgets) return {};
+  std::vector<Tracee*> tasks;
+  for (const FrozenTask& task : frozen.tasks) tasks.push_back(&tracees.at(task.tid));
+  return host_among(tasks, mappings, *gadgets, scratch);
+}
+
+// Whether orphans below a process become its children: it would see our twin end.
+bool adopts_orphans(const FrozenProcess& frozen, CaptureContext& context, Tracees& tracees) {
+  const ProcFields status(frozen.proc.read("status"));
+  const auto numbers = split_blank(status.text("NSpid"));
+  if (!numbers.empty() && numbers.back() == "1") return true;
+  constexpr size_t kScratch = 4096;
+  const Host host = host_in(frozen, context, tracees, kScratch);
+  if (!host.task) return true;
+  Detour detour(*host.task, host.place, kScratch);
+  int adopts = 1;
+  detour.call(SYS_prctl, {PR_GET_CHILD_SUBREAPER, detour.scratch()});
+  detour.read(detour.scratch(), std::as_writable_bytes(std::span(&adopts, 1)));
+  return adopts != 0;
+}
+
+const FrozenProcess* parent_of(const FrozenProcess& frozen, const FrozenTree& tree) {
+  const pid_t parent = frozen.proc.stat().parent;
+  const auto found = std::ranges::find_if(
+      tree.processes, [&](const FrozenProcess& other) { return other.pid.value == parent; });
+  return found == tree.processes.end() ? nullptr : &*found;
+}
+
+}  // namespace
+
+SpaceCopy::SpaceCopy(const FrozenProcess& frozen, const pb::Process& process,
+                     CaptureContext& context, const MemoryOptions& options)
+    : frozen_(&frozen), memory_(frozen.a_task(), frozen.task_proc) {
+  const Survey* survey = context.surveys.find(frozen.pid);
+  const PreCopy* early = survey && survey->precopy ? &*survey->precopy : nullptr;
+  plan_ = plan_memory(frozen, process, context.files, options, early);
+  method_ = early ? "pre-copy" : "copied while stopped";
+  if (survey) why_not_better_ = survey->why_not;
+}
+
+uint64_t SpaceCopy::to_secure() const {
+  uint64_t bytes = 0;
+  for (const MemoryRun& run : plan_)
+    if (run.must_be_secured() && !(twin_ && run.in_twin)) bytes += run.size;
+  return bytes;
+}
+
+void SpaceCopy::secure(CaptureContext& context, Tracees& tracees, Stash& stash) {
+  uint64_t in_twin = 0;
+  for (const MemoryRun& run : plan_)
+    if (run.in_twin) in_twin += run.size;
+  if (in_twin > kWorthATwin) try_twin(context, tracees);
+  const auto wanted = [&](const MemoryRun& run) { return !(twin_ && run.in_twin); };
+  if (to_secure() <= stash.room())
+    snapgdb::secure(plan_, memory_, stash, wanted);
+  else
+    method_ = "stop-copy";
+}
+
+void SpaceCopy::try_twin(CaptureContext& context, Tracees& tracees) {
+  try {
+    for (const auto* process = frozen_; process; process = parent_of(*process, context.tree))
+      if (adopts_orphans(*process, context, tracees))
+        throw Error("no twin", fmt::format("process {} may adopt orphans", process->pid.value));
+    const Host host = host_in(*frozen_, context, tracees, Twin::kScratch);
+    if (!host.task) throw Error("no twin", "none of its tasks can make one at the moment");
+    twin_.emplace(*host.task, host.place);
+    method_ = method_ == "pre-copy" ? "pre-copy and twin" : "twin";
+  } catch (const Error& error) {
+    why_not_better_ += (why_not_better_.empty() ? "no twin: " : "; no twin: ") + error.why();
+  }
+}
+
+const Extents& SpaceCopy::copy(const Stash& stash, PageWriter& pages) {
+  if (extents_) return *extents_;
+  if (!twin_) return extents_.emplace(copy_memory(plan_, memory_, stash, pages));
+  const RemoteMemory frozen(twin_->tid(), ProcDirectory::of(Pid{twin_->tid().value}));
+  extents_.emplace(copy_memory(plan_, frozen, stash, pages));
+  twin_.reset();
+  return *extents_;
+}
+
+void SpaceCopy::settle(pb::Process& process, const MemoryOptions& options) {
+  if (!extents_) settle_mappings(frozen_->task_proc, process, plan_, options);
+}
+
+}  // namespace snapgdb
