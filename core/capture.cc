@@ -3,6 +3,7 @@
 #include <time.h>
 
 #include <algorithm>
+#include <future>
 #include <map>
 #include <optional>
 #include <set>
@@ -29,31 +30,57 @@ void capture_row(CaptureContext& context, Pid pid, Tid tid, const Row& row, Args
   }
 }
 
-pb::Thread capture_thread(CaptureContext& context, const FrozenProcess& frozen,
-                          const FrozenTask& task) {
-  pb::Thread thread;
-  thread.set_tid(task.tid.value);
-  const ProcDirectory proc = frozen.proc.task(task.tid);
-  const StoppedTask stopped{frozen, task, proc, context.tracees.at(task.tid)};
-  for (const ThreadResource* row : thread_resources())
-    capture_row(context, frozen.pid, task.tid, *row, stopped, thread);
-  return thread;
-}
-
-pb::Process capture_process(CaptureContext& context, const FrozenProcess& frozen) {
+// What the rows that do or do not need ptrace tell of a process.
+pb::Process capture_process(CaptureContext& context, const FrozenProcess& frozen, bool by_tracer) {
   pb::Process process;
   process.set_pid(frozen.pid.value);
   for (const ProcessResource* row : process_resources())
-    if (!frozen.zombie || row->of_zombies)
+    if (row->by_tracer == by_tracer && (!frozen.zombie || row->of_zombies))
       capture_row(context, frozen.pid, {}, *row, frozen, process);
   for (const FrozenTask& task : frozen.tasks) {
+    pb::Thread& thread = *process.add_threads();
+    thread.set_tid(task.tid.value);
     try {
-      *process.add_threads() = capture_thread(context, frozen, task);
+      const StoppedTask stopped(frozen, task);
+      for (const ThreadResource* row : thread_resources())
+        if (row->by_tracer == by_tracer)
+          capture_row(context, frozen.pid, task.tid, *row, stopped, thread);
     } catch (const SystemError& error) {  // SIGKILL reaches tasks that are stopped, too
       context.lacks(frozen.pid, task.tid, "the task", error.what());
     }
   }
   return process;
+}
+
+std::vector<pb::Process> capture_processes(CaptureContext& context, bool by_tracer) {
+  std::vector<pb::Process> processes;
+  for (const FrozenProcess& frozen : context.tree.processes)
+    processes.push_back(capture_process(context, frozen, by_tracer));
+  return processes;
+}
+
+void merge(pb::Process& process, pb::Process&& other) {
+  for (int i = 0; i < process.threads_size(); ++i)
+    process.mutable_threads(i)->MergeFrom(other.threads(i));
+  other.clear_threads();
+  process.MergeFrom(other);
+}
+
+// ptrace is this thread's; what /proc tells is read by another at the same time.
+std::vector<pb::Process> capture_all(CaptureContext& context) {
+  std::vector<pb::Missing> missing_of_others;
+  CaptureContext of_others{context.tree, context.tracees, context.files, context.surveys,
+                           missing_of_others};
+  auto others = std::async(std::launch::async, [&] {
+    const ScopedUrgency urgency;
+    return capture_processes(of_others, false);
+  });
+  std::vector<pb::Process> traced = capture_processes(context, true);
+  std::vector<pb::Process> processes = others.get();
+  for (size_t i = 0; i < processes.size(); ++i) merge(processes[i], std::move(traced[i]));
+  context.missing.insert(context.missing.end(), missing_of_others.begin(),
+                         missing_of_others.end());
+  return processes;
 }
 
 // The distinct address spaces of the tree, by AddressSpace.id.
@@ -69,11 +96,11 @@ Spaces plan_all_memory(CaptureContext& context, const std::vector<pb::Process>& 
 }
 
 // The small ones first: what is in the way of the others should be as little as possible.
-void secure_all_memory(Spaces& spaces, CaptureContext& context, Tracees& tracees, Stash& stash) {
+void secure_all_memory(Spaces& spaces, CaptureContext& context, Stash& stash) {
   std::vector<SpaceCopy*> by_size;
   for (auto& [id, space] : spaces) by_size.push_back(&space);
   std::ranges::sort(by_size, {}, &SpaceCopy::to_secure);
-  for (SpaceCopy* space : by_size) space->secure(context, tracees, stash);
+  for (SpaceCopy* space : by_size) space->secure(context, stash);
 }
 
 // What should be there and is not; what program or kernel keep to themselves is no loss.
@@ -165,11 +192,9 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
   // From here on nothing of the tree moves, and no new task can appear.
   record = record_of_moment(moment, tree.processes.front().pid);
   CaptureContext context{tree, tracees, files_, surveys, missing};
-  std::vector<pb::Process> processes;
-  for (const FrozenProcess& frozen : tree.processes)
-    processes.push_back(capture_process(context, frozen));
+  std::vector<pb::Process> processes = capture_all(context);
   Spaces spaces = plan_all_memory(context, processes, options_.memory);
-  secure_all_memory(spaces, context, tracees, stash);
+  secure_all_memory(spaces, context, stash);
   for (auto& [id, space] : spaces)
     if (space.needs_stop()) space.copy(stash, pages_);
   resume();

@@ -13,16 +13,15 @@
 namespace snapgdb {
 namespace {
 
-constexpr uint64_t kRedZone = 128;                  // System V ABI, 3.2.2
-constexpr uint64_t kHomeSize = 16 * 1024;           // a frame with the largest XSAVE area (AMX)
-constexpr uint64_t kMinimalStack = 64 * 1024;       // what is smaller is no ordinary stack
-constexpr uint64_t kCodeSegment = 0x33;             // of 64-bit code
+constexpr uint64_t kRedZone = 128;             // System V ABI, 3.2.2
+constexpr uint64_t kMinimalStack = 64 * 1024;  // what is smaller is no ordinary stack
+constexpr uint64_t kCodeSegment = 0x33;        // of 64-bit code
 constexpr uint64_t kAllBlocked = ~uint64_t{0};
 
 }  // namespace
 
-std::optional<StackRange> ordinary_stack(const std::vector<ProcMapping>& mappings,
-                                         uint64_t stack_pointer) {
+std::optional<FreeStack> free_stack(const std::vector<ProcMapping>& mappings,
+                                    uint64_t stack_pointer) {
   const auto at = std::ranges::find_if(mappings, [&](const ProcMapping& mapping) {
     return mapping.start <= stack_pointer && stack_pointer < mapping.end;
   });
@@ -33,27 +32,21 @@ std::optional<StackRange> ordinary_stack(const std::vector<ProcMapping>& mapping
   const bool guarded =
       at != mappings.begin() && (at - 1)->end == at->start && (at - 1)->protection == 0;
   if (at->name != "[stack]" && !guarded) return std::nullopt;
-  return StackRange{at->start, at->end};
+  const uint64_t low = at->start + 4096, high = stack_pointer - kRedZone;
+  return high > low ? std::optional(FreeStack{low, high}) : std::nullopt;
 }
 
-std::optional<std::string> Detour::obstacle(const Tracee& task, const Place& place,
-                                            size_t scratch) {
+std::optional<std::string> Detour::obstacle(const Tracee& task) {
   const WaitStatus stop = task.status();
-  if (!stop.stopped() || stop.event() != PTRACE_EVENT_STOP)
-    return "the task is being given a signal";
-  const user_regs_struct registers = task.registers();
-  if (registers.cs != kCodeSegment) return "it runs 32-bit code";
-  const uint64_t needed = scratch + kHomeSize + kRedZone + 4096;
-  if (registers.rsp <= place.low || registers.rsp >= place.high ||
-      registers.rsp - place.low < needed)
-    return "it is not on an ordinary stack with room below";
-  if (!GadgetFinder::verify(task.tid(), place.gadgets)) return "its code has changed";
+  if (!stop.stopped()) return "it is not stopped";
+  if (stop.event() != PTRACE_EVENT_STOP) return "it is being given a signal";
+  if (task.registers().cs != kCodeSegment) return "it runs 32-bit code";
   return std::nullopt;
 }
 
 Detour::Detour(Tracee& task, const Place& place, size_t scratch)
     : task_(task), place_(place), registers_(task.registers()), mask_(task.signal_mask()) {
-  scratch_ = (registers_.rsp - kRedZone - kHomeSize - scratch) & ~uint64_t{63};
+  scratch_ = (place.high - kHomeSize - scratch) & ~uint64_t{63};
   home_ = (scratch_ + scratch + 63) & ~uint64_t{63};
   FrameChain chain(place_.gadgets, home_);
   chain.home(registers_, task.register_set(NT_X86_XSTATE), mask_);

@@ -18,16 +18,19 @@ namespace snapgdb {
 // again.
 class Detour {
  public:
-  // Where a task can be borrowed without harm.
+  // What it takes: code to go through, and memory that nobody needs, [low, high).
   struct Place {
     Gadgets gadgets;
-    uint64_t low = 0, high = 0;  // its stack pointer lies in this stack, which is free below it
-  };
-  // Tells whether `task`, stopped, can make a detour now; otherwise why not.
-  static std::optional<std::string> obstacle(const Tracee& task, const Place& place,
-                                             size_t scratch);
+    uint64_t low = 0, high = 0;
 
-  // Precondition: no obstacle(). `scratch`: bytes of memory wanted in the task.
+    bool has_room_for(size_t scratch) const { return high - low >= scratch + kHomeSize; }
+  };
+  static constexpr size_t kHomeSize = 16 * 1024;  // the way home, with the largest XSAVE area (AMX)
+
+  // Tells whether `task`, stopped, can make a detour now; otherwise why not.
+  static std::optional<std::string> obstacle(const Tracee& task);
+
+  // Preconditions: no obstacle(), and room. `scratch`: bytes of memory wanted in the task.
   Detour(Tracee& task, const Place& place, size_t scratch);
   Detour(const Detour&) = delete;
   Detour& operator=(const Detour&) = delete;
@@ -63,13 +66,13 @@ class Detour {
   bool away_ = false;
 };
 
-// The stack of a task as far as one may write below its stack pointer: that of the main thread, or
-// one with a guard region below (pthreads). Others (goroutines, coroutines) may be tiny.
-struct StackRange {
+// The free memory below a stack pointer, where it lies on the stack of the main thread or on one with
+// a guard region below (pthreads). Others (goroutines, coroutines) may be tiny.
+struct FreeStack {
   uint64_t low = 0, high = 0;
 };
-std::optional<StackRange> ordinary_stack(const std::vector<ProcMapping>& mappings,
-                                         uint64_t stack_pointer);
+std::optional<FreeStack> free_stack(const std::vector<ProcMapping>& mappings,
+                                    uint64_t stack_pointer);
 
 // The child that `parent`, which was set going with PTRACE_O_TRACECLONE, gives birth to: ours,
 // stopped before its first instruction. Throws Error if there is none.

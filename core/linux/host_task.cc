@@ -10,16 +10,6 @@ namespace {
 constexpr std::chrono::milliseconds kPatience{100};  // for one of several tasks to stop
 constexpr size_t kMaxTried = 8;
 
-std::optional<Detour::Place> place_of(const Tracee& task,
-                                      const std::vector<ProcMapping>& mappings,
-                                      const Gadgets& gadgets, size_t scratch) {
-  const auto stack = ordinary_stack(mappings, task.registers().rsp);
-  if (!stack) return std::nullopt;
-  const Detour::Place place{gadgets, stack->low, stack->high};
-  if (Detour::obstacle(task, place, scratch)) return std::nullopt;
-  return place;
-}
-
 }  // namespace
 
 std::optional<std::string> guards_its_system_calls(const ProcDirectory& proc) {
@@ -37,7 +27,8 @@ HostTask stop_a_host(const ProcDirectory& proc, const std::vector<ProcMapping>& 
   if (const auto why = guards_its_system_calls(proc)) throw Error(tried, *why);
   std::vector<Tid> tids = proc.tasks();
   const auto gadgets = tids.empty() ? std::nullopt : finder.find(tids.front(), mappings);
-  if (!gadgets) throw Error(tried, "there is no code for it in the program");
+  if (!gadgets || !GadgetFinder::verify(tids.front(), *gadgets))
+    throw Error(tried, "there is no code for it in the program");
   if (tids.size() > kMaxTried) tids.resize(kMaxTried);
 
   // Rather one that is not waiting by means of a restart block: see Detour.
@@ -47,27 +38,18 @@ HostTask stop_a_host(const ProcDirectory& proc, const std::vector<ProcMapping>& 
     if (!task) continue;
     task->interrupt_if_alive();
     if (!task->wait_stop(kPatience)) continue;
-    const auto place = place_of(*task, mappings, *gadgets, scratch);
-    if (!place) continue;
-    if (!waits_with_restart_block(task->registers())) return {std::move(*task), *place};
-    if (!second_best) second_best = HostTask{std::move(*task), *place};
+    if (Detour::obstacle(*task)) continue;
+    // The others run: only its own stack is free.
+    const user_regs_struct registers = task->registers();
+    const auto stack = free_stack(mappings, registers.rsp);
+    if (!stack) continue;
+    const Detour::Place place{*gadgets, stack->low, stack->high};
+    if (!place.has_room_for(scratch)) continue;
+    if (!waits_with_restart_block(registers)) return {std::move(*task), place};
+    if (!second_best) second_best = HostTask{std::move(*task), place};
   }
   if (!second_best) throw Error(tried, "none of its tasks is on an ordinary stack at the moment");
   return std::move(*second_best);
-}
-
-Host host_among(const std::vector<Tracee*>& stopped, const std::vector<ProcMapping>& mappings,
-                const Gadgets& gadgets, size_t scratch) {
-  Host second_best;
-  size_t tried = 0;
-  for (Tracee* task : stopped) {
-    if (++tried > kMaxTried) break;
-    const auto place = place_of(*task, mappings, gadgets, scratch);
-    if (!place) continue;
-    if (!waits_with_restart_block(task->registers())) return {task, *place};
-    if (!second_best.task) second_best = {task, *place};
-  }
-  return second_best;
 }
 
 }  // namespace snapgdb

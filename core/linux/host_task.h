@@ -21,12 +21,4 @@ struct HostTask {
 HostTask stop_a_host(const ProcDirectory& proc, const std::vector<ProcMapping>& mappings,
                      GadgetFinder& finder, size_t scratch);
 
-// The same among tasks that are stopped already; nullptr if none is fit.
-struct Host {
-  Tracee* task = nullptr;
-  Detour::Place place;
-};
-Host host_among(const std::vector<Tracee*>& stopped, const std::vector<ProcMapping>& mappings,
-                const Gadgets& gadgets, size_t scratch);
-
 }  // namespace snapgdb

@@ -64,18 +64,24 @@ Pagemap::Pagemap(const ProcDirectory& proc) : fd_(proc.open("pagemap", O_RDONLY)
 }
 
 void Pagemap::classify(uint64_t start, uint64_t end, const Found& found) const {
-  if (!scan(start, end, found)) read_entries(start, end, found);
+  if (!scan(start, end, kIsFile, found)) read_entries(start, end, found);
+}
+
+void Pagemap::classify_anonymous(uint64_t start, uint64_t end, const Found& found) const {
+  if (!scan(start, end, 0, found)) read_entries(start, end, found);
 }
 
 // False: this kernel does not have it.
-bool Pagemap::scan(uint64_t start, uint64_t end, const Found& found) const {
+bool Pagemap::scan(uint64_t start, uint64_t end, uint64_t file_category,
+                   const Found& found) const {
   std::array<PageRegion, 512> regions;
   ScanArguments arguments = arguments_for(regions, end);
   uint64_t guard = kIsGuard;
   uint64_t covered = start;
   for (arguments.start = start; arguments.start < end; arguments.start = arguments.walk_end) {
     arguments.category_anyof_mask = kIsPresent | kIsSwapped | guard;
-    arguments.return_mask = kIsTracked | kIsWritten | kIsFile | kIsPresent | kIsSwapped | guard;
+    arguments.return_mask =
+        kIsTracked | kIsWritten | file_category | kIsPresent | kIsSwapped | guard;
     const int n = ::ioctl(fd_.get(), kPagemapScan, &arguments);
     if (n < 0 && errno == EINVAL && guard) {
       guard = 0;

@@ -17,7 +17,7 @@ constexpr IdColumn kColumns[] = {
 };
 
 void capture(CaptureContext&, const StoppedTask& stopped, pb::Thread& thread) {
-  const ProcFields status(stopped.proc.read("status"));
+  const ProcFields& status = stopped.status();
   pb::Credentials& out = *thread.mutable_credentials();
   const auto users = split_blank(status.text("Uid")), groups = split_blank(status.text("Gid"));
   for (size_t i = 0; i < std::size(kColumns) && i < users.size() && i < groups.size(); ++i) {

@@ -30,7 +30,7 @@ void capture_process(CaptureContext&, const FrozenProcess& frozen, pb::Process& 
 
 void capture_thread(CaptureContext&, const StoppedTask& stopped, pb::Thread& thread) {
   const ProcStat stat = stopped.proc.stat();
-  const ProcFields status(stopped.proc.read("status"));
+  const ProcFields& status = stopped.status();
   thread.set_name(stat.name);
   thread.set_state(std::string(1, stopped.task.state_before));
   thread.set_cpu(stat.cpu);
@@ -44,7 +44,8 @@ void capture_thread(CaptureContext&, const StoppedTask& stopped, pb::Thread& thr
 
 }  // namespace
 
-const ProcessResource kProcessIdentity{"identity", capture_process, true};
+const ProcessResource kProcessIdentity{
+    .name = "identity", .capture = capture_process, .of_zombies = true};
 const ThreadResource kThreadIdentity{"identity", capture_thread};
 
 }  // namespace snapgdb

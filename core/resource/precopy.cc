@@ -98,8 +98,8 @@ void PreCopy::copy_all(PageWriter& pages) {
   const Pagemap pagemap(proc_);
   for (const auto& range : tracker_->ranges())
     for (uint64_t at = range.start; at < range.end; at += kSlice)
-      pagemap.classify(at, std::min(at + kSlice, range.end), [&](const PageRun& run) {
-        if (run.unwritten && run.what == PageClass::kAnonymous)
+      pagemap.classify_anonymous(at, std::min(at + kSlice, range.end), [&](const PageRun& run) {
+        if (run.unwritten && run.what != PageClass::kAbsent)
           pages.copy(copied_, run.start, run.end - run.start, reader(memory));
       });
   pages.flush();

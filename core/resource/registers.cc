@@ -12,8 +12,8 @@ std::string as_string(const std::vector<std::byte>& bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-void capture(CaptureContext&, const StoppedTask& stopped, pb::Thread& thread) {
-  const Tracee& tracee = stopped.tracee;
+void capture(CaptureContext& context, const StoppedTask& stopped, pb::Thread& thread) {
+  const Tracee& tracee = context.tracees.at(stopped.task.tid);
   const auto registers = tracee.register_set(NT_PRSTATUS);
   if (registers.size() != kRegistersSize)  // 17 * 4 bytes of a 32-bit task
     throw Error(fmt::format("cannot capture task {}", tracee.tid().value),
@@ -34,6 +34,6 @@ void capture(CaptureContext&, const StoppedTask& stopped, pb::Thread& thread) {
 
 }  // namespace
 
-const ThreadResource kRegisters{"registers", capture};
+const ThreadResource kRegisters{"registers", capture, true};
 
 }  // namespace snapgdb

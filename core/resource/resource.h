@@ -3,12 +3,14 @@
 #include <sys/stat.h>
 
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "core/image/snapshot.pb.h"
+#include "core/linux/detour.h"
 #include "core/linux/freezer.h"
 #include "core/linux/task.h"
 #include "core/resource/file_registry.h"
@@ -19,7 +21,7 @@ namespace snapgdb {
 // What captures share while the tree is stopped.
 struct CaptureContext {
   const FrozenTree& tree;
-  const Tracees& tracees;
+  Tracees& tracees;  // of use to rows by_tracer only
   FileRegistry& files;
   Surveys& surveys;
   std::vector<pb::Missing>& missing;
@@ -30,6 +32,13 @@ struct CaptureContext {
   // Unix sockets' other ends, by inode of the network namespace.
   std::map<uint64_t, std::map<uint64_t, uint64_t>> unix_peers{};
 
+  // Where in a process its tasks can be made to perform system calls (hosts.h).
+  struct Ground {
+    std::optional<Detour::Place> place;
+    std::string why_not;
+  };
+  std::map<Pid, Ground> grounds{};
+
   void lacks(Pid pid, Tid tid, std::string_view resource, std::string_view reason);
 };
 
@@ -39,19 +48,28 @@ struct CaptureContext {
 struct ProcessResource {
   const char* name;
   void (*capture)(CaptureContext&, const FrozenProcess&, pb::Process&);
+  bool by_tracer = false;   // needs ptrace, which is bound to one thread; the others run beside it
   bool of_zombies = false;  // still there once the process has exited
 };
 std::span<const ProcessResource* const> process_resources();
 
-struct StoppedTask {
+class StoppedTask {
+ public:
+  StoppedTask(const FrozenProcess& of, const FrozenTask& which)
+      : process(of), task(which), proc(of.proc.task(which.tid)) {}
+
   const FrozenProcess& process;
   const FrozenTask& task;
-  const ProcDirectory& proc;  // /proc/PID/task/TID
-  const Tracee& tracee;
+  const ProcDirectory proc;          // /proc/PID/task/TID
+  const ProcFields& status() const;  // read once
+
+ private:
+  mutable std::optional<ProcFields> status_;
 };
 struct ThreadResource {
   const char* name;
   void (*capture)(CaptureContext&, const StoppedTask&, pb::Thread&);
+  bool by_tracer = false;
 };
 std::span<const ThreadResource* const> thread_resources();
 

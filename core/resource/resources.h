@@ -10,17 +10,20 @@
 #define SNAPGDB_PROCESS_RESOURCES(ROW) \
   ROW(kProcessIdentity)                \
   ROW(kProgram)                        \
-  ROW(kProcessSignals)                 \
+  ROW(kSignalMasks)                    \
+  ROW(kSignalQueue)                    \
+  ROW(kInsideProcess)                  \
   ROW(kLimits)                         \
   ROW(kNamespaces)                     \
-  ROW(kTimers)                         \
   ROW(kDescriptorTable)                \
   ROW(kMemoryMap)
 
 #define SNAPGDB_THREAD_RESOURCES(ROW) \
   ROW(kThreadIdentity)                \
   ROW(kRegisters)                     \
+  ROW(kThreadSignalMasks)             \
   ROW(kThreadSignals)                 \
+  ROW(kInsideThread)                  \
   ROW(kCredentials)                   \
   ROW(kScheduling)
 

@@ -7,7 +7,7 @@ namespace {
 void capture(CaptureContext& context, const StoppedTask& stopped, pb::Thread& thread) {
   const Tid tid = stopped.task.tid;
   pb::Scheduling& out = *thread.mutable_scheduling();
-  const ProcFields status(stopped.proc.read("status"));
+  const ProcFields& status = stopped.status();
   out.set_cpus_allowed(std::string(status.text("Cpus_allowed_list")));
   if (const auto attributes = scheduling_of(tid)) {
     out.set_policy(attributes->policy);

@@ -5,7 +5,7 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
-#include "core/linux/host_task.h"
+#include "core/resource/hosts.h"
 
 namespace snapgdb {
 namespace {
@@ -13,24 +13,13 @@ namespace {
 // Below that, reading takes less time than making a twin does.
 constexpr uint64_t kWorthATwin = uint64_t{6} << 20;
 
-Host host_in(const FrozenProcess& frozen, CaptureContext& context, Tracees& tracees,
-             size_t scratch) {
-  if (guards_its_system_calls(frozen.task_proc)) return {};
-  const auto mappings = parse_mappings(frozen.task_proc.read("maps"));
-  const auto gadgets = context.surveys.gadgets().find(frozen.a_task(), mappings);
-  if (!gadgets) return {};
-  std::vector<Tracee*> tasks;
-  for (const FrozenTask& task : frozen.tasks) tasks.push_back(&tracees.at(task.tid));
-  return host_among(tasks, mappings, *gadgets, scratch);
-}
-
 // Whether orphans below a process become its children: it would see our twin end.
-bool adopts_orphans(const FrozenProcess& frozen, CaptureContext& context, Tracees& tracees) {
+bool adopts_orphans(const FrozenProcess& frozen, CaptureContext& context) {
   const ProcFields status(frozen.proc.read("status"));
   const auto numbers = split_blank(status.text("NSpid"));
   if (!numbers.empty() && numbers.back() == "1") return true;
   constexpr size_t kScratch = 4096;
-  const Host host = host_in(frozen, context, tracees, kScratch);
+  const Host host = host_in(frozen, context, kScratch);
   if (!host.task) return true;
   Detour detour(*host.task, host.place, kScratch);
   int adopts = 1;
@@ -65,11 +54,11 @@ uint64_t SpaceCopy::to_secure() const {
   return bytes;
 }
 
-void SpaceCopy::secure(CaptureContext& context, Tracees& tracees, Stash& stash) {
+void SpaceCopy::secure(CaptureContext& context, Stash& stash) {
   uint64_t in_twin = 0;
   for (const MemoryRun& run : plan_)
     if (run.in_twin) in_twin += run.size;
-  if (in_twin > kWorthATwin) try_twin(context, tracees);
+  if (in_twin > kWorthATwin) try_twin(context);
   const auto wanted = [&](const MemoryRun& run) { return !(twin_ && run.in_twin); };
   if (to_secure() <= stash.room())
     snapgdb::secure(plan_, memory_, stash, wanted);
@@ -77,13 +66,13 @@ void SpaceCopy::secure(CaptureContext& context, Tracees& tracees, Stash& stash) 
     method_ = "stop-copy";
 }
 
-void SpaceCopy::try_twin(CaptureContext& context, Tracees& tracees) {
+void SpaceCopy::try_twin(CaptureContext& context) {
   try {
     for (const auto* process = frozen_; process; process = parent_of(*process, context.tree))
-      if (adopts_orphans(*process, context, tracees))
+      if (adopts_orphans(*process, context))
         throw Error("no twin", fmt::format("process {} may adopt orphans", process->pid.value));
-    const Host host = host_in(*frozen_, context, tracees, Twin::kScratch);
-    if (!host.task) throw Error("no twin", "none of its tasks can make one at the moment");
+    const Host host = host_in(*frozen_, context, Twin::kScratch);
+    if (!host.task) throw Error("no twin", host.why_not);
     twin_.emplace(*host.task, host.place);
     method_ = method_ == "pre-copy" ? "pre-copy and twin" : "twin";
   } catch (const Error& error) {

@@ -20,7 +20,7 @@ class SpaceCopy {
   // Bytes that are not safe yet.
   uint64_t to_secure() const;
   // Reads into the stash what fits, makes a twin where there is much.
-  void secure(CaptureContext& context, Tracees& tracees, Stash& stash);
+  void secure(CaptureContext& context, Stash& stash);
   // Whether something is left that can only be read as long as the tree is stopped.
   bool needs_stop() const { return !twin_ && to_secure() != 0; }
 
@@ -34,7 +34,7 @@ class SpaceCopy {
   Pid pid() const { return frozen_->pid; }
 
  private:
-  void try_twin(CaptureContext& context, Tracees& tracees);
+  void try_twin(CaptureContext& context);
 
   const FrozenProcess* frozen_;
   std::vector<MemoryRun> plan_;

@@ -25,6 +25,11 @@ std::span<const DescriptorResource* const> descriptor_resources() {
   return kDescriptorTableRows;
 }
 
+const ProcFields& StoppedTask::status() const {
+  if (!status_) status_.emplace(proc.read("status"));
+  return *status_;
+}
+
 void CaptureContext::lacks(Pid pid, Tid tid, std::string_view resource, std::string_view reason) {
   pb::Missing& entry = missing.emplace_back();
   entry.set_pid(pid.value);

@@ -73,7 +73,7 @@ Detour::Place place_for(const Child& child, const Tracee& task) {
   GadgetFinder finder;
   const auto gadgets = finder.find(child.tid(), mappings);
   REQUIRE(gadgets);
-  const auto stack = ordinary_stack(mappings, task.registers().rsp);
+  const auto stack = free_stack(mappings, task.registers().rsp);
   REQUIRE(stack);
   return {*gadgets, stack->low, stack->high};
 }
@@ -110,7 +110,7 @@ TEST_CASE("a task performs system calls on a detour and goes on as if nothing ha
   {
     Tracee task = stopped(child);
     const Detour::Place place = place_for(child, task);
-    REQUIRE(Detour::obstacle(task, place, 4096) == std::nullopt);
+    REQUIRE(Detour::obstacle(task) == std::nullopt);
     const user_regs_struct before = task.registers();
     const uint64_t mask = task.signal_mask();
     {
@@ -136,7 +136,7 @@ TEST_CASE("a visitor sees signal actions, and its descriptors are its own") {
   {
     Tracee task = stopped(child);
     const Detour::Place place = place_for(child, task);
-    REQUIRE(Detour::obstacle(task, place, Visitor::kScratch) == std::nullopt);
+    REQUIRE(place.has_room_for(Visitor::kScratch));
     Visitor visitor(task, place);
     const uint64_t out = visitor.reserve(64 * 32);
     for (uint64_t number = 1; number <= 64; ++number)

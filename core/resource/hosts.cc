@@ -1,0 +1,87 @@
+#include "core/resource/hosts.h"
+
+#include <algorithm>
+
+#include "core/image/extents.h"
+#include "core/linux/host_task.h"
+
+namespace snapgdb {
+namespace {
+
+// Rather further down than just below: if we are killed, two tasks go on at once.
+constexpr uint64_t kDistance = 16 * 1024;
+// The kernel makes the main thread's stack that large from the start. Where no task is on it (a
+// goroutine may run on the main thread), its low end is as good as never used.
+constexpr uint64_t kInitialStack = 128 * 1024;
+
+uint64_t room_in(const std::optional<FreeStack>& stack) {
+  return stack ? stack->high - stack->low : 0;
+}
+
+std::optional<FreeStack> free_memory(const FrozenProcess& frozen, const Tracees& tracees,
+                                     const std::vector<ProcMapping>& mappings) {
+  std::optional<FreeStack> best;
+  bool main_stack_in_use = false;
+  const auto main_stack = std::ranges::find(mappings, "[stack]", &ProcMapping::name);
+  for (const FrozenTask& task : frozen.tasks) {
+    const uint64_t pointer = tracees.at(task.tid).registers().rsp;
+    if (main_stack != mappings.end())
+      main_stack_in_use |= main_stack->start <= pointer && pointer < main_stack->end;
+    auto stack = free_stack(mappings, pointer);
+    if (room_in(stack) > room_in(best)) best = stack;
+    if (room_in(best) > 2 * kInitialStack) break;
+  }
+  if (room_in(best) > 2 * kDistance + kInitialStack / 2) best->high -= kDistance;
+  if (best || main_stack == mappings.end() || main_stack_in_use ||
+      main_stack->end - main_stack->start < kInitialStack)
+    return best;
+  return FreeStack{main_stack->start + kPageSize, main_stack->start + kInitialStack / 2};
+}
+
+// What is the same for all tasks of a process, looked up once.
+const CaptureContext::Ground& ground_of(const FrozenProcess& frozen, CaptureContext& context) {
+  const auto [known, is_new] = context.grounds.try_emplace(frozen.pid);
+  CaptureContext::Ground& ground = known->second;
+  if (!is_new) return ground;
+  if (auto why = guards_its_system_calls(frozen.task_proc)) {
+    ground.why_not = std::move(*why);
+    return ground;
+  }
+  const auto mappings = parse_mappings(frozen.task_proc.read("maps"));
+  const auto gadgets = context.surveys.gadgets().find(frozen.a_task(), mappings);
+  const auto memory = free_memory(frozen, context.tracees, mappings);
+  if (!gadgets || !GadgetFinder::verify(frozen.a_task(), *gadgets))
+    ground.why_not = "there is no code in the program to perform system calls";
+  else if (!memory)
+    ground.why_not = "none of its tasks is on an ordinary stack";
+  else
+    ground.place = Detour::Place{*gadgets, memory->low, memory->high};
+  return ground;
+}
+
+Host host_if_fit(Tracee& task, const CaptureContext::Ground& ground, size_t scratch) {
+  if (!ground.place) return {.why_not = ground.why_not};
+  if (!ground.place->has_room_for(scratch)) return {.why_not = "there is little room on its stack"};
+  if (auto why = Detour::obstacle(task)) return {.why_not = std::move(*why)};
+  return {.task = &task, .place = *ground.place};
+}
+
+}  // namespace
+
+Host host_in(const FrozenProcess& frozen, CaptureContext& context, size_t scratch) {
+  const auto& ground = ground_of(frozen, context);
+  Host best;
+  for (const FrozenTask& task : frozen.tasks) {
+    Host host = host_if_fit(context.tracees.at(task.tid), ground, scratch);
+    if (host.task && !waits_with_restart_block(host.task->registers())) return host;
+    if (!best.task) best = std::move(host);
+  }
+  return best;
+}
+
+Host host_of(const StoppedTask& stopped, CaptureContext& context, size_t scratch) {
+  const auto& ground = ground_of(stopped.process, context);
+  return host_if_fit(context.tracees.at(stopped.task.tid), ground, scratch);
+}
+
+}  // namespace snapgdb
