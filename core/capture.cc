@@ -83,10 +83,7 @@ void copy_all_memory(const MemoryPlan& plan, CaptureContext& context, ImageWrite
     const RemoteMemory memory(space.process->a_task(), space.process->task_proc);
     const Extents extents = copy_memory(space.runs, memory, pages);
     report_missing_memory(context, space.process->pid, extents);
-    pb::AddressSpace record;
-    record.set_id(id);
-    *record.mutable_extents() = extents.to_record();
-    image.add(kAddressSpaceChunk, record);
+    image.add_address_space(id, extents);
   }
 }
 
