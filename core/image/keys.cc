@@ -30,8 +30,12 @@ void init_sodium() {
 // Four bytes behind the key, so that a slip in copying it does not encrypt for nobody.
 std::array<std::byte, kCheckSize> check_of(std::string_view tag, std::span<const std::byte> key) {
   Secret<crypto_generichash_BYTES> hash;
-  ::crypto_generichash(raw(hash.bytes()), hash.bytes().size(), raw(key), key.size(), raw(tag),
-                       tag.size());
+  crypto_generichash_state state;
+  ::crypto_generichash_init(&state, nullptr, 0, hash.bytes().size());
+  ::crypto_generichash_update(&state, raw(tag), tag.size());
+  ::crypto_generichash_update(&state, raw(key), key.size());
+  ::crypto_generichash_final(&state, raw(hash.bytes()), hash.bytes().size());
+  ::sodium_memzero(&state, sizeof state);
   std::array<std::byte, kCheckSize> check;
   std::ranges::copy(hash.bytes().first<kCheckSize>(), check.begin());
   return check;
