@@ -72,16 +72,16 @@ Bytes ImageKey::encrypt(const ImageHeader& image, uint64_t offset, const ChunkHe
 
 Bytes ImageKey::decrypt(const ImageHeader& image, uint64_t offset, const ChunkHeader& header,
                         std::span<const std::byte> stored) const {
-  Bytes payload(stored.size() - std::min(stored.size(), kOverhead));
   const Nonce nonce = nonce_at(image, offset);
   const auto bound = bound_to(image, header);
-  if (::crypto_aead_xchacha20poly1305_ietf_decrypt(raw(payload), nullptr, nullptr, raw(stored),
+  Bytes payload(stored.size() - std::min(stored.size(), kOverhead));
+  if (stored.size() >= kOverhead &&
+      ::crypto_aead_xchacha20poly1305_ietf_decrypt(raw(payload), nullptr, nullptr, raw(stored),
                                                    stored.size(), raw(bound), bound.size(),
-                                                   raw(nonce), raw(key_.bytes())) != 0)
-    throw Error(
-        "cannot read the image",
-        fmt::format("a {} chunk was changed after it was encrypted", chunk_type_name(header.type)));
-  return payload;
+                                                   raw(nonce), raw(key_.bytes())) == 0)
+    return payload;
+  throw Error("cannot read the image", fmt::format("a {} chunk was changed after it was encrypted",
+                                                   chunk_type_name(header.type)));
 }
 
 }  // namespace snapgdb
