@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "core/base/error.h"
-#include "core/image/sodium_bytes.h"
+#include "core/image/libsodium.h"
 
 namespace snapgdb {
 namespace {
@@ -38,7 +38,7 @@ std::array<std::byte, kImagePart + kChunkPart> bound_to(const ImageHeader& image
 }  // namespace
 
 std::shared_ptr<const ImageKey> ImageKey::random() {
-  if (::sodium_init() < 0) throw Error("cannot encrypt", "libsodium does not start");
+  start_libsodium();
   const auto key = std::make_shared<ImageKey>();
   ::randombytes_buf(key->key_.bytes().data(), kSize);
   return key;

@@ -10,7 +10,7 @@
 #include "core/base/error.h"
 #include "core/base/fd.h"
 #include "core/base/strings.h"
-#include "core/image/sodium_bytes.h"
+#include "core/image/libsodium.h"
 
 namespace snapgdb {
 namespace {
@@ -21,11 +21,6 @@ constexpr int kVariant = sodium_base64_VARIANT_URLSAFE_NO_PADDING;
 constexpr size_t kMaxKeyFile = 4096;
 
 static_assert(kSealOverhead == crypto_box_SEALBYTES);
-
-void init_sodium() {
-  static const int done = ::sodium_init();
-  if (done < 0) throw Error("cannot use keys", "libsodium does not start");
-}
 
 // Four bytes behind the key, so that a slip in copying it does not encrypt for nobody.
 std::array<std::byte, kCheckSize> check_of(std::string_view tag, std::span<const std::byte> key) {
@@ -43,20 +38,22 @@ std::array<std::byte, kCheckSize> check_of(std::string_view tag, std::span<const
 
 // May hold a secret: the caller wipes it.
 std::string to_text(std::string_view tag, std::span<const std::byte, kKeySize> key) {
-  init_sodium();
+  start_libsodium();
   Secret<kKeySize + kCheckSize> bytes;
   std::ranges::copy(key, bytes.bytes().begin());
   std::ranges::copy(check_of(tag, key), bytes.bytes().begin() + kKeySize);
   std::array<char, sodium_base64_ENCODED_LEN(kKeySize + kCheckSize, kVariant)> encoded;
   ::sodium_bin2base64(encoded.data(), encoded.size(), raw(bytes.bytes()), bytes.bytes().size(),
                       kVariant);
-  std::string text = std::string(tag) + encoded.data();
+  std::string text;
+  text.reserve(tag.size() + encoded.size());  // so that no copy stays behind
+  text.append(tag).append(encoded.data());
   wipe(std::as_writable_bytes(std::span(encoded)));
   return text;
 }
 
 bool from_text(std::string_view tag, std::string_view text, std::span<std::byte, kKeySize> key) {
-  init_sodium();
+  start_libsodium();
   if (!text.starts_with(tag)) return false;
   text.remove_prefix(tag.size());
   Secret<kKeySize + kCheckSize> bytes;
@@ -138,7 +135,7 @@ PublicKey PublicKey::decode(std::span<const std::byte, kSize> bytes) {
 // --------------------------------------------------------------------------------------
 
 std::shared_ptr<const SecretKey> SecretKey::generate() {
-  init_sodium();
+  start_libsodium();
   const auto key = std::make_shared<SecretKey>();
   ::randombytes_buf(key->bytes_.bytes().data(), key->bytes_.bytes().size());
   key->derive_public_key();
@@ -174,9 +171,10 @@ void SecretKey::save(const std::string& path) const {
   const Fd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
   if (!file.valid()) throw_errno("cannot create {}", path);
   std::string key = to_text(kSecretTag, bytes_.bytes());
-  std::string text =
-      fmt::format("# Whoever has this can read what is encrypted for, and sign as:\n# {}\n{}\n",
-                  public_key_.text(), key);
+  std::string text = "# Whoever has this can read what is encrypted for, and sign as:\n# " +
+                     public_key_.text() + "\n";
+  text.reserve(text.size() + key.size() + 1);
+  text.append(key).append("\n");
   write_all(file.get(), std::as_bytes(std::span(text)), path);
   wipe(std::as_writable_bytes(std::span(key)));
   wipe(std::as_writable_bytes(std::span(text)));
@@ -207,7 +205,7 @@ std::array<std::byte, 64> SecretKey::sign(std::span<const std::byte> message) co
 }
 
 void seal(const PublicKey& recipient, std::span<const std::byte> secret, std::span<std::byte> out) {
-  init_sodium();
+  start_libsodium();
   if (::crypto_box_seal(raw(out.first(secret.size() + kSealOverhead)), raw(secret), secret.size(),
                         raw(recipient.encryption)) != 0)
     throw Error("cannot encrypt for " + recipient.text(), "it is no key that can be used");
@@ -215,7 +213,7 @@ void seal(const PublicKey& recipient, std::span<const std::byte> secret, std::sp
 
 bool is_signed_by(const PublicKey& signer, std::span<const std::byte> message,
                   std::span<const std::byte, 64> signature) {
-  init_sodium();
+  start_libsodium();
   return ::crypto_sign_verify_detached(raw(signature), raw(message), message.size(),
                                        raw(signer.signing)) == 0;
 }

@@ -4,7 +4,7 @@
 #include <string_view>
 
 #include "core/base/error.h"
-#include "core/image/sodium_bytes.h"
+#include "core/image/libsodium.h"
 
 namespace snapgdb {
 namespace {
@@ -32,7 +32,10 @@ crypto_generichash_state begin() {
 
 }  // namespace
 
-ImageHash::ImageHash(const ImageHeader& image) : image_(image), state_(begin()) {}
+ImageHash::ImageHash(const ImageHeader& image) : image_(image) {
+  start_libsodium();
+  state_ = begin();
+}
 
 ImageHash::Digest ImageHash::of_chunk(std::span<const std::byte, ChunkHeader::kSize> header,
                                       std::span<const std::byte> stored) {
@@ -65,8 +68,9 @@ Bytes ImageHash::message(const PublicKey& signer) const {
 Bytes ImageHash::sign(const SecretKey& signer) const {
   const auto key = signer.public_key().encode();
   const auto signature = signer.sign(message(signer.public_key()));
-  Bytes payload(key.begin(), key.end());
-  payload.insert(payload.end(), signature.begin(), signature.end());
+  Bytes payload(key.size() + signature.size());
+  std::ranges::copy(key, payload.begin());
+  std::ranges::copy(signature, payload.begin() + key.size());
   return payload;
 }
 
