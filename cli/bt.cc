@@ -12,9 +12,9 @@
 #include <vector>
 
 #include "cli/command.h"
+#include "cli/image_options.h"
 #include "core/base/error.h"
 #include "core/base/strings.h"
-#include "core/image/image_reader.h"
 #include "core/inspect/backtrace.h"
 #include "core/inspect/words.h"
 
@@ -269,7 +269,7 @@ Action define(CLI::App& app) {
       ->capture_default_str();
   app.add_flag("--no-group", arguments->no_group, "Each thread by itself, in the image's order");
   app.add_flag("--json", arguments->json, "As JSON, each thread by itself");
-  app.add_flag("--salvage", arguments->open.salvage, "Read what is whole in a damaged image");
+  add_open_options(app, arguments->open);
   app.footer("Exit status 3: a stack goes on, but something that tells how is not in the image.");
   return [arguments] { return bt(*arguments); };
 }

@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "cli/command.h"
+#include "cli/image_options.h"
 #include "cli/report.h"
 #include "core/base/error.h"
 #include "core/base/strings.h"
@@ -79,9 +80,7 @@ Action define(CLI::App& app) {
   auto* stop = app.add_flag("--stop", arguments->stop, "Leave the tree stopped (SIGSTOP)");
   app.add_flag("--kill", arguments->kill, "Kill the tree once the image is complete")
       ->excludes(stop);
-  app.add_option("--level", arguments->options.write.level,
-                 "Compression level of zstd; 0: none [1]")
-      ->check(CLI::Range(0, 19));
+  add_write_options(app, arguments->options.write);
   app.add_flag("--all-memory", arguments->options.memory.include_dontdump,
                "Also memory that the program keeps out of dumps (MADV_DONTDUMP)");
   return [arguments] { return run(*arguments); };

@@ -24,6 +24,7 @@ extern const Command kCaptureCommand;
 extern const Command kCoreCommand;
 extern const Command kDebugCommand;
 extern const Command kGuiCommand;
+extern const Command kKeygenCommand;
 extern const Command kRunCommand;
 extern const Command kServeCommand;
 extern const Command kShowCommand;

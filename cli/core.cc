@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "cli/command.h"
+#include "cli/image_options.h"
 #include "core/base/error.h"
 #include "core/base/strings.h"
-#include "core/image/image_reader.h"
 #include "elfconv/core_destination.h"
 #include "elfconv/core_file.h"
 #include "elfconv/file_export.h"
@@ -26,8 +26,8 @@ struct Arguments {
   std::string image;
   std::string output;
   std::optional<int32_t> pid;
-  bool salvage = false;
   bool files = false;
+  OpenOptions open;
 };
 
 std::vector<const pb::Process*> chosen_processes(const Snapshot& snapshot,
@@ -139,13 +139,13 @@ bool export_beside(const Snapshot& snapshot, const CoreDestination& destination,
 }
 
 int write_cores(const Arguments& arguments) {
-  const auto snapshot = open_snapshot(arguments.image, {.salvage = arguments.salvage});
+  const auto snapshot = open_snapshot(arguments.image, arguments.open);
   bool complete = true;
   const auto processes = with_core(*snapshot, chosen_processes(*snapshot, arguments), complete);
   const CoreDestination destination = core_destination(arguments.output, processes);
   for (size_t i = 0; i < processes.size(); ++i)
     complete &= write_one(*snapshot, *processes[i], arguments.image, destination.paths[i],
-                          arguments.salvage);
+                          arguments.open.salvage);
   if (arguments.files) complete &= export_beside(*snapshot, destination, *processes.front());
   return static_cast<int>(complete ? ExitStatus::kDone : ExitStatus::kIncomplete);
 }
@@ -157,8 +157,7 @@ Action define(CLI::App& app) {
                  "the directory for the cores, or the file for a single one (default: the current "
                  "directory)");
   app.add_option("--pid", arguments->pid, "only this process");
-  app.add_flag("--salvage", arguments->salvage,
-               "make do with what is whole in a damaged or cut-off image");
+  add_open_options(app, arguments->open);
   app.add_flag("--files", arguments->files,
                "write the image's executables and libraries to files/ beside the cores, for "
                "machines that lack them");

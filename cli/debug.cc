@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "cli/command.h"
+#include "cli/image_options.h"
 #include "core/base/error.h"
 #include "core/base/fd.h"
-#include "core/image/image_reader.h"
 #include "gdbstub/background.h"
 
 namespace snapgdb::cli {
@@ -19,6 +19,7 @@ namespace {
 struct Arguments {
   std::string image;
   std::vector<std::string> gdb;
+  OpenOptions open;
 };
 
 // Of what is a zombie only the exit status is left.
@@ -86,7 +87,7 @@ std::string inherited_script(const std::string& script) {
 }
 
 int debug(const Arguments& arguments) {
-  const auto snapshot = open_snapshot(arguments.image);
+  const auto snapshot = open_snapshot(arguments.image, arguments.open);
   const std::vector<int32_t> pids = shown_processes(*snapshot);
   if (pids.empty())
     throw Error(fmt::format("cannot debug {}", arguments.image), "none of its processes is alive");
@@ -104,6 +105,7 @@ int debug(const Arguments& arguments) {
 Action define(CLI::App& app) {
   auto arguments = std::make_shared<Arguments>();
   app.add_option("IMG", arguments->image, "the image, or IMG@K for its K-th snapshot")->required();
+  add_open_options(app, arguments->open);
   app.add_option("GDB_ARGS", arguments->gdb, "after --: more arguments for gdb");
   return [arguments] { return debug(*arguments); };
 }

@@ -5,10 +5,10 @@
 #include <cstdio>
 
 #include "cli/command.h"
+#include "cli/image_options.h"
 #include "cli/show.h"
 #include "core/base/error.h"
 #include "core/base/strings.h"
-#include "core/image/image_reader.h"
 #include "core/version.h"
 #include "gdbstub/serve.h"
 
@@ -17,7 +17,7 @@ namespace {
 
 constexpr const Command* kCommands[] = {
     &kCaptureCommand, &kRunCommand,   &kShowCommand, &kBacktraceCommand, &kCoreCommand,
-    &kDebugCommand,   &kServeCommand, &kGuiCommand,  &kVerifyCommand,
+    &kDebugCommand,   &kServeCommand, &kGuiCommand,  &kVerifyCommand,    &kKeygenCommand,
 };
 
 constexpr char kDescription[] =
@@ -34,9 +34,9 @@ bool is_pipe_or_socket(int fd) {
 }
 
 // `snapgdb IMG`: gdb connects its `target remote | …` to our stdin; a person has a terminal there.
-int open_image(const std::string& image, std::optional<int> pid) {
-  if (!is_pipe_or_socket(STDIN_FILENO)) return show_summary(image);
-  return gdbstub::serve_stdio(open_snapshot(image), {.pid = pid});
+int open_image(const std::string& image, const OpenOptions& open, std::optional<int> pid) {
+  if (!is_pipe_or_socket(STDIN_FILENO)) return show_summary(image, open);
+  return gdbstub::serve_stdio(open_snapshot(image, open), {.pid = pid});
 }
 
 // A program started with a standard descriptor closed would give its number to a file it opens.
@@ -54,8 +54,10 @@ int run(int argc, char** argv) {
   app.require_subcommand(0, 1);
   std::string image;
   std::optional<int> pid;
+  OpenOptions open;
   app.add_option("IMG", image, "Image to show, or to serve to gdb if standard input is a pipe");
   app.add_option("--pid", pid, "Process to serve; without it, the root of the tree");
+  add_open_options(app, open);
 
   Action action;
   for (const Command* command : kCommands) {
@@ -70,7 +72,7 @@ int run(int argc, char** argv) {
     throw Error(error.what(), "", "snapgdb --help tells how to use it", ExitStatus::kUsage);
   }
   if (action) return action();
-  if (!image.empty()) return open_image(image, pid);
+  if (!image.empty()) return open_image(image, open, pid);
   fmt::print("{}", app.help());
   return 0;
 }

@@ -1,6 +1,7 @@
 #include <optional>
 
 #include "cli/command.h"
+#include "cli/image_options.h"
 #include "cli/report.h"
 #include "core/base/error.h"
 #include "core/base/strings.h"
@@ -77,6 +78,7 @@ Action define(CLI::App& app) {
                  "crash: signals that dump core, in any process; fatal: also whatever kills the "
                  "command itself [fatal]")
       ->check(CLI::IsMember({"crash", "fatal"}));
+  add_write_options(app, arguments->options.write);
   app.add_option("CMD", arguments->command, "Command and its arguments, after --")->required();
   return [arguments] { return run(*arguments); };
 }

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "cli/command.h"
-#include "core/image/image_reader.h"
+#include "cli/image_options.h"
 #include "gdbstub/serve.h"
 
 namespace snapgdb::cli {
@@ -16,10 +16,11 @@ struct Arguments {
   std::string address;
   int32_t pid = 0;
   bool multi = false;
+  OpenOptions open;
 };
 
 int serve(const Arguments& arguments) {
-  auto snapshot = open_snapshot(arguments.image);
+  auto snapshot = open_snapshot(arguments.image, arguments.open);
   gdbstub::SessionOptions options;
   if (arguments.pid != 0) options.pid = arguments.pid;
   options.multi = arguments.multi;
@@ -33,6 +34,7 @@ int serve(const Arguments& arguments) {
 Action define(CLI::App& app) {
   auto arguments = std::make_shared<Arguments>();
   app.add_option("IMG", arguments->image, "the image, or IMG@K for its K-th snapshot")->required();
+  add_open_options(app, arguments->open);
   app.add_option(
       "--listen", arguments->address,
       "wait for debuggers at unix:PATH or tcp:HOST:PORT, one after the other, instead of "

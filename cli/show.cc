@@ -11,10 +11,10 @@
 #include <llvm/Support/FormatVariadic.h>
 
 #include "cli/command.h"
+#include "cli/image_options.h"
 #include "cli/table.h"
 #include "core/base/error.h"
 #include "core/base/strings.h"
-#include "core/image/image_reader.h"
 #include "core/inspect/json.h"
 #include "core/inspect/words.h"
 
@@ -276,14 +276,14 @@ Action define(CLI::App& app) {
   app.add_option("SECTION", arguments->section, help)->check(CLI::IsMember(names));
   app.add_option("--pid", arguments->pid, "Only this process");
   app.add_flag("--json", arguments->json, "As JSON, with the names of the schema");
-  app.add_flag("--salvage", arguments->open.salvage, "Read what is whole in a damaged image");
+  add_open_options(app, arguments->open);
   return [arguments] { return show(*arguments); };
 }
 
 }  // namespace
 
-int show_summary(const std::string& image) {
-  return show({.image = image, .open = {}});
+int show_summary(const std::string& image, const OpenOptions& open) {
+  return show({.image = image, .open = open});
 }
 
 const Command kShowCommand{"show", "What is in an image", define};

@@ -1,30 +1,59 @@
+#include <optional>
+
 #include "cli/command.h"
+#include "cli/image_options.h"
 #include "core/base/error.h"
-#include "core/image/image_reader.h"
 #include "core/inspect/words.h"
 
 namespace snapgdb::cli {
 namespace {
 
-int run(const std::string& path) {
-  const auto image = Image::open(path);
+struct Arguments {
+  std::string image;
+  std::optional<PublicKey> signer = {};
+  OpenOptions open = {};
+};
+
+// Whoever may sign is known by the signing half of the key.
+void demand_signer(const Verification& found, const PublicKey& wanted) {
+  const std::string tried = "cannot accept the signature";
+  if (!found.signer) throw Error(tried, "it is not signed", "capture --sign signs an image");
+  if (found.signer->signing != wanted.signing)
+    throw Error(tried, fmt::format("it is signed by {}", found.signer->text()),
+                fmt::format("wanted is {}", wanted.text()));
+}
+
+int run(const Arguments& arguments) {
+  const auto image = Image::open(arguments.image, arguments.open);
+  Verification found;
   try {
-    image->verify();
+    found = image->verify();
+    if (arguments.signer) demand_signer(found, *arguments.signer);
   } catch (const Error& error) {
-    throw error.within(path);
+    throw error.within(arguments.image);
   }
-  fmt::print("{}: whole, {}\n", path, counted(image->snapshots().size(), "snapshot", "snapshots"));
+  fmt::print("{}: whole, {}{}, {}\n", arguments.image,
+             counted(image->snapshots().size(), "snapshot", "snapshots"),
+             found.encrypted ? ", encrypted" : "",
+             found.signer ? "signed by " + found.signer->text() : "not signed");
   return 0;
 }
 
 Action define(CLI::App& app) {
-  auto path = std::make_shared<std::string>();
-  app.add_option("IMG", *path, "Image; - is standard input")->required();
-  return [path] { return run(*path); };
+  auto arguments = std::make_shared<Arguments>();
+  app.add_option("IMG", arguments->image, "Image; - is standard input")->required();
+  add_key_option(app, arguments->open);
+  app.add_option_function<std::string>(
+         "--signed-by",
+         [arguments](const std::string& key) { arguments->signer = PublicKey::load(key); },
+         "Demand a signature by the owner of this public key")
+      ->type_name("PUBKEY|FILE.pub");
+  return [arguments] { return run(*arguments); };
 }
 
 }  // namespace
 
-const Command kVerifyCommand{"verify", "Check every byte of an image", define};
+const Command kVerifyCommand{
+    "verify", "Check every byte of an image, every reference in it, and its signature", define};
 
 }  // namespace snapgdb::cli

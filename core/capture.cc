@@ -121,8 +121,7 @@ void write_memory(uint32_t id, SpaceCopy& space, const Stash& stash, CaptureCont
   record.set_id(id);
   record.set_method(space.method());
   record.set_why_not_better(space.why_not_better());
-  *record.mutable_extents() = extents.to_record();
-  image.add(kAddressSpaceChunk, record);
+  image.add_address_space(std::move(record), extents);
 }
 
 // "pre-copy, copied while stopped"

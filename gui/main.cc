@@ -21,7 +21,7 @@ struct Arguments {
   std::string image;
   std::string screenshot;
   QSize size;
-  bool salvage = false;
+  OpenOptions open;
   std::string tab;
   int32_t pid = 0;
   int32_t tid = 0;
@@ -59,7 +59,11 @@ void define(CLI::App& app, Arguments& arguments) {
   app.add_option("--thread", arguments.tid, "Thread to select")
       ->type_name("TID")
       ->check(CLI::PositiveNumber);
-  app.add_flag("--salvage", arguments.salvage, "Read what is whole in a damaged image");
+  app.add_option("--key", arguments.open.key_file,
+                 "Secret key that opens an encrypted image [$SNAPGDB_KEY]")
+      ->type_name("FILE");
+  app.add_flag("--salvage", arguments.open.salvage,
+               "Read what is whole in a damaged or cut-off image");
 }
 
 // Qt aborts the program where it finds no display; this says what to do instead. A picture is taken
@@ -103,7 +107,7 @@ void screenshot_when_settled(MainWindow& window, const std::string& file) {
 
 int run(const Arguments& arguments) {
   Services services;
-  services.open = [options = OpenOptions{arguments.salvage}](const std::string& name) {
+  services.open = [options = arguments.open](const std::string& name) {
     return open_snapshot(name, options);
   };
   MainWindow window(std::move(services),

@@ -69,7 +69,7 @@ std::array<std::byte, ChunkHeader::kSize> ChunkHeader::encode(uint64_t seed) con
   put(bytes, 0, type);
   put(bytes, 4, flags);
   put(bytes, 6, static_cast<uint8_t>(codec));
-  put(bytes, 7, filter);
+  put(bytes, 7, static_cast<uint8_t>(filter));
   put(bytes, 8, snapshot);
   put(bytes, 16, stored_size);
   put(bytes, 24, raw_size);
@@ -86,7 +86,7 @@ ChunkHeader ChunkHeader::decode(std::span<const std::byte> bytes, uint64_t seed)
   header.type = get<uint32_t>(bytes, 0);
   header.flags = get<uint16_t>(bytes, 4);
   header.codec = Codec{get<uint8_t>(bytes, 6)};
-  header.filter = get<uint8_t>(bytes, 7);
+  header.filter = Filter{get<uint8_t>(bytes, 7)};
   header.snapshot = get<uint64_t>(bytes, 8);
   header.stored_size = get<uint64_t>(bytes, 16);
   header.raw_size = get<uint64_t>(bytes, 24);
@@ -94,20 +94,24 @@ ChunkHeader ChunkHeader::decode(std::span<const std::byte> bytes, uint64_t seed)
   return header;
 }
 
-Bytes decode_payload(const ChunkHeader& header, Bytes stored) {
+void check_payload(const ChunkHeader& header, std::span<const std::byte> stored) {
   const std::string name = chunk_type_name(header.type);
   const uint64_t limit = header.type == kPageChunk ? kMaxPageChunk : kMaxRecordChunk;
   if (checksum(stored) != header.payload_checksum) bad(fmt::format("a {} chunk is damaged", name));
-  if (header.filter != 0 || header.codec > Codec::kZstd)
+  if (header.filter > Filter::kEncrypted || header.codec > Codec::kZstd)
     bad(fmt::format("a {} chunk is coded in a way this snapgdb does not know", name),
         "use a newer snapgdb");
   if (header.raw_size > limit) bad(fmt::format("a {} chunk is too large", name));
+}
+
+Bytes unpack(const ChunkHeader& header, Bytes coded) {
+  const std::string name = chunk_type_name(header.type);
   if (header.codec == Codec::kNone) {
-    if (stored.size() != header.raw_size) bad(fmt::format("a {} chunk has a wrong size", name));
-    return stored;
+    if (coded.size() != header.raw_size) bad(fmt::format("a {} chunk has a wrong size", name));
+    return coded;
   }
   Bytes raw(header.raw_size);
-  const size_t n = ZSTD_decompress(raw.data(), raw.size(), stored.data(), stored.size());
+  const size_t n = ZSTD_decompress(raw.data(), raw.size(), coded.data(), coded.size());
   if (ZSTD_isError(n) || n != raw.size())
     bad(fmt::format("a {} chunk does not decompress: {}", name,
                     ZSTD_isError(n) ? ZSTD_getErrorName(n) : "it is too short"));

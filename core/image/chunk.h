@@ -25,15 +25,19 @@ constexpr uint32_t chunk_type(const char (&tag)[5]) {
 }
 std::string chunk_type_name(uint32_t type);
 
+inline constexpr uint32_t kKeysChunk = chunk_type("KEYS");          // the image's key, sealed
 inline constexpr uint32_t kProcessChunk = chunk_type("PROC");       // pb::Process
 inline constexpr uint32_t kPageChunk = chunk_type("PAGE");          // PagePrefix, then pages
 inline constexpr uint32_t kAddressSpaceChunk = chunk_type("ADDR");  // pb::AddressSpace
 inline constexpr uint32_t kFileChunk = chunk_type("FILE");          // pb::FileRecord
 inline constexpr uint32_t kSnapshotChunk = chunk_type("SNAP");      // pb::SnapshotRecord
 inline constexpr uint32_t kIndexChunk = chunk_type("INDX");         // pb::Index
+inline constexpr uint32_t kSignatureChunk = chunk_type("SIGN");     // over all chunks before it
 inline constexpr uint32_t kTailChunk = chunk_type("TAIL");          // offset of the INDX chunk
 
 enum class Codec : uint8_t { kNone = 0, kZstd = 1 };
+// What was done to the payload after the codec.
+enum class Filter : uint8_t { kNone = 0, kEncrypted = 1 };
 
 // A reader that does not know a chunk's type skips it, unless this flag is set.
 inline constexpr uint16_t kRequiredFlag = 1;
@@ -56,7 +60,7 @@ struct ChunkHeader {
   uint32_t type = 0;
   uint16_t flags = 0;
   Codec codec = Codec::kNone;
-  uint8_t filter = 0;  // 0: none. Others are refused.
+  Filter filter = Filter::kNone;
   uint64_t snapshot = 0;
   uint64_t stored_size = 0;
   uint64_t raw_size = 0;
@@ -77,14 +81,18 @@ struct PagePrefix {
   static constexpr size_t kSize = 16;
   uint64_t first_page = 0;
   uint64_t pages = 0;
+
+  bool operator==(const PagePrefix&) const = default;
 };
 
 inline constexpr size_t kTailSize = ChunkHeader::kSize + sizeof(uint64_t);
 
 uint64_t checksum(std::span<const std::byte> bytes, uint64_t seed = 0);
 
-// Throws Error if the stored bytes do not fit the header.
-Bytes decode_payload(const ChunkHeader& header, Bytes stored);
+// Throws Error if the stored bytes do not fit the header, or the header is of a kind unknown here.
+void check_payload(const ChunkHeader& header, std::span<const std::byte> stored);
+// Undoes the codec. `coded` is the payload with the filter undone.
+Bytes unpack(const ChunkHeader& header, Bytes coded);
 
 // ---- Little-endian fields ----------------------------------------------------------------------
 

@@ -45,6 +45,8 @@ void Extents::append_missing(uint64_t start, uint64_t size, std::string_view rea
 }
 
 void Extents::append_all(const Extents& later) {
+  if (!later.extents_.empty() && later.extents_.front().start < end())
+    broken("a later part of them does not go on where the earlier ended");
   for (const Extent& extent : later.extents_) {
     if (extent.source == pb::SOURCE_MISSING)
       append_missing(extent.start, extent.size, later.reason(extent), refused(extent));
@@ -66,10 +68,11 @@ std::span<const Extent> Extents::overlapping(uint64_t start, uint64_t end) const
   return {first, last};
 }
 
-pb::ExtentMap Extents::to_record() const {
+pb::ExtentMap Extents::to_record(size_t first, size_t count) const {
   pb::ExtentMap record;
   uint64_t end = 0;
-  for (const Extent& extent : extents_) {
+  const auto runs = all().subspan(first).first(std::min(count, extents_.size() - first));
+  for (const Extent& extent : runs) {
     record.add_gap((extent.start - end) / kPageSize);
     record.add_pages(extent.size / kPageSize);
     record.add_source(extent.source);

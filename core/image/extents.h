@@ -38,6 +38,7 @@ class Extents {
   void append(const Extent& extent);
   // refused: program or kernel keep it from everybody, so that nothing is lost.
   void append_missing(uint64_t start, uint64_t size, std::string_view reason, bool refused = false);
+  // Throws Error if `later` does not begin behind the end of these.
   void append_all(const Extents& later);
 
   // The extent that holds `address`, or nullptr.
@@ -50,7 +51,8 @@ class Extents {
   static bool refused(const Extent& missing) { return missing.where != 0; }
   uint64_t end() const { return extents_.empty() ? 0 : extents_.back().end(); }
 
-  pb::ExtentMap to_record() const;
+  // `count` runs from the `first` on.
+  pb::ExtentMap to_record(size_t first = 0, size_t count = SIZE_MAX) const;
   // Throws Error if the record breaks the rules above (columns of different length, overflow,
   // a reason that is not there).
   static Extents from_record(const pb::ExtentMap& record);

@@ -14,12 +14,16 @@
 #include "core/base/fd.h"
 #include "core/base/strings.h"
 #include "core/image/chunk.h"
+#include "core/image/encryption.h"
 #include "core/image/page_cache.h"
+#include "core/image/references.h"
+#include "core/image/signature.h"
 
 namespace snapgdb {
 namespace {
 
 constexpr char kCutOffHelp[] = "--salvage reads what is whole";
+constexpr char kNoKeys[] = "it is encrypted, and the chunk that holds its key is damaged";
 
 [[noreturn]] void bad(std::string why, std::string help = "") {
   throw Error("cannot read the image", std::move(why), std::move(help));
@@ -70,26 +74,33 @@ class ImageFile : public Image, public std::enable_shared_from_this<ImageFile> {
 
   std::vector<uint64_t> snapshots() const override;
   std::shared_ptr<const Snapshot> snapshot(uint64_t sequence) const override;
-  void verify() const override;
+  Verification verify() const override;
 
   Bytes payload(const Chunk& chunk) const;
   std::span<const Chunk> page_chunks() const { return page_chunks_; }
 
  private:
   Chunk chunk_at(uint64_t offset) const;
-  PagePrefix prefix_of(const Chunk& chunk) const;
+  Bytes stored(const Chunk& chunk) const;
+  Bytes decoded(const Chunk& chunk, Bytes stored) const;
+  void unlock(const std::string& key_file);
   void read_index();
   void scan();
   void sort_out();
+  std::optional<PublicKey> check_chunks() const;
   pb::SnapshotRecord record_of(uint64_t sequence, const Snapshot::Contents& contents) const;
+  void add_damaged(uint64_t sequence, pb::SnapshotRecord& record) const;
 
   Fd fd_;
   std::string path_;
   uint64_t size_ = 0;
   ImageHeader header_;
+  std::shared_ptr<const ImageKey> key_;  // nullptr: not encrypted
   bool salvaging_ = false;
   std::vector<Chunk> chunks_;       // in file order, without index and tail
   std::vector<Chunk> page_chunks_;  // by ordinal
+  PageSet pages_;
+  std::vector<Chunk> damaged_;  // what salvaging passed over
 };
 
 // The pages of an image, decompressed chunk by chunk as they are asked for.
@@ -123,6 +134,7 @@ ImageFile::ImageFile(Fd fd, std::string path, OpenOptions options)
   std::array<std::byte, ImageHeader::kSize> bytes{};
   const size_t n = pread_upto(fd_.get(), bytes, 0, path_);
   header_ = ImageHeader::decode(std::span(bytes).first(n));
+  unlock(options.key_file);
   if (salvaging_)
     scan();
   else
@@ -141,20 +153,59 @@ Chunk ImageFile::chunk_at(uint64_t offset) const {
   return chunk;
 }
 
-Bytes ImageFile::payload(const Chunk& chunk) const {
+Bytes ImageFile::stored(const Chunk& chunk) const {
   const uint64_t limit = chunk.header.type == kPageChunk ? kMaxPageChunk : kMaxRecordChunk;
   if (chunk.header.stored_size > limit + limit / 64)
     bad(fmt::format("a {} chunk is too large", chunk_type_name(chunk.header.type)));
   Bytes stored(chunk.header.stored_size);
   if (pread_upto(fd_.get(), stored, chunk.payload_offset(), path_) != stored.size())
     bad("it ends inside a chunk");
-  Bytes raw = decode_payload(chunk.header, std::move(stored));
-  if (chunk.header.type == kPageChunk &&
-      (raw.size() < PagePrefix::kSize || get<uint64_t>(raw, 0) != chunk.pages.first_page ||
-       get<uint64_t>(raw, 8) != chunk.pages.pages ||
-       raw.size() != PagePrefix::kSize + chunk.pages.pages * kPageSize))
+  check_payload(chunk.header, stored);
+  return stored;
+}
+
+Bytes ImageFile::decoded(const Chunk& chunk, Bytes stored) const {
+  const bool encrypted = chunk.header.filter == Filter::kEncrypted;
+  if (encrypted && !key_) bad(kNoKeys, "nothing in it can be read");
+  if (key_ && !encrypted && chunk.header.type != kTailChunk && chunk.header.type != kKeysChunk)
+    bad(fmt::format("a {} chunk is not encrypted as the others are",
+                    chunk_type_name(chunk.header.type)));
+  if (encrypted) stored = key_->decrypt(header_, chunk.offset, chunk.header, stored);
+  return unpack(chunk.header, std::move(stored));
+}
+
+PagePrefix prefix_of(const Bytes& payload) {
+  if (payload.size() < PagePrefix::kSize) bad("a PAGE chunk is too short");
+  const PagePrefix prefix{get<uint64_t>(payload, 0), get<uint64_t>(payload, 8)};
+  if (prefix.pages > kMaxPageChunk / kPageSize || prefix.first_page > UINT64_MAX - prefix.pages ||
+      payload.size() != PagePrefix::kSize + prefix.pages * kPageSize)
+    bad("a PAGE chunk does not hold the pages it should");
+  return prefix;
+}
+
+Bytes ImageFile::payload(const Chunk& chunk) const {
+  Bytes raw = decoded(chunk, stored(chunk));
+  if (chunk.header.type == kPageChunk && prefix_of(raw) != chunk.pages)
     bad("a PAGE chunk does not hold the pages it should");
   return raw;
+}
+
+// An encrypted image says first for whom it is. A first chunk that is not whole is no matter here:
+// whoever needs it will say so.
+void ImageFile::unlock(const std::string& key_file) {
+  Bytes keys;
+  try {
+    const Chunk chunk = chunk_at(ImageHeader::kSize);
+    if (chunk.header.type != kKeysChunk) return;
+    keys = payload(chunk);
+  } catch (const Error&) {
+    return;
+  }
+  if (key_file.empty()) bad("it is encrypted", "give --key FILE, or set SNAPGDB_KEY");
+  key_ = ImageKey::unlock(keys, *SecretKey::load(key_file));
+  if (!key_)
+    bad(fmt::format("it is encrypted for another key than {}", key_file),
+        "give the one that its maker encrypted it for");
 }
 
 void ImageFile::read_index() {
@@ -182,15 +233,7 @@ void ImageFile::read_index() {
 // Without an index: chunk after chunk, up to the first whose header is not whole; a chunk whose
 // payload is damaged is passed over.
 void ImageFile::scan() {
-  const auto is_whole = [this](Chunk& chunk) {
-    try {
-      if (chunk.header.type == kPageChunk) chunk.pages = prefix_of(chunk);
-      payload(chunk);
-      return true;
-    } catch (const Error&) {
-      return false;
-    }
-  };
+  static const std::set<uint32_t> kUnneeded{kIndexChunk, kSignatureChunk, kTailChunk, kKeysChunk};
   for (uint64_t offset = ImageHeader::kSize; offset < size_;) {
     Chunk chunk;
     try {
@@ -199,22 +242,22 @@ void ImageFile::scan() {
       return;
     }
     offset = chunk.end();
-    if (chunk.header.type == kIndexChunk || chunk.header.type == kTailChunk) continue;
-    if (is_whole(chunk)) chunks_.push_back(chunk);
+    if (kUnneeded.contains(chunk.header.type)) continue;
+    if (chunk.header.filter == Filter::kEncrypted && !key_)
+      bad(kNoKeys, "nothing in it can be read");
+    try {
+      const Bytes raw = decoded(chunk, stored(chunk));
+      if (chunk.header.type == kPageChunk) chunk.pages = prefix_of(raw);
+      chunks_.push_back(chunk);
+    } catch (const Error&) {
+      damaged_.push_back(chunk);
+    }
   }
 }
 
-PagePrefix ImageFile::prefix_of(const Chunk& chunk) const {
-  Bytes stored(std::min<uint64_t>(chunk.header.stored_size, kMaxPageChunk));
-  pread_upto(fd_.get(), stored, chunk.payload_offset(), path_);
-  const Bytes raw = decode_payload(chunk.header, std::move(stored));
-  if (raw.size() < PagePrefix::kSize) bad("a PAGE chunk is too short");
-  return {get<uint64_t>(raw, 0), get<uint64_t>(raw, 8)};
-}
-
 void ImageFile::sort_out() {
-  static const std::set<uint32_t> kKnown{kProcessChunk, kPageChunk, kAddressSpaceChunk, kFileChunk,
-                                         kSnapshotChunk};
+  static const std::set<uint32_t> kKnown{kKeysChunk, kProcessChunk,  kPageChunk,
+                                         kFileChunk, kSnapshotChunk, kAddressSpaceChunk};
   for (const Chunk& chunk : chunks_) {
     if (!kKnown.contains(chunk.header.type) && chunk.header.flags & kRequiredFlag)
       bad(fmt::format("it needs {} chunks, which this snapgdb does not know",
@@ -223,6 +266,7 @@ void ImageFile::sort_out() {
     if (chunk.header.type == kPageChunk) page_chunks_.push_back(chunk);
   }
   std::ranges::sort(page_chunks_, {}, [](const Chunk& chunk) { return chunk.pages.first_page; });
+  for (const Chunk& chunk : page_chunks_) pages_.add(chunk.pages);
 }
 
 std::vector<uint64_t> ImageFile::snapshots() const {
@@ -245,7 +289,9 @@ std::shared_ptr<const Snapshot> ImageFile::snapshot(uint64_t sequence) const {
       contents.processes.push_back(parse<pb::Process>(payload(chunk), type));
     } else if (type == kAddressSpaceChunk && ours) {
       const auto space = parse<pb::AddressSpace>(payload(chunk), type);
-      contents.address_spaces[space.id()].append_all(Extents::from_record(space.extents()));
+      const Extents extents = Extents::from_record(space.extents());
+      contents.address_spaces[space.id()].append_all(salvaging_ ? pages_.without_lost(extents)
+                                                                : extents);
     } else if (type == kSnapshotChunk && ours) {
       contents.record = parse<pb::SnapshotRecord>(payload(chunk), type);
     }
@@ -255,10 +301,23 @@ std::shared_ptr<const Snapshot> ImageFile::snapshot(uint64_t sequence) const {
       bad(fmt::format("it has no snapshot {}", sequence));
     contents.record = record_of(sequence, contents);
   }
-  if (salvaging_)
+  if (salvaging_) {
     for (const pb::Process& process : contents.processes)
       if (process.address_space()) contents.address_spaces.try_emplace(process.address_space());
+    add_damaged(sequence, contents.record);
+  }
   return std::make_shared<const Snapshot>(std::move(contents));
+}
+
+// What was passed over and may be part of the snapshot: it, or something that it shares.
+void ImageFile::add_damaged(uint64_t sequence, pb::SnapshotRecord& record) const {
+  for (const Chunk& chunk : damaged_) {
+    if (chunk.header.snapshot > sequence) continue;
+    pb::Missing& missing = *record.add_missing();
+    missing.set_resource(
+        fmt::format("the {} chunk at byte {}", chunk_type_name(chunk.header.type), chunk.offset));
+    missing.set_reason("it is damaged; what is whole in the image was salvaged");
+  }
 }
 
 // Stands in for the record that a cut-off image lacks.
@@ -278,22 +337,62 @@ pb::SnapshotRecord ImageFile::record_of(uint64_t sequence,
   return record;
 }
 
-void ImageFile::verify() const {
+Verification ImageFile::verify() const {
+  const Verification found{key_ != nullptr, check_chunks()};
+  if (pages_.overlap()) bad("two of its PAGE chunks hold pages of the same number");
+  for (const uint64_t sequence : snapshots()) {
+    try {
+      check_references(*snapshot(sequence), pages_);
+    } catch (const Error& error) {
+      throw error.within(fmt::format("snapshot {}", sequence));
+    }
+  }
+  return found;
+}
+
+// From front to back; returns who signed it all.
+std::optional<PublicKey> ImageFile::check_chunks() const {
+  static const std::set<uint32_t> kUnlisted{kIndexChunk, kSignatureChunk, kTailChunk};
+  ImageHash hash(header_);
+  std::optional<PublicKey> signer;
+  uint64_t signed_end = 0;
+  auto listed = chunks_.begin();
   for (uint64_t offset = ImageHeader::kSize; offset < size_;) {
     Chunk chunk = chunk_at(offset);
     const auto in = fmt::format("chunk {} at byte {}", chunk_type_name(chunk.header.type), offset);
     try {
-      if (chunk.header.type == kPageChunk) chunk.pages = prefix_of(chunk);
-      payload(chunk);
+      Bytes bytes = stored(chunk);
+      const auto digest =
+          ImageHash::of_chunk(chunk.header.encode(chunk_seed(header_.image_id, offset)), bytes);
+      bytes = decoded(chunk, std::move(bytes));
+      if (chunk.header.type == kPageChunk) chunk.pages = prefix_of(bytes);
+      if (chunk.header.type == kSignatureChunk) {
+        signer = hash.check(bytes);
+        signed_end = chunk.end();
+      }
+      if (!kUnlisted.contains(chunk.header.type)) {
+        if (listed == chunks_.end() || listed->offset != offset || listed->pages != chunk.pages)
+          bad("it is not in the index as it should be");
+        ++listed;
+      }
+      hash.add(digest);
     } catch (const Error& error) {
       throw error.within(in);
     }
     offset = chunk.end();
   }
-  for (const uint64_t sequence : snapshots()) snapshot(sequence);
+  if (listed != chunks_.end()) bad("its index lists a chunk twice, or one that is not there");
+  if (signer && signed_end + kTailSize != size_)
+    bad("it is signed only up to its middle", "something was added without a signature");
+  return signer;
 }
 
 }  // namespace
+
+std::string default_key_file() {
+  const char* path = ::getenv("SNAPGDB_KEY");
+  return path ? path : "";
+}
 
 std::shared_ptr<const Image> Image::open(const std::string& path, OpenOptions options) {
   Fd fd = open_for_reading(path);

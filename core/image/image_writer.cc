@@ -18,17 +18,34 @@ uint64_t random_id() {
   return uint64_t{device()} << 32 | device();
 }
 
+// Runs of an address space in one record: some 30 MiB at most.
+constexpr size_t kRunsPerRecord = size_t{1} << 20;
+
+// How a reader finds its way in: these are as they are, for everybody to read.
+bool is_plain(uint32_t type) {
+  return type == kKeysChunk || type == kTailChunk;
+}
+
+bool is_listed(uint32_t type) {
+  return type != kIndexChunk && type != kSignatureChunk && type != kTailChunk;
+}
+
 }  // namespace
 
 ImageWriter::ImageWriter(OutputFile out, WriteOptions options)
-    : out_(std::move(out)), options_(options), header_{random_id()} {
+    : out_(std::move(out)),
+      options_(std::move(options)),
+      header_{random_id()},
+      key_(options_.recipients.empty() ? nullptr : ImageKey::random()),
+      hash_(header_) {
   if (options_.workers == 0) options_.workers = std::max(1u, std::thread::hardware_concurrency());
   const auto bytes = header_.encode();
   write_all(out_.fd(), bytes, out_.path());
-  offset_ = bytes.size();
+  offset_ = next_offset_ = bytes.size();
   for (unsigned i = 0; i < options_.workers; ++i)
-    threads_.emplace_back([this](std::stop_token stop) { compress_jobs(stop); });
+    threads_.emplace_back([this](std::stop_token stop) { work_on_jobs(stop); });
   threads_.emplace_back([this](std::stop_token stop) { write_jobs(stop); });
+  if (key_) submit(kKeysChunk, key_->lock(options_.recipients));
 }
 
 ImageWriter::~ImageWriter() = default;
@@ -75,10 +92,19 @@ void ImageWriter::keep_buffer(Bytes buffer) {
   if (spare_.size() < kJobsPerWorker) spare_.push_back(std::move(buffer));
 }
 
+void ImageWriter::add_address_space(pb::AddressSpace record, const Extents& extents) {
+  size_t first = 0;
+  do {
+    *record.mutable_extents() = extents.to_record(first, kRunsPerRecord);
+    add(kAddressSpaceChunk, record);
+    first += kRunsPerRecord;
+  } while (first < extents.all().size());
+}
+
 void ImageWriter::submit(uint32_t type, Bytes payload, PagePrefix pages) {
   auto job = std::make_unique<Job>();
   job->header.type = type;
-  job->header.flags = kRequiredFlag;
+  job->header.flags = type == kSignatureChunk ? 0 : kRequiredFlag;
   job->header.snapshot = sequence_;
   job->payload = std::move(payload);
   job->pages = pages;
@@ -89,29 +115,47 @@ void ImageWriter::submit(uint32_t type, Bytes payload, PagePrefix pages) {
   changed_.notify_all();
 }
 
-void ImageWriter::compress_jobs(std::stop_token stop) {
+// What can be done now, the nearest to the front first; nullptr: nothing.
+ImageWriter::Job* ImageWriter::next_step() const {
+  const auto found = std::ranges::find_if(jobs_, [](const auto& job) {
+    return job->stage == Stage::kNew || job->stage == Stage::kPlaced;
+  });
+  return found == jobs_.end() ? nullptr : found->get();
+}
+
+void ImageWriter::work_on_jobs(std::stop_token stop) {
   std::unique_lock lock(mutex_);
-  const auto waiting = [&] {
-    return std::ranges::find_if(jobs_, [](const auto& job) { return !job->taken; });
-  };
-  while (changed_.wait(lock, stop, [&] { return waiting() != jobs_.end(); })) {
-    Job& job = **waiting();
-    job.taken = true;
+  while (changed_.wait(lock, stop, [&] { return next_step() != nullptr; })) {
+    Job& job = *next_step();
+    const bool packing = job.stage == Stage::kNew;
+    job.stage = packing ? Stage::kPacking : Stage::kSealing;
     lock.unlock();
     try {
-      encode(job);
+      packing ? pack(job) : seal(job);
     } catch (...) {
       fail(std::current_exception());
     }
     lock.lock();
-    job.ready = true;
+    job.stage = packing ? Stage::kPacked : Stage::kReady;
+    place_jobs();
     changed_.notify_all();
+  }
+}
+
+void ImageWriter::place_jobs() {
+  for (const auto& job : jobs_) {
+    if (job->stage < Stage::kPacked) return;
+    if (job->stage > Stage::kPacked) continue;
+    job->stage = Stage::kPlaced;
+    job->offset = next_offset_;
+    next_offset_ += ChunkHeader::kSize + job->header.stored_size;
   }
 }
 
 void ImageWriter::write_jobs(std::stop_token stop) {
   std::unique_lock lock(mutex_);
-  while (changed_.wait(lock, stop, [&] { return !jobs_.empty() && jobs_.front()->ready; })) {
+  while (changed_.wait(lock, stop,
+                       [&] { return !jobs_.empty() && jobs_.front()->stage == Stage::kReady; })) {
     const Job& job = *jobs_.front();
     if (!failure_) {
       lock.unlock();
@@ -130,9 +174,10 @@ void ImageWriter::write_jobs(std::stop_token stop) {
   }
 }
 
-void ImageWriter::encode(Job& job) {
-  job.header.raw_size = job.payload.size();
-  if (options_.level != 0) {
+void ImageWriter::pack(Job& job) {
+  ChunkHeader& header = job.header;
+  header.raw_size = job.payload.size();
+  if (options_.level != 0 && !is_plain(header.type)) {
     Bytes packed(ZSTD_compressBound(job.payload.size()));
     const size_t n = ZSTD_compress(packed.data(), packed.size(), job.payload.data(),
                                    job.payload.size(), options_.level);
@@ -140,40 +185,49 @@ void ImageWriter::encode(Job& job) {
     if (n < job.payload.size()) {
       packed.resize(n);
       keep_buffer(std::exchange(job.payload, std::move(packed)));
-      job.header.codec = Codec::kZstd;
+      header.codec = Codec::kZstd;
     }
   }
-  job.header.stored_size = job.payload.size();
-  job.header.payload_checksum = checksum(job.payload);
+  header.stored_size = job.payload.size();
+  if (!key_ || is_plain(header.type)) return;
+  header.filter = Filter::kEncrypted;
+  header.stored_size += ImageKey::kOverhead;
+}
+
+void ImageWriter::seal(Job& job) const {
+  ChunkHeader& header = job.header;
+  if (header.filter == Filter::kEncrypted)
+    job.payload = key_->encrypt(header_, job.offset, header, job.payload);
+  header.payload_checksum = checksum(job.payload);
+  if (!options_.signer) return;
+  const auto bytes = header.encode(chunk_seed(header_.image_id, job.offset));
+  job.digest = ImageHash::of_chunk(bytes, job.payload);
 }
 
 void ImageWriter::write_chunk(const Job& job) {
-  pb::ChunkEntry& entry = *index_.add_chunks();
-  entry.set_type(job.header.type);
-  entry.set_offset(offset_);
-  entry.set_snapshot(job.header.snapshot);
-  entry.set_first_page(job.pages.first_page);
-  entry.set_pages(static_cast<uint32_t>(job.pages.pages));
-  write_all(out_.fd(), job.header.encode(chunk_seed(header_.image_id, offset_)), out_.path());
+  if (is_listed(job.header.type)) {
+    pb::ChunkEntry& entry = *index_.add_chunks();
+    entry.set_type(job.header.type);
+    entry.set_offset(job.offset);
+    entry.set_snapshot(job.header.snapshot);
+    entry.set_first_page(job.pages.first_page);
+    entry.set_pages(static_cast<uint32_t>(job.pages.pages));
+  }
+  write_all(out_.fd(), job.header.encode(chunk_seed(header_.image_id, job.offset)), out_.path());
   write_all(out_.fd(), job.payload, out_.path());
-  offset_ += ChunkHeader::kSize + job.payload.size();
+  hash_.add(job.digest);
+  offset_ = job.offset + ChunkHeader::kSize + job.payload.size();
 }
 
 void ImageWriter::commit() {
   drain();
-  const uint64_t index_offset = offset_;
-  const pb::Index index = index_;
-  add(kIndexChunk, index);
+  Bytes tail(sizeof offset_);
+  put(tail, 0, offset_);
+  add(kIndexChunk, index_);
   drain();
-  Bytes tail(sizeof index_offset);
-  put(tail, 0, index_offset);
-  Job job;
-  job.header = {.type = kTailChunk, .flags = kRequiredFlag, .snapshot = sequence_};
-  job.payload = std::move(tail);
-  job.header.stored_size = job.header.raw_size = job.payload.size();
-  job.header.payload_checksum = checksum(job.payload);
-  write_chunk(job);
-  index_ = index;  // an index does not list itself, nor its tail
+  if (options_.signer) submit(kSignatureChunk, hash_.sign(*options_.signer));
+  submit(kTailChunk, std::move(tail));
+  drain();
   out_.commit();
 }
 

@@ -12,6 +12,16 @@ namespace {
 
 constexpr size_t kRegistersSize = 27 * 8;  // struct user_regs_struct, x86-64
 
+// The end of what a program can map with five-level page tables,
+// Documentation/arch/x86/x86_64/mm.rst; above it the kernel shows but the vsyscall page.
+constexpr uint64_t kUserEnd = uint64_t{1} << 56, kVsyscall = 0xffff'ffff'ff60'0000;
+
+bool is_possible(const pb::Vma& vma) {
+  return vma.start() < vma.end() && vma.start() % kPageSize == 0 && vma.end() % kPageSize == 0 &&
+         (vma.end() <= kUserEnd ||
+          (vma.start() == kVsyscall && vma.end() == kVsyscall + kPageSize));
+}
+
 [[noreturn]] void contradiction(std::string why) {
   throw Error("cannot use the snapshot", std::move(why), "the image is damaged or was forged");
 }
@@ -50,8 +60,9 @@ void Snapshot::check() const {
       if (!thread.registers().empty() && thread.registers().size() != kRegistersSize)
         contradiction(fmt::format("thread {} has broken registers", thread.tid()));
     for (const pb::Vma& vma : process.mappings())
-      if (vma.start() >= vma.end())
-        contradiction(fmt::format("process {} has a broken mapping", process.pid()));
+      if (!is_possible(vma))
+        contradiction(fmt::format("process {} has a mapping at {:#x} to {:#x}, which cannot be",
+                                  process.pid(), vma.start(), vma.end()));
     const auto starts_before = [](const pb::Vma& a, const pb::Vma& b) {
       return a.end() <= b.start();
     };

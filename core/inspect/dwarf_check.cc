@@ -82,7 +82,36 @@ class LineHeader {
   FormParams format_{0, 0, DWARF32};
 };
 
+// Whether the first `most` entries of a unit end within it. LLVM adds the lengths that blocks claim
+// to its position without a look at where that leads, and goes on reading there.
+bool ends_inside(llvm::DWARFUnit& unit, size_t most) {
+  const auto* declarations = unit.getAbbreviations();
+  if (!declarations) return false;
+  const llvm::DWARFDataExtractor data = unit.getDebugInfoExtractor();
+  const uint64_t end = unit.getNextUnitOffset();
+  uint64_t at = unit.getOffset() + unit.getHeaderSize();
+  for (size_t i = 0; i < most && at < end; ++i) {
+    const uint64_t entry = at;
+    const uint64_t code = data.getULEB128(&at);
+    if (at == entry) return false;  // the number does not end
+    const auto* declaration =
+        code > UINT32_MAX ? nullptr
+                          : declarations->getAbbreviationDeclaration(static_cast<uint32_t>(code));
+    if (code == 0) continue;
+    if (!declaration) return true;  // LLVM stops here, too
+    for (const auto& attribute : declaration->attributes()) {
+      if (attribute.isImplicitConst()) continue;
+      const uint64_t start = at;
+      if (!llvm::DWARFFormValue::skipValue(attribute.Form, data, &at, unit.getFormParams()))
+        return false;
+      if (at < start || at > end) return false;
+    }
+  }
+  return at <= end;
+}
+
 bool has_sane_lines(llvm::DWARFContext& context, llvm::DWARFUnit& unit) {
+  if (!ends_inside(unit, 1)) return false;
   const auto offset = toSectionOffset(unit.getUnitDIE().find(DW_AT_stmt_list));
   return !offset || LineHeader(context.getDWARFObj().getLineSection().Data, *offset).is_sane();
 }
@@ -100,7 +129,7 @@ bool has_known_forms(llvm::DWARFContext& context) {
 }
 
 bool is_walkable(llvm::DWARFUnit& unit) {
-  if (!unit.getUnitDIE(/*ExtractUnitDIEOnly=*/false)) return false;
+  if (!ends_inside(unit, SIZE_MAX) || !unit.getUnitDIE(/*ExtractUnitDIEOnly=*/false)) return false;
   int depth = 0;
   for (unsigned i = 0; i < unit.getNumDIEs() && depth <= kMaxNesting; ++i) {
     const llvm::DWARFDie entry = unit.getDIEAtIndex(i);

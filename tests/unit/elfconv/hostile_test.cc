@@ -86,7 +86,7 @@ class Forger {
       const uint64_t size = pages() * kPageSize;
       if (size > std::numeric_limits<uint64_t>::max() / 4 - at) return;
       pb::Vma& vma = *process.add_mappings();
-      vma.set_start(at + below(3));  // not always at a page
+      vma.set_start(at + (below(50) ? 0 : 1));  // not always at a page, which is refused
       vma.set_end(at + size);
       vma.set_protection(static_cast<uint32_t>(random_()));
       vma.set_offset(random_());
@@ -114,9 +114,9 @@ TEST_CASE("a forged snapshot becomes a core that can be read, or an error") {
   int cores = 0, errors = 0;
   for (unsigned seed = 1; seed <= 1500; ++seed) {
     CAPTURE(seed);
-    const auto snapshot = Forger(seed).snapshot();
-    if (!why_no_core(*snapshot, snapshot->root()).empty()) continue;
     try {
+      const auto snapshot = Forger(seed).snapshot();
+      if (!why_no_core(*snapshot, snapshot->root()).empty()) continue;
       const WrittenCore written = write_core(*snapshot, snapshot->root(), directory / "core");
       const CoreView core(directory / "core");
       CHECK(written.size < uint64_t{1} << 50);

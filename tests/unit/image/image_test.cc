@@ -2,7 +2,6 @@
 #include <sys/stat.h>
 
 #include <catch2/catch.hpp>
-#include <fstream>
 #include <thread>
 
 #include "core/base/error.h"
@@ -12,36 +11,6 @@
 using namespace snapgdb;
 using namespace snapgdb::test;
 using Catch::Matchers::Contains;
-
-namespace {
-
-std::string read_file(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
-void write_file(const std::string& path, const std::string& bytes) {
-  std::ofstream(path, std::ios::binary) << bytes;
-}
-
-std::string memory(const Snapshot& snapshot, uint64_t address, size_t size) {
-  std::string bytes(size, '?');
-  bytes.resize(
-      snapshot.read_memory(snapshot.root(), address, std::as_writable_bytes(std::span(bytes))));
-  return bytes;
-}
-
-// What opening and then verifying the image complains of; "" if it does not.
-std::string complaint(const std::string& path) {
-  try {
-    Image::open(path)->verify();
-    return "";
-  } catch (const Error& error) {
-    return error.what();
-  }
-}
-
-}  // namespace
 
 TEST_CASE("what was written is read back", "[image]") {
   const TemporaryDirectory directory;

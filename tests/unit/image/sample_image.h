@@ -5,8 +5,11 @@
 
 #include <array>
 #include <filesystem>
+#include <fstream>
 #include <string>
 
+#include "core/base/error.h"
+#include "core/image/image_reader.h"
 #include "core/image/image_writer.h"
 #include "core/image/page_writer.h"
 
@@ -81,14 +84,46 @@ inline void write_sample(ImageWriter& image, PageWriter& pages, char filling) {
   image.add(kSnapshotChunk, record);
 }
 
-inline std::string sample_image(const TemporaryDirectory& directory, int level = 1,
-                                const std::string& fillings = "a") {
+inline std::string sample_image(const TemporaryDirectory& directory, WriteOptions options,
+                                const std::string& fillings) {
   const std::string path = directory.file("sample.snapgdb");
-  ImageWriter image(OutputFile::create(path), {.level = level, .workers = 2});
+  options.workers = 2;
+  ImageWriter image(OutputFile::create(path), options);
   PageWriter pages(image);
   for (const char filling : fillings) write_sample(image, pages, filling);
   image.commit();
   return path;
+}
+
+inline std::string sample_image(const TemporaryDirectory& directory, int level = 1,
+                                const std::string& fillings = "a") {
+  return sample_image(directory, WriteOptions{.level = level}, fillings);
+}
+
+inline std::string read_file(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+inline void write_file(const std::string& path, const std::string& bytes) {
+  std::ofstream(path, std::ios::binary) << bytes;
+}
+
+inline std::string memory(const Snapshot& snapshot, uint64_t address, size_t size) {
+  std::string bytes(size, '?');
+  bytes.resize(
+      snapshot.read_memory(snapshot.root(), address, std::as_writable_bytes(std::span(bytes))));
+  return bytes;
+}
+
+// What opening and then verifying the image complains of; "" if it does not.
+inline std::string complaint(const std::string& path, const OpenOptions& options = {}) {
+  try {
+    Image::open(path, options)->verify();
+    return "";
+  } catch (const Error& error) {
+    return error.what();
+  }
 }
 
 }  // namespace snapgdb::test

@@ -83,8 +83,28 @@ TEST_CASE("records that contradict each other are refused") {
       Contains("broken registers"));
   CHECK_THROWS_WITH(build([](auto&, auto& process) {
                       pb::Vma& vma = *process.add_mappings();
-                      vma.set_start(0x1800);
+                      vma.set_start(0x1000);
                       vma.set_end(0x3000);
                     }),
                     Contains("overlap"));
+}
+
+TEST_CASE("mappings that no kernel would make are refused") {
+  const auto build = [](uint64_t start, uint64_t end) {
+    SnapshotBuilder builder;
+    pb::Vma& vma = *builder.process(10).thread(10).record().add_mappings();
+    vma.set_start(start);
+    vma.set_end(end);
+    return builder.build();
+  };
+  CHECK_NOTHROW(build(0x1000, 0x2000));
+  CHECK_NOTHROW(build(0xffff'ffff'ff60'0000, 0xffff'ffff'ff60'1000));  // vsyscall
+  const auto [start, end] = GENERATE(table<uint64_t, uint64_t>({{0x1000, 0x1000},
+                                                                {0x2000, 0x1000},
+                                                                {0x1800, 0x3000},
+                                                                {0x1000, 0x2fff},
+                                                                {0, uint64_t{1} << 57},
+                                                                {0x1000, UINT64_MAX - 0xfff}}));
+  CAPTURE(start, end);
+  CHECK_THROWS_WITH(build(start, end), Contains("cannot be"));
 }
