@@ -201,8 +201,7 @@ TEST_CASE("a process of a container captures another one, whatever of /proc is s
   }
 }
 
-// ---- A root file system of its own
-// -----------------------------------------------------------------
+// ---- A root file system of its own ----------------------------------------------------------
 
 void must(bool done) {
   if (!done) _exit(125);

@@ -102,8 +102,7 @@ Result snapgdb(Words arguments, RunOptions options = {});
 // gdb -batch with each command in turn, without the user's settings and without the network.
 Result gdb(const Words& commands, const Words& arguments = {}, RunOptions options = {});
 
-// Where programs are looked for that a user's $PATH need not have: $PATH, and the places of
-// servers.
+// $PATH, and the places of servers, which need not be in it.
 std::string search_path();
 bool installed(const std::string& name);
 // A port that was free a moment ago.

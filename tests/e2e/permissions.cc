@@ -14,8 +14,7 @@
 namespace snapgdb::e2e {
 namespace {
 
-// ---- By whom
-// -------------------------------------------------------------------------------------
+// ---- By whom --------------------------------------------------------------------------------
 
 TEST_CASE("root without CAP_SYS_RESOURCE captures anybody's processes") {
   if (skip_unless(geteuid() == 0, "needs root")) return;
@@ -102,8 +101,7 @@ TEST_CASE("a process that its own user may not read is root's alone to capture")
   }
 }
 
-// ---- Of what
-// -------------------------------------------------------------------------------------
+// ---- Of what --------------------------------------------------------------------------------
 
 // The first bytes of each page of tests/targets/secrets.cc.
 std::map<std::string, std::string> pages_of(const Target& target) {

@@ -9,6 +9,7 @@
 #include <catch2/catch.hpp>
 #include <chrono>
 #include <filesystem>
+#include <fstream>
 #include <regex>
 #include <thread>
 
@@ -25,8 +26,7 @@ constexpr milliseconds kInterval{100};
 // $SNAPGDB_LOAD seconds of it, for whoever hunts something rare.
 const Seconds kLoad{getenv("SNAPGDB_LOAD") ? atoi(getenv("SNAPGDB_LOAD")) : 5};
 
-// ---- The table
-// -----------------------------------------------------------------------------------
+// ---- The table ------------------------------------------------------------------------------
 
 // Everything here that is run is for the shell, in the server's scratch directory, with $PORT free
 // on loopback and $HERE the directory of this file.
@@ -139,8 +139,7 @@ const Server kTmux{.name = "tmux",
                    .clients = {kCheck + "tmux socket"},
                    .complaint = "."};
 
-// ---- A server with its clients
-// --------------------------------------------------------------------
+// ---- A server with its clients --------------------------------------------------------------
 
 struct Who {
   uid_t server, snapgdb;
@@ -168,7 +167,6 @@ class Scene {
 
   pid_t pid() const { return server_->pid(); }
   std::string log() const { return server_->out() + server_->err(); }
-  std::string operator/(const std::string& name) const { return directory_ / name; }
 
   Result asks(const std::string& script) { return Running(shell(script)).wait(); }
   // Repeats the script until `stop_clients`.
@@ -178,7 +176,7 @@ class Scene {
   void stop_clients() { write_file(directory_ / "stop", ""); }
 
   Result end(Seconds patience = kPatience) {
-    kill(pid(), SIGTERM);
+    if (!server_->exited()) kill(pid(), SIGTERM);
     return server_->wait(patience);
   }
 
@@ -204,8 +202,7 @@ class Scene {
   std::unique_ptr<Running> server_;
 };
 
-// ---- What a tree looks like from outside
-// ------------------------------------------------------------
+// ---- What a tree looks like from outside ----------------------------------------------------
 
 struct Process {
   char state = 0;
@@ -230,11 +227,11 @@ long entries(const std::string& directory) {
 
 void look_at(pid_t pid, bool memory_too, Tree& tree) {
   const std::string proc = fmt::format("/proc/{}", pid);
-  const std::string maps = memory_too ? read_file(proc + "/maps") : "";
+  std::ifstream maps(memory_too ? proc + "/maps" : "/dev/null");
   tree[pid] = {.state = state_of(pid) == 'Z' ? 'Z' : 'S',
                .threads = entries(proc + "/task"),
                .descriptors = entries(proc + "/fd"),
-               .mappings = std::count(maps.begin(), maps.end(), '\n')};
+               .mappings = std::count(std::istreambuf_iterator<char>(maps), {}, '\n')};
   for (const pid_t child : children_of(pid)) look_at(child, memory_too, tree);
 }
 
@@ -263,8 +260,7 @@ std::map<pid_t, long> threads_in(const Tree& tree) {
   return threads;
 }
 
-// ---- The test
-// ---------------------------------------------------------------------------------------
+// ---- The test -------------------------------------------------------------------------------
 
 struct Camera {
   const Scene& scene;
