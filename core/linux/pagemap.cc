@@ -24,8 +24,9 @@ struct ScanArguments {
   uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
 };
 constexpr unsigned long kPagemapScan = _IOWR('f', 16, ScanArguments);
-constexpr uint64_t kScanProtect = 1 << 0, kScanOnlyTracked = 1 << 1;  // flags
-constexpr uint64_t kIsTracked = 1 << 0, kIsWritten = 1 << 1;           // categories
+// A flag. What is not tracked is passed over then: the program may have mapped it anew meanwhile.
+constexpr uint64_t kScanProtect = 1 << 0;
+constexpr uint64_t kIsTracked = 1 << 0, kIsWritten = 1 << 1;  // categories
 constexpr uint64_t kIsFile = 1 << 2, kIsPresent = 1 << 3, kIsSwapped = 1 << 4;
 constexpr uint64_t kIsGuard = 1 << 8;  // since 6.16
 
@@ -102,7 +103,7 @@ bool Pagemap::scan(uint64_t start, uint64_t end, uint64_t file_category,
 }
 
 void Pagemap::protect_written(uint64_t start, uint64_t end, const FoundWritten& found) const {
-  scan_written(start, end, kScanProtect | kScanOnlyTracked, found);
+  scan_written(start, end, kScanProtect, found);
 }
 
 void Pagemap::for_each_written(uint64_t start, uint64_t end, const FoundWritten& found) const {

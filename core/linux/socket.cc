@@ -1,6 +1,8 @@
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <libmnl/libmnl.h>
 #include <linux/netlink.h>
+#include <linux/nsfs.h>
 #include <linux/sock_diag.h>
 #include <linux/sockios.h>
 #include <linux/unix_diag.h>
@@ -9,14 +11,15 @@
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <array>
 #include <cstring>
-#include <exception>
 #include <memory>
 #include <span>
-#include <thread>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
@@ -127,10 +130,16 @@ int add_peer(const nlmsghdr* header, void* peers) {
   return mnl_attr_parse(header, sizeof *message, keep_peer, &peer);
 }
 
-Peers ask_unix_diag() {
+Fd open_diag() {
+  return Fd(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG));
+}
+
+Peers ask_unix_diag(Fd diag) {
   constexpr char kTried[] = "cannot ask the kernel for unix sockets";
-  const std::unique_ptr<mnl_socket, int (*)(mnl_socket*)> socket(
-      mnl_socket_open2(NETLINK_SOCK_DIAG, SOCK_CLOEXEC), mnl_socket_close);
+  if (!diag.valid()) throw_errno("{}", kTried);
+  const std::unique_ptr<mnl_socket, int (*)(mnl_socket*)> socket(mnl_socket_fdopen(diag.get()),
+                                                                 mnl_socket_close);
+  if (socket) diag.release();
   if (!socket || mnl_socket_bind(socket.get(), 0, MNL_SOCKET_AUTOPID) != 0)
     throw_errno("{}", kTried);
 
@@ -156,6 +165,48 @@ Peers ask_unix_diag() {
   return peers;
 }
 
+// ---- In another network namespace ------------------------------------------------------------
+
+// An ordinary user enters the network namespaces of their own containers as root of the user
+// namespace that these belong to.
+bool enter(const Fd& network_namespace) {
+  if (::setns(network_namespace.get(), CLONE_NEWNET) == 0) return true;
+  const int error = errno;
+  const Fd owner(::ioctl(network_namespace.get(), NS_GET_USERNS));
+  if (owner.valid() && ::setns(owner.get(), CLONE_NEWUSER) == 0 &&
+      ::setns(network_namespace.get(), CLONE_NEWNET) == 0)
+    return true;
+  errno = error;
+  return false;
+}
+
+// The descriptor, or the negated errno.
+int open_diag_inside(const Fd& network_namespace) {
+  if (!enter(network_namespace)) return -errno;
+  Fd diag = open_diag();
+  return diag.valid() ? diag.release() : -errno;
+}
+
+// By a child that shares our descriptors: only a process of a single thread may change its user
+// namespace. It makes system calls and nothing else, since other threads of ours may hold locks.
+Fd open_diag_in(const Fd& network_namespace) {
+  std::array<int, 2> ends{};
+  if (::pipe2(ends.data(), O_CLOEXEC | O_NONBLOCK) != 0) throw_errno("cannot make a pipe");
+  const Fd answer(ends[0]), answering(ends[1]);
+  const long child = ::syscall(SYS_clone, CLONE_FILES, nullptr, nullptr, nullptr, nullptr);
+  if (child == 0) {
+    const int result = open_diag_inside(network_namespace);
+    ::_exit(::write(answering.get(), &result, sizeof result) != sizeof result);
+  }
+  if (child < 0) throw_errno("cannot start a process");
+  ::waitpid(static_cast<pid_t>(child), nullptr, __WALL);
+  int result = 0;
+  if (::read(answer.get(), &result, sizeof result) != sizeof result) result = -EIO;
+  if (result >= 0) return Fd(result);
+  errno = -result;
+  throw_errno("cannot enter the network namespace of the tree");
+}
+
 }  // namespace
 
 SocketDescription describe_socket(const Fd& socket) {
@@ -174,21 +225,7 @@ SocketDescription describe_socket(const Fd& socket) {
 }
 
 std::map<uint64_t, uint64_t> unix_socket_peers(const Fd& network_namespace) {
-  if (!network_namespace.valid()) return ask_unix_diag();
-  // Only the thread that calls setns(2) changes its namespace, so it is one of its own.
-  Peers peers;
-  std::exception_ptr failure;
-  std::thread([&] {
-    try {
-      if (::setns(network_namespace.get(), CLONE_NEWNET) != 0)
-        throw_errno("cannot enter the network namespace of the tree");
-      peers = ask_unix_diag();
-    } catch (...) {
-      failure = std::current_exception();
-    }
-  }).join();
-  if (failure) std::rethrow_exception(failure);
-  return peers;
+  return ask_unix_diag(network_namespace.valid() ? open_diag_in(network_namespace) : open_diag());
 }
 
 }  // namespace snapgdb

@@ -145,6 +145,10 @@ TEST_CASE("a program that writes all the time does not notice ten captures") {
   check_unnoticed({"busy", {"--mib", "32", "--rate", "max"}, 20});
 }
 
+TEST_CASE("a program that maps and unmaps all the time does not notice ten captures") {
+  check_unnoticed({"mapper", {}, 0});
+}
+
 TEST_CASE("a captured tree can be captured by two at once") {
   const TempDir directory;
   Target target("zombies");

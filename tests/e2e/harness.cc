@@ -1,11 +1,14 @@
 #include "tests/e2e/harness.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -36,16 +39,6 @@ const bool sigpipe_is_ignored = signal(SIGPIPE, SIG_IGN) != SIG_ERR;
 
 void nap() {
   std::this_thread::sleep_for(std::chrono::milliseconds(2));
-}
-
-std::vector<pid_t> children_of(pid_t pid) {
-  std::vector<pid_t> children;
-  std::error_code gone;
-  for (const auto& task : fs::directory_iterator(fmt::format("/proc/{}/task", pid), gone)) {
-    std::ifstream list(task.path() / "children");
-    for (pid_t child; list >> child;) children.push_back(child);
-  }
-  return children;
 }
 
 // The process and all below it, itself last.
@@ -275,6 +268,30 @@ Result gdb(const Words& commands, const Words& arguments, RunOptions options) {
   return run(std::move(words), std::move(options));
 }
 
+bool installed(const std::string& name) {
+  return run({"sh", "-c", "command -v \"$0\"", name}, {.environment = {{"PATH", search_path()}}})
+      .ok();
+}
+
+std::string search_path() {
+  std::string path = std::string(getenv("PATH")) + ":/usr/sbin:/sbin";
+  const fs::path postgresql = "/usr/lib/postgresql";  // a directory for each of its versions
+  std::error_code none;
+  for (const auto& version : fs::directory_iterator(postgresql, none)) {
+    path += ":" + (version.path() / "bin").string();
+  }
+  return path;
+}
+
+int free_port() {
+  const Fd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+  REQUIRE(bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
+  socklen_t size = sizeof address;
+  getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &size);
+  return ntohs(address.sin_port);
+}
+
 // ---- Targets ----------------------------------------------------------------------------------
 namespace {
 
@@ -337,6 +354,16 @@ char state_of(pid_t pid) {
   return end == text.npos ? 0 : text[end + 2];
 }
 
+std::vector<pid_t> children_of(pid_t pid) {
+  std::vector<pid_t> children;
+  std::error_code gone;
+  for (const auto& task : fs::directory_iterator(fmt::format("/proc/{}/task", pid), gone)) {
+    std::ifstream list(task.path() / "children");
+    for (pid_t child; list >> child;) children.push_back(child);
+  }
+  return children;
+}
+
 namespace {
 
 void signal_until(const std::vector<pid_t>& processes, int signal, bool stopped) {
@@ -358,22 +385,24 @@ void resume(const std::vector<pid_t>& processes) {
 namespace {
 
 // Everything that is missing is so because only root may read it.
-bool lacks_only_privilege(const Result& result) {
+bool lacks_only_privilege(const Result& result, uid_t user) {
   const Words lines = lines_of(result.err);
-  return geteuid() != 0 && result.status == 3 &&
+  return user != 0 && result.status == 3 &&
          std::all_of(lines.begin(), lines.end(), [](const std::string& line) {
-           return !line.starts_with("snapgdb: ") || contains(line, "needs CAP_CHECKPOINT_RESTORE");
+           return !line.starts_with("snapgdb: ") || line.starts_with("snapgdb: … and ") ||
+                  contains(line, "needs CAP_CHECKPOINT_RESTORE");
          });
 }
 
 }  // namespace
 
-void capture(pid_t pid, const std::string& image, const Words& options) {
+void capture(pid_t pid, const std::string& image, const Words& options, RunOptions run) {
   Words arguments{"capture", std::to_string(pid), "-o", image};
   arguments.insert(arguments.end(), options.begin(), options.end());
-  const Result result = snapgdb(arguments);
+  const uid_t user = run.user.value_or(geteuid());
+  const Result result = snapgdb(arguments, std::move(run));
   INFO(result);
-  REQUIRE((result.status == 0 || lacks_only_privilege(result)));
+  REQUIRE((result.status == 0 || lacks_only_privilege(result, user)));
 }
 
 // ---- Checks -----------------------------------------------------------------------------------

@@ -102,6 +102,12 @@ Result snapgdb(Words arguments, RunOptions options = {});
 // gdb -batch with each command in turn, without the user's settings and without the network.
 Result gdb(const Words& commands, const Words& arguments = {}, RunOptions options = {});
 
+// $PATH, and the places of servers, which need not be in it.
+std::string search_path();
+bool installed(const std::string& name);
+// A port that was free a moment ago.
+int free_port();
+
 // A program of tests/targets that has said "ready".
 class Target {
  public:
@@ -128,10 +134,11 @@ void stop(const std::vector<pid_t>& processes);
 void resume(const std::vector<pid_t>& processes);
 // The letter of /proc/PID/stat, or 0 if there is no such process.
 char state_of(pid_t pid);
+std::vector<pid_t> children_of(pid_t pid);
 
-// Captures into `image`, which must work: without loss if this is root, otherwise with that of what
+// Captures into `image`, which must work: without loss if root does it, otherwise with that of what
 // only root may read.
-void capture(pid_t pid, const std::string& image, const Words& options = {});
+void capture(pid_t pid, const std::string& image, const Words& options = {}, RunOptions run = {});
 
 // Checks that a command said one line on standard error, "snapgdb: …" with each of `parts` in it,
 // ended with `status`, and said nothing else.

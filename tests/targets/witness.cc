@@ -124,7 +124,7 @@ class Tree {
   explicit Tree(bool may_be_stopped) : may_be_stopped_(may_be_stopped), shared_(scratch_) {}
 
   int run_root(bool alone) {
-    if (!alone) children_ = {fork_member(1, true), fork_member(3, false)};
+    if (!alone) children_ = {fork_member(1, family_, true), fork_member(3, family_, false)};
     Member root(0, scratch_, shared_);
     family_.wait_for_announcements(alone ? 0 : 3);
     root.remember(may_be_stopped_);
@@ -137,17 +137,20 @@ class Tree {
   }
 
  private:
-  // Children come first, so that fork(2) happens in a process of one thread.
-  pid_t fork_member(int role, bool with_child) {
-    const pid_t child = family_.fork_child();
+  // Children come first, so that fork(2) happens in a process of one thread. They end after their
+  // parent has checked itself: `family` is the parent's.
+  pid_t fork_member(int role, target::Family& family, bool with_child) {
+    const pid_t child = family.fork_child();
     if (child) return child;
     children_.clear();
-    if (with_child) children_.push_back(fork_member(2, false));
+    target::Family own;
+    if (with_child) children_.push_back(fork_member(2, own, false));
     Member member(role, scratch_, shared_);
     member.remember(may_be_stopped_);
     family_.announce_ready();
-    family_.wait_for_end_of_family();
+    family.wait_for_end_of_family();
     member.check();
+    own.end();
     _exit(reap());
   }
 
