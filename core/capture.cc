@@ -27,7 +27,8 @@ pb::Thread capture_thread(CaptureContext& context, const FrozenProcess& frozen,
   pb::Thread thread;
   thread.set_tid(task.tid.value);
   const ProcDirectory proc = frozen.proc.task(task.tid);
-  const StoppedTask stopped{frozen, task, proc, context.tracees.at(task.tid)};
+  const Tracee* tracee = task.in_vfork ? nullptr : &context.tracees.at(task.tid);
+  const StoppedTask stopped{frozen, task, proc, tracee};
   for (const ThreadResource* row : thread_resources())
     capture_row(context, frozen.pid, task.tid, *row, stopped, thread);
   return thread;

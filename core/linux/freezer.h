@@ -15,6 +15,10 @@ struct FrozenTask {
   // As /proc showed them before we stopped it.
   char state_before = '?';
   std::string wait_channel_before = {};  // kernel function; "" where it ran or /proc does not tell
+  // Of a task that sleeps in vfork(2), where no signal and no tracer reaches it, until its child
+  // execs or exits. The child is held, and so is the task, although it is not stopped and not among
+  // the Tracees. This is all that can be known of its registers.
+  std::optional<CallInProgress> in_vfork = {};
 };
 
 struct FrozenProcess {
@@ -23,7 +27,7 @@ struct FrozenProcess {
   ProcDirectory task_proc;  // /proc/PID/task/TID of a task that still has the memory and the files:
                             // a leader that exited before its threads has neither
   bool zombie = false;      // exited as a whole, not yet waited for
-  std::vector<FrozenTask> tasks;  // that are stopped; the leader first, unless it has exited
+  std::vector<FrozenTask> tasks;  // that are held; the leader first, unless it has exited
 
   Tid a_task() const { return tasks.empty() ? leader_of(pid) : tasks.front().tid; }
 };
@@ -38,6 +42,9 @@ struct FreezeOptions {
   // How long one task may take to stop. Only uninterruptible sleep makes it long.
   std::chrono::milliseconds patience{10'000};
 };
+
+// The processes of the trees below `roots` as /proc shows them now, parents first.
+std::vector<Pid> tree_below(const std::vector<Pid>& roots);
 
 // Stops every task of the trees below `roots`, looking again until nothing new turns up. Tasks that
 // `tracees` holds already (running or stopped) are taken in; new ones are added to it. On an error

@@ -45,7 +45,7 @@ struct StoppedTask {
   const FrozenProcess& process;
   const FrozenTask& task;
   const ProcDirectory& proc;  // /proc/PID/task/TID
-  const Tracee& tracee;
+  const Tracee* tracee;       // nullptr: it is not stopped, but held in vfork(2) (task.in_vfork)
 };
 struct ThreadResource {
   const char* name;
