@@ -188,11 +188,11 @@ void play_memory(Line& line) {
   std::deque<Thread> threads;
   for (Pages& half : halves)
     threads.emplace_back("writer", [&half] {
-      for (; !ending; usleep(500)) half.rewrite_some(60);
+      for (; !ending; usleep(1000)) half.rewrite_some(60);
       half.check_all();
     });
   threads.emplace_back("mapper", [&] {
-    for (uint64_t seed = 1; !ending; usleep(300)) {
+    for (uint64_t seed = 1; !ending; usleep(1000)) {
       const std::scoped_lock lock(mappings_change);
       map_and_unmap(mix(++seed));
     }
@@ -220,10 +220,10 @@ void hold_registers(uint64_t seed) {
   const uint64_t gs = 0x7000'0000'1000 + seed * 4096, fs = segment_base(ARCH_GET_FS);
   setup("ARCH_SET_GS", syscall(SYS_arch_prctl, ARCH_SET_GS, gs));
   while (!ending) {
-    target::hold_counting(seed, 3'000'000);
+    target::hold_counting(seed, 1'000'000);
     expect_equal("the base of fs", segment_base(ARCH_GET_FS), fs);
     expect_equal("the base of gs", segment_base(ARCH_GET_GS), gs);
-    usleep(1000);
+    usleep(2000);
   }
 }
 
@@ -271,7 +271,7 @@ void count_in_sequences() {
                                               __rseq_offset);
   for (unsigned round = 0; !ending; ++round) {
     sequence_commits += increment_slowly(area, 20'000);
-    if (round % 64 == 0) usleep(2000);
+    if (round % 32 == 0) usleep(3000);
   }
 }
 
