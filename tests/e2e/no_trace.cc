@@ -199,6 +199,29 @@ TEST_CASE("a tree is whole after 50 captures") {
   scene.watched.finish();
 }
 
+TEST_CASE("a parent that sleeps in vfork is captured, and what cannot be known of it is said") {
+  const TempDir directory;
+  Target target("vforker");
+  const std::string image = directory / "image";
+  const Result result = snapgdb({"capture", std::to_string(target.pid()), "-o", image});
+  INFO(result);
+  CHECK(result.status == 3);
+  CHECK(contains(result.err, fmt::format("{}", target.pid())));
+  CHECK(contains(result.err, "it waits in vfork(2)"));
+  for (const Words& command : std::vector<Words>{{"verify", image},
+                                                 {"show", image, "threads"},
+                                                 {"bt", image},
+                                                 {"core", image, "-o", directory / "cores"}}) {
+    const Result looked_at = snapgdb(command);
+    INFO(looked_at);
+    CHECK((looked_at.status == 0 || looked_at.status == 3));
+  }
+  CHECK(state_of(target.pid()) == 'D');
+  const Result end = target.finish();
+  INFO(end);
+  CHECK(end.ok());
+}
+
 // ---- Blocking calls: a capture is no rougher than SIGSTOP and SIGCONT -------------------------
 
 using Outcomes = std::map<std::string, std::string>;
