@@ -125,8 +125,8 @@ struct Scene {
   void capture() const {
     const Result result = run(command(), {.user = user});
     INFO(result);
-    CHECK((result.status == 0 || (result.status == 3 && geteuid() != 0) ||
-           (result.status == 3 && user)));
+    // Something may be missing: what only root may read, or registers of a parent in vfork(2).
+    CHECK((result.status == 0 || result.status == 3));
   }
 
   // The median: a slow one would let most kills come too late.
