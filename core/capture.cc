@@ -25,7 +25,7 @@ template <typename Row, typename... Args>
 void capture_row(CaptureContext& context, Pid pid, Tid tid, const Row& row, Args&&... args) {
   try {
     row.capture(context, std::forward<Args>(args)...);
-  } catch (const SystemError& error) {
+  } catch (const Error& error) {
     context.lacks(pid, tid, row.name, error.what());
   }
 }

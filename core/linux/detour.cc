@@ -7,6 +7,7 @@
 #include <sys/uio.h>
 
 #include <algorithm>
+#include <array>
 
 #include "core/base/error.h"
 
@@ -17,6 +18,36 @@ constexpr uint64_t kRedZone = 128;             // System V ABI, 3.2.2
 constexpr uint64_t kMinimalStack = 64 * 1024;  // what is smaller is no ordinary stack
 constexpr uint64_t kCodeSegment = 0x33;        // of 64-bit code
 constexpr uint64_t kAllBlocked = ~uint64_t{0};
+
+template <typename T>
+bool read_from(Tid tid, uint64_t address, T& out) {
+  const iovec local{&out, sizeof out};
+  const iovec remote{reinterpret_cast<void*>(address), sizeof out};
+  return ::process_vm_readv(tid.value, &local, 1, &remote, 1, 0) == sizeof out;
+}
+
+std::optional<user_regs_struct> begun_anew(Tid tid, const user_regs_struct& registers) {
+  std::array<std::byte, kCodeBefore> code{};
+  read_from(tid, registers.rip - code.size(), code);  // what cannot be read is no known code
+  return restarted_by_hand(registers, code);
+}
+
+// rseq(2): a critical section that was interrupted has to go on at its abort handler. The kernel
+// looks for that when it returns to user space, and would find the program elsewhere then.
+std::optional<uint64_t> rseq_abort(const Tracee& task, const user_regs_struct& registers) {
+  const auto rseq = task.rseq();
+  if (!rseq || rseq->address == 0) return std::nullopt;
+  constexpr uint64_t kSectionAt = 8;  // struct rseq: rseq_cs
+  struct {
+    uint32_t version, flags;
+    uint64_t start, length, abort;
+  } section{};
+  uint64_t address = 0;
+  if (!read_from(task.tid(), rseq->address + kSectionAt, address) || address == 0 ||
+      !read_from(task.tid(), address, section) || registers.rip - section.start >= section.length)
+    return std::nullopt;
+  return section.abort;
+}
 
 }  // namespace
 
@@ -40,16 +71,21 @@ std::optional<std::string> Detour::obstacle(const Tracee& task) {
   const WaitStatus stop = task.status();
   if (!stop.stopped()) return "it is not stopped";
   if (stop.event() != PTRACE_EVENT_STOP) return "it is being given a signal";
-  if (task.registers().cs != kCodeSegment) return "it runs 32-bit code";
+  const user_regs_struct registers = task.registers();
+  if (registers.cs != kCodeSegment) return "it runs 32-bit code";
+  if (!begun_anew(task.tid(), registers))
+    return "it waits in a system call that would end early if snapgdb were killed";
   return std::nullopt;
 }
 
 Detour::Detour(Tracee& task, const Place& place, size_t scratch)
     : task_(task), place_(place), registers_(task.registers()), mask_(task.signal_mask()) {
+  if (const auto abort = rseq_abort(task, registers_)) registers_.rip = *abort;
   scratch_ = (place.high - kHomeSize - scratch) & ~uint64_t{63};
   home_ = (scratch_ + scratch + 63) & ~uint64_t{63};
   FrameChain chain(place_.gadgets, home_);
-  chain.home(registers_, task.register_set(NT_X86_XSTATE), mask_);
+  const auto anew = begun_anew(task.tid(), registers_);
+  chain.home(anew.value_or(registers_), task.register_set(NT_X86_XSTATE), mask_);
   memory_.resize(chain.end() - scratch_);
   read(scratch_, memory_);
   write(home_, chain.bytes());
@@ -121,7 +157,8 @@ Tracee Detour::clone(uint64_t flags, uint64_t stack) {
   advance();
   if (task_.status().system_call()) advance();
   if (task_.status().system_call())
-    fail("clone itself", errno_text(static_cast<int>(-task_.registers().rax)));
+    throw SystemError(fmt::format("cannot make task {} clone itself", task_.tid().value),
+                      -static_cast<int>(task_.registers().rax));
   return take_over_clone(task_);
 }
 

@@ -60,7 +60,7 @@ class Detour {
   Tracee& task_;
   Place place_;
   uint64_t scratch_ = 0, home_ = 0;
-  user_regs_struct registers_{};
+  user_regs_struct registers_{};  // to come back to
   uint64_t mask_ = 0;
   std::vector<std::byte> memory_;  // what stood in [scratch_, scratch_ + size)
   bool away_ = false;

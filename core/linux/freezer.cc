@@ -1,6 +1,8 @@
 #include "core/linux/freezer.h"
 
 #include <sched.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -14,6 +16,19 @@
 namespace snapgdb {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
+// How long a child may take to leave vfork(2) by itself. Most are about to exec.
+constexpr std::chrono::milliseconds kVforkPatience{3};
+constexpr std::string_view kVforkChannel = "kernel_clone";  // wait_for_vfork_done() is part of it
+
+// A process as /proc shows it. Its directory is kept: what it tells later is of the same process.
+struct Sighting {
+  Pid pid;
+  ProcDirectory proc;
+  std::vector<Tid> tids;
+};
+
 class Freezer {
  public:
   Freezer(const std::vector<Pid>& roots, Tracees& tracees, FreezeOptions options)
@@ -22,17 +37,22 @@ class Freezer {
   FrozenTree run();
 
  private:
-  bool stop_what_is_new();
-  bool stop_new_tasks(Pid pid);
-  bool stop_task(const ProcDirectory& proc, Tid tid);
+  void look_at(const Sighting& process);
+  void await_ends_of_vfork() const;
+  bool stop_what_is_new(const std::vector<Sighting>& tree);
+  bool stop_if_new(Tid tid);
+  bool stop_task(FrozenTask& task);
   void wait_for_all();
   void wait_for(Tracee& tracee);
-  FrozenProcess describe(Pid pid, ProcDirectory proc) const;
+  bool is_held_by_vfork(Tracee& parent);
+  std::vector<Tracee*> stopped_children_of(Tid tid);
+  FrozenProcess describe(Sighting process) const;
 
   const std::vector<Pid>& roots_;
   Tracees& tracees_;
   FreezeOptions options_;
-  std::map<Tid, FrozenTask> states_;  // of every task met
+  std::map<Tid, FrozenTask> met_;  // every task met, as it was before we stopped it
+  std::set<Tid> held_;             // stopped, about to be, or gone
 };
 
 [[noreturn]] void refuse(Pid pid, std::string why, std::string help = "") {
@@ -67,64 +87,122 @@ std::string why_it_does_not_stop(Tid tid) {
   return fmt::format("its state is {}", state);
 }
 
+// The call in which a parent waits for its child to exec or exit, if that is what the task does.
+// One whose child is not its own (CLONE_PARENT) does not count: nobody may be holding that.
+std::optional<CallInProgress> vfork_of(const ProcDirectory& task, Tid tid) {
+  if (wait_channel(task) != kVforkChannel) return std::nullopt;
+  auto call = parse_call(task.read_if_allowed("syscall").value_or(""));
+  const bool forks = call && (call->number == SYS_vfork || call->number == SYS_clone ||
+                              call->number == SYS_clone3);
+  const bool waits = forks && task.stat().state == 'D' && !task.children_of({tid}).empty();
+  return waits ? call : std::nullopt;
+}
+
+std::optional<CallInProgress> vfork_of_if_alive(Tid tid) {
+  const auto task = ProcDirectory::of_if_alive(Pid{tid.value});  // threads have a /proc/TID too
+  try {
+    return task ? vfork_of(*task, tid) : std::nullopt;
+  } catch (const SystemError&) {
+    return std::nullopt;  // it exited between the two
+  }
+}
+
+// The processes of the trees, parents first.
+std::vector<Sighting> look_around(const std::vector<Pid>& roots) {
+  std::vector<Sighting> found;
+  std::set<Pid> seen;
+  std::deque<Pid> next(roots.begin(), roots.end());
+  for (; !next.empty(); next.pop_front()) {
+    auto proc = ProcDirectory::of_if_alive(next.front());
+    if (!proc || !seen.insert(next.front()).second) continue;
+    std::vector<Tid> tids;
+    try {
+      tids = proc->tasks();
+    } catch (const SystemError&) {
+      // It exited between the two looks; its children, if any, are no longer of this tree.
+    }
+    for (const Pid child : proc->children_of(tids)) next.push_back(child);
+    found.push_back({next.front(), std::move(*proc), std::move(tids)});
+  }
+  return found;
+}
+
 FrozenTree Freezer::run() {
   for (const Pid root : roots_) check_root(root);
+  std::vector<Sighting> seen = look_around(roots_);
+  // What tasks do is best asked before the first of them is stopped: it takes time.
+  for (const Sighting& process : seen) look_at(process);
+  await_ends_of_vfork();
   FrozenTree tree;
   tree.first_stop_ns = now_ns(CLOCK_MONOTONIC);
   // What is stopped can start nothing new: once a look around finds nothing, the tree is whole.
-  while (stop_what_is_new()) wait_for_all();
-  for (const Pid pid : tree_below(roots_))
-    if (auto proc = ProcDirectory::of_if_alive(pid))
-      tree.processes.push_back(describe(pid, std::move(*proc)));
+  while (stop_what_is_new(seen)) {
+    wait_for_all();
+    seen = look_around(roots_);
+  }
+  for (Sighting& process : seen) tree.processes.push_back(describe(std::move(process)));
   if (std::ranges::all_of(tree.processes, &FrozenProcess::zombie))
     refuse(roots_.front(), "it exited while it was being stopped");
   return tree;
 }
 
-bool Freezer::stop_what_is_new() {
+void Freezer::look_at(const Sighting& process) {
+  if (process.pid.value == ::getpid())
+    refuse(roots_.front(), fmt::format("snapgdb itself ({}) is in its tree", process.pid.value),
+           "start snapgdb from elsewhere, for example with setsid or from another terminal");
+  for (const Tid tid : process.tids) {
+    if (met_.contains(tid)) continue;
+    try {
+      const ProcDirectory task = process.proc.task(tid);
+      met_[tid] = {tid, task.stat().state, wait_channel(task)};
+    } catch (const SystemError&) {
+      // The task exited meanwhile.
+    }
+  }
+}
+
+void Freezer::await_ends_of_vfork() const {
+  const auto deadline = Clock::now() + kVforkPatience;
+  for (const auto& [tid, task] : met_)
+    while (task.wait_channel_before == kVforkChannel && vfork_of_if_alive(tid) &&
+           Clock::now() < deadline)
+      ::usleep(100);
+}
+
+bool Freezer::stop_what_is_new(const std::vector<Sighting>& tree) {
   bool anything_new = false;
-  for (const Pid pid : tree_below(roots_)) {
-    if (pid.value == ::getpid())
-      refuse(roots_.front(), fmt::format("snapgdb itself ({}) is in its tree", pid.value),
-             "start snapgdb from elsewhere, for example with setsid or from another terminal");
-    anything_new |= stop_new_tasks(pid);
+  for (const Sighting& process : tree) {
+    look_at(process);
+    for (const Tid tid : process.tids)
+      if (!held_.contains(tid)) anything_new |= stop_if_new(tid);
   }
   return anything_new;
 }
 
-bool Freezer::stop_new_tasks(Pid pid) {
-  const auto proc = ProcDirectory::of_if_alive(pid);
-  if (!proc) return false;
-  std::vector<Tid> tids;
-  try {
-    tids = proc->tasks();
-  } catch (const SystemError&) {
-    return false;  // it exited meanwhile
+// False: there is nothing to be stopped.
+bool Freezer::stop_if_new(Tid tid) {
+  const auto met = met_.find(tid);
+  if (met == met_.end()) return false;
+  FrozenTask& task = met->second;
+  if (task.wait_channel_before == kVforkChannel) {
+    const bool known = task.in_vfork.has_value();
+    task.in_vfork = vfork_of_if_alive(tid);
+    // Seen again after all others were stopped, it stays where it is.
+    if (task.in_vfork) return !known;
   }
-  bool anything_new = false;
-  for (const Tid tid : tids)
-    if (!states_.contains(tid)) anything_new |= stop_task(*proc, tid);
-  return anything_new;
+  held_.insert(tid);
+  return task.state_before != 'Z' && task.state_before != 'X' && stop_task(task);
 }
 
-// False: it is gone, or only its exit status is left.
-bool Freezer::stop_task(const ProcDirectory& proc, Tid tid) {
-  FrozenTask& before = states_[tid];
-  try {
-    const ProcDirectory task = proc.task(tid);
-    before = {tid, task.stat().state, wait_channel(task)};
-  } catch (const SystemError&) {
-    return false;  // the task exited meanwhile
-  }
-  if (before.state_before == 'Z' || before.state_before == 'X') return false;
-  auto known = tracees_.find(tid);
+bool Freezer::stop_task(FrozenTask& task) {
+  auto known = tracees_.find(task.tid);
   if (known == tracees_.end()) {
-    auto tracee = Tracee::seize_if_alive(tid);
+    auto tracee = Tracee::seize_if_alive(task.tid);
     if (!tracee) return false;
-    known = tracees_.emplace(tid, std::move(*tracee)).first;
+    known = tracees_.emplace(task.tid, std::move(*tracee)).first;
   }
   if (known->second.is_stopped())
-    before = {tid, 'R', ""};  // held by us as it ran into a signal
+    task = {task.tid, 'R', ""};  // held by us as it ran into a signal
   else
     known->second.interrupt_if_alive();
   return true;
@@ -132,51 +210,81 @@ bool Freezer::stop_task(const ProcDirectory& proc, Tid tid) {
 
 void Freezer::wait_for_all() {
   for (auto& [tid, tracee] : tracees_)
-    if (states_.contains(tid)) wait_for(tracee);
+    if (held_.contains(tid)) wait_for(tracee);
 }
 
 void Freezer::wait_for(Tracee& tracee) {
-  const auto deadline = std::chrono::steady_clock::now() + options_.patience;
-  for (useconds_t pause = 20; !tracee.poll_stop(); pause = std::min<useconds_t>(pause * 2, 5000)) {
+  constexpr useconds_t kShort = 200, kLong = 5000;
+  const auto deadline = Clock::now() + options_.patience;
+  for (useconds_t pause = 20; !tracee.poll_stop(); pause = std::min(pause * 2, kLong)) {
     if (tracee.status().gone()) return;
-    if (std::chrono::steady_clock::now() > deadline)
+    if (pause > kShort && is_held_by_vfork(tracee)) return;
+    if (Clock::now() > deadline)
       throw Error(fmt::format("cannot stop task {}", tracee.tid().value),
                   why_it_does_not_stop(tracee.tid()), "try again, or end what it waits for");
     ::usleep(pause);
   }
 }
 
-FrozenProcess Freezer::describe(Pid pid, ProcDirectory proc) const {
-  std::vector<FrozenTask> tasks;
-  for (const Tid tid : proc.tasks()) {
-    const auto tracee = tracees_.find(tid);
-    if (tracee == tracees_.end() || !tracee->second.is_stopped()) continue;
-    tasks.push_back(states_.at(tid));
+// A task that was in the middle of vfork(2) when it was seized. Its child may be held short of its
+// exec, which is given another chance; a child that does not take it holds the parent.
+bool Freezer::is_held_by_vfork(Tracee& parent) {
+  FrozenTask& task = met_.at(parent.tid());
+  task.in_vfork = vfork_of_if_alive(parent.tid());
+  if (!task.in_vfork) return false;
+  const auto children = stopped_children_of(parent.tid());
+  for (Tracee* child : children) child->resume_if_alive(0);
+  const auto deadline = Clock::now() + kVforkPatience;
+  while (!parent.poll_stop() && !parent.status().gone() && Clock::now() < deadline) ::usleep(50);
+  for (Tracee* child : children) {
+    child->interrupt_if_alive();
+    wait_for(*child);
   }
-  std::ranges::stable_partition(tasks,
-                                [&](const FrozenTask& task) { return task.tid == leader_of(pid); });
+  if (!parent.poll_stop() && !children.empty()) return true;
+  task.in_vfork.reset();
+  return false;
+}
+
+// Those that job control or a signal has stopped are left as they are.
+std::vector<Tracee*> Freezer::stopped_children_of(Tid tid) {
+  std::vector<Tracee*> stopped;
+  const auto proc = ProcDirectory::of_if_alive(Pid{tid.value});
+  if (!proc) return stopped;
+  for (const Pid child : proc->children_of({tid})) {
+    const auto found = tracees_.find(leader_of(child));
+    if (found == tracees_.end()) continue;
+    wait_for(found->second);
+    const WaitStatus status = found->second.status();
+    if (status.stopped() && !status.signal_delivery() && !status.job_control_stop())
+      stopped.push_back(&found->second);
+  }
+  return stopped;
+}
+
+FrozenProcess Freezer::describe(Sighting process) const {
+  std::vector<FrozenTask> tasks;
+  for (const Tid tid : process.tids) {
+    const auto met = met_.find(tid);
+    if (met == met_.end()) continue;
+    FrozenTask task = met->second;
+    const auto tracee = tracees_.find(tid);
+    const bool stopped = tracee != tracees_.end() && tracee->second.is_stopped();
+    if (stopped) task.in_vfork.reset();
+    if (stopped || task.in_vfork) tasks.push_back(std::move(task));
+  }
+  std::ranges::stable_partition(
+      tasks, [&](const FrozenTask& task) { return task.tid == leader_of(process.pid); });
   const bool zombie = tasks.empty();
-  ProcDirectory task_proc = proc.task(zombie ? leader_of(pid) : tasks.front().tid);
-  return {pid, std::move(proc), std::move(task_proc), zombie, std::move(tasks)};
+  ProcDirectory task_proc = process.proc.task(zombie ? leader_of(process.pid) : tasks.front().tid);
+  return {process.pid, std::move(process.proc), std::move(task_proc), zombie, std::move(tasks)};
 }
 
 }  // namespace
 
 std::vector<Pid> tree_below(const std::vector<Pid>& roots) {
-  std::vector<Pid> found;
-  std::set<Pid> seen;
-  std::deque<Pid> next(roots.begin(), roots.end());
-  for (; !next.empty(); next.pop_front()) {
-    const auto proc = ProcDirectory::of_if_alive(next.front());
-    if (!proc || !seen.insert(next.front()).second) continue;
-    found.push_back(next.front());
-    try {
-      for (const Pid child : proc->children()) next.push_back(child);
-    } catch (const SystemError&) {
-      // It exited between the two looks; its children, if any, are no longer of this tree.
-    }
-  }
-  return found;
+  std::vector<Pid> pids;
+  for (const Sighting& process : look_around(roots)) pids.push_back(process.pid);
+  return pids;
 }
 
 FrozenTree freeze(const std::vector<Pid>& roots, Tracees& tracees, FreezeOptions options) {

@@ -15,6 +15,10 @@ struct FrozenTask {
   // As /proc showed them before we stopped it.
   char state_before = '?';
   std::string wait_channel_before = {};  // kernel function; "" where it ran or /proc does not tell
+  // Of a task that sleeps in vfork(2), where no signal and no tracer reaches it, until its child
+  // execs or exits. The child is held, and so is the task, although it is not stopped and not among
+  // the Tracees. This is all that can be known of its registers.
+  std::optional<CallInProgress> in_vfork = {};
 };
 
 struct FrozenProcess {
@@ -23,7 +27,7 @@ struct FrozenProcess {
   ProcDirectory task_proc;  // /proc/PID/task/TID of a task that still has the memory and the files:
                             // a leader that exited before its threads has neither
   bool zombie = false;      // exited as a whole, not yet waited for
-  std::vector<FrozenTask> tasks;  // that are stopped; the leader first, unless it has exited
+  std::vector<FrozenTask> tasks;  // that are held; the leader first, unless it has exited
 
   Tid a_task() const { return tasks.empty() ? leader_of(pid) : tasks.front().tid; }
 };

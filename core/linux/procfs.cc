@@ -162,6 +162,17 @@ std::vector<ProcMapping> parse_mappings(std::string_view text) {
   return mappings;
 }
 
+std::optional<CallInProgress> parse_call(std::string_view text) {
+  const auto fields = split_blank(trim(text));
+  if (fields.size() != 9) return std::nullopt;
+  const auto number = parse_number<uint64_t>(fields[0]);
+  if (!number) return std::nullopt;
+  const auto hex = [&](size_t i) { return hex_number(fields[i].substr(2)); };
+  CallInProgress call{*number, {}, hex(7), hex(8)};
+  for (size_t i = 0; i < call.arguments.size(); ++i) call.arguments[i] = hex(i + 1);
+  return call;
+}
+
 ProcFields::ProcFields(std::string_view text) : text_(text) {
   for (const std::string_view line : split(text_, '\n')) {
     const size_t colon = line.find(':');
@@ -257,9 +268,9 @@ std::vector<Tid> ProcDirectory::tasks() const {
   return tids;
 }
 
-std::vector<Pid> ProcDirectory::children() const {
+std::vector<Pid> ProcDirectory::children_of(const std::vector<Tid>& tids) const {
   std::vector<Pid> pids;
-  for (const Tid tid : tasks()) {
+  for (const Tid tid : tids) {
     // Children hang on the thread that forked them (CONFIG_PROC_CHILDREN).
     const std::string name = fmt::format("task/{}/children", tid.value);
     const std::string text = read_if_allowed(name.c_str()).value_or("");

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -46,6 +47,14 @@ struct ProcMapping {
 };
 std::vector<ProcMapping> parse_mappings(std::string_view text);
 
+// /proc/PID/syscall of a task that sleeps in one.
+struct CallInProgress {
+  uint64_t number = 0;
+  std::array<uint64_t, 6> arguments{};
+  uint64_t stack_pointer = 0, instruction_pointer = 0;
+};
+std::optional<CallInProgress> parse_call(std::string_view text);  // nullopt: "running", or "-1 …"
+
 // "Key:\tvalue" lines, as in status and fdinfo. A key that occurs several times keeps them all.
 class ProcFields {
  public:
@@ -77,8 +86,9 @@ class ProcDirectory {
   std::optional<std::string> link_if_allowed(const std::string& name) const;
   std::vector<std::string> list(const char* name) const;  // without . and .., unsorted
   std::vector<Tid> tasks() const;                         // ascending
-  // Every child of every thread of this process, zombies included.
-  std::vector<Pid> children() const;
+  // Every child of these threads of this process, zombies included.
+  std::vector<Pid> children_of(const std::vector<Tid>& tids) const;
+  std::vector<Pid> children() const { return children_of(tasks()); }
   Fd open(const std::string& name, int flags) const;  // invalid and errno set on failure
 
   ProcStat stat() const { return parse_stat(read("stat")); }

@@ -1,6 +1,7 @@
 #include "core/linux/signal_frame.h"
 
 #include <cpuid.h>
+#include <sys/syscall.h>
 
 #include <algorithm>
 #include <cstring>
@@ -83,6 +84,22 @@ bool waits_with_restart_block(const user_regs_struct& registers) {
   return was_interrupted(registers) && static_cast<int64_t>(registers.rax) == kRestartBlock;
 }
 
+std::optional<user_regs_struct> restarted_by_hand(const user_regs_struct& registers,
+                                                  std::span<const std::byte, kCodeBefore> code) {
+  if (!was_interrupted(registers)) return registers;
+  user_regs_struct anew = registers;
+  anew.rip -= 2;  // the length of its syscall instruction
+  anew.rax = registers.orig_rax;
+  if (anew.rax != SYS_restart_syscall) return anew;
+  // mov $NUMBER, %eax; syscall: so the C libraries and Go do it.
+  constexpr std::byte kMove{0xb8}, kSyscall[] = {std::byte{0x0f}, std::byte{0x05}};
+  if (code[0] != kMove || !std::ranges::equal(code.last<2>(), kSyscall)) return std::nullopt;
+  uint32_t number = 0;
+  std::memcpy(&number, &code[1], sizeof number);
+  anew.rax = number;
+  return anew;
+}
+
 FrameChain::FrameChain(const Gadgets& gadgets, uint64_t address)
     : gadgets_(gadgets), address_(address) {}
 
@@ -114,13 +131,8 @@ void FrameChain::call(long number, const SystemCallArguments& arguments) {
 
 void FrameChain::home(const user_regs_struct& registers, std::span<const std::byte> xstate,
                       uint64_t mask) {
-  user_regs_struct target = registers;
-  if (was_interrupted(registers)) {
-    target.rax = registers.orig_rax;
-    target.rip -= 2;  // the length of its syscall instruction
-  }
   const uint64_t fpstate = (end() + kFrameSize + 63) & ~uint64_t{63};  // XRSTOR wants 64
-  append(target, fpstate, mask);
+  append(registers, fpstate, mask);
   bytes_.resize(fpstate - address_);
   const auto area = frame_xstate(xstate);
   bytes_.insert(bytes_.end(), area.begin(), area.end());

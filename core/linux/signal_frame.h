@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -34,8 +35,8 @@ class FrameChain {
 
   // The last call must not return (exit), unless home() follows.
   void call(long number, const SystemCallArguments& arguments = {});
-  // Back to the program: `registers` as ptrace shows them, `xstate` as NT_X86_XSTATE does. An
-  // interrupted system call that would restart does so from its beginning.
+  // Back to the program: `registers` as they will be in user space (restarted_by_hand), `xstate` as
+  // NT_X86_XSTATE shows it.
   void home(const user_regs_struct& registers, std::span<const std::byte> xstate, uint64_t mask);
 
   // The registers that perform a system call and then go on with the frame at `stack`.
@@ -54,5 +55,13 @@ class FrameChain {
 // Whether the task was interrupted in a system call that goes on by means of its restart block: a
 // signal frame would lose it (nanosleep(2), poll(2), futex(2) with a relative timeout).
 bool waits_with_restart_block(const user_regs_struct& registers);
+
+// The registers of a task that ptrace shows in an interrupted system call, as they have to be for it
+// to begin that call anew; of any other task, as they are. `code`: the instruction bytes before rip,
+// since of a call that was restarted once, the number is no longer in a register. nullopt: it cannot
+// be told.
+inline constexpr size_t kCodeBefore = 7;
+std::optional<user_regs_struct> restarted_by_hand(const user_regs_struct& registers,
+                                                  std::span<const std::byte, kCodeBefore> code);
 
 }  // namespace snapgdb

@@ -4,6 +4,8 @@
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
+
 #include "core/base/error.h"
 
 namespace snapgdb {
@@ -16,30 +18,34 @@ uint64_t Visitor::reserve(size_t bytes) {
 }
 
 size_t Visitor::room() const {
-  const size_t used = reserved_.size() + (chain_ ? chain_->bytes().size() : FrameChain::kFrameSize);
-  return (kScratch - used) / FrameChain::kFrameSize - 1;
-}
-
-void Visitor::call(long number, const SystemCallArguments& arguments) {
-  if (!chain_) {
-    chain_.emplace(detour_.gadgets(), detour_.scratch() + reserved_.size());
-    chain_->call(kCloseRange, {0, ~0u, 0});
-  }
-  chain_->call(number, arguments);
+  constexpr size_t kOwnCalls = 2;
+  const size_t fit = (kScratch - reserved_.size()) / FrameChain::kFrameSize;
+  return fit - std::min(fit, calls_.size() + kOwnCalls);
 }
 
 void Visitor::run(const AtEnd& at_end) {
-  chain_->call(SYS_exit);
   detour_.write(detour_.scratch(), reserved_);
-  detour_.write(chain_->begin(), chain_->bytes());
-  Tracee thread = detour_.clone(kVisitorThread, chain_->begin());
+  try {
+    send_thread(at_end);
+  } catch (const SystemError& error) {
+    if (error.error_number() != EINVAL || at_end) throw;
+    for (const Call& call : calls_) detour_.call(call.number, call.arguments);
+  }
+}
+
+void Visitor::send_thread(const AtEnd& at_end) {
+  FrameChain chain(detour_.gadgets(), detour_.scratch() + reserved_.size());
+  chain.call(kCloseRange, {0, ~0u, 0});
+  for (const Call& call : calls_) chain.call(call.number, call.arguments);
+  chain.call(SYS_exit);
+  detour_.write(chain.begin(), chain.bytes());
+  Tracee thread = detour_.clone(kVisitorThread, chain.begin());
   thread.set_options(PTRACE_O_TRACEEXIT);
   thread.resume_if_alive(0);
   const bool ended = thread.wait_stop(kDetourPatience);
   if (ended && at_end) at_end(thread.tid());
   thread.resume_if_alive(0);
   if (ended) thread.wait_stop(kDetourPatience);
-  chain_.reset();
   if (!ended)
     throw Error(fmt::format("cannot look into process of task {}", detour_.task().tid().value),
                 "the thread sent there did not come to its end");

@@ -21,15 +21,18 @@ class Visitor {
   // Precondition: no Detour::obstacle(host, place, kScratch).
   Visitor(Tracee& host, const Detour::Place& place);
 
-  // Bytes of the process's memory, zeros at first. Precondition: no call() yet.
+  // Bytes of the process's memory, zeros at first.
   uint64_t reserve(size_t bytes);
   // Its result is lost: what is of interest has to be written to memory.
-  void call(long number, const SystemCallArguments& arguments = {});
+  void call(long number, const SystemCallArguments& arguments = {}) {
+    calls_.push_back({number, arguments});
+  }
   // How many more calls fit.
   size_t room() const;
 
-  // Performs the calls. `at_end`, which may be empty, sees the thread when it has done the last one
-  // and still has its descriptors.
+  // Performs the calls. `at_end` sees the thread when it has done the last one and still has its
+  // descriptors. Without it, the host performs the calls itself where it may have no further threads
+  // (after unshare(CLONE_NEWPID)).
   using AtEnd = std::function<void(Tid)>;
   void run(const AtEnd& at_end = {});
   void read(uint64_t address, std::span<std::byte> out) const { detour_.read(address, out); }
@@ -39,8 +42,14 @@ class Visitor {
 
  private:
   Detour detour_;
+  void send_thread(const AtEnd& at_end);
+
   std::vector<std::byte> reserved_;
-  std::optional<FrameChain> chain_;
+  struct Call {
+    long number;
+    SystemCallArguments arguments;
+  };
+  std::vector<Call> calls_;
 };
 
 

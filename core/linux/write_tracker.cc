@@ -45,13 +45,20 @@ WriteTracker::WriteTracker(Tracee& host, const Detour::Place& place, const ProcD
     throw_errno("cannot track writes by userfaultfd");
 }
 
+// Unprotecting is what takes long, so it comes first, slice by slice: a page fault of the program
+// waits for one slice at most. Unregistering a part of a mapping would split it, and mremap(2) fails
+// on a mapping that is split.
 WriteTracker::~WriteTracker() {
-  for (const Range& range : ranges_)
-    for (uint64_t at = range.start; userfault_.valid() && at < range.end; at += kSlice) {
-      uffdio_range slice{at, std::min(kSlice, range.end - at)};
-      // It fails where the program has unmapped everything meanwhile: that is let go already.
-      ::ioctl(userfault_.get(), UFFDIO_UNREGISTER, &slice);
+  if (!userfault_.valid()) return;
+  for (const Range& range : ranges_) {
+    for (uint64_t at = range.start; at < range.end; at += kSlice) {
+      uffdio_writeprotect slice{{at, std::min(kSlice, range.end - at)}, 0};
+      ::ioctl(userfault_.get(), UFFDIO_WRITEPROTECT, &slice);
     }
+    uffdio_range whole{range.start, range.end - range.start};
+    // Either fails where the program has unmapped everything meanwhile: that is let go already.
+    ::ioctl(userfault_.get(), UFFDIO_UNREGISTER, &whole);
+  }
 }
 
 bool WriteTracker::add(uint64_t start, uint64_t end) {

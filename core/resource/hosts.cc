@@ -18,13 +18,15 @@ uint64_t room_in(const std::optional<FreeStack>& stack) {
   return stack ? stack->high - stack->low : 0;
 }
 
-std::optional<FreeStack> free_memory(const FrozenProcess& frozen, const Tracees& tracees,
+std::optional<FreeStack> free_memory(const FrozenProcess& frozen, const CaptureContext& context,
                                      const std::vector<ProcMapping>& mappings) {
   std::optional<FreeStack> best;
   bool main_stack_in_use = false;
   const auto main_stack = std::ranges::find(mappings, "[stack]", &ProcMapping::name);
   for (const FrozenTask& task : frozen.tasks) {
-    const uint64_t pointer = tracees.at(task.tid).registers().rsp;
+    const Tracee* tracee = context.tracee_of(task);
+    if (!tracee) continue;  // its child in vfork(2) is further down on the same stack
+    const uint64_t pointer = tracee->registers().rsp;
     if (main_stack != mappings.end())
       main_stack_in_use |= main_stack->start <= pointer && pointer < main_stack->end;
     auto stack = free_stack(mappings, pointer);
@@ -49,7 +51,7 @@ const CaptureContext::Ground& ground_of(const FrozenProcess& frozen, CaptureCont
   }
   const auto mappings = parse_mappings(frozen.task_proc.read("maps"));
   const auto gadgets = context.surveys.gadgets().find(frozen.a_task(), mappings);
-  const auto memory = free_memory(frozen, context.tracees, mappings);
+  const auto memory = free_memory(frozen, context, mappings);
   if (!gadgets || !GadgetFinder::verify(frozen.a_task(), *gadgets))
     ground.why_not = "there is no code in the program to perform system calls";
   else if (!memory)
@@ -59,11 +61,12 @@ const CaptureContext::Ground& ground_of(const FrozenProcess& frozen, CaptureCont
   return ground;
 }
 
-Host host_if_fit(Tracee& task, const CaptureContext::Ground& ground, size_t scratch) {
+Host host_if_fit(Tracee* task, const CaptureContext::Ground& ground, size_t scratch) {
   if (!ground.place) return {.why_not = ground.why_not};
   if (!ground.place->has_room_for(scratch)) return {.why_not = "there is little room on its stack"};
-  if (auto why = Detour::obstacle(task)) return {.why_not = std::move(*why)};
-  return {.task = &task, .place = *ground.place};
+  if (!task) return {.why_not = "it waits in vfork(2)"};
+  if (auto why = Detour::obstacle(*task)) return {.why_not = std::move(*why)};
+  return {.task = task, .place = *ground.place};
 }
 
 }  // namespace
@@ -72,7 +75,7 @@ Host host_in(const FrozenProcess& frozen, CaptureContext& context, size_t scratc
   const auto& ground = ground_of(frozen, context);
   Host best;
   for (const FrozenTask& task : frozen.tasks) {
-    Host host = host_if_fit(context.tracees.at(task.tid), ground, scratch);
+    Host host = host_if_fit(context.tracee_of(task), ground, scratch);
     if (host.task && !waits_with_restart_block(host.task->registers())) return host;
     if (!best.task) best = std::move(host);
   }
@@ -81,7 +84,7 @@ Host host_in(const FrozenProcess& frozen, CaptureContext& context, size_t scratc
 
 Host host_of(const StoppedTask& stopped, CaptureContext& context, size_t scratch) {
   const auto& ground = ground_of(stopped.process, context);
-  return host_if_fit(context.tracees.at(stopped.task.tid), ground, scratch);
+  return host_if_fit(context.tracee_of(stopped.task), ground, scratch);
 }
 
 }  // namespace snapgdb

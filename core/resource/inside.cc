@@ -165,8 +165,10 @@ bool has_armed_timers(const pb::Process& process) {
 const pb::Process* surveyed(CaptureContext& context, const FrozenProcess& frozen) {
   const Survey* survey = context.surveys.find(frozen.pid);
   if (!survey || !survey->inside || has_armed_timers(*survey->inside)) return nullptr;
-  for (const FrozenTask& task : frozen.tasks)
-    if (!survey->inside_if_still(frozen.proc, context.tracees.at(task.tid))) return nullptr;
+  for (const FrozenTask& task : frozen.tasks) {
+    const Tracee* tracee = context.tracee_of(task);
+    if (!tracee || !survey->inside_if_still(frozen.proc, *tracee)) return nullptr;
+  }
   return &*survey->inside;
 }
 
@@ -180,8 +182,10 @@ void capture_process(CaptureContext& context, const FrozenProcess& frozen, pb::P
 void capture_thread(CaptureContext& context, const StoppedTask& stopped, pb::Thread& thread) {
   const FrozenProcess& frozen = stopped.process;
   const Tid tid = stopped.task.tid;
-  if (const Survey* survey = context.surveys.find(frozen.pid))
-    if (const auto* known = survey->inside_if_still(frozen.proc, context.tracees.at(tid)))
+  const Survey* survey = context.surveys.find(frozen.pid);
+  const Tracee* tracee = context.tracee_of(stopped.task);
+  if (survey && tracee)
+    if (const auto* known = survey->inside_if_still(frozen.proc, *tracee))
       return thread.MergeFrom(*known);
   const Host host = host_of(stopped, context, kAskThreadScratch);
   if (!host.task)

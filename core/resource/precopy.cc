@@ -13,7 +13,6 @@
 namespace snapgdb {
 namespace {
 
-constexpr uint64_t kHugePage = uint64_t{2} << 20;
 constexpr uint64_t kSlice = uint64_t{32} << 20;      // of a range, between two looks at it
 constexpr uint64_t kWorthTracking = 512 * 1024;      // bytes of one mapping
 constexpr useconds_t kProbe = 10'000;                // µs
@@ -26,14 +25,6 @@ bool is_private_anonymous(const ProcMapping& mapping) {
          !mapping.name.starts_with("[v") && (mapping.protection & PROT_WRITE) &&
          std::ranges::none_of(kNotTrackable,
                               [&](std::string_view flag) { return mapping.has_flag(flag); });
-}
-
-// A mapping's edges stay untracked: tracking splits it there, so that it can grow or be joined by a
-// neighbour meanwhile and be one again afterwards. Huge pages are not cut.
-WriteTracker::Range inner_range(const ProcMapping& mapping) {
-  const bool huge = mapping.size_of("AnonHugePages") != 0;
-  const uint64_t unit = huge ? kHugePage : kPageSize;
-  return {(mapping.start + unit) / unit * unit, (mapping.end - 1) / unit * unit};
 }
 
 // Newer extents over older ones.
@@ -73,9 +64,9 @@ PreCopy::PreCopy(Pid pid, const ProcDirectory& proc, const std::vector<ProcMappi
   tracker_.emplace(host.task, host.place, proc);
   host.task.detach_if_alive(host.task.signal_on_its_way());
   for (const ProcMapping& mapping : mappings) {
-    if (!is_private_anonymous(mapping) || mapping.size_of("Anonymous") < kWorthTracking) continue;
-    const WriteTracker::Range range = inner_range(mapping);
-    if (range.start < range.end) tracker_->add(range.start, range.end);
+    // Always the whole of a mapping, also when letting go: mremap(2) fails where one is split.
+    if (is_private_anonymous(mapping) && mapping.size_of("Anonymous") >= kWorthTracking)
+      tracker_->add(mapping.start, mapping.end);
   }
 }
 

@@ -22,6 +22,10 @@ namespace snapgdb {
 struct CaptureContext {
   const FrozenTree& tree;
   Tracees& tracees;  // of use to rows by_tracer only
+  // nullptr: it is held, but not stopped (FrozenTask::in_vfork).
+  Tracee* tracee_of(const FrozenTask& task) const {
+    return task.in_vfork ? nullptr : &tracees.at(task.tid);
+  }
   FileRegistry& files;
   Surveys& surveys;
   std::vector<pb::Missing>& missing;

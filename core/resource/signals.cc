@@ -1,7 +1,12 @@
+#include <algorithm>
+
 #include "core/resource/resources.h"
 
 namespace snapgdb {
 namespace {
+
+constexpr std::string_view kNotStopped =
+    "it waits in vfork(2), where it cannot be stopped: their numbers are known, not their data";
 
 template <typename Field>
 void add_queue(const std::vector<siginfo_t>& queue, Field* out) {
@@ -18,15 +23,19 @@ void capture_masks(CaptureContext&, const FrozenProcess& frozen, pb::Process& pr
 
 void capture_thread_masks(CaptureContext&, const StoppedTask& stopped, pb::Thread& thread) {
   thread.set_signals_pending(stopped.status().number("SigPnd", 16));
+  if (stopped.task.in_vfork) thread.set_signal_mask(stopped.status().number("SigBlk", 16));
 }
 
 void capture_queue(CaptureContext& context, const FrozenProcess& frozen, pb::Process& process) {
-  const Tracee& any_task = context.tracees.at(frozen.tasks.front().tid);
-  add_queue(any_task.pending(true), process.mutable_pending_siginfo());
+  const auto stopped =
+      std::ranges::find_if(frozen.tasks, [](const FrozenTask& task) { return !task.in_vfork; });
+  if (stopped != frozen.tasks.end())
+    add_queue(context.tracees.at(stopped->tid).pending(true), process.mutable_pending_siginfo());
+  else if (ProcFields(frozen.proc.read("status")).number("ShdPnd", 16))
+    context.lacks(frozen.pid, {}, "pending signals", kNotStopped);
 }
 
-void capture_thread(CaptureContext& context, const StoppedTask& stopped, pb::Thread& thread) {
-  const Tracee& tracee = context.tracees.at(stopped.task.tid);
+void capture_queue_and_stop(const Tracee& tracee, pb::Thread& thread) {
   thread.set_signal_mask(tracee.signal_mask());
   add_queue(tracee.pending(false), thread.mutable_pending_siginfo());
 
@@ -37,6 +46,13 @@ void capture_thread(CaptureContext& context, const StoppedTask& stopped, pb::Thr
   const siginfo_t info = tracee.siginfo();
   thread.set_stop_signal(static_cast<uint32_t>(stop.signal()));
   thread.set_stop_siginfo(&info, sizeof info);
+}
+
+void capture_thread(CaptureContext& context, const StoppedTask& stopped, pb::Thread& thread) {
+  if (const Tracee* tracee = context.tracee_of(stopped.task))
+    capture_queue_and_stop(*tracee, thread);
+  else if (stopped.status().number("SigPnd", 16))
+    context.lacks(stopped.process.pid, stopped.task.tid, "pending signals", kNotStopped);
 }
 
 }  // namespace

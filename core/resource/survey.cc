@@ -71,31 +71,25 @@ void at_low_priority(const std::function<void()>& work) {
   if (failure) std::rethrow_exception(failure);
 }
 
-// Whether `b` goes on where `a` ends, so that but for us they might be one mapping.
-bool continues(const ProcMapping& a, const ProcMapping& b) {
-  return a.end == b.start && a.protection == b.protection && a.shared == b.shared &&
-         a.inode == b.inode && a.device_major == b.device_major &&
-         a.device_minor == b.device_minor && a.name == b.name &&
-         (a.inode == 0 || a.offset + (a.end - a.start) == b.offset);
-}
-
-bool is_edge(const Survey& survey, uint64_t address) {
-  return std::ranges::any_of(survey.precopy->ranges(), [&](const WriteTracker::Range& range) {
-    return range.start == address || range.end == address;
-  });
-}
-
-// Tracking splits mappings at its edges.
-std::vector<ProcMapping> without_our_splits(std::vector<ProcMapping> mappings,
-                                            const Survey& survey) {
-  std::vector<ProcMapping> joined;
-  for (ProcMapping& mapping : mappings) {
-    if (!joined.empty() && continues(joined.back(), mapping) && is_edge(survey, mapping.start))
-      joined.back().end = mapping.end;
-    else
-      joined.push_back(std::move(mapping));
+// A process may exit, or exec, at any time.
+bool unless_it_ends(Survey& survey, const std::function<bool()>& work) {
+  try {
+    return work();
+  } catch (const SystemError& error) {
+    survey.precopy.reset();
+    survey.why_not = error.what();
+    return false;
   }
-  return joined;
+}
+
+bool begin_copy(Survey& survey, PageWriter& pages) {
+  if (survey.precopy->is_too_busy()) {
+    survey.precopy.reset();
+    survey.why_not = "it writes faster than could be copied";
+    return false;
+  }
+  survey.precopy->copy_all(pages);
+  return true;
 }
 
 bool is_same(const ProcMapping& a, const ProcMapping& b) {
@@ -175,19 +169,14 @@ void Surveys::look_at(Pid pid) {
 
 void Surveys::copy(PageWriter& pages) {
   std::vector<Survey*> copied;
-  for (auto& [pid, survey] : surveys_) {
-    if (!survey.precopy) continue;
-    if (survey.precopy->is_too_busy()) {
-      survey.precopy.reset();
-      survey.why_not = "it writes faster than could be copied";
-      continue;
-    }
-    survey.precopy->copy_all(pages);
-    copied.push_back(&survey);
-  }
+  for (auto& [pid, survey] : surveys_)
+    if (survey.precopy && unless_it_ends(survey, [&] { return begin_copy(survey, pages); }))
+      copied.push_back(&survey);
   // What the first ones wrote while the last ones were copied, and so on, until it is little.
   for (int round = 0; round < kMaxRounds && !copied.empty(); ++round)
-    std::erase_if(copied, [&](Survey* survey) { return !survey->precopy->copy_again(pages); });
+    std::erase_if(copied, [&](Survey* survey) {
+      return !unless_it_ends(*survey, [&] { return survey->precopy->copy_again(pages); });
+    });
 }
 
 const Survey* Surveys::find(Pid pid) const {
@@ -204,7 +193,6 @@ void Surveys::release() {
 std::vector<ProcMapping> mappings_now(const ProcDirectory& proc, const Survey* survey) {
   if (!survey) return parse_mappings(proc.read("smaps"));
   std::vector<ProcMapping> now = parse_mappings(proc.read("maps"));
-  if (survey->precopy) now = without_our_splits(std::move(now), *survey);
   for (ProcMapping& mapping : now) {
     const auto before = std::ranges::lower_bound(survey->mappings, mapping.start, {},
                                                  [](const ProcMapping& m) { return m.start; });

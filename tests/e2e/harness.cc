@@ -112,9 +112,21 @@ std::ostream& operator<<(std::ostream& stream, const Result& result) {
   return stream;
 }
 
+namespace {
+
+// The kernel does not order writes to a memory file by its position: threads that print at the same
+// time would overwrite each other's lines, but for O_APPEND.
+Fd output_file(const char* name) {
+  Fd file(memfd_create(name, MFD_CLOEXEC));
+  if (!file.valid() || fcntl(file.get(), F_SETFL, O_APPEND)) throw_errno("cannot create {}", name);
+  return file;
+}
+
+}  // namespace
+
 Running::Running(Words command, RunOptions options) : command_(std::move(command)) {
-  out_ = Fd(memfd_create("stdout", MFD_CLOEXEC));
-  err_ = Fd(memfd_create("stderr", MFD_CLOEXEC));
+  out_ = output_file("stdout");
+  err_ = output_file("stderr");
   start(options);
   pidfd_ = Fd(static_cast<int>(syscall(SYS_pidfd_open, pid_, 0)));
 }

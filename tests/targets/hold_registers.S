@@ -1,5 +1,6 @@
 // hold_registers_spinning(in, out, level) and hold_registers_in_pause(in, out, level): load every
 // register but rsp from *in, hold them until hold_end is not zero, and store them to *out.
+// hold_registers_counting holds the flags as well, for as long as rcx takes to be counted down.
 //   rdi: const RegisterValues* in, rsi: RegisterValues* out, edx: VectorLevel
 
         .set VECTOR, 0
@@ -8,11 +9,14 @@
         .set GENERAL, X87 + 8 * 16
         .set MXCSR, GENERAL + 15 * 8
         .set X87_CONTROL, MXCSR + 8
+        .set FLAGS, X87_CONTROL + 8
+        .set FLAGS_HELD, 0xcd5          // RegisterValues::kHeldFlags
 
-// The frame below the pushed registers: control words of the caller, out, level.
+// The frame below the pushed registers: control words of the caller, out, level, flags.
         .set OUT, 8
         .set LEVEL, 16
-        .set FRAME, 24
+        .set FLAGS_SEEN, 24
+        .set FRAME, 32
 
         .macro save register
         push    %\register
@@ -138,6 +142,8 @@
 
         .macro leave_and_return
         store_general
+        mov     FLAGS_SEEN(%rsp), %rax
+        mov     %rax, FLAGS(%rsi)
         store_vectors
         store_x87
         fldcw   (%rsp)
@@ -170,6 +176,22 @@
         je      1b
         leave_and_return
         end_function hold_registers_spinning
+
+// LOOP changes no flag.
+        function hold_registers_counting
+        enter
+        push    $FLAGS_HELD
+        .cfi_adjust_cfa_offset 8
+        popf
+        .cfi_adjust_cfa_offset -8
+1:      loop    1b
+        pushf
+        .cfi_adjust_cfa_offset 8
+        pop     FLAGS_SEEN(%rsp)
+        .cfi_adjust_cfa_offset -8
+        cld
+        leave_and_return
+        end_function hold_registers_counting
 
         .set SYS_pause, 34
         function hold_registers_in_pause

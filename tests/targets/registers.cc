@@ -15,6 +15,8 @@ extern "C" {
                                                            target::RegisterValues* out, int level);
 [[gnu::visibility("hidden")]] void hold_registers_in_pause(const target::RegisterValues* in,
                                                            target::RegisterValues* out, int level);
+[[gnu::visibility("hidden")]] void hold_registers_counting(const target::RegisterValues* in,
+                                                           target::RegisterValues* out, int level);
 }
 
 namespace target {
@@ -87,6 +89,17 @@ void hold_in_pause(uint64_t seed) {
   RegisterValues seen{};
   hold_registers_in_pause(&expected, &seen, vector_level());
   compare(seen, expected, true);
+}
+
+void hold_counting(uint64_t seed, uint64_t rounds) {
+  RegisterValues expected = known_registers(seed);
+  uint64_t& rcx = expected.general[2];
+  rcx = rounds;
+  RegisterValues seen{};
+  hold_registers_counting(&expected, &seen, vector_level());
+  rcx = 0;
+  compare(seen, expected, false);
+  expect_equal("the flags", seen.flags & RegisterValues::kHeldFlags, RegisterValues::kHeldFlags);
 }
 
 void end_holding() {

@@ -15,6 +15,10 @@ struct alignas(64) RegisterValues {
   std::array<uint64_t, 15> general;            // rax rbx rcx rdx rsi rdi rbp r8 … r15
   uint64_t mxcsr;
   uint64_t x87_control;
+  uint64_t flags;  // stored only, by whoever holds kHeldFlags
+
+  // Carry, parity, adjust, zero, sign, direction and overflow: all that a program owns.
+  static constexpr uint64_t kHeldFlags = 0xcd5;
 };
 
 enum VectorLevel { kSse = 0, kAvx = 1, kAvx512 = 2 };
@@ -27,7 +31,9 @@ RegisterValues known_registers(uint64_t seed);
 void hold_spinning(uint64_t seed);
 // The same inside the system call pause(2), which keeps all but rax, rcx and r11.
 void hold_in_pause(uint64_t seed);
-// Ends all holding; a thread in pause(2) must be signalled then, until it is gone.
+// The same for so many rounds of a loop, with the flags too.
+void hold_counting(uint64_t seed, uint64_t rounds);
+// Ends all other holding; a thread in pause(2) must be signalled then, until it is gone.
 void end_holding();
 
 // AMX tiles: false where the CPU or the kernel has none.

@@ -260,6 +260,15 @@ void OwnState::compare() {
   }
 }
 
+void OwnState::compare_once_settled() {
+  for (int tries = 0; tries < 1000; ++tries) {
+    read(after_);
+    if (before_ == after_) return;
+    sleep_ms(2);
+  }
+  compare();
+}
+
 // ---- Children -------------------------------------------------------------------------------
 namespace {
 

@@ -42,6 +42,8 @@ class OwnState {
  public:
   void remember();
   void compare();
+  // The same, but what was left behind by something that was killed has a moment to go.
+  void compare_once_settled();
 
  private:
   enum Part { kMappings, kDescriptors, kTasks, kChildren, kParts };

@@ -1,9 +1,11 @@
 #include "core/linux/freezer.h"
 
 #include <elf.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -145,6 +147,111 @@ TEST_CASE("what cannot be captured is refused with its reason") {
   int status = 0;
   REQUIRE(::waitpid(other, &status, 0) == other);
   CHECK(status == 0);
+}
+
+namespace {
+
+void wait_until_in_vfork(Tid tid) {
+  while (*ProcDirectory::of(Pid{tid.value}).read_if_allowed("wchan") != "kernel_clone" ||
+         ProcDirectory::of(Pid{tid.value}).stat().state != 'D')
+    ::usleep(1000);
+}
+
+}  // namespace
+
+TEST_CASE("a parent in vfork(2) is held by its child, and goes on once that is gone") {
+  volatile uint64_t* in_child = shared_counter();  // 1: the child waits, 2: the parent went on
+  const Child child([in_child] {
+    std::thread([in_child] {
+      if (::vfork() == 0) {
+        ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+        *in_child = 1;
+        while (true) ::pause();
+      }
+      *in_child = 2;
+    }).detach();
+  });
+  while (*in_child != 1) ::usleep(1000);
+  const Tid parent = ProcDirectory::of(child.pid()).tasks().back();
+  wait_until_in_vfork(parent);
+  Pid vforked;
+  {
+    Tracees tracees;
+    const FrozenTree tree = freeze({child.pid()}, tracees);
+    REQUIRE(tree.processes.size() == 2);
+    vforked = tree.processes[1].pid;
+    REQUIRE(tree.processes[0].tasks.size() == 2);
+    const FrozenTask& held = tree.processes[0].tasks[1];
+    CHECK(held.tid == parent);
+    REQUIRE(held.in_vfork);
+    CHECK(held.in_vfork->number == SYS_vfork);
+    CHECK(held.in_vfork->stack_pointer != 0);
+    CHECK_FALSE(tracees.contains(parent));
+  }
+  CHECK(*in_child == 1);
+  ::kill(vforked.value, SIGKILL);
+  for (int i = 0; i < 10'000 && *in_child != 2; ++i) ::usleep(1000);
+  CHECK(*in_child == 2);
+}
+
+TEST_CASE("children that exec at once are no obstacle to stopping their parent in vfork(2)") {
+  const Child child([] {
+    std::thread([] {
+      while (true) {
+        const pid_t pid = ::vfork();
+        if (pid == 0) ::execl("/bin/true", "true", nullptr);
+        ::waitpid(pid, nullptr, 0);
+      }
+    }).detach();
+  });
+  for (int round = 0; round < 30; ++round) {
+    Tracees tracees;
+    const FrozenTree tree = freeze({child.pid()}, tracees);
+    CHECK(tree.processes[0].tasks.size() == 2);
+    ::usleep(static_cast<useconds_t>(round) * 100);
+  }
+}
+
+TEST_CASE("a task in uninterruptible sleep is named when its time is over") {
+  volatile uint64_t* reported = shared_counter();
+  // In vfork(2), but for a child that is its sibling: nobody else in the tree could be held for it.
+  const Child child([reported] {
+    std::thread([reported] {
+      if (::syscall(SYS_clone, CLONE_VFORK | CLONE_PARENT | SIGCHLD, 0, 0, 0, 0) == 0) {
+        *reported = static_cast<uint64_t>(::syscall(SYS_getpid));
+        while (true) ::pause();
+      }
+    }).detach();
+  });
+  while (*reported == 0) ::usleep(1000);
+  const auto sibling = static_cast<pid_t>(*reported);
+  const Tid asleep = ProcDirectory::of(child.pid()).tasks().back();
+  wait_until_in_vfork(asleep);
+  // On a thread of its own, whose end lets go of what cannot be detached from while it sleeps.
+  std::thread([&] {
+    Tracees tracees;
+    FreezeOptions options;
+    options.patience = std::chrono::milliseconds(100);
+    CHECK_THROWS_WITH(freeze({child.pid()}, tracees, options),
+                      Contains(fmt::format("cannot stop task {}", asleep.value)) &&
+                          Contains("sleeps uninterruptibly"));
+  }).join();
+  ::kill(sibling, SIGKILL);
+  ::waitpid(sibling, nullptr, 0);
+}
+
+TEST_CASE("hundreds of threads that never sleep are stopped, and run on") {
+  constexpr size_t kThreads = 300;
+  const Child child([] {
+    for (size_t i = 0; i < kThreads; ++i)
+      std::thread([] {
+        for (volatile uint64_t n = 0;;) n = n + 1;
+      }).detach();
+  });
+  const ScopedUrgency urgency;
+  Tracees tracees;
+  const FrozenTree tree = freeze({child.pid()}, tracees);
+  CHECK(tree.processes[0].tasks.size() == kThreads + 1);
 }
 
 TEST_CASE("registers and memory of a stopped task are read") {
