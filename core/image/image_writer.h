@@ -45,6 +45,8 @@ class ImageWriter {
   // A buffer of that size and any content, used again where possible: fresh memory costs more than
   // filling it.
   Bytes spare_buffer(size_t size);
+  // Waits until everything handed in so far is written.
+  void drain();
   // Ordinals for `count` pages to come.
   uint64_t take_page_ordinals(uint64_t count);
   // Writes index, signature and tail, and makes the image durable under its name. More snapshots
@@ -75,7 +77,6 @@ class ImageWriter {
   void pack(Job& job);
   void seal(Job& job) const;
   void write_chunk(const Job& job);
-  void drain();
   void fail(std::exception_ptr error);
   void rethrow_failure() const;
   void keep_buffer(Bytes buffer);

@@ -82,7 +82,7 @@ void parse_attribute(ProcMapping& mapping, std::string_view line) {
   else if (key == "ProtectionKey")
     mapping.protection_key = parse_number<uint32_t>(number).value_or(0);
   else if (value.ends_with(" kB"))
-    mapping.sizes[std::string(key)] = parse_number<uint64_t>(number).value_or(0) * 1024;
+    mapping.sizes.emplace_back(key, parse_number<uint64_t>(number).value_or(0) * 1024);
 }
 
 std::vector<std::string> list_directory(int directory, const char* name, const std::string& path) {
@@ -139,7 +139,7 @@ ProcStat parse_stat(std::string_view text) {
 }
 
 uint64_t ProcMapping::size_of(std::string_view key) const {
-  const auto found = sizes.find(key);
+  const auto found = std::ranges::find(sizes, key, &std::pair<std::string, uint64_t>::first);
   return found == sizes.end() ? 0 : found->second;
 }
 
@@ -173,17 +173,9 @@ std::optional<CallInProgress> parse_call(std::string_view text) {
   return call;
 }
 
-ProcFields::ProcFields(std::string_view text) : text_(text) {
-  for (const std::string_view line : split(text_, '\n')) {
-    const size_t colon = line.find(':');
-    if (colon == std::string_view::npos) continue;
-    fields_.emplace(trim(line.substr(0, colon)), trim(line.substr(colon + 1)));
-  }
-}
-
 std::string_view ProcFields::text(std::string_view key) const {
-  const auto found = fields_.find(key);
-  return found == fields_.end() ? std::string_view() : found->second;
+  const auto values = all(key);
+  return values.empty() ? std::string_view() : values.front();
 }
 
 uint64_t ProcFields::number(std::string_view key, int base) const {
@@ -192,10 +184,18 @@ uint64_t ProcFields::number(std::string_view key, int base) const {
   return parse_number<uint64_t>(value.substr(0, value.find_first_of(" \t")), base).value_or(0);
 }
 
+// Looked up in the text each time: most of its fields nobody asks for.
 std::vector<std::string_view> ProcFields::all(std::string_view key) const {
   std::vector<std::string_view> values;
-  const auto [begin, end] = fields_.equal_range(key);
-  for (auto field = begin; field != end; ++field) values.push_back(field->second);
+  const std::string_view text = text_;
+  for (size_t at = text.find(key); at != std::string_view::npos; at = text.find(key, at + 1)) {
+    const size_t line = text.rfind('\n', at) + 1;  // npos + 1 is 0
+    const size_t end = std::min(text.find('\n', at), text.size());
+    const size_t colon = text.find(':', line);
+    if (colon >= end || trim(text.substr(line, colon - line)) != key) continue;
+    values.push_back(trim(text.substr(colon + 1, end - colon - 1)));
+    at = end - 1;
+  }
   return values;
 }
 

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/base/fd.h"
@@ -38,8 +39,8 @@ struct ProcMapping {
   uint32_t device_major = 0, device_minor = 0;
   std::string name;  // without " (deleted)"
   bool deleted = false;
-  std::map<std::string, uint64_t, std::less<>> sizes;  // "Rss" → bytes
-  std::string flags;                                   // VmFlags
+  std::vector<std::pair<std::string, uint64_t>> sizes;  // {"Rss", bytes}, as smaps lists them
+  std::string flags;                                    // VmFlags
   uint32_t protection_key = 0;
 
   uint64_t size_of(std::string_view key) const;
@@ -58,7 +59,7 @@ std::optional<CallInProgress> parse_call(std::string_view text);  // nullopt: "r
 // "Key:\tvalue" lines, as in status and fdinfo. A key that occurs several times keeps them all.
 class ProcFields {
  public:
-  explicit ProcFields(std::string_view text);
+  explicit ProcFields(std::string_view text) : text_(text) {}
   ProcFields(const ProcFields&) = delete;  // its views point into itself
   ProcFields& operator=(const ProcFields&) = delete;
   // "" if there is none.
@@ -68,7 +69,6 @@ class ProcFields {
 
  private:
   std::string text_;
-  std::multimap<std::string_view, std::string_view> fields_;
 };
 
 // A directory of /proc held open: what is read through it belongs to that very task, even if its

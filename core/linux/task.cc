@@ -65,6 +65,7 @@ bool Identities::Less::operator()(const Key& a, const Key& b) const {
 }
 
 uint32_t Identities::of(Tid tid, int number) {
+  const std::lock_guard lock(mutex_);
   const auto next = static_cast<uint32_t>(ids_.size() + 1);
   return ids_.try_emplace(Key{tid, number}, next).first->second;
 }

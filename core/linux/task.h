@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <map>
+#include <mutex>
 #include <optional>
 #include <string>
 
@@ -32,7 +33,7 @@ std::optional<RobustList> robust_list_of(Tid tid);
 Fd duplicate_descriptor(Tid tid, int number);
 
 // Names what several tasks share, by kcmp(2): equal numbers, from 1, mean one object. Where kcmp is
-// refused, everything counts as not shared.
+// refused, everything counts as not shared. May be used by several threads.
 class Identities {
  public:
   enum class Kind { kFileDescription, kDescriptorTable, kAddressSpace };
@@ -50,6 +51,7 @@ class Identities {
     Kind kind;
     bool operator()(const Key& a, const Key& b) const;
   };
+  std::mutex mutex_;
   std::map<Key, uint32_t, Less> ids_;
 };
 

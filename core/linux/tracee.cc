@@ -4,6 +4,7 @@
 #include <sys/ptrace.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -54,6 +55,47 @@ Refusal explain_refusal(const ProcDirectory& task) {
           "it may have more privileges than you, be marked not dumpable, or be protected by "
           "kernel.yama.ptrace_scope"};
 }
+
+// Interrupts a system call of this thread when the time is over, and every 10 ms from then on, since
+// the first may come just before the call.
+class Alarm {
+ public:
+  explicit Alarm(std::chrono::milliseconds patience)
+      : deadline_(std::chrono::steady_clock::now() + patience) {
+    const auto seconds = patience.count() / 1000, rest = patience.count() % 1000;
+    set({.it_interval = {0, 10'000'000}, .it_value = {seconds, rest * 1'000'000}});
+  }
+  ~Alarm() { set({}); }
+  Alarm(const Alarm&) = delete;
+  Alarm& operator=(const Alarm&) = delete;
+
+  bool is_over() const { return std::chrono::steady_clock::now() >= deadline_; }
+
+ private:
+  static int signal_number() { return SIGRTMAX - 1; }
+  struct Timer {
+    timer_t id{};
+    Timer() {
+      struct sigaction action {};
+      action.sa_handler = [](int) {};
+      ::sigaction(signal_number(), &action, nullptr);
+      sigevent event{};
+      event.sigev_notify = SIGEV_THREAD_ID;
+      event.sigev_signo = signal_number();
+      event._sigev_un._tid = ::gettid();
+      if (::timer_create(CLOCK_MONOTONIC, &event, &id) != 0) throw_errno("cannot create a timer");
+    }
+    ~Timer() { ::timer_delete(id); }
+    Timer(const Timer&) = delete;
+    Timer& operator=(const Timer&) = delete;
+  };
+  static void set(const itimerspec& time) {
+    thread_local const Timer timer;
+    ::timer_settime(timer.id, 0, &time, nullptr);
+  }
+
+  std::chrono::steady_clock::time_point deadline_;
+};
 
 }  // namespace
 
@@ -122,21 +164,21 @@ bool Tracee::poll_stop() {
 }
 
 bool Tracee::wait_stop(std::chrono::milliseconds patience) {
-  const auto deadline = std::chrono::steady_clock::now() + patience;
-  // Most stops come within 20 µs, on another processor. But a real-time thread that spins for long
-  // would keep the tracee from running on this one.
-  for (int spin = 0; spin < 60 && !poll_stop() && !status_.gone(); ++spin) {
-  }
-  for (useconds_t pause = 5; !poll_stop(); pause = std::min<useconds_t>(pause * 2, 5000)) {
-    if (status_.gone() || std::chrono::steady_clock::now() > deadline) return false;
-    ::usleep(pause);
-  }
-  return true;
+  if (status_.stopped() || status_.gone()) return status_.stopped();
+  // Blocking hands the processor to the tracee at once, which polling would keep from it.
+  const Alarm alarm(patience);
+  int status = 0;
+  pid_t got = -1;
+  do {
+    got = ::waitpid(tid_.value, &status, __WALL);
+  } while (got < 0 && errno == EINTR && !alarm.is_over());
+  if (got == tid_.value) status_ = WaitStatus(status);
+  if (got < 0 && errno == ECHILD) status_ = WaitStatus::exited();  // as in poll_stop()
+  return status_.stopped();
 }
 
 std::vector<std::byte> Tracee::register_set(uint32_t note_type) const {
-  std::vector<std::byte> bytes(size_t{64}
-                               << 10);  // AMX needs 11 KiB; the kernel says how much it used
+  std::vector<std::byte> bytes(size_t{16} << 10);  // AMX needs 11 KiB; the kernel says how much
   iovec space{bytes.data(), bytes.size()};
   if (request(PTRACE_GETREGSET, tid_, as_pointer(note_type), &space) != 0)
     throw_errno("cannot read registers of {}", tid_.value);

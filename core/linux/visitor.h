@@ -15,11 +15,11 @@ namespace snapgdb {
 // stays behind.
 class Visitor {
  public:
-  // Memory for results and arguments comes first, then the calls.
+  // Memory for results and arguments, and for many calls.
   static constexpr size_t kScratch = 48 * 1024;
 
-  // Precondition: no Detour::obstacle(host, place, kScratch).
-  Visitor(Tracee& host, const Detour::Place& place);
+  // Preconditions: no Detour::obstacle(host); place.has_room_for(scratch).
+  Visitor(Tracee& host, const Detour::Place& place, size_t scratch = kScratch);
 
   // Bytes of the process's memory, zeros at first.
   uint64_t reserve(size_t bytes);
@@ -31,8 +31,8 @@ class Visitor {
   size_t room() const;
 
   // Performs the calls. `at_end` sees the thread when it has done the last one and still has its
-  // descriptors. Without it, the host performs the calls itself where it may have no further threads
-  // (after unshare(CLONE_NEWPID)).
+  // descriptors. Without it, the host performs the calls itself where they are few, or where it may
+  // have no further threads (after unshare(CLONE_NEWPID)).
   using AtEnd = std::function<void(Tid)>;
   void run(const AtEnd& at_end = {});
   void read(uint64_t address, std::span<std::byte> out) const { detour_.read(address, out); }
@@ -43,7 +43,9 @@ class Visitor {
  private:
   Detour detour_;
   void send_thread(const AtEnd& at_end);
+  void send_host();
 
+  size_t scratch_;
   std::vector<std::byte> reserved_;
   struct Call {
     long number;

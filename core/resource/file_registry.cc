@@ -68,6 +68,7 @@ int64_t mtime_of(const struct stat& status) {
 
 uint32_t FileRegistry::id_for(const ProcDirectory& proc, const ProcMapping& mapping) {
   const Key key{mapping.device_major, mapping.device_minor, mapping.inode};
+  const std::lock_guard lock(mutex_);
   if (const auto known = ids_.find(key); known != ids_.end()) return known->second;
   Fd fd = open_mapped_file(proc, mapping);
   // A file that lives in memory, or has no name any more, may be gone or changed by the time that

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <deque>
 #include <map>
+#include <mutex>
 #include <memory>
 #include <string>
 #include <tuple>
@@ -21,12 +23,18 @@ namespace snapgdb {
 class FileRegistry {
  public:
   // The id of the file behind a mapping; 0 if its content must be taken now instead: it is out of
-  // our reach, not a regular file, or lives in memory only.
+  // our reach, not a regular file, or lives in memory only. May be called by several threads.
   uint32_t id_for(const ProcDirectory& proc, const ProcMapping& mapping);
 
   size_t size() const { return entries_.size(); }
-  const pb::FileRecord& record(uint32_t id) const { return entries_.at(id - 1).record; }
-  void set_executable(uint32_t id) { entries_.at(id - 1).record.set_role(pb::FILE_EXECUTABLE); }
+  const pb::FileRecord& record(uint32_t id) const {
+    const std::lock_guard lock(mutex_);
+    return entries_.at(id - 1).record;
+  }
+  void set_executable(uint32_t id) {
+    const std::lock_guard lock(mutex_);
+    entries_.at(id - 1).record.set_role(pb::FILE_EXECUTABLE);
+  }
 
   // Writes the files registered since the last call, and the separate debug files that go with
   // them. A file that changed meanwhile is named in `missing`.
@@ -46,9 +54,10 @@ class FileRegistry {
              std::vector<pb::Missing>& missing);
   void add_debug_file(const Entry& of);
 
+  mutable std::mutex mutex_;  // while files are registered
   std::map<Key, uint32_t> ids_;
   std::map<std::string, uint32_t> debug_ids_;  // by build-id
-  std::vector<Entry> entries_;                 // id - 1
+  std::deque<Entry> entries_;                  // id - 1; stay where they are
   size_t written_ = 0;
 };
 

@@ -1,14 +1,15 @@
-#include "core/resource/inside.h"
-
+#include <signal.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 
 #include <algorithm>
 #include <array>
+#include <bit>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/linux/visitor.h"
 #include "core/linux/visitor.h"
 #include "core/resource/hosts.h"
 #include "core/resource/resources.h"
@@ -17,6 +18,7 @@ namespace snapgdb {
 namespace {
 
 constexpr int kSignals = 64;
+constexpr size_t kFew = 16, kSmallScratch = 4096;
 constexpr long kGetTidAddress = 40;  // PR_GET_TID_ADDRESS
 
 struct KernelAction {  // struct sigaction of the kernel
@@ -86,19 +88,24 @@ void add_action(uint32_t signal, const KernelAction& action, pb::Process& proces
   out.set_mask(action.mask);
 }
 
-}  // namespace
-
 void ask_process(Tracee& host, const Detour::Place& place, const ProcDirectory& proc,
                  pb::Process& process) {
   list_timers(proc, process);
-  Visitor visitor(host, place);
+  // What is neither caught nor ignored has the default action, whose flags are without effect but
+  // for those of SIGCHLD (SA_NOCLDWAIT).
+  const ProcFields status(proc.read("status"));
+  const uint64_t of_interest = status.number("SigCgt", 16) | status.number("SigIgn", 16) |
+                               uint64_t{1} << (SIGCHLD - 1);
   const auto timer_count = static_cast<size_t>(process.timers_size());
+  const size_t call_count = static_cast<size_t>(std::popcount(of_interest)) + timer_count;
+  Visitor visitor(host, place, call_count > kFew ? Visitor::kScratch : kSmallScratch);
   Results<KernelAction> actions(visitor, kSignals);
   Results<itimerval> intervals(visitor, 3);
   Results<itimerspec> timers(visitor, timer_count);
   Results<int32_t> subreaper(visitor, 1);
   for (uint64_t i = 0; i < kSignals; ++i)
-    visitor.call(SYS_rt_sigaction, {i + 1, 0, actions.address_of(i), 8});
+    if (of_interest >> i & 1)
+      visitor.call(SYS_rt_sigaction, {i + 1, 0, actions.address_of(i), 8});
   for (uint64_t which = 0; which < 3; ++which)
     visitor.call(SYS_getitimer, {which, intervals.address_of(which)});
   visitor.call(SYS_prctl, {PR_GET_CHILD_SUBREAPER, subreaper.address_of(0)});
@@ -125,6 +132,8 @@ void ask_process(Tracee& host, const Detour::Place& place, const ProcDirectory& 
   if (reached < timer_count)
     throw SystemError(fmt::format("{} of {} timers", timer_count - reached, timer_count), E2BIG);
 }
+
+constexpr size_t kAskThreadScratch = 64;
 
 void ask_thread(Tracee& task, const Detour::Place& place, bool is_leader, pb::Thread& thread) {
   struct {
@@ -153,28 +162,8 @@ void ask_thread(Tracee& task, const Detour::Place& place, bool is_leader, pb::Th
   thread.set_parent_death_signal(static_cast<uint32_t>(inside.signal));
 }
 
-namespace {
-
-bool has_armed_timers(const pb::Process& process) {
-  return !process.timers().empty() ||
-         std::ranges::any_of(process.interval_timers(),
-                             [](const pb::IntervalTimer& timer) { return timer.value_ns() != 0; });
-}
-
-// The survey's answer still holds where no task has run since.
-const pb::Process* surveyed(CaptureContext& context, const FrozenProcess& frozen) {
-  const Survey* survey = context.surveys.find(frozen.pid);
-  if (!survey || !survey->inside || has_armed_timers(*survey->inside)) return nullptr;
-  for (const FrozenTask& task : frozen.tasks) {
-    const Tracee* tracee = context.tracee_of(task);
-    if (!tracee || !survey->inside_if_still(frozen.proc, *tracee)) return nullptr;
-  }
-  return &*survey->inside;
-}
-
 void capture_process(CaptureContext& context, const FrozenProcess& frozen, pb::Process& process) {
-  if (const pb::Process* known = surveyed(context, frozen)) return process.MergeFrom(*known);
-  const Host host = host_in(frozen, context, kAskProcessScratch);
+  const Host host = host_in(frozen, context, Visitor::kScratch);
   if (!host.task) return context.lacks(frozen.pid, {}, "signal actions and timers", host.why_not);
   ask_process(*host.task, host.place, frozen.proc, process);
 }
@@ -182,11 +171,6 @@ void capture_process(CaptureContext& context, const FrozenProcess& frozen, pb::P
 void capture_thread(CaptureContext& context, const StoppedTask& stopped, pb::Thread& thread) {
   const FrozenProcess& frozen = stopped.process;
   const Tid tid = stopped.task.tid;
-  const Survey* survey = context.surveys.find(frozen.pid);
-  const Tracee* tracee = context.tracee_of(stopped.task);
-  if (survey && tracee)
-    if (const auto* known = survey->inside_if_still(frozen.proc, *tracee))
-      return thread.MergeFrom(*known);
   const Host host = host_of(stopped, context, kAskThreadScratch);
   if (!host.task)
     return context.lacks(frozen.pid, tid, "alternate stack and address of the thread id",

@@ -329,24 +329,37 @@ Stash::~Stash() {
   ::munmap(data_, size_);
 }
 
-void secure(std::vector<MemoryRun>& plan, const MemorySource& memory, Stash& stash,
+std::optional<uint64_t> Stash::take(size_t size) {
+  const std::lock_guard lock(mutex_);
+  if (size > size_ - used_) return std::nullopt;
+  return std::exchange(used_, used_ + size);
+}
+
+bool secure(std::vector<MemoryRun>& plan, const MemorySource& memory, Stash& stash,
             const std::function<bool(const MemoryRun&)>& wanted) {
+  const auto is_read = [&](const MemoryRun& run) { return run.must_be_secured() && wanted(run); };
+  uint64_t bytes = 0;
+  for (const MemoryRun& run : plan)
+    if (is_read(run)) bytes += run.size;
+  const auto room = stash.take(bytes);
+  if (!room) return false;
+
+  uint64_t position = *room;
   std::vector<MemoryRun> result;
   result.reserve(plan.size());
   for (MemoryRun& run : plan) {
-    if (!run.must_be_secured() || !wanted(run)) {
+    if (!is_read(run)) {
       result.push_back(std::move(run));
       continue;
     }
     for_each_piece(
         run,
         [&](uint64_t address, uint64_t size) {
-          const uint64_t got = page_down(read_run(run, memory, address, stash.next(size)));
-          if (got == 0) return got;
-          result.push_back({.start = address,
-                            .size = got,
-                            .from = From::kSecured,
-                            .offset = stash.keep(got)});
+          const uint64_t got = page_down(read_run(run, memory, address, stash.at(position, size)));
+          if (got)
+            result.push_back(
+                {.start = address, .size = got, .from = From::kSecured, .offset = position});
+          position += got;
           return got;
         },
         [&](uint64_t address) {
@@ -355,6 +368,7 @@ void secure(std::vector<MemoryRun>& plan, const MemorySource& memory, Stash& sta
         });
   }
   plan = std::move(result);
+  return true;
 }
 
 Extents copy_memory(const std::vector<MemoryRun>& plan, const MemorySource& memory,

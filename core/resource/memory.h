@@ -1,7 +1,9 @@
 #pragma once
 
-#include <algorithm>
+#include <functional>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -48,22 +50,23 @@ class Stash {
   Stash(const Stash&) = delete;
   Stash& operator=(const Stash&) = delete;
 
-  size_t room() const { return size_ - used_; }
-  // Where the next bytes go, as far as there is room; keep() says how many are wanted.
-  std::span<std::byte> next(size_t size) { return {data_ + used_, std::min(size, room())}; }
-  uint64_t keep(size_t size) { return std::exchange(used_, used_ + size); }  // at which offset
+  // Sets so many bytes aside; nullopt: there is no room. May be called by several threads.
+  std::optional<uint64_t> take(size_t size);
+  std::span<std::byte> at(uint64_t offset, size_t size) { return {data_ + offset, size}; }
   std::span<const std::byte> at(uint64_t offset, size_t size) const {
     return {data_ + offset, size};
   }
 
  private:
   std::byte* data_;
-  size_t size_, used_ = 0;
+  size_t size_;
+  std::mutex mutex_;
+  size_t used_ = 0;
 };
 
-// Reads every run that `wanted` says into the stash, where it is kSecured from then on.
-// Precondition: there is room for all of them.
-void secure(std::vector<MemoryRun>& plan, const MemorySource& memory, Stash& stash,
+// Reads every run that `wanted` says into the stash, where it is kSecured from then on. False: there
+// is no room for all of them, and nothing was read.
+bool secure(std::vector<MemoryRun>& plan, const MemorySource& memory, Stash& stash,
             const std::function<bool(const MemoryRun&)>& wanted);
 
 // Reads what the plan says and gives its pages to `pages`; returns what lies where.

@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 
 #include <map>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -18,7 +19,7 @@
 
 namespace snapgdb {
 
-// What captures share while the tree is stopped.
+// What captures share while the tree is stopped. Rows that are not by_tracer run in several threads.
 struct CaptureContext {
   const FrozenTree& tree;
   Tracees& tracees;  // of use to rows by_tracer only
@@ -35,14 +36,16 @@ struct CaptureContext {
   Identities address_spaces{Identities::Kind::kAddressSpace};
   // Unix sockets' other ends, by inode of the network namespace.
   std::map<uint64_t, std::map<uint64_t, uint64_t>> unix_peers{};
+  std::mutex mutex{};  // of missing and unix_peers
 
   // Where in a process its tasks can be made to perform system calls (hosts.h).
   struct Ground {
     std::optional<Detour::Place> place;
     std::string why_not;
   };
-  std::map<Pid, Ground> grounds{};
+  std::map<Pid, Ground> grounds{};  // of the tracer
 
+  // May be called by several threads.
   void lacks(Pid pid, Tid tid, std::string_view resource, std::string_view reason);
 };
 

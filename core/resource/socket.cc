@@ -21,6 +21,7 @@ uint64_t unix_peer(CaptureContext& context, const OpenDescriptor& open) {
   const bool known = theirs_fd.valid() && ::fstat(theirs_fd.get(), &theirs) == 0 &&
                      ::stat("/proc/thread-self/ns/net", &ours) == 0;
   if (!known) throw_errno("cannot tell the network namespace");
+  const std::lock_guard lock(context.mutex);
   auto found = context.unix_peers.find(theirs.st_ino);
   if (found == context.unix_peers.end()) {
     const Fd nobody;

@@ -54,16 +54,22 @@ uint64_t SpaceCopy::to_secure() const {
   return bytes;
 }
 
-void SpaceCopy::secure(CaptureContext& context, Stash& stash) {
-  uint64_t in_twin = 0;
+uint64_t SpaceCopy::bytes_for_twin() const {
+  uint64_t bytes = 0;
   for (const MemoryRun& run : plan_)
-    if (run.in_twin) in_twin += run.size;
-  if (in_twin > kWorthATwin) try_twin(context);
+    if (run.from == MemoryRun::From::kMemory && run.in_twin) bytes += run.size;
+  return bytes;
+}
+
+void SpaceCopy::secure_by_reading(Stash& stash) {
+  if (bytes_for_twin() <= kWorthATwin)
+    snapgdb::secure(plan_, memory_, stash, [](const MemoryRun&) { return true; });
+}
+
+void SpaceCopy::secure(CaptureContext& context, Stash& stash) {
+  if (bytes_for_twin() > kWorthATwin) try_twin(context);
   const auto wanted = [&](const MemoryRun& run) { return !(twin_ && run.in_twin); };
-  if (to_secure() <= stash.room())
-    snapgdb::secure(plan_, memory_, stash, wanted);
-  else
-    method_ = "stop-copy";
+  if (!snapgdb::secure(plan_, memory_, stash, wanted)) method_ = "stop-copy";
 }
 
 void SpaceCopy::try_twin(CaptureContext& context) {

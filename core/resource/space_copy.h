@@ -19,7 +19,10 @@ class SpaceCopy {
 
   // Bytes that are not safe yet.
   uint64_t to_secure() const;
-  // Reads into the stash what fits, makes a twin where there is much.
+  // Reads everything into the stash, unless it is so much that a twin would be better. May be called
+  // by any thread.
+  void secure_by_reading(Stash& stash);
+  // The same for what was left, with a twin if one can be made.
   void secure(CaptureContext& context, Stash& stash);
   // Whether something is left that can only be read as long as the tree is stopped.
   bool needs_stop() const { return !twin_ && to_secure() != 0; }
@@ -34,6 +37,7 @@ class SpaceCopy {
   Pid pid() const { return frozen_->pid; }
 
  private:
+  uint64_t bytes_for_twin() const;
   void try_twin(CaptureContext& context);
 
   const FrozenProcess* frozen_;

@@ -5,24 +5,17 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
-#include <cstring>
 #include <exception>
 #include <thread>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/linux/host_task.h"
-#include "core/resource/inside.h"
 
 namespace snapgdb {
 namespace {
 
 constexpr int kMaxRounds = 5;
-constexpr size_t kFewTasks = 16;  // can as well be asked when they are stopped
-// Back into its system call after the survey, and out of it for the capture.
-constexpr uint64_t kOurRuns = 2;
-constexpr std::chrono::milliseconds kPatience{100};  // for a task to stop
 constexpr int kLowPriority = 10;  // nice(2) of what runs beside the program
 
 // Descriptors through which memory is written without the page table being asked: the pages are
@@ -38,24 +31,6 @@ std::string direct_writer(const ProcDirectory& proc, const std::vector<ProcMappi
   }
   const auto is_aio = [](const ProcMapping& mapping) { return mapping.name == "/[aio]"; };
   return std::ranges::any_of(mappings, is_aio) ? "it uses asynchronous I/O" : "";
-}
-
-// How often a task was given a processor: the third number of schedstat
-// (Documentation/scheduler/sched-stats.rst). Where the kernel does not tell, always more.
-uint64_t runs_of(const ProcDirectory& proc, Tid tid) {
-  static std::atomic<uint64_t> unknown = uint64_t{1} << 62;
-  const std::string text =
-      proc.read_if_allowed(fmt::format("task/{}/schedstat", tid.value).c_str()).value_or("");
-  const auto fields = split_blank(text);
-  const auto runs = fields.size() < 3 ? std::nullopt : parse_number<uint64_t>(fields[2]);
-  return runs ? *runs : unknown += kOurRuns + 1;
-}
-
-size_t count_tasks(const std::vector<Pid>& tree) {
-  size_t count = 0;
-  for (const Pid pid : tree)
-    if (const auto proc = ProcDirectory::of_if_alive(pid)) count += proc->tasks().size();
-  return count;
 }
 
 void at_low_priority(const std::function<void()>& work) {
@@ -100,54 +75,15 @@ bool is_same(const ProcMapping& a, const ProcMapping& b) {
 }  // namespace
 
 void Surveys::look(const std::vector<Pid>& roots, PageWriter& pages) {
-  const std::vector<Pid> tree = tree_below(roots);
-  const auto for_each = [&](void (Surveys::*what)(Pid)) {
-    for (const Pid pid : tree) {
-      try {
-        (this->*what)(pid);
-      } catch (const Error&) {
-        // It exited meanwhile, or is out of our reach: the freezer will say so.
-      }
+  FrameChain::warm_up();
+  for (const Pid pid : tree_below(roots)) {
+    try {
+      look_at(pid);
+    } catch (const SystemError&) {
+      // It exited meanwhile, or is out of our reach: the freezer will say so.
     }
-  };
-  for_each(&Surveys::look_at);
-  at_low_priority([&] { copy(pages); });
-  if (count_tasks(tree) > kFewTasks) for_each(&Surveys::ask);
-}
-
-void Surveys::ask(Pid pid) {
-  const auto proc = ProcDirectory::of_if_alive(pid);
-  const auto survey = surveys_.find(pid);
-  if (!proc || survey == surveys_.end() || guards_its_system_calls(*proc)) return;
-  const auto& mappings = survey->second.mappings;
-  const auto gadgets = gadgets_.find(leader_of(pid), mappings);
-  if (!gadgets || !GadgetFinder::verify(leader_of(pid), *gadgets)) return;
-  for (const Tid tid : proc->tasks()) {
-    auto task = Tracee::seize_if_alive(tid);
-    if (!task) continue;
-    task->interrupt_if_alive();
-    if (!task->wait_stop(kPatience) || Detour::obstacle(*task)) continue;
-    TaskSurvey answer{.registers = task->registers()};
-    // What runs will have run on by the time that everything stops.
-    const auto stack = free_stack(mappings, answer.registers.rsp);
-    if (static_cast<int64_t>(answer.registers.orig_rax) < 0 || !stack) continue;
-    const Detour::Place place{*gadgets, stack->low, stack->high};
-    if (!survey->second.inside && place.has_room_for(kAskProcessScratch))
-      ask_process(*task, place, *proc, survey->second.inside.emplace());
-    if (!place.has_room_for(kAskThreadScratch)) continue;
-    ask_thread(*task, place, tid == leader_of(pid), answer.inside);
-    answer.runs = runs_of(*proc, tid);
-    survey->second.tasks.emplace(tid, std::move(answer));
   }
-}
-
-const pb::Thread* Survey::inside_if_still(const ProcDirectory& proc, const Tracee& task) const {
-  const auto known = tasks.find(task.tid());
-  if (known == tasks.end()) return nullptr;
-  const user_regs_struct now = task.registers();
-  const bool is_still = std::memcmp(&now, &known->second.registers, sizeof now) == 0 &&
-                        runs_of(proc, task.tid()) <= known->second.runs + kOurRuns;
-  return is_still ? &known->second.inside : nullptr;
+  at_low_priority([&] { copy(pages); });
 }
 
 void Surveys::look_at(Pid pid) {

@@ -5,19 +5,11 @@
 #include <vector>
 
 #include "core/image/page_writer.h"
-#include "core/image/snapshot.pb.h"
 #include "core/linux/freezer.h"
 #include "core/linux/gadgets.h"
 #include "core/resource/precopy.h"
 
 namespace snapgdb {
-
-// What a task told of itself, and how to know that it has not run since.
-struct TaskSurvey {
-  user_regs_struct registers{};
-  uint64_t runs = 0;  // times it was given a processor
-  pb::Thread inside;
-};
 
 // What is learned of a process before the tree is stopped, since it would take too long then.
 struct Survey {
@@ -25,12 +17,6 @@ struct Survey {
   std::vector<ProcMapping> mappings;
   std::optional<PreCopy> precopy;
   std::string why_not;  // no first copies were made of a large one
-  std::optional<pb::Process> inside;  // ask_process
-  std::map<Tid, TaskSurvey> tasks;
-
-  // What `task` of that process told (ask_thread), if it is still in the same system call and has
-  // run for nothing but our two stops; otherwise nullptr.
-  const pb::Thread* inside_if_still(const ProcDirectory& proc, const Tracee& task) const;
 };
 
 class Surveys {
@@ -46,7 +32,6 @@ class Surveys {
 
  private:
   void look_at(Pid pid);
-  void ask(Pid pid);
   void copy(PageWriter& pages);
 
   std::map<Pid, Survey> surveys_;

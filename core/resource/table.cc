@@ -31,6 +31,7 @@ const ProcFields& StoppedTask::status() const {
 }
 
 void CaptureContext::lacks(Pid pid, Tid tid, std::string_view resource, std::string_view reason) {
+  const std::lock_guard lock(mutex);
   pb::Missing& entry = missing.emplace_back();
   entry.set_pid(pid.value);
   entry.set_tid(tid.value);
