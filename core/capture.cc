@@ -22,7 +22,6 @@
 namespace snapgdb {
 namespace {
 
-
 // What is read while the tree is stopped: about 10 ms at most.
 constexpr size_t kStash = size_t{64} << 20;
 
@@ -74,8 +73,7 @@ void on_all_processors(size_t count, const std::function<void(size_t)>& work) {
   };
   const size_t workers = std::min<size_t>({count, std::thread::hardware_concurrency(), 8});
   std::vector<std::future<void>> others;
-  for (size_t i = 1; i < workers; ++i)
-    others.push_back(std::async(std::launch::async, work_off));
+  for (size_t i = 1; i < workers; ++i) others.push_back(std::async(std::launch::async, work_off));
   work_off();
   for (auto& other : others) other.get();
 }
@@ -96,9 +94,10 @@ struct Collected {
   Spaces spaces;
 };
 
-// First what needs ptrace, which is bound to this thread. It is not done at real-time priority: a task
-// that is asked from inside takes turns with us, and we would keep it from the processor (a system
-// call then takes 110 µs instead of 7). Then what /proc tells, and memory, by all processors.
+// First what needs ptrace, which is bound to this thread. It is not done at real-time priority: a
+// task that is asked from inside takes turns with us, and we would keep it from the processor (a
+// system call then takes 110 µs instead of 7). Then what /proc tells, and memory, by all
+// processors.
 Collected collect(CaptureContext& context, const MemoryOptions& options, Stash& stash) {
   const auto& frozen = context.tree.processes;
   Collected collected;
@@ -202,8 +201,8 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
   Surveys surveys;
   if (tracees.empty()) surveys.look(roots, pages_);
   Stash stash(kStash);
-  // So that none of our threads is in the way while the tree is stopped.
-  image_.drain();
+  image_.drain();  // so that none of our threads is in the way while the tree is stopped
+  surveys.refresh(pages_);
 
   std::optional<ScopedUrgency> urgency(std::in_place);
   const FrozenTree tree = freeze(roots, tracees, options_.freeze);
@@ -221,8 +220,8 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
   urgency.reset();
 
   // The tree runs again. Twins first: as long as there is one, each page the program writes for the
-  // first time is copied. Files come last: they were opened while it was stopped, and what is mapped
-  // from them does not change.
+  // first time is copied. Files come last: they were opened while it was stopped, and what is
+  // mapped from them does not change.
   surveys.release();
   for (pb::Process& process : processes) {
     if (const auto space = spaces.find(process.address_space()); space != spaces.end())

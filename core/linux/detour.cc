@@ -26,10 +26,10 @@ bool read_from(Tid tid, uint64_t address, T& out) {
   return ::process_vm_readv(tid.value, &local, 1, &remote, 1, 0) == sizeof out;
 }
 
-std::optional<user_regs_struct> begun_anew(Tid tid, const user_regs_struct& registers) {
+std::optional<user_regs_struct> begun_anew(const Tracee& task, const user_regs_struct& registers) {
   std::array<std::byte, kCodeBefore> code{};
-  read_from(tid, registers.rip - code.size(), code);  // what cannot be read is no known code
-  return restarted_by_hand(registers, code);
+  read_from(task.tid(), registers.rip - code.size(), code);  // unreadable: no known code
+  return restarted_by_hand(registers, code, task.wait_channel());
 }
 
 // rseq(2): a critical section that was interrupted has to go on at its abort handler. The kernel
@@ -73,7 +73,7 @@ std::optional<std::string> Detour::obstacle(const Tracee& task) {
   if (stop.event() != PTRACE_EVENT_STOP) return "it is being given a signal";
   const user_regs_struct registers = task.registers();
   if (registers.cs != kCodeSegment) return "it runs 32-bit code";
-  if (!begun_anew(task.tid(), registers))
+  if (!begun_anew(task, registers))
     return "it waits in a system call that would end early if snapgdb were killed";
   return std::nullopt;
 }
@@ -84,7 +84,7 @@ Detour::Detour(Tracee& task, const Place& place, size_t scratch)
   scratch_ = (place.high - kHomeSize - scratch) & ~uint64_t{63};
   home_ = (scratch_ + scratch + 63) & ~uint64_t{63};
   FrameChain chain(place_.gadgets, home_);
-  const auto anew = begun_anew(task.tid(), registers_);
+  const auto anew = begun_anew(task, registers_);
   chain.home(anew.value_or(registers_), task.register_set(NT_X86_XSTATE), mask_);
   memory_.resize(chain.end() - scratch_);
   read(scratch_, memory_);
@@ -104,7 +104,8 @@ void Detour::read(uint64_t address, std::span<std::byte> out) const {
   const iovec local{out.data(), out.size()};
   const iovec remote{reinterpret_cast<void*>(address), out.size()};
   const ssize_t n = ::process_vm_readv(task_.tid().value, &local, 1, &remote, 1, 0);
-  if (n != static_cast<ssize_t>(out.size())) throw_errno("cannot read memory of {}", task_.tid().value);
+  if (n != static_cast<ssize_t>(out.size()))
+    throw_errno("cannot read memory of {}", task_.tid().value);
 }
 
 void Detour::write(uint64_t address, std::span<const std::byte> bytes) {

@@ -66,8 +66,8 @@ class Detour {
   bool away_ = false;
 };
 
-// The free memory below a stack pointer, where it lies on the stack of the main thread or on one with
-// a guard region below (pthreads). Others (goroutines, coroutines) may be tiny.
+// The free memory below a stack pointer, where it lies on the stack of the main thread or on one
+// with a guard region below (pthreads). Others (goroutines, coroutines) may be tiny.
 struct FreeStack {
   uint64_t low = 0, high = 0;
 };

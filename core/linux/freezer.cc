@@ -70,12 +70,6 @@ void check_root(Pid pid) {
     refuse(pid, "it is a zombie: it has exited, only its exit status is left");
 }
 
-// The kernel may be built without names, or keep them from us.
-std::string wait_channel(const ProcDirectory& task) {
-  const std::string channel = task.read_if_allowed("wchan").value_or("0");
-  return channel == "0" ? "" : channel;
-}
-
 // "it sleeps uninterruptibly in do_sys_poll"
 std::string why_it_does_not_stop(Tid tid) {
   const auto proc = ProcDirectory::of_if_alive(Pid{tid.value});
@@ -201,10 +195,12 @@ bool Freezer::stop_task(FrozenTask& task) {
     if (!tracee) return false;
     known = tracees_.emplace(task.tid, std::move(*tracee)).first;
   }
-  if (known->second.is_stopped())
+  if (known->second.is_stopped()) {
     task = {task.tid, 'R', ""};  // held by us as it ran into a signal
-  else
+  } else {
+    known->second.set_wait_channel(task.wait_channel_before);
     known->second.interrupt_if_alive();
+  }
   return true;
 }
 

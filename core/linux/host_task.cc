@@ -34,8 +34,10 @@ HostTask stop_a_host(const ProcDirectory& proc, const std::vector<ProcMapping>& 
   // Rather one that is not waiting by means of a restart block: see Detour.
   std::optional<HostTask> second_best;
   for (const Tid tid : tids) {
+    const auto directory = ProcDirectory::of_if_alive(Pid{tid.value});  // threads have one too
     auto task = Tracee::seize_if_alive(tid);
     if (!task) continue;
+    if (directory) task->set_wait_channel(wait_channel(*directory));  // it still runs
     task->interrupt_if_alive();
     if (!task->wait_stop(kPatience)) continue;
     if (Detour::obstacle(*task)) continue;

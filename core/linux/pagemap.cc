@@ -73,8 +73,7 @@ void Pagemap::classify_anonymous(uint64_t start, uint64_t end, const Found& foun
 }
 
 // False: this kernel does not have it.
-bool Pagemap::scan(uint64_t start, uint64_t end, uint64_t file_category,
-                   const Found& found) const {
+bool Pagemap::scan(uint64_t start, uint64_t end, uint64_t file_category, const Found& found) const {
   std::array<PageRegion, 512> regions;
   ScanArguments arguments = arguments_for(regions, end);
   uint64_t guard = kIsGuard;

@@ -31,8 +31,8 @@ class Pagemap {
   // Calls `found` for adjoining runs that together cover [start, end).
   using Found = std::function<void(const PageRun&)>;
   void classify(uint64_t start, uint64_t end, const Found& found) const;
-  // The same of anonymous memory, where there are no kFile pages: ten times faster, since the kernel
-  // need not look at each page itself.
+  // The same of anonymous memory, where there are no kFile pages: ten times faster, since the
+  // kernel need not look at each page itself.
   void classify_anonymous(uint64_t start, uint64_t end, const Found& found) const;
 
   // In ranges whose writes are tracked: calls `found` for each run of pages that are there and were

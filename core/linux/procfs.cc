@@ -280,4 +280,9 @@ std::vector<Pid> ProcDirectory::children_of(const std::vector<Tid>& tids) const 
   return pids;
 }
 
+std::string wait_channel(const ProcDirectory& task) {
+  const std::string channel = task.read_if_allowed("wchan").value_or("0");
+  return channel == "0" ? "" : channel;
+}
+
 }  // namespace snapgdb

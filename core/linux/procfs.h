@@ -102,4 +102,8 @@ class ProcDirectory {
   std::string path_;
 };
 
+// The kernel function that a task (/proc/PID/task/TID) sleeps in; "" where it runs, or where the
+// kernel was built without names or keeps them from us.
+std::string wait_channel(const ProcDirectory& task);
+
 }  // namespace snapgdb

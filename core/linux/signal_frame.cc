@@ -52,6 +52,28 @@ bool was_interrupted(const user_regs_struct& registers) {
           result == kRestartBlock);
 }
 
+// mov $NUMBER, %eax; syscall: so the wrappers of the C libraries do it, and Go.
+std::optional<uint32_t> number_in(std::span<const std::byte, kCodeBefore> code) {
+  constexpr std::byte kMove{0xb8}, kSyscall[] = {std::byte{0x0f}, std::byte{0x05}};
+  if (code[0] != kMove || !std::ranges::equal(code.last<2>(), kSyscall)) return std::nullopt;
+  uint32_t number = 0;
+  std::memcpy(&number, &code[1], sizeof number);
+  return number;
+}
+
+// The only calls with a restart block (set_restart_fn in the kernel's sources), by where they
+// sleep.
+std::optional<uint32_t> number_by(std::string_view wait_channel,
+                                  const user_regs_struct& registers) {
+  constexpr uint64_t kMaxClock =
+      64;  // clock_nanosleep(2) begins with a clock, nanosleep(2) with a pointer
+  if (wait_channel.starts_with("futex")) return SYS_futex;
+  if (wait_channel.find("poll") != std::string_view::npos) return SYS_poll;
+  if (wait_channel.find("nanosleep") == std::string_view::npos) return std::nullopt;
+  const auto first = static_cast<int64_t>(registers.rdi);
+  return first < static_cast<int64_t>(kMaxClock) ? SYS_clock_nanosleep : SYS_nanosleep;
+}
+
 // Where each component ends in the standard format (Intel SDM vol. 1, 13.4.3). Asked once: under a
 // hypervisor, cpuid takes longer than a system call.
 std::array<uint32_t, 64> component_ends() {
@@ -98,18 +120,17 @@ bool waits_with_restart_block(const user_regs_struct& registers) {
 }
 
 std::optional<user_regs_struct> restarted_by_hand(const user_regs_struct& registers,
-                                                  std::span<const std::byte, kCodeBefore> code) {
+                                                  std::span<const std::byte, kCodeBefore> code,
+                                                  std::string_view wait_channel) {
   if (!was_interrupted(registers)) return registers;
   user_regs_struct anew = registers;
   anew.rip -= 2;  // the length of its syscall instruction
   anew.rax = registers.orig_rax;
   if (anew.rax != SYS_restart_syscall) return anew;
-  // mov $NUMBER, %eax; syscall: so the C libraries and Go do it.
-  constexpr std::byte kMove{0xb8}, kSyscall[] = {std::byte{0x0f}, std::byte{0x05}};
-  if (code[0] != kMove || !std::ranges::equal(code.last<2>(), kSyscall)) return std::nullopt;
-  uint32_t number = 0;
-  std::memcpy(&number, &code[1], sizeof number);
-  anew.rax = number;
+  auto number = number_in(code);
+  if (!number) number = number_by(wait_channel, registers);
+  if (!number) return std::nullopt;
+  anew.rax = *number;
   return anew;
 }
 

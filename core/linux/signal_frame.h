@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "core/linux/gadgets.h"
@@ -59,12 +60,13 @@ class FrameChain {
 // signal frame would lose it (nanosleep(2), poll(2), futex(2) with a relative timeout).
 bool waits_with_restart_block(const user_regs_struct& registers);
 
-// The registers of a task that ptrace shows in an interrupted system call, as they have to be for it
-// to begin that call anew; of any other task, as they are. `code`: the instruction bytes before rip,
-// since of a call that was restarted once, the number is no longer in a register. nullopt: it cannot
-// be told.
+// The registers of a task that ptrace shows in an interrupted system call, as they have to be for
+// it to begin that call anew; of any other task, as they are. Of a call that was restarted once,
+// the number is no longer in a register: it is told from `code`, the instruction bytes before rip,
+// or from the function of the kernel where it waits. nullopt: it cannot be told.
 inline constexpr size_t kCodeBefore = 7;
 std::optional<user_regs_struct> restarted_by_hand(const user_regs_struct& registers,
-                                                  std::span<const std::byte, kCodeBefore> code);
+                                                  std::span<const std::byte, kCodeBefore> code,
+                                                  std::string_view wait_channel);
 
 }  // namespace snapgdb

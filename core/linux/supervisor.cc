@@ -139,9 +139,10 @@ int Supervisor::run(const OnFatal& on_fatal) {
       continue;
     }
     const auto known = tracees_.find(Tid{tid});
-    Tracee& tracee = known != tracees_.end()
-                         ? known->second
-                         : tracees_.emplace(Tid{tid}, Tracee::adopt(Tid{tid}, kFollow)).first->second;
+    Tracee& tracee =
+        known != tracees_.end()
+            ? known->second
+            : tracees_.emplace(Tid{tid}, Tracee::adopt(Tid{tid}, kFollow)).first->second;
     tracee.set_status(reported);
   }
 }

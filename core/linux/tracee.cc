@@ -56,8 +56,8 @@ Refusal explain_refusal(const ProcDirectory& task) {
           "kernel.yama.ptrace_scope"};
 }
 
-// Interrupts a system call of this thread when the time is over, and every 10 ms from then on, since
-// the first may come just before the call.
+// Interrupts a system call of this thread when the time is over, and every 10 ms from then on,
+// since the first may come just before the call.
 class Alarm {
  public:
   explicit Alarm(std::chrono::milliseconds patience)
@@ -131,11 +131,15 @@ std::optional<Tracee> Tracee::seize_if_alive(Tid tid, uint64_t options) {
 }
 
 Tracee::Tracee(Tracee&& other) noexcept
-    : tid_(std::exchange(other.tid_, {})), options_(other.options_), status_(other.status_) {}
+    : tid_(std::exchange(other.tid_, {})),
+      options_(other.options_),
+      wait_channel_(std::move(other.wait_channel_)),
+      status_(other.status_) {}
 
 Tracee& Tracee::operator=(Tracee&& other) noexcept {
   std::swap(tid_, other.tid_);
   std::swap(options_, other.options_);
+  std::swap(wait_channel_, other.wait_channel_);
   std::swap(status_, other.status_);
   return *this;
 }

@@ -54,6 +54,9 @@ class Tracee {
 
   Tid tid() const { return tid_; }
   uint64_t options() const { return options_; }  // PTRACE_O_*
+  // The kernel function it slept in before it was stopped; "" if that is not known.
+  const std::string& wait_channel() const { return wait_channel_; }
+  void set_wait_channel(std::string name) { wait_channel_ = std::move(name); }
   bool is_stopped() const { return status_.stopped(); }
   WaitStatus status() const { return status_; }
   void set_status(WaitStatus status) { status_ = status; }
@@ -96,6 +99,7 @@ class Tracee {
 
   Tid tid_;
   uint64_t options_ = 0;
+  std::string wait_channel_;
   WaitStatus status_;
 };
 

@@ -11,10 +11,10 @@
 
 namespace snapgdb {
 
-// The twin's parent has to vanish without a zombie that the program would have to wait for. So there
-// are three: a thread of the program clones a go-between that shares its memory, and waits for it
-// and only for it; the go-between clones the twin and exits. Each works off its own chain of frames
-// and ends by itself, whoever watches.
+// The twin's parent has to vanish without a zombie that the program would have to wait for. So
+// there are three: a thread of the program clones a go-between that shares its memory, and waits
+// for it and only for it; the go-between clones the twin and exits. Each works off its own chain of
+// frames and ends by itself, whoever watches.
 Tracee Twin::make(Tracee& host, const Detour::Place& place) {
   Detour detour(host, place, kScratch);
   FrameChain of_twin(detour.gadgets(), detour.scratch());

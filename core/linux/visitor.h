@@ -54,7 +54,6 @@ class Visitor {
   std::vector<Call> calls_;
 };
 
-
 // clone(2)'s flags for such a thread. Not CLONE_FILES: what it opens must not show up among the
 // program's descriptors.
 inline constexpr uint64_t kVisitorThread =

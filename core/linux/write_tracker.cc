@@ -40,14 +40,15 @@ WriteTracker::WriteTracker(Tracee& host, const Detour::Place& place, const ProcD
   visitor.call(SYS_userfaultfd, {O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY});
   visitor.run([&](Tid thread) { userfault_ = fetch_descriptor(thread, kFirstDescriptor); });
   visitor.host().go_home();
-  uffdio_api api{UFFD_API, UFFD_FEATURE_PAGEFAULT_FLAG_WP | kWriteProtectAsync | kWriteProtectUnpopulated, 0};
+  uffdio_api api{UFFD_API,
+                 UFFD_FEATURE_PAGEFAULT_FLAG_WP | kWriteProtectAsync | kWriteProtectUnpopulated, 0};
   if (::ioctl(userfault_.get(), UFFDIO_API, &api) != 0)
     throw_errno("cannot track writes by userfaultfd");
 }
 
 // Unprotecting is what takes long, so it comes first, slice by slice: a page fault of the program
-// waits for one slice at most. Unregistering a part of a mapping would split it, and mremap(2) fails
-// on a mapping that is split.
+// waits for one slice at most. Unregistering a part of a mapping would split it, and mremap(2)
+// fails on a mapping that is split.
 WriteTracker::~WriteTracker() {
   if (!userfault_.valid()) return;
   for (const Range& range : ranges_) {

@@ -15,8 +15,9 @@ namespace snapgdb {
 
 // Knows which pages of a running process were written since they were last asked for, by
 // write-protecting them through a userfaultfd whose faults the kernel resolves itself
-// (UFFD_FEATURE_WP_ASYNC, Linux 6.7; ioctl_userfaultfd(2), Documentation/admin-guide/mm/pagemap.rst).
-// The program pays 1 µs for the first write to each page afterwards, and sees nothing.
+// (UFFD_FEATURE_WP_ASYNC, Linux 6.7; ioctl_userfaultfd(2),
+// Documentation/admin-guide/mm/pagemap.rst). The program pays 1 µs for the first write to each page
+// afterwards, and sees nothing.
 //
 // If we are killed, the kernel closes the userfaultfd, and all is as before.
 class WriteTracker {

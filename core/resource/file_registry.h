@@ -2,8 +2,8 @@
 
 #include <deque>
 #include <map>
-#include <mutex>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <tuple>
 #include <vector>

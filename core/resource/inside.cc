@@ -10,7 +10,6 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/linux/visitor.h"
-#include "core/linux/visitor.h"
 #include "core/resource/hosts.h"
 #include "core/resource/resources.h"
 
@@ -94,8 +93,8 @@ void ask_process(Tracee& host, const Detour::Place& place, const ProcDirectory& 
   // What is neither caught nor ignored has the default action, whose flags are without effect but
   // for those of SIGCHLD (SA_NOCLDWAIT).
   const ProcFields status(proc.read("status"));
-  const uint64_t of_interest = status.number("SigCgt", 16) | status.number("SigIgn", 16) |
-                               uint64_t{1} << (SIGCHLD - 1);
+  const uint64_t of_interest =
+      status.number("SigCgt", 16) | status.number("SigIgn", 16) | uint64_t{1} << (SIGCHLD - 1);
   const auto timer_count = static_cast<size_t>(process.timers_size());
   const size_t call_count = static_cast<size_t>(std::popcount(of_interest)) + timer_count;
   Visitor visitor(host, place, call_count > kFew ? Visitor::kScratch : kSmallScratch);
@@ -104,8 +103,7 @@ void ask_process(Tracee& host, const Detour::Place& place, const ProcDirectory& 
   Results<itimerspec> timers(visitor, timer_count);
   Results<int32_t> subreaper(visitor, 1);
   for (uint64_t i = 0; i < kSignals; ++i)
-    if (of_interest >> i & 1)
-      visitor.call(SYS_rt_sigaction, {i + 1, 0, actions.address_of(i), 8});
+    if (of_interest >> i & 1) visitor.call(SYS_rt_sigaction, {i + 1, 0, actions.address_of(i), 8});
   for (uint64_t which = 0; which < 3; ++which)
     visitor.call(SYS_getitimer, {which, intervals.address_of(which)});
   visitor.call(SYS_prctl, {PR_GET_CHILD_SUBREAPER, subreaper.address_of(0)});

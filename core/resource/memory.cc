@@ -112,7 +112,10 @@ class Planner {
  public:
   Planner(const FrozenProcess& frozen, const FileRegistry& files, const MemoryOptions& options,
           const PreCopy* early)
-      : frozen_(frozen), files_(files), options_(options), early_(early),
+      : frozen_(frozen),
+        files_(files),
+        options_(options),
+        early_(early),
         pagemap_(frozen.task_proc) {}
 
   void plan(const pb::Vma& vma);
@@ -283,8 +286,8 @@ std::shared_ptr<const Fd> Planner::object_of(const pb::Vma& vma) {
 size_t read_run(const MemoryRun& run, const MemorySource& memory, uint64_t address,
                 std::span<std::byte> out) {
   if (run.from == From::kMemory) return memory.read(address, out);
-  const size_t n = pread_upto(run.object->get(), out, run.offset + (address - run.start),
-                              "shared memory");
+  const size_t n =
+      pread_upto(run.object->get(), out, run.offset + (address - run.start), "shared memory");
   // Its last page is filled up with zeros, as the program sees it.
   std::ranges::fill(out.subspan(n), std::byte{0});
   return out.size();
@@ -398,7 +401,9 @@ Extents copy_memory(const std::vector<MemoryRun>& plan, const MemorySource& memo
         };
         for_each_piece(
             run,
-            [&](uint64_t address, uint64_t size) { return pages.copy(extents, address, size, read); },
+            [&](uint64_t address, uint64_t size) {
+              return pages.copy(extents, address, size, read);
+            },
             [&](uint64_t address) { extents.append_missing(address, kPageSize, kRefused); });
         break;
       }

@@ -25,7 +25,15 @@ struct MemoryOptions {
 // table; carried out by copy_memory when it runs again.
 struct MemoryRun {
   uint64_t start = 0, size = 0;
-  enum class From { kMemory, kObject, kFile, kZero, kMissing, kCopied, kSecured } from = From::kZero;
+  enum class From {
+    kMemory,
+    kObject,
+    kFile,
+    kZero,
+    kMissing,
+    kCopied,
+    kSecured
+  } from = From::kZero;
   uint64_t offset = 0;  // kObject, kFile: bytes; kCopied: page ordinal; kSecured: in the Stash
   uint32_t file = 0;    // kFile
   std::shared_ptr<const Fd> object = {};  // kObject: shared memory, read through its file
@@ -64,8 +72,8 @@ class Stash {
   size_t used_ = 0;
 };
 
-// Reads every run that `wanted` says into the stash, where it is kSecured from then on. False: there
-// is no room for all of them, and nothing was read.
+// Reads every run that `wanted` says into the stash, where it is kSecured from then on. False:
+// there is no room for all of them, and nothing was read.
 bool secure(std::vector<MemoryRun>& plan, const MemorySource& memory, Stash& stash,
             const std::function<bool(const MemoryRun&)>& wanted);
 

@@ -13,11 +13,11 @@
 namespace snapgdb {
 namespace {
 
-constexpr uint64_t kSlice = uint64_t{32} << 20;      // of a range, between two looks at it
-constexpr uint64_t kWorthTracking = 512 * 1024;      // bytes of one mapping
-constexpr useconds_t kProbe = 10'000;                // µs
-constexpr double kSecondsPerPage = 2.5e-6;           // to read, hash and hand on
-constexpr uint64_t kFewPages = 1000;                 // read again in about a millisecond
+constexpr uint64_t kSlice = uint64_t{32} << 20;  // of a range, between two looks at it
+constexpr uint64_t kWorthTracking = 512 * 1024;  // bytes of one mapping
+constexpr useconds_t kProbe = 10'000;            // µs
+constexpr double kSecondsPerPage = 2.5e-6;       // to read, hash and hand on
+constexpr uint64_t kFewPages = 250;              // read again in a third of a millisecond
 
 bool is_private_anonymous(const ProcMapping& mapping) {
   constexpr std::string_view kNotTrackable[] = {"io", "pf", "um", "uw", "ht", "dd", "ss"};
@@ -50,9 +50,8 @@ Extents overlay(const Extents& older, const Extents& newer) {
 }
 
 PageWriter::Read reader(const MemorySource& memory) {
-  return [&memory](uint64_t address, std::span<std::byte> out) {
-    return memory.read(address, out);
-  };
+  return
+      [&memory](uint64_t address, std::span<std::byte> out) { return memory.read(address, out); };
 }
 
 }  // namespace

@@ -24,8 +24,8 @@ class PreCopy {
   bool is_too_busy() const;
   // Copies all but what is being written just now.
   void copy_all(PageWriter& pages);
-  // Copies what was written since. False: there is no use in doing it again; what is left is little,
-  // or does not become less.
+  // Copies what was written since. False: there is no use in doing it again; what is left is
+  // little, or does not become less.
   bool copy_again(PageWriter& pages);
 
   // What was copied. It holds for the pages that the page table calls unwritten (PageRun).

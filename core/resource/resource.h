@@ -19,7 +19,8 @@
 
 namespace snapgdb {
 
-// What captures share while the tree is stopped. Rows that are not by_tracer run in several threads.
+// What captures share while the tree is stopped. Rows that are not by_tracer run in several
+// threads.
 struct CaptureContext {
   const FrozenTree& tree;
   Tracees& tracees;  // of use to rows by_tracer only

@@ -19,8 +19,8 @@ class SpaceCopy {
 
   // Bytes that are not safe yet.
   uint64_t to_secure() const;
-  // Reads everything into the stash, unless it is so much that a twin would be better. May be called
-  // by any thread.
+  // Reads everything into the stash, unless it is so much that a twin would be better. May be
+  // called by any thread.
   void secure_by_reading(Stash& stash);
   // The same for what was left, with a twin if one can be made.
   void secure(CaptureContext& context, Stash& stash);

@@ -115,6 +115,11 @@ void Surveys::copy(PageWriter& pages) {
     });
 }
 
+void Surveys::refresh(PageWriter& pages) {
+  for (auto& [pid, survey] : surveys_)
+    if (survey.precopy) unless_it_ends(survey, [&] { return survey.precopy->copy_again(pages); });
+}
+
 const Survey* Surveys::find(Pid pid) const {
   const auto found = surveys_.find(pid);
   return found == surveys_.end() ? nullptr : &found->second;

@@ -25,6 +25,9 @@ class Surveys {
   // A process that cannot be surveyed is none the worse for it: it takes longer when stopped.
   void look(const std::vector<Pid>& roots, PageWriter& pages);
 
+  // Copies once more what was written since. Short; to be done just before the stop.
+  void refresh(PageWriter& pages);
+
   const Survey* find(Pid pid) const;
   GadgetFinder& gadgets() { return gadgets_; }
   // Lets the processes write again without our being told. They may notice if it happens at once.
@@ -38,9 +41,9 @@ class Surveys {
   GadgetFinder gadgets_;
 };
 
-// The mappings of a process that is stopped, as smaps shows them; but of one that was surveyed, with
-// the sizes and flags of the survey, since reading smaps takes time in proportion to memory. Flags
-// are "" where the mapping is new since.
+// The mappings of a process that is stopped, as smaps shows them; but of one that was surveyed,
+// with the sizes and flags of the survey, since reading smaps takes time in proportion to memory.
+// Flags are "" where the mapping is new since.
 std::vector<ProcMapping> mappings_now(const ProcDirectory& proc, const Survey* survey);
 
 }  // namespace snapgdb

@@ -52,12 +52,23 @@ class Target:
 
 
 class Result:
-    def __init__(self, name, gap, wall, size):
-        self.name, self.gap, self.wall, self.size = name, gap, wall, size
+    def __init__(self, name, gap, wall, size, peak):
+        self.name, self.gap, self.wall, self.size, self.peak = name, gap, wall, size, peak
 
 
 def command_output(command):
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
+
+
+def peak_memory(command):
+    """Runs it; the most memory that it had, in bytes."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    said = process.stderr.read().decode()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise SystemExit(f"bench: {' '.join(command)}: {said}")
+    return usage.ru_maxrss * KIB
 
 
 def size_of(pattern):
@@ -66,41 +77,54 @@ def size_of(pattern):
 
 
 def measure(name, target, directory, take, check=None, rounds=3):
-    """Medians of several rounds of take(directory)."""
-    gaps, walls, sizes = [], [], []
+    """Medians of several rounds of take(directory), which returns the memory it took."""
+    gaps, walls, sizes, peaks = [], [], [], []
     for _ in range(rounds):
         for path in glob.glob(os.path.join(directory, "*")):
             os.unlink(path)
         target.longest_gap()
         start = time.monotonic()
-        take(directory)
+        peaks.append(take(directory))
         walls.append(time.monotonic() - start)
         gaps.append(target.longest_gap())
         sizes.append(size_of(os.path.join(directory, "*")))
         if check:
             check(directory)
-    return Result(name, statistics.median(gaps), statistics.median(walls), statistics.median(sizes))
+    return Result(name, *map(statistics.median, (gaps, walls, sizes, peaks)))
 
 
 def table(title, memory, results):
     print(f"\n{title}")
-    print(f"  {'':34} {'longest gap':>12} {'ratio':>7} {'wall':>9} {'ratio':>7} {'MiB/s':>7} {'size MiB':>9}")
+    print(f"  {'':34} {'longest gap':>12} {'ratio':>7} {'wall':>9} {'ratio':>7} {'MiB/s':>7} {'size MiB':>9}"
+          f" {'peak MiB':>9}")
     first = results[0]
     for r in results:
         print(f"  {r.name:34} {r.gap * 1e3:9.1f} ms {r.gap / first.gap:7.3f} {r.wall:7.2f} s "
-              f"{r.wall / first.wall:7.3f} {memory / MIB / r.wall:7.0f} {r.size / MIB:9.1f}")
+              f"{r.wall / first.wall:7.3f} {memory / MIB / r.wall:7.0f} {r.size / MIB:9.1f} {r.peak / MIB:9.0f}")
 
 
 def capture(snapgdb, target, *options):
     def take(directory):
-        command_output([snapgdb, "capture", str(target.pid), "-o", f"{directory}/x.snapgdb", *options])
+        return peak_memory([snapgdb, "capture", str(target.pid), "-o", f"{directory}/x.snapgdb", *options])
     return take
 
 
 def gcore(target):
     def take(directory):
-        for pid in target.tree():
-            command_output(["gcore", "-o", f"{directory}/core", str(pid)])
+        return max(peak_memory(["gcore", "-o", f"{directory}/core", str(pid)]) for pid in target.tree())
+    return take
+
+
+def zstd(snapgdb, target):
+    """What compressing alone takes: all processors, the same level, the same bytes."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        capture(snapgdb, target, "--level", "0")(elsewhere)
+        with open(f"{elsewhere}/x.snapgdb", "rb") as file:
+            bytes_captured = file.read()
+
+    def take(directory):
+        subprocess.run(["zstd", "-q", "-1", "-T0", "-o", f"{directory}/x.zst"], input=bytes_captured, check=True)
+        return 0
     return take
 
 
@@ -115,6 +139,8 @@ def compare(options, title, memory, target):
                 capture(options.snapgdb, target, "--level", "0"), verify(options.snapgdb), options.rounds),
         measure("snapgdb capture", target, options.work, capture(options.snapgdb, target),
                 verify(options.snapgdb), options.rounds),
+        measure("zstd -1 -T0 of the same bytes", target, options.work, zstd(options.snapgdb, target),
+                rounds=options.rounds),
     ]
     target.end()
     table(title, memory, results)

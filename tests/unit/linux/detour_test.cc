@@ -29,8 +29,8 @@ class Child {
  public:
   explicit Child(const std::function<int()>& body) {
     REQUIRE(::pipe(pipe_) == 0);
-    memory_ = static_cast<char*>(::mmap(nullptr, kPages * 4096, PROT_READ | PROT_WRITE,
-                                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    memory_ = static_cast<char*>(
+        ::mmap(nullptr, kPages * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     for (size_t i = 0; i < kPages; ++i) memory_[i * 4096] = static_cast<char>('a' + i % 26);
     pid_ = ::fork();
     if (pid_ == 0) {
@@ -210,4 +210,28 @@ TEST_CASE("a twin keeps memory as it was while the program runs on, and leaves n
   }
   CHECK(child.proc().read("maps") == maps);
   CHECK(child.exit_status() == 0);
+}
+
+TEST_CASE("a system call that was restarted once is begun anew under its own number") {
+  constexpr uint64_t kRestartBlock = static_cast<uint64_t>(-516);
+  constexpr std::array<std::byte, kCodeBefore> kUnknown{};
+  constexpr std::array<std::byte, kCodeBefore> kPoll{
+      std::byte{0xb8}, std::byte{SYS_poll}, {}, {}, {}, std::byte{0x0f}, std::byte{0x05}};
+  user_regs_struct registers{};
+  registers.rip = 0x1002;
+  registers.rax = kRestartBlock;
+  registers.orig_rax = SYS_restart_syscall;
+  CHECK(waits_with_restart_block(registers));
+  CHECK_FALSE(restarted_by_hand(registers, kUnknown, "").has_value());
+  CHECK(restarted_by_hand(registers, kPoll, "")->rax == SYS_poll);
+  CHECK(restarted_by_hand(registers, kPoll, "")->rip == 0x1000);
+  CHECK(restarted_by_hand(registers, kUnknown, "futex_do_wait")->rax == SYS_futex);
+  registers.rdi = CLOCK_MONOTONIC;
+  CHECK(restarted_by_hand(registers, kUnknown, "hrtimer_nanosleep")->rax == SYS_clock_nanosleep);
+  registers.rdi = 0x7fff0000;
+  CHECK(restarted_by_hand(registers, kUnknown, "hrtimer_nanosleep")->rax == SYS_nanosleep);
+
+  registers.orig_rax = SYS_read;
+  registers.rax = static_cast<uint64_t>(-EINTR);  // that is a result
+  CHECK(restarted_by_hand(registers, kUnknown, "")->rip == 0x1002);
 }

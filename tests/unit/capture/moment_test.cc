@@ -1,0 +1,130 @@
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+
+#include <catch2/catch.hpp>
+#include <cstring>
+
+#include "core/capture.h"
+#include "core/image/image_reader.h"
+#include "tests/unit/image/sample_image.h"
+
+using namespace snapgdb;
+using namespace snapgdb::test;
+
+namespace {
+
+// Writes 1, 2, 3, … into page after page, round and round: at any moment, the numbers of all pages
+// are consecutive ones, the highest where it wrote last. What was put together from several moments
+// has gaps.
+class Counter {
+ public:
+  struct Options {
+    size_t pages;
+    unsigned pause_us;     // between two writes; 0: as fast as it can
+    bool seccomp = false;  // then nothing can be done inside
+  };
+
+  explicit Counter(const Options& options) : pages_(options.pages) {
+    memory_ = ::mmap(nullptr, pages_ * kPageSize, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    REQUIRE(memory_ != MAP_FAILED);
+    int ready[2];
+    REQUIRE(::pipe(ready) == 0);
+    pid_ = ::fork();
+    if (pid_ == 0) count(options, ready[1]);
+    char byte = 0;
+    REQUIRE(::read(ready[0], &byte, 1) == 1);
+    ::close(ready[0]), ::close(ready[1]);
+  }
+  ~Counter() {
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+    ::munmap(memory_, pages_ * kPageSize);
+  }
+
+  Pid pid() const { return Pid{pid_}; }
+  bool runs() const { return ::waitpid(pid_, nullptr, WNOHANG) == 0; }
+
+  void check(const Snapshot& snapshot) const {
+    std::vector<uint64_t> numbers;
+    for (size_t i = 0; i < pages_; ++i) {
+      uint64_t number = 0;
+      const uint64_t address = reinterpret_cast<uint64_t>(memory_) + i * kPageSize;
+      const auto out = std::as_writable_bytes(std::span(&number, 1));
+      REQUIRE(snapshot.read_memory(snapshot.root(), address, out) == out.size());
+      numbers.push_back(number);
+    }
+    const auto newest = std::ranges::max_element(numbers);
+    std::ranges::rotate(numbers, newest + 1);
+    size_t gaps = 0;
+    for (size_t i = 1; i < numbers.size(); ++i) gaps += numbers[i] != numbers[i - 1] + 1;
+    CHECK(gaps == 0);
+  }
+
+ private:
+  [[noreturn]] void count(const Options& options, int ready) const {
+    auto* words = static_cast<volatile uint64_t*>(memory_);
+    constexpr size_t kWords = kPageSize / sizeof(uint64_t);
+    uint64_t number = 0;
+    for (size_t i = 0; i < pages_; ++i) {
+      for (size_t word = 1; word < kWords; ++word) words[i * kWords + word] = i * word + 1;
+      words[i * kWords] = ++number;
+    }
+    if (options.seccomp) forbid_nothing();
+    if (::write(ready, "r", 1) != 1) ::_exit(1);
+    for (size_t i = 0;; i = (i + 1) % pages_) {
+      words[i * kWords] = ++number;
+      if (options.pause_us) ::usleep(options.pause_us);
+    }
+  }
+  static void forbid_nothing() {
+    sock_filter allow[] = {BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+    const sock_fprog program{1, allow};
+    ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    if (::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) ::_exit(1);
+  }
+
+  size_t pages_;
+  void* memory_;
+  pid_t pid_ = 0;
+};
+
+std::shared_ptr<const Snapshot> captured(const Counter& counter) {
+  static const TemporaryDirectory directory;
+  const std::string path = directory.file("x.snapgdb");
+  Capture capture(OutputFile::create(path), {});
+  Tracees tracees;
+  capture.take({counter.pid()}, tracees, Moment{}, [&] { tracees.clear(); });
+  capture.commit();
+  return open_snapshot(path);
+}
+
+constexpr size_t kLarge = 16 * 1024;  // pages: 64 MiB
+
+}  // namespace
+
+TEST_CASE("memory is of one moment, however it was secured") {
+  struct Case {
+    const char* method;
+    Counter::Options options;
+  };
+  const Case tried = GENERATE(values<Case>({
+      {"", {.pages = 64, .pause_us = 0}},  // too little to be worth anything but reading it
+      {"pre-copy", {.pages = kLarge, .pause_us = 50}},
+      {"twin", {.pages = kLarge, .pause_us = 0}},
+      {"stop-copy", {.pages = 2 * kLarge, .pause_us = 0, .seccomp = true}},
+  }));
+  CAPTURE(tried.method);
+  const Counter counter(tried.options);
+  for (int round = 0; round < 3; ++round) {
+    const auto snapshot = captured(counter);
+    counter.check(*snapshot);
+    if (*tried.method) CHECK(snapshot->record().memory_method() == tried.method);
+    CHECK(counter.runs());
+  }
+}
