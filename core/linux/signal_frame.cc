@@ -69,7 +69,9 @@ std::optional<uint32_t> number_by(std::string_view wait_channel,
       64;  // clock_nanosleep(2) begins with a clock, nanosleep(2) with a pointer
   if (wait_channel.starts_with("futex")) return SYS_futex;
   if (wait_channel.find("poll") != std::string_view::npos) return SYS_poll;
-  if (wait_channel.find("nanosleep") == std::string_view::npos) return std::nullopt;
+  // The functions of sleeping themselves are passed over in wchan (__sched).
+  if (wait_channel.find("nanosleep") == std::string_view::npos && wait_channel != "do_syscall_64")
+    return std::nullopt;
   const auto first = static_cast<int64_t>(registers.rdi);
   return first < static_cast<int64_t>(kMaxClock) ? SYS_clock_nanosleep : SYS_nanosleep;
 }
