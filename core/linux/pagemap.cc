@@ -28,6 +28,7 @@ constexpr unsigned long kPagemapScan = _IOWR('f', 16, ScanArguments);
 constexpr uint64_t kScanProtect = 1 << 0;
 constexpr uint64_t kIsTracked = 1 << 0, kIsWritten = 1 << 1;  // categories
 constexpr uint64_t kIsFile = 1 << 2, kIsPresent = 1 << 3, kIsSwapped = 1 << 4;
+constexpr uint64_t kIsZero = 1 << 5;
 constexpr uint64_t kIsGuard = 1 << 8;  // since 6.16
 
 // Bits of an entry of /proc/PID/pagemap.
@@ -45,6 +46,7 @@ PageClass class_of_entry(uint64_t entry) {
 }
 
 PageClass class_of_categories(uint64_t categories) {
+  if (categories & kIsZero) return PageClass::kZero;
   return class_of(categories & (kIsPresent | kIsSwapped), categories & kIsFile,
                   categories & kIsGuard);
 }
@@ -69,19 +71,18 @@ void Pagemap::classify(uint64_t start, uint64_t end, const Found& found) const {
 }
 
 void Pagemap::classify_anonymous(uint64_t start, uint64_t end, const Found& found) const {
-  if (!scan(start, end, 0, found)) read_entries(start, end, found);
+  if (!scan(start, end, kIsZero, found)) read_entries(start, end, found);
 }
 
 // False: this kernel does not have it.
-bool Pagemap::scan(uint64_t start, uint64_t end, uint64_t file_category, const Found& found) const {
+bool Pagemap::scan(uint64_t start, uint64_t end, uint64_t kind, const Found& found) const {
   std::array<PageRegion, 512> regions;
   ScanArguments arguments = arguments_for(regions, end);
   uint64_t guard = kIsGuard;
   uint64_t covered = start;
   for (arguments.start = start; arguments.start < end; arguments.start = arguments.walk_end) {
     arguments.category_anyof_mask = kIsPresent | kIsSwapped | guard;
-    arguments.return_mask =
-        kIsTracked | kIsWritten | file_category | kIsPresent | kIsSwapped | guard;
+    arguments.return_mask = kIsTracked | kIsWritten | kind | kIsPresent | kIsSwapped | guard;
     const int n = ::ioctl(fd_.get(), kPagemapScan, &arguments);
     if (n < 0 && errno == EINVAL && guard) {
       guard = 0;

@@ -13,6 +13,7 @@ enum class PageClass {
   kAbsent,     // no page: never touched, or dropped
   kAnonymous,  // private to the process, in memory or swapped out
   kFile,       // the page of a file or of shared memory
+  kZero,       // the zero page: anonymous memory that was read and never written
   kGuard,      // MADV_GUARD_INSTALL: touching it is a fault (Linux 6.13)
 };
 
@@ -31,8 +32,8 @@ class Pagemap {
   // Calls `found` for adjoining runs that together cover [start, end).
   using Found = std::function<void(const PageRun&)>;
   void classify(uint64_t start, uint64_t end, const Found& found) const;
-  // The same of anonymous memory, where there are no kFile pages: ten times faster, since the
-  // kernel need not look at each page itself.
+  // The same of anonymous memory, where there are kZero pages but no kFile ones: ten times faster,
+  // since the kernel need not look at each page itself.
   void classify_anonymous(uint64_t start, uint64_t end, const Found& found) const;
 
   // In ranges whose writes are tracked: calls `found` for each run of pages that are there and were
@@ -43,7 +44,7 @@ class Pagemap {
   void for_each_written(uint64_t start, uint64_t end, const FoundWritten& found) const;
 
  private:
-  bool scan(uint64_t start, uint64_t end, uint64_t file_category, const Found& found) const;
+  bool scan(uint64_t start, uint64_t end, uint64_t kind, const Found& found) const;
   void scan_written(uint64_t start, uint64_t end, uint64_t flags, const FoundWritten& found) const;
   void read_entries(uint64_t start, uint64_t end, const Found& found) const;
 

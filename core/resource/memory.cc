@@ -201,7 +201,9 @@ void Planner::plan_anonymous(const pb::Vma& vma) {
   const bool filled_on_demand = has_flag(vma, "um");  // userfaultfd, missing pages
   const bool special = vma.name() == "[vdso]";        // no page of its own in the page table
   classify(vma, [&](uint64_t start, uint64_t end, PageClass what) {
-    if (what != PageClass::kAbsent || special)
+    if (what == PageClass::kZero)
+      add(start, end, From::kZero);
+    else if (what != PageClass::kAbsent || special)
       add_memory(vma, start, end);
     else if (filled_on_demand)
       add_missing(start, end, "userfaultfd had not provided it yet");

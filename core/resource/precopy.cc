@@ -89,7 +89,7 @@ void PreCopy::copy_all(PageWriter& pages) {
   for (const auto& range : tracker_->ranges())
     for (uint64_t at = range.start; at < range.end; at += kSlice)
       pagemap.classify_anonymous(at, std::min(at + kSlice, range.end), [&](const PageRun& run) {
-        if (run.unwritten && run.what != PageClass::kAbsent)
+        if (run.unwritten && run.what == PageClass::kAnonymous)
           pages.copy(copied_, run.start, run.end - run.start, reader(memory));
       });
   pages.flush();

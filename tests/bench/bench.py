@@ -117,14 +117,11 @@ def gcore(target):
 
 def zstd(snapgdb, target):
     """What compressing alone takes: all processors, the same level, the same bytes."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
-        capture(snapgdb, target, "--level", "0")(elsewhere)
-        with open(f"{elsewhere}/x.snapgdb", "rb") as file:
-            bytes_captured = file.read()
-
     def take(directory):
-        subprocess.run(["zstd", "-q", "-1", "-T0", "-o", f"{directory}/x.zst"], input=bytes_captured, check=True)
-        return 0
+        return peak_memory(["zstd", "-q", "-1", "-T0", f"{elsewhere.name}/x.snapgdb", "-o", f"{directory}/x.zst"])
+
+    elsewhere = tempfile.TemporaryDirectory(dir="/dev/shm")
+    capture(snapgdb, target, "--level", "0")(elsewhere.name)
     return take
 
 
