@@ -49,6 +49,20 @@ std::optional<uint64_t> rseq_abort(const Tracee& task, const user_regs_struct& r
   return section.abort;
 }
 
+bool has_unblocked(const std::vector<siginfo_t>& queue, uint64_t mask) {
+  return std::ranges::any_of(
+      queue, [mask](const siginfo_t& info) { return !(mask >> (info.si_signo - 1) & 1); });
+}
+
+// Whether the signal that it is being given can be held back, and would come first again.
+bool can_be_queued_again(const Tracee& task) {
+  if (task.status().signal() == SIGSTOP) return false;
+  const uint64_t mask = task.signal_mask();
+  const bool is_blocked = mask >> (task.status().signal() - 1) & 1;
+  return !is_blocked && !has_unblocked(task.pending(false), mask) &&
+         !has_unblocked(task.pending(true), mask);
+}
+
 }  // namespace
 
 std::optional<FreeStack> free_stack(const std::vector<ProcMapping>& mappings,
@@ -70,7 +84,10 @@ std::optional<FreeStack> free_stack(const std::vector<ProcMapping>& mappings,
 std::optional<std::string> Detour::obstacle(const Tracee& task) {
   const WaitStatus stop = task.status();
   if (!stop.stopped()) return "it is not stopped";
-  if (stop.event() != PTRACE_EVENT_STOP) return "it is being given a signal";
+  if (stop.signal_delivery() && !can_be_queued_again(task))
+    return "it is being given a signal while others are pending";
+  if (!stop.signal_delivery() && stop.event() != PTRACE_EVENT_STOP)
+    return "it is in the middle of something";
   const user_regs_struct registers = task.registers();
   if (registers.cs != kCodeSegment) return "it runs 32-bit code";
   if (!begun_anew(task, registers))
@@ -82,13 +99,27 @@ Detour::Detour(Tracee& task, const Place& place, size_t scratch)
     : task_(task), place_(place), registers_(task.registers()), mask_(task.signal_mask()) {
   if (const auto abort = rseq_abort(task, registers_)) registers_.rip = *abort;
   scratch_ = (place.high - kHomeSize - scratch) & ~uint64_t{63};
-  home_ = (scratch_ + scratch + 63) & ~uint64_t{63};
+  home_ = (scratch_ + scratch + sizeof(siginfo_t) + 63) & ~uint64_t{63};
   FrameChain chain(place_.gadgets, home_);
   const auto anew = begun_anew(task, registers_);
   chain.home(anew.value_or(registers_), task.register_set(NT_X86_XSTATE), mask_);
+  if (task.status().signal_delivery()) signal_ = task.siginfo();
   memory_.resize(chain.end() - scratch_);
   read(scratch_, memory_);
   write(home_, chain.bytes());
+  if (signal_) queue_signal_again();
+}
+
+// Going on from the delivery of a signal loses it. So the task sends it to itself, with everything
+// that came with it, before anything else; it stays pending until we are home.
+void Detour::queue_signal_again() {
+  const int64_t process = call(SYS_getpid), thread = call(SYS_gettid);
+  const uint64_t address = home_ - sizeof(siginfo_t);
+  write(address, std::as_bytes(std::span(&*signal_, 1)));
+  const int64_t result =
+      call(SYS_rt_tgsigqueueinfo, {static_cast<uint64_t>(process), static_cast<uint64_t>(thread),
+                                   static_cast<uint64_t>(signal_->si_signo), address});
+  if (result != 0) fail("keep a signal", errno_text(static_cast<int>(-result)));
 }
 
 Detour::~Detour() {
@@ -177,6 +208,10 @@ void Detour::go_home() {
     task_.set_registers(registers_);
   }
   if (!memory_.empty()) write(scratch_, std::exchange(memory_, {}));
+  if (std::exchange(signal_, {})) {
+    task_.resume_if_alive(0);
+    expect_stop("be given its signal again");
+  }
 }
 
 Tracee take_over_clone(Tracee& parent) {

@@ -10,8 +10,8 @@
 namespace snapgdb {
 
 // Makes a stopped task perform system calls that are not its program's, and brings it back to where
-// it was: registers, signal mask, memory below its stack, and an interrupted system call that will
-// go on as if nothing had been.
+// it was: registers, signal mask, memory below its stack, a signal that was to be delivered, and an
+// interrupted system call that will go on as if nothing had been.
 //
 // If we are killed meanwhile, the task finds home by itself: the way leads through a signal frame.
 // What is lost then is the time already waited in a system call with a restart block, which begins
@@ -52,6 +52,7 @@ class Detour {
   void go_home();
 
  private:
+  void queue_signal_again();
   void leave_for(long number, const SystemCallArguments& arguments);
   void advance();
   void expect_stop(const char* doing);
@@ -64,6 +65,7 @@ class Detour {
   uint64_t mask_ = 0;
   std::vector<std::byte> memory_;  // what stood in [scratch_, scratch_ + size)
   bool away_ = false;
+  std::optional<siginfo_t> signal_;  // was to be delivered when we came, and will be
 };
 
 // The free memory below a stack pointer, where it lies on the stack of the main thread or on one

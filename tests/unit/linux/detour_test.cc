@@ -235,3 +235,38 @@ TEST_CASE("a system call that was restarted once is begun anew under its own num
   registers.rax = static_cast<uint64_t>(-EINTR);  // that is a result
   CHECK(restarted_by_hand(registers, kUnknown, "")->rip == 0x1002);
 }
+
+TEST_CASE(
+    "a signal that was to be delivered is delivered after a detour, with all that came with it") {
+  Child child([] {
+    static volatile sig_atomic_t seen = 0;
+    struct sigaction action {};
+    action.sa_flags = SA_SIGINFO;
+    action.sa_sigaction = [](int, siginfo_t* info, void*) {
+      seen = info->si_code == SI_QUEUE && info->si_value.sival_int == 4711 ? 1 : 2;
+    };
+    ::sigaction(SIGUSR1, &action, nullptr);
+    ::usleep(200'000);  // is interrupted by it
+    while (seen == 0) ::usleep(10'000);
+    return seen == 1 ? 0 : 3;
+  });
+  ::usleep(20'000);
+  {
+    Tracee task = stopped(child);
+    const Detour::Place place = place_for(child, task);
+    REQUIRE(::sigqueue(child.tid().value, SIGUSR1, {.sival_int = 4711}) == 0);
+    task.resume_if_alive(0);
+    REQUIRE(task.wait_stop(std::chrono::seconds(10)));
+    REQUIRE(task.status().signal_delivery());
+    const siginfo_t before = task.siginfo();
+    {
+      Detour detour(task, place, 4096);
+      CHECK(detour.call(SYS_getpid) == child.tid().value);
+    }
+    REQUIRE(task.status().signal_delivery());
+    CHECK(task.signal_on_its_way() == SIGUSR1);
+    const siginfo_t after = task.siginfo();
+    CHECK(std::memcmp(&before, &after, sizeof before) == 0);
+  }
+  CHECK(child.exit_status() == 0);
+}
