@@ -285,7 +285,7 @@ std::shared_ptr<const Fd> Planner::object_of(const pb::Vma& vma) {
 // ---- Carrying it out ----------------------------------------------------------------------------
 
 // Reads from where the run says, as PageWriter::Read does.
-size_t read_run(const MemoryRun& run, const MemorySource& memory, uint64_t address,
+size_t read_run(const MemoryRun& run, const RemoteMemory& memory, uint64_t address,
                 std::span<std::byte> out) {
   if (run.from == From::kMemory) return memory.read(address, out);
   const size_t n =
@@ -340,7 +340,7 @@ std::optional<uint64_t> Stash::take(size_t size) {
   return std::exchange(used_, used_ + size);
 }
 
-bool secure(std::vector<MemoryRun>& plan, const MemorySource& memory, Stash& stash,
+bool secure(std::vector<MemoryRun>& plan, const RemoteMemory& memory, Stash& stash,
             const std::function<bool(const MemoryRun&)>& wanted) {
   const auto is_read = [&](const MemoryRun& run) { return run.must_be_secured() && wanted(run); };
   uint64_t bytes = 0;
@@ -376,7 +376,7 @@ bool secure(std::vector<MemoryRun>& plan, const MemorySource& memory, Stash& sta
   return true;
 }
 
-Extents copy_memory(const std::vector<MemoryRun>& plan, const MemorySource& memory,
+Extents copy_memory(const std::vector<MemoryRun>& plan, const RemoteMemory& memory,
                     const Stash& stash, PageWriter& pages) {
   Extents extents;
   for (const MemoryRun& run : plan) {

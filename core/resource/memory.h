@@ -74,11 +74,11 @@ class Stash {
 
 // Reads every run that `wanted` says into the stash, where it is kSecured from then on. False:
 // there is no room for all of them, and nothing was read.
-bool secure(std::vector<MemoryRun>& plan, const MemorySource& memory, Stash& stash,
+bool secure(std::vector<MemoryRun>& plan, const RemoteMemory& memory, Stash& stash,
             const std::function<bool(const MemoryRun&)>& wanted);
 
 // Reads what the plan says and gives its pages to `pages`; returns what lies where.
-Extents copy_memory(const std::vector<MemoryRun>& plan, const MemorySource& memory,
+Extents copy_memory(const std::vector<MemoryRun>& plan, const RemoteMemory& memory,
                     const Stash& stash, PageWriter& pages);
 
 // Fills in the flags and sizes of mappings that were new at the stop (mappings_now), from smaps as

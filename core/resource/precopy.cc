@@ -49,7 +49,7 @@ Extents overlay(const Extents& older, const Extents& newer) {
   return result;
 }
 
-PageWriter::Read reader(const MemorySource& memory) {
+PageWriter::Read reader(const RemoteMemory& memory) {
   return
       [&memory](uint64_t address, std::span<std::byte> out) { return memory.read(address, out); };
 }

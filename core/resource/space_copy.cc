@@ -69,7 +69,9 @@ void SpaceCopy::secure_by_reading(Stash& stash) {
 void SpaceCopy::secure(CaptureContext& context, Stash& stash) {
   if (bytes_for_twin() > kWorthATwin) try_twin(context);
   const auto wanted = [&](const MemoryRun& run) { return !(twin_ && run.in_twin); };
-  if (!snapgdb::secure(plan_, memory_, stash, wanted)) method_ = "stop-copy";
+  if (snapgdb::secure(plan_, memory_, stash, wanted)) return;
+  twin_.reset();  // of no use, if something has to be read while the tree is stopped anyway
+  method_ = "stop-copy";
 }
 
 void SpaceCopy::try_twin(CaptureContext& context) {

@@ -25,7 +25,7 @@ class SpaceCopy {
   // The same for what was left, with a twin if one can be made.
   void secure(CaptureContext& context, Stash& stash);
   // Whether something is left that can only be read as long as the tree is stopped.
-  bool needs_stop() const { return !twin_ && to_secure() != 0; }
+  bool needs_stop() const { return to_secure() != 0; }
 
   // Reads what has not been read yet, and tells what lies where.
   const Extents& copy(const Stash& stash, PageWriter& pages);
