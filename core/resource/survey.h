@@ -13,7 +13,7 @@ namespace snapgdb {
 
 // What is learned of a process before the tree is stopped, since it would take too long then.
 struct Survey {
-  // From smaps; empty where the process is small enough to look when it is stopped.
+  // From smaps; empty where that could not be read.
   std::vector<ProcMapping> mappings;
   std::optional<PreCopy> precopy;
   std::string why_not;  // no first copies were made of a large one
