@@ -219,9 +219,8 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
   record.set_pause_ns(now_ns(CLOCK_MONOTONIC) - tree.first_stop_ns);
   urgency.reset();
 
-  // The tree runs again. Twins first: as long as there is one, each page the program writes for the
-  // first time is copied. Files come last: they were opened while it was stopped, and what is
-  // mapped from them does not change.
+  // The tree runs again. Files come last: they were opened while it was stopped, and what is mapped
+  // from them does not change.
   surveys.release();
   for (pb::Process& process : processes) {
     if (const auto space = spaces.find(process.address_space()); space != spaces.end())

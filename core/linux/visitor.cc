@@ -16,9 +16,6 @@ constexpr size_t kFewCalls = 24;
 
 }  // namespace
 
-Visitor::Visitor(Tracee& host, const Detour::Place& place, size_t scratch)
-    : detour_(host, place, scratch), scratch_(scratch) {}
-
 uint64_t Visitor::reserve(size_t bytes) {
   const uint64_t address = detour_.scratch() + reserved_.size();
   reserved_.resize((reserved_.size() + bytes + 63) / 64 * 64);
@@ -27,7 +24,7 @@ uint64_t Visitor::reserve(size_t bytes) {
 
 size_t Visitor::room() const {
   constexpr size_t kOwnCalls = 2;
-  const size_t fit = (scratch_ - reserved_.size()) / FrameChain::kFrameSize;
+  const size_t fit = (kScratch - reserved_.size()) / FrameChain::kFrameSize;
   return fit - std::min(fit, calls_.size() + kOwnCalls);
 }
 

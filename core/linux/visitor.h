@@ -18,8 +18,8 @@ class Visitor {
   // Memory for results and arguments, and for many calls.
   static constexpr size_t kScratch = 48 * 1024;
 
-  // Preconditions: no Detour::obstacle(host); place.has_room_for(scratch).
-  Visitor(Tracee& host, const Detour::Place& place, size_t scratch = kScratch);
+  // Preconditions: no Detour::obstacle(host); place.has_room_for(kScratch).
+  Visitor(Tracee& host, const Detour::Place& place) : detour_(host, place, kScratch) {}
 
   // Bytes of the process's memory, zeros at first.
   uint64_t reserve(size_t bytes);
@@ -41,11 +41,10 @@ class Visitor {
   Detour& host() { return detour_; }
 
  private:
-  Detour detour_;
   void send_thread(const AtEnd& at_end);
   void send_host();
 
-  size_t scratch_;
+  Detour detour_;
   std::vector<std::byte> reserved_;
   struct Call {
     long number;

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
@@ -17,7 +16,6 @@ namespace snapgdb {
 namespace {
 
 constexpr int kSignals = 64;
-constexpr size_t kFew = 16, kSmallScratch = 4096;
 constexpr long kGetTidAddress = 40;  // PR_GET_TID_ADDRESS
 
 struct KernelAction {  // struct sigaction of the kernel
@@ -96,8 +94,7 @@ void ask_process(Tracee& host, const Detour::Place& place, const ProcDirectory& 
   const uint64_t of_interest =
       status.number("SigCgt", 16) | status.number("SigIgn", 16) | uint64_t{1} << (SIGCHLD - 1);
   const auto timer_count = static_cast<size_t>(process.timers_size());
-  const size_t call_count = static_cast<size_t>(std::popcount(of_interest)) + timer_count;
-  Visitor visitor(host, place, call_count > kFew ? Visitor::kScratch : kSmallScratch);
+  Visitor visitor(host, place);
   Results<KernelAction> actions(visitor, kSignals);
   Results<itimerval> intervals(visitor, 3);
   Results<itimerspec> timers(visitor, timer_count);

@@ -183,6 +183,7 @@ void Planner::add_memory(const pb::Vma& vma, uint64_t start, uint64_t end) {
 void Planner::add_copied(const pb::Vma& vma, const PageRun& run) {
   uint64_t done = run.start;
   for (const Extent& extent : early_->copied().overlapping(run.start, run.end)) {
+    if (extent.source == pb::SOURCE_MISSING) continue;
     const uint64_t start = std::max(extent.start, run.start), end = std::min(extent.end(), run.end);
     if (done < start) add_memory(vma, done, start);
     if (extent.source == pb::SOURCE_ZERO)

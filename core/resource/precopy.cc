@@ -104,7 +104,9 @@ bool PreCopy::copy_again(PageWriter& pages) {
     for (uint64_t at = range.start; at < range.end; at += kSlice)
       tracker_->take_written(at, std::min(at + kSlice, range.end),
                              [&](uint64_t start, uint64_t end) {
-                               pages.copy(newer, start, end - start, reader(memory));
+                               start += pages.copy(newer, start, end - start, reader(memory));
+                               // An older copy of what cannot be read now no longer holds.
+                               newer.append({start, end - start, pb::SOURCE_MISSING, 0, 0});
                              });
   pages.flush();
   copied_ = overlay(copied_, newer);

@@ -28,7 +28,8 @@ class PreCopy {
   // little, or does not become less.
   bool copy_again(PageWriter& pages);
 
-  // What was copied. It holds for the pages that the page table calls unwritten (PageRun).
+  // What was copied (MISSING: not copied after all). It holds for the pages that the page table
+  // calls unwritten (PageRun).
   const Extents& copied() const { return copied_; }
   const std::vector<WriteTracker::Range>& ranges() const { return tracker_->ranges(); }
 

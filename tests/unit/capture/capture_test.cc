@@ -3,7 +3,9 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
@@ -208,4 +210,33 @@ TEST_CASE("pairs of keys and values are read in whatever spacing the kernel chos
   CHECK(pair_number(pairs, "sdev", 16) == 8);
   CHECK(pair_number(pairs, "none") == 0);
   CHECK(key_value_pairs("no colon").empty());
+}
+
+TEST_CASE("what only the process itself is told is in the snapshot: actions and timers") {
+  const StoppedChild child([] {
+    struct sigaction action {};
+    action.sa_handler = [](int) {};
+    action.sa_flags = SA_NODEFER;
+    ::sigaddset(&action.sa_mask, SIGUSR2);
+    ::sigaction(SIGUSR1, &action, nullptr);
+    timer_t timer{};
+    ::timer_create(CLOCK_MONOTONIC, nullptr, &timer);
+    const itimerspec hour{.it_interval = {7, 9}, .it_value = {3600, 0}};
+    ::timer_settime(timer, 0, &hour, nullptr);
+    const itimerval day{.it_interval = {}, .it_value = {86400, 0}};
+    ::setitimer(ITIMER_REAL, &day, nullptr);
+  });
+  const auto snapshot = captured(child);
+  const pb::Process& process = snapshot->root();
+  CHECK(snapshot->record().missing().empty());
+  const auto action = std::ranges::find_if(
+      process.signal_actions(), [](const auto& each) { return each.signal() == SIGUSR1; });
+  REQUIRE(action != process.signal_actions().end());
+  CHECK((action->flags() & SA_NODEFER) != 0);
+  CHECK(action->mask() == uint64_t{1} << (SIGUSR2 - 1));
+  REQUIRE(process.timers_size() == 1);
+  CHECK(process.timers(0).interval_ns() == 7'000'000'009);
+  CHECK(process.timers(0).value_ns() > uint64_t{3000} * 1'000'000'000);
+  REQUIRE(process.interval_timers_size() == 3);
+  CHECK(process.interval_timers(ITIMER_REAL).value_ns() > uint64_t{80000} * 1'000'000'000);
 }
