@@ -10,6 +10,7 @@
 #include <array>
 
 #include "core/base/error.h"
+#include "core/linux/remote_memory.h"
 
 namespace snapgdb {
 namespace {
@@ -21,9 +22,7 @@ constexpr uint64_t kAllBlocked = ~uint64_t{0};
 
 template <typename T>
 bool read_from(Tid tid, uint64_t address, T& out) {
-  const iovec local{&out, sizeof out};
-  const iovec remote{reinterpret_cast<void*>(address), sizeof out};
-  return ::process_vm_readv(tid.value, &local, 1, &remote, 1, 0) == sizeof out;
+  return read_remote(tid, address, std::as_writable_bytes(std::span(&out, 1))) == sizeof out;
 }
 
 std::optional<user_regs_struct> begun_anew(const Tracee& task, const user_regs_struct& registers) {
@@ -132,10 +131,7 @@ Detour::~Detour() {
 }
 
 void Detour::read(uint64_t address, std::span<std::byte> out) const {
-  const iovec local{out.data(), out.size()};
-  const iovec remote{reinterpret_cast<void*>(address), out.size()};
-  const ssize_t n = ::process_vm_readv(task_.tid().value, &local, 1, &remote, 1, 0);
-  if (n != static_cast<ssize_t>(out.size()))
+  if (read_remote(task_.tid(), address, out) != out.size())
     throw_errno("cannot read memory of {}", task_.tid().value);
 }
 

@@ -1,10 +1,12 @@
 #include "core/linux/gadgets.h"
 
 #include <sys/mman.h>
-#include <sys/uio.h>
 
 #include <algorithm>
+#include <span>
 #include <string_view>
+
+#include "core/linux/remote_memory.h"
 
 namespace snapgdb {
 namespace {
@@ -19,10 +21,7 @@ constexpr size_t kMaxSearched = size_t{64} << 20;  // of one mapping
 // What of it can be read, up to the first page that cannot.
 std::string read_code(Tid tid, uint64_t address, size_t size) {
   std::string code(size, '\0');
-  const iovec local{code.data(), size};
-  const iovec remote{reinterpret_cast<void*>(address), size};
-  const ssize_t n = ::process_vm_readv(tid.value, &local, 1, &remote, 1, 0);
-  code.resize(n > 0 ? static_cast<size_t>(n) : 0);
+  code.resize(read_remote(tid, address, std::as_writable_bytes(std::span(code))));
   return code;
 }
 

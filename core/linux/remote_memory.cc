@@ -23,16 +23,22 @@ RemoteMemory::RemoteMemory(Tid tid, const ProcDirectory& proc)
   if (!mem_.valid()) throw_errno("cannot open {}/mem", proc.path());
 }
 
+size_t read_remote(Tid tid, uint64_t address, std::span<std::byte> out) {
+  const iovec local{out.data(), out.size()};
+  const iovec remote{reinterpret_cast<void*>(address), out.size()};
+  const ssize_t n = ::process_vm_readv(tid.value, &local, 1, &remote, 1, 0);
+  return n > 0 ? static_cast<size_t>(n) : 0;
+}
+
 size_t RemoteMemory::read(uint64_t address, std::span<std::byte> out) const {
   size_t done = 0;
   while (done < out.size()) {
-    const iovec local{out.data() + done, out.size() - done};
-    const iovec remote{reinterpret_cast<void*>(address + done), local.iov_len};
-    ssize_t n = ::process_vm_readv(tid_.value, &local, 1, &remote, 1, 0);
-    if (n <= 0) {
+    const auto rest = out.subspan(done);
+    auto n = static_cast<ssize_t>(read_remote(tid_, address + done, rest));
+    if (n == 0) {
       // One page only: what comes after it may be readable the fast way again.
       const size_t rest_of_page = kPage - (address + done) % kPage;
-      n = ::pread(mem_.get(), local.iov_base, std::min(local.iov_len, rest_of_page),
+      n = ::pread(mem_.get(), rest.data(), std::min(rest.size(), rest_of_page),
                   static_cast<off_t>(address + done));
     }
     if (n <= 0) break;

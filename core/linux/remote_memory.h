@@ -10,6 +10,9 @@
 
 namespace snapgdb {
 
+// process_vm_readv(2): how many bytes could be read before the first that cannot.
+size_t read_remote(Tid tid, uint64_t address, std::span<std::byte> out);
+
 // The memory of a task, read from it directly.
 class RemoteMemory {
  public:
