@@ -61,12 +61,13 @@ class Freezer {
 
 void check_root(Pid pid) {
   const auto proc = ProcDirectory::of_if_alive(pid);
-  if (!proc) refuse(pid, "there is no such process");
+  const auto stat = proc ? proc->stat_if_alive() : std::nullopt;
+  if (!stat) refuse(pid, "there is no such process");
   // A thread's number has a directory in /proc too, though it is not listed there.
   const ProcFields status(proc->read("status"));
   if (const auto leader = static_cast<pid_t>(status.number("Tgid")); leader != pid.value)
     refuse(pid, fmt::format("it is a thread of process {}", leader), "capture that process");
-  if (proc->stat().state == 'Z' && proc->tasks().size() == 1)
+  if (stat->state == 'Z' && proc->tasks().size() == 1)
     refuse(pid, "it is a zombie: it has exited, only its exit status is left");
 }
 
@@ -74,11 +75,12 @@ void check_root(Pid pid) {
 std::string why_it_does_not_stop(Tid tid) {
   const auto proc = ProcDirectory::of_if_alive(Pid{tid.value});
   if (!proc) return "it is gone";
-  const char state = proc->stat().state;
+  const auto stat = proc->stat_if_alive();
+  if (!stat) return "it is gone";
   const std::string channel = wait_channel(*proc);
-  if (state == 'D')
+  if (stat->state == 'D')
     return fmt::format("it sleeps uninterruptibly{}{}", channel.empty() ? "" : " in ", channel);
-  return fmt::format("its state is {}", state);
+  return fmt::format("its state is {}", stat->state);
 }
 
 // The call in which a parent waits for its child to exec or exit, if that is what the task does.
@@ -88,17 +90,14 @@ std::optional<CallInProgress> vfork_of(const ProcDirectory& task, Tid tid) {
   auto call = parse_call(task.read_if_allowed("syscall").value_or(""));
   const bool forks = call && (call->number == SYS_vfork || call->number == SYS_clone ||
                               call->number == SYS_clone3);
-  const bool waits = forks && task.stat().state == 'D' && !task.children_of({tid}).empty();
+  const auto stat = task.stat_if_alive();
+  const bool waits = forks && stat && stat->state == 'D' && !task.children_of({tid}).empty();
   return waits ? call : std::nullopt;
 }
 
 std::optional<CallInProgress> vfork_of_if_alive(Tid tid) {
   const auto task = ProcDirectory::of_if_alive(Pid{tid.value});  // threads have a /proc/TID too
-  try {
-    return task ? vfork_of(*task, tid) : std::nullopt;
-  } catch (const SystemError&) {
-    return std::nullopt;  // it exited between the two
-  }
+  return task ? vfork_of(*task, tid) : std::nullopt;
 }
 
 // The processes of the trees, parents first.

@@ -117,6 +117,7 @@ ProcStat parse_stat(std::string_view text) {
   field(6, stat.session);
   field(7, stat.terminal);
   field(8, stat.foreground_group);
+  field(9, stat.flags);
   field(14, stat.user_ticks);
   field(15, stat.system_ticks);
   field(19, stat.nice);
@@ -254,6 +255,11 @@ std::string ProcDirectory::link(const std::string& name) const {
   auto target = link_if_allowed(name);
   if (!target) throw_errno("cannot read the link {}/{}", path_, name);
   return std::move(*target);
+}
+
+std::optional<ProcStat> ProcDirectory::stat_if_alive() const {
+  const auto text = read_if_allowed("stat");
+  return text ? std::optional(parse_stat(*text)) : std::nullopt;
 }
 
 std::vector<std::string> ProcDirectory::list(const char* name) const {

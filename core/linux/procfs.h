@@ -20,6 +20,7 @@ struct ProcStat {
   char state = '?';
   pid_t parent = 0, group = 0, session = 0, foreground_group = 0;
   uint64_t terminal = 0;
+  uint32_t flags = 0;  // PF_*, include/linux/sched.h
   uint64_t user_ticks = 0, system_ticks = 0, start_ticks = 0;
   uint64_t start_code = 0, end_code = 0, start_stack = 0;
   int cpu = 0;
@@ -92,6 +93,7 @@ class ProcDirectory {
   Fd open(const std::string& name, int flags) const;  // invalid and errno set on failure
 
   ProcStat stat() const { return parse_stat(read("stat")); }
+  std::optional<ProcStat> stat_if_alive() const;  // nullopt: it has been reaped
   int fd() const { return fd_.get(); }
   const std::string& path() const { return path_; }
 

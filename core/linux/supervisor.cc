@@ -78,8 +78,8 @@ PipeEnds make_pipe() {
 
 Pid process_of(Tid tid) {
   const auto proc = ProcDirectory::of_if_alive(Pid{tid.value});
-  if (!proc) return Pid{tid.value};
-  return Pid{static_cast<pid_t>(ProcFields(proc->read("status")).number("Tgid"))};
+  const auto status = proc ? proc->read_if_allowed("status") : std::nullopt;
+  return Pid{status ? static_cast<pid_t>(ProcFields(*status).number("Tgid")) : tid.value};
 }
 
 }  // namespace

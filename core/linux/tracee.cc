@@ -18,7 +18,8 @@
 namespace snapgdb {
 namespace {
 
-constexpr long kKernelThreadFlag = 0x00200000;  // PF_KTHREAD, include/linux/sched.h
+// PF_KTHREAD and PF_EXITING, include/linux/sched.h.
+constexpr uint32_t kKernelThreadFlag = 0x00200000, kExitingFlag = 0x00000004;
 
 long request(enum __ptrace_request what, Tid tid, void* address, void* data) {
   return ::ptrace(what, tid.value, address, data);
@@ -32,25 +33,34 @@ struct Refusal {
   std::string why, help;
 };
 
+// Nothing stops a task that is on its way out. The kernel then says EPERM: of a zombie always, of
+// one that has given up its memory already where we could not capture everybody's.
+bool is_exiting(const ProcStat& stat) {
+  return stat.state == 'Z' || stat.state == 'X' || (stat.flags & kExitingFlag);
+}
+
 // Why PTRACE_SEIZE said EPERM: the kernel does not tell, /proc does.
-Refusal explain_refusal(const ProcDirectory& task) {
-  const std::string stat = task.read_if_allowed("stat").value_or("");
-  const size_t close = stat.rfind(')');  // npos + 1 is 0
-  const std::string_view rest = stat;
-  const auto fields = split_blank(rest.substr(std::min(close + 1, rest.size())));
-  const long flags = fields.size() > 6 ? parse_number<long>(fields[6]).value_or(0) : 0;
-  if (flags & kKernelThreadFlag) return {"it is a kernel thread", ""};
+Refusal explain_refusal(const ProcDirectory& task, const ProcStat& stat) {
+  if (stat.flags & kKernelThreadFlag) return {"it is a kernel thread", ""};
 
   const ProcFields status(task.read_if_allowed("status").value_or(""));
   if (const auto tracer = static_cast<pid_t>(status.number("TracerPid"))) {
-    const auto name = ProcDirectory::of_if_alive(Pid{tracer});
+    const auto proc = ProcDirectory::of_if_alive(Pid{tracer});
+    const auto known = proc ? proc->stat_if_alive() : std::nullopt;
     return {fmt::format("it is being traced by {} ({})", tracer,
-                        name ? printable(name->stat().name) : "gone"),
+                        known ? printable(known->name) : "gone"),
             "detach that debugger first"};
   }
   const uid_t owner = static_cast<uid_t>(status.number("Uid"));
   if (::geteuid() != 0 && owner != ::geteuid())
     return {fmt::format("it belongs to user {}", owner), "run snapgdb as that user or as root"};
+  // Real, effective, saved and file system ids; all four are the same in an ordinary program.
+  for (const char* key : {"Uid", "Gid"}) {
+    const auto ids = split_blank(status.text(key));
+    if (::geteuid() != 0 && std::ranges::adjacent_find(ids, std::not_equal_to()) != ids.end())
+      return {"it is a set-user-ID or set-group-ID program",
+              "try again once it has ended, or as root"};
+  }
   return {"the kernel does not permit it",
           "it may have more privileges than you, be marked not dumpable, or be protected by "
           "kernel.yama.ptrace_scope"};
@@ -123,10 +133,11 @@ std::optional<Tracee> Tracee::seize_if_alive(Tid tid, uint64_t options) {
   if (error_number == ESRCH) return std::nullopt;
   const auto task = ProcDirectory::of_if_alive(Pid{tid.value});  // threads have a /proc/TID too
   if (!task) return std::nullopt;
-  if (const char state = task->stat().state; state == 'Z' || state == 'X') return std::nullopt;
+  const auto stat = task->stat_if_alive();
+  if (!stat || is_exiting(*stat)) return std::nullopt;
   const auto tried = fmt::format("cannot stop {}", tid.value);
   if (error_number != EPERM) throw SystemError(tried, error_number);
-  const auto [why, help] = explain_refusal(*task);
+  const auto [why, help] = explain_refusal(*task, *stat);
   throw Error(tried, why, help);
 }
 

@@ -41,11 +41,21 @@ struct Protected {
   const char* program;  // that is copied
   mode_t mode;
   Words arguments;
+  const char* refusal = "the kernel does not permit it";
 };
 
 const Protected kProtected[] = {
     {"its program may not be read", "/bin/cat", 0711, {}},
-    {"its program is set-user-ID", "/bin/cat", 04755, {}},
+    {"its program is set-user-ID",
+     "/bin/cat",
+     04755,
+     {},
+     "it is a set-user-ID or set-group-ID program"},
+    {"its program is set-group-ID",
+     "/bin/cat",
+     02755,
+     {},
+     "it is a set-user-ID or set-group-ID program"},
     {"it is marked not dumpable",
      "/usr/bin/python3",
      0755,
@@ -58,11 +68,11 @@ Result capture_as(uid_t user, pid_t pid, const std::string& image) {
   return snapgdb({"capture", std::to_string(pid), "-o", image}, {.user = user});
 }
 
-void check_is_roots_alone(pid_t root, pid_t protected_one) {
+void check_is_roots_alone(pid_t root, pid_t protected_one, const char* refusal) {
   const TempDir directory;
   chmod(directory.path().c_str(), 0777);
   check_refused(capture_as(kNobody, root, directory / "image"), 1,
-                {std::to_string(protected_one), "the kernel does not permit it", "not dumpable"});
+                {std::to_string(protected_one), refusal});
   CHECK(directory.names().empty());
   capture(root, directory / "image");
   CHECK(snapgdb({"verify", directory / "image"}).ok());
@@ -89,8 +99,8 @@ TEST_CASE("a process that its own user may not read is root's alone to capture")
     const pid_t child = children_of(shell.pid()).at(0);
     if (skip_unless(owner_of_descriptors(child) == 0, "no set-user-ID programs here")) continue;
 
-    check_is_roots_alone(child, child);
-    check_is_roots_alone(shell.pid(), child);
+    check_is_roots_alone(child, child, how.refusal);
+    check_is_roots_alone(shell.pid(), child, how.refusal);
     CHECK(owner_of_descriptors(child) == 0);  // it is as protected as before
     shell.write("still here\n");
     shell.wait_for_line("still here");

@@ -109,12 +109,14 @@ def check_tmux(server):
         return subprocess.run(["tmux", "-S", server, *words], check=True, timeout=60,
                               stdout=subprocess.PIPE, text=True).stdout
 
-    def wait_for(line):
+    # What was typed before the shell began stands before its first prompt, the answer behind it.
+    def wait_for(answer):
         for _ in range(6000):
-            if line in tmux("capture-pane", "-p", "-t", "typed").splitlines():
+            if any(line.split()[-1:] == [answer]
+                   for line in tmux("capture-pane", "-p", "-t", "typed").splitlines()):
                 return
             time.sleep(0.01)
-        raise AssertionError(f"{line!r} never came: " + tmux("capture-pane", "-p", "-t", "typed"))
+        raise AssertionError(f"{answer!r} never came: " + tmux("capture-pane", "-p", "-t", "typed"))
 
     tmux("new-session", "-d", "-s", "typed", "-x", "80", "-y", "24", "sh")
     panes, rounds = ["counting:0", "counting:1"], 0
