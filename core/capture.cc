@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <condition_variable>
 #include <functional>
 #include <future>
 #include <map>
@@ -89,34 +90,93 @@ std::vector<SpaceCopy*> by_size(Spaces& spaces) {
   return sorted;
 }
 
-struct Collected {
-  std::vector<pb::Process> processes;
-  Spaces spaces;
+// What /proc tells of each process, by all processors, and then, of the same process, what needs
+// ptrace, which is bound to this thread. In that order: a task that is asked from inside shows
+// itself in /proc as if it ran, with a mask that is not its own. This thread helps the others where
+// it has nothing to ask.
+class Collection {
+ public:
+  explicit Collection(CaptureContext& context)
+      : context_(context), frozen_(context.tree.processes), processes_(frozen_.size()) {}
+
+  std::vector<pb::Process> run() {
+    // One processor is left to this thread and the task that it asks, which take turns. It does so
+    // at ordinary priority: a real-time one would keep the processor from the task (a system call
+    // then takes 110 µs instead of 7).
+    const size_t others = std::min<size_t>(std::thread::hardware_concurrency(), 8) - 1;
+    std::vector<std::future<void>> helpers;
+    for (size_t i = 0; i < std::min(others, frozen_.size() - 1); ++i)
+      helpers.push_back(std::async(std::launch::async, [this] {
+        const ScopedUrgency urgency;
+        while (read_next()) {
+        }
+      }));
+    for (size_t asked = 0; asked < frozen_.size();)
+      if (const auto ready = next_to_ask()) ask(*ready), ++asked;
+    for (auto& helper : helpers) helper.get();
+    if (failure_) std::rethrow_exception(failure_);
+    return std::move(processes_);
+  }
+
+ private:
+  bool read_next() {
+    const size_t i = next_++;
+    if (i >= frozen_.size()) return false;
+    std::exception_ptr failure;
+    try {
+      processes_[i] = capture_process(context_, frozen_[i], false);
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    const std::lock_guard lock(mutex_);
+    if (failure) failure_ = failure;
+    ready_.push_back(i);
+    changed_.notify_one();
+    return true;
+  }
+
+  std::optional<size_t> next_to_ask() {
+    std::unique_lock lock(mutex_);
+    if (ready_.empty()) {
+      lock.unlock();
+      if (read_next()) return std::nullopt;
+      lock.lock();
+      changed_.wait(lock, [this] { return !ready_.empty(); });
+    }
+    const size_t i = ready_.back();
+    ready_.pop_back();
+    return i;
+  }
+
+  void ask(size_t i) { merge(processes_[i], capture_process(context_, frozen_[i], true)); }
+
+  CaptureContext& context_;
+  const std::vector<FrozenProcess>& frozen_;
+  std::vector<pb::Process> processes_;
+  std::atomic<size_t> next_ = 0;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<size_t> ready_;  // read, not yet asked
+  std::exception_ptr failure_;
 };
 
-// First what needs ptrace, which is bound to this thread. It is not done at real-time priority: a
-// task that is asked from inside takes turns with us, and we would keep it from the processor (a
-// system call then takes 110 µs instead of 7). Then what /proc tells, and memory, by all
-// processors.
-Collected collect(CaptureContext& context, const MemoryOptions& options, Stash& stash) {
+// The memory of each address space, as far as it is quickly read. After all tasks have been asked:
+// they are asked by means of their stacks.
+Spaces begin_copies(CaptureContext& context, const std::vector<pb::Process>& processes,
+                    const MemoryOptions& options, Stash& stash) {
   const auto& frozen = context.tree.processes;
-  Collected collected;
-  for (const FrozenProcess& process : frozen)
-    collected.processes.push_back(capture_process(context, process, true));
-  std::mutex mutex;
-  on_all_processors(frozen.size(), [&](size_t i) {
-    pb::Process& process = collected.processes[i];
-    merge(process, capture_process(context, frozen[i], false));
-    const uint32_t id = process.address_space();
-    std::unique_lock lock(mutex);
-    const auto [space, is_new] = collected.spaces.try_emplace(id);
-    lock.unlock();
-    if (id == 0 || !is_new) return;
-    space->second = std::make_unique<SpaceCopy>(frozen[i], process, context, options);
-    space->second->secure_by_reading(stash);
+  Spaces spaces;
+  std::vector<size_t> owners;
+  for (size_t i = 0; i < processes.size(); ++i)
+    if (const uint32_t id = processes[i].address_space(); id != 0 && spaces.try_emplace(id).second)
+      owners.push_back(i);
+  on_all_processors(owners.size(), [&](size_t n) {
+    const size_t i = owners[n];
+    auto& space = spaces.at(processes[i].address_space());
+    space = std::make_unique<SpaceCopy>(frozen[i], processes[i], context, options);
+    space->secure_by_reading(stash);
   });
-  collected.spaces.erase(0);
-  return collected;
+  return spaces;
 }
 
 // What should be there and is not; what program or kernel keep to themselves is no loss.
@@ -210,7 +270,8 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
   // From here on nothing of the tree moves, and no new task can appear.
   record = record_of_moment(moment, tree.processes.front().pid);
   CaptureContext context{tree, tracees, files_, surveys, missing};
-  auto [processes, spaces] = collect(context, options_.memory, stash);
+  std::vector<pb::Process> processes = Collection(context).run();
+  Spaces spaces = begin_copies(context, processes, options_.memory, stash);
   for (SpaceCopy* space : by_size(spaces)) space->secure(context, stash);
   urgency.emplace();
   for (auto& [id, space] : spaces)

@@ -5,9 +5,11 @@
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <bit>
 
 #include "core/base/error.h"
 #include "core/linux/remote_memory.h"
@@ -48,6 +50,19 @@ std::optional<uint64_t> rseq_abort(const Tracee& task, const user_regs_struct& r
   return section.abort;
 }
 
+uint64_t bits(std::initializer_list<int> signals) {
+  uint64_t mask = 0;
+  for (const int signal : signals) mask |= uint64_t{1} << (signal - 1);
+  return mask;
+}
+
+uint64_t pending_signals(const Tracee& task) {
+  uint64_t mask = 0;
+  for (const bool of_process : {false, true})
+    for (const siginfo_t& info : task.pending(of_process)) mask |= bits({info.si_signo});
+  return mask;
+}
+
 bool has_unblocked(const std::vector<siginfo_t>& queue, uint64_t mask) {
   return std::ranges::any_of(
       queue, [mask](const siginfo_t& info) { return !(mask >> (info.si_signo - 1) & 1); });
@@ -80,6 +95,13 @@ std::optional<FreeStack> free_stack(const std::vector<ProcMapping>& mappings,
   return high > low ? std::optional(FreeStack{low, high}) : std::nullopt;
 }
 
+uint64_t ignored_signals(const ProcFields& status) {
+  const uint64_t by_default = bits({SIGCHLD, SIGURG, SIGWINCH});
+  // Sending these stops or continues processes.
+  const uint64_t job_control = bits({SIGCONT, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGKILL});
+  return (status.number("SigIgn", 16) | by_default) & ~status.number("SigCgt", 16) & ~job_control;
+}
+
 std::optional<std::string> Detour::obstacle(const Tracee& task) {
   const WaitStatus stop = task.status();
   if (!stop.stopped()) return "it is not stopped";
@@ -95,7 +117,11 @@ std::optional<std::string> Detour::obstacle(const Tracee& task) {
 }
 
 Detour::Detour(Tracee& task, const Place& place, size_t scratch)
-    : task_(task), place_(place), registers_(task.registers()), mask_(task.signal_mask()) {
+    : task_(task),
+      place_(place),
+      status_(task.status()),
+      registers_(task.registers()),
+      mask_(task.signal_mask()) {
   if (const auto abort = rseq_abort(task, registers_)) registers_.rip = *abort;
   scratch_ = (place.high - kHomeSize - scratch) & ~uint64_t{63};
   home_ = (scratch_ + scratch + sizeof(siginfo_t) + 63) & ~uint64_t{63};
@@ -145,12 +171,16 @@ void Detour::write(uint64_t address, std::span<const std::byte> bytes) {
 
 // The order matters in case we are killed here: registers that lead home first, then the mask that
 // the frame puts right again.
+void Detour::leave_with(const user_regs_struct& registers, uint64_t mask) {
+  task_.set_registers(registers);
+  if (!std::exchange(away_, true)) task_.set_signal_mask(mask);
+}
+
 void Detour::leave_for(long number, const SystemCallArguments& arguments) {
-  task_.set_registers(
-      FrameChain::registers_for(place_.gadgets, registers_, number, arguments, home_));
-  if (std::exchange(away_, true)) return;
-  task_.set_signal_mask(kAllBlocked);
-  task_.set_options(task_.options() | PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE);
+  leave_with(FrameChain::registers_for(place_.gadgets, registers_, number, arguments, home_),
+             kAllBlocked);
+  constexpr uint64_t kOptions = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE;
+  if ((task_.options() & kOptions) != kOptions) task_.set_options(task_.options() | kOptions);
 }
 
 void Detour::fail(const char* doing, std::string why) const {
@@ -162,12 +192,21 @@ void Detour::expect_stop(const char* doing) {
     fail(doing, task_.status().gone() ? "it is gone" : "it does not come back");
 }
 
+// Stops on the way that are not what was waited for: SIGSTOP, the only signal that cannot be
+// blocked, or what a group stop does. It will be stopped by them once it is home.
+bool Detour::is_noise() {
+  const WaitStatus status = task_.status();
+  const bool is_stop = status.signal_delivery() && status.signal() == SIGSTOP;
+  if (is_stop) came_ |= bits({SIGSTOP});
+  return is_stop || status.event() == PTRACE_EVENT_STOP;
+}
+
 // Goes on to the next entry into a system call or exit from one.
 void Detour::advance() {
   for (int tries = 0; tries < 100; ++tries) {
     task_.resume_to_system_call_if_alive();
     expect_stop("perform a system call");
-    if (task_.status().event() != PTRACE_EVENT_STOP) return;  // that is a group stop's noise
+    if (!is_noise()) return;
   }
 }
 
@@ -178,6 +217,86 @@ int64_t Detour::call(long number, const SystemCallArguments& arguments) {
     if (!task_.status().system_call()) fail("perform a system call", "something came between");
   }
   return static_cast<int64_t>(task_.registers().rax);
+}
+
+std::vector<int32_t> Detour::perform(std::span<const SystemCall> calls) {
+  if (const int signal = end_signal()) return perform_in_one_go(calls, signal);
+  std::vector<int32_t> results;
+  for (const auto& [number, arguments] : calls)
+    results.push_back(static_cast<int32_t>(call(number, arguments)));
+  return results;
+}
+
+// The signal that the task sends itself at the end of its way. A task that is traced stops for any
+// signal that it has not blocked; without us it would be ignored. 0: there is none.
+int Detour::end_signal() const {
+  if (status_.event() != PTRACE_EVENT_STOP || status_.job_control_stop() ||
+      !place_.gadgets.can_chain())
+    return 0;
+  uint64_t possible = place_.ignored & ~mask_;
+  // One that is blocked may be waited for: it must not be pending, nor be one that is often sent.
+  if (!possible) possible = place_.ignored & ~bits({SIGCHLD}) & ~pending_signals(task_);
+  return possible ? 64 - std::countl_zero(possible) : 0;
+}
+
+// Addresses of code that ends with `ret`, and what that code pops. It leads through the calls, then
+// the task asks who it is, in its own pid namespace, writes that into what comes next, sends itself
+// the signal, and would go on to the frame at home_.
+std::vector<uint64_t> Detour::way_through(std::span<const SystemCall> calls, int end_signal,
+                                          uint64_t results) const {
+  const Gadgets& code = place_.gadgets;
+  std::vector<uint64_t> way;
+  const auto perform = [&](long number, const SystemCallArguments& a) {
+    way.insert(way.end(), {code.pop_rax, static_cast<uint64_t>(number), code.pop_rdi, a[0],
+                           code.pop_rsi, a[1], code.pop_rdx, a[2], code.syscall_return});
+  };
+  const auto store_at = [&](uint64_t address) {
+    way.insert(way.end(), {code.pop_rdx, address, code.store_eax_at_rdx});
+  };
+  for (size_t i = 0; i < calls.size(); ++i) {
+    perform(calls[i].number, calls[i].arguments);
+    store_at(results + i * sizeof(int32_t));
+  }
+  // Counted from home_, where the way ends: the last call has 9 words, its arguments are these.
+  constexpr uint64_t kProcess = 6 * sizeof(uint64_t), kThread = 4 * sizeof(uint64_t);
+  perform(SYS_getpid, {});
+  store_at(home_ - kProcess);
+  perform(SYS_gettid, {});
+  store_at(home_ - kThread);
+  perform(SYS_tgkill, {0, 0, static_cast<uint64_t>(end_signal)});
+  return way;
+}
+
+std::vector<int32_t> Detour::perform_in_one_go(std::span<const SystemCall> calls, int end_signal) {
+  std::vector<int32_t> results(calls.size());
+  const uint64_t results_at = (home_ - room_for(calls.size())) & ~uint64_t{3};
+  const auto way = way_through(calls, end_signal, results_at);
+  const uint64_t way_at = home_ - way.size() * sizeof(uint64_t);
+  write(way_at, std::as_bytes(std::span(way)));
+  SystemCallArguments fixed{};  // what no code on the way sets, and system calls leave as it is
+  for (const SystemCall& call : calls) fixed[3] = std::max(fixed[3], call.arguments[3]);
+  auto registers = FrameChain::registers_for(place_.gadgets, registers_, 0, fixed, way_at);
+  constexpr uint64_t kSyscallSize = 2;
+  registers.rip += kSyscallSize;  // to the `ret`
+  leave_with(registers, kAllBlocked & ~(uint64_t{1} << (end_signal - 1)));
+  wait_for_end(end_signal);
+  read(results_at, std::as_writable_bytes(std::span(results)));
+  return results;
+}
+
+void Detour::wait_for_end(int end_signal) {
+  do {
+    task_.resume_if_alive(0);
+    expect_stop("perform system calls");
+    const bool is_that_signal =
+        task_.status().signal_delivery() && task_.status().signal() == end_signal;
+    if (is_that_signal && task_.registers().rsp == home_) return;
+    // The same signal, sent by somebody else, comes earlier: it will be sent again.
+    if (is_that_signal)
+      came_ |= bits({end_signal});
+    else if (!is_noise())
+      fail("perform system calls", fmt::format("signal {} came between", task_.status().signal()));
+  } while (true);
 }
 
 Tracee Detour::clone(uint64_t flags, uint64_t stack) {
@@ -199,15 +318,28 @@ void Detour::go_home() {
       task_.resume_if_alive(0);
       expect_stop("return");
     }
-    task_.set_options(task_.options() & ~uint64_t{PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE});
+    constexpr uint64_t kOptions = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE;
+    if (task_.options() & kOptions) task_.set_options(task_.options() & ~kOptions);
     task_.set_signal_mask(mask_);
     task_.set_registers(registers_);
+    // The signal at the end of a way was none of the program's.
+    if (!signal_ && task_.status().signal_delivery()) task_.set_status(status_);
+    send_again(std::exchange(came_, 0));
   }
   if (!memory_.empty()) write(scratch_, std::exchange(memory_, {}));
   if (std::exchange(signal_, {})) {
     task_.resume_if_alive(0);
     expect_stop("be given its signal again");
   }
+}
+
+void Detour::send_again(uint64_t signals) const {
+  if (signals == 0) return;
+  const auto proc = ProcDirectory::of_if_alive(Pid{task_.tid().value});
+  const ProcFields status(proc ? proc->read_if_allowed("status").value_or("") : "");
+  const auto process = static_cast<pid_t>(status.number("Tgid"));
+  for (int signal = 1; signal <= 64 && process > 0; ++signal)
+    if (signals & bits({signal})) ::kill(process, signal);
 }
 
 Tracee take_over_clone(Tracee& parent) {

@@ -12,14 +12,23 @@
 namespace snapgdb {
 
 // Addresses in a process's own code through which it can be made to perform system calls: nothing
-// has to be put into it that it would have to get rid of again.
+// has to be put into it that it would have to get rid of again. 0: there is none.
 struct Gadgets {
   uint64_t syscall_return = 0;  // syscall; ret
   uint64_t sigreturn = 0;       // mov $15, %eax (or %rax); syscall
+  // With these, several calls can follow each other without a stop or a signal frame in between.
+  uint64_t pop_rax = 0, pop_rdi = 0, pop_rsi = 0, pop_rdx = 0;  // pop; ret
+  uint64_t store_eax_at_rdx = 0;                                // mov %eax, (%rdx); ret
+
+  bool suffice() const { return syscall_return && sigreturn; }
+  bool can_chain() const {
+    return suffice() && pop_rax && pop_rdi && pop_rsi && pop_rdx && store_eax_at_rdx;
+  }
 };
 
-// Both are in every C library (getpid(2)'s wrapper, the return of a signal handler) and in Go's
-// runtime. What was found in a file once is remembered.
+// The first two are in every C library (getpid(2)'s wrapper, the return of a signal handler) and in
+// Go's runtime; the others are so short that they occur in any large program, if only as parts of
+// longer instructions. What was found in a file once is remembered.
 class GadgetFinder {
  public:
   // nullopt: this program has no such code.
@@ -28,14 +37,11 @@ class GadgetFinder {
   static bool verify(Tid tid, const Gadgets& gadgets);
 
  private:
-  struct Offsets {
-    std::optional<uint64_t> syscall_return, sigreturn;  // from the start of the mapping
-  };
   using Key = std::tuple<uint32_t, uint32_t, uint64_t, uint64_t>;  // device, inode, offset
 
-  const Offsets& search(Tid tid, const ProcMapping& mapping);
+  const Gadgets& search(Tid tid, const ProcMapping& mapping);
 
-  std::map<Key, Offsets> known_;
+  std::map<Key, Gadgets> known_;  // offsets from the start of the mapping, plus 1
 };
 
 }  // namespace snapgdb

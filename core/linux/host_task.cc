@@ -31,6 +31,7 @@ HostTask stop_a_host(const ProcDirectory& proc, const std::vector<ProcMapping>& 
     throw Error(tried, "there is no code for it in the program");
   if (tids.size() > kMaxTried) tids.resize(kMaxTried);
 
+  const uint64_t ignored = ignored_signals(ProcFields(proc.read("status")));
   // Rather one that is not waiting by means of a restart block: see Detour.
   std::optional<HostTask> second_best;
   for (const Tid tid : tids) {
@@ -45,7 +46,7 @@ HostTask stop_a_host(const ProcDirectory& proc, const std::vector<ProcMapping>& 
     const user_regs_struct registers = task->registers();
     const auto stack = free_stack(mappings, registers.rsp);
     if (!stack) continue;
-    const Detour::Place place{*gadgets, stack->low, stack->high};
+    const Detour::Place place{*gadgets, stack->low, stack->high, ignored};
     if (!place.has_room_for(scratch)) continue;
     if (!waits_with_restart_block(registers)) return {std::move(*task), place};
     if (!second_best) second_best = HostTask{std::move(*task), place};

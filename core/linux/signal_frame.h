@@ -14,6 +14,10 @@
 namespace snapgdb {
 
 using SystemCallArguments = std::array<uint64_t, 6>;
+struct SystemCall {
+  long number = 0;
+  SystemCallArguments arguments{};
+};
 
 // Signal frames, as the kernel puts them on the stack when it delivers a signal, one after the
 // other: rt_sigreturn(2) of each loads every register for one system call, whose return leads to

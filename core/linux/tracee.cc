@@ -145,13 +145,15 @@ Tracee::Tracee(Tracee&& other) noexcept
     : tid_(std::exchange(other.tid_, {})),
       options_(other.options_),
       wait_channel_(std::move(other.wait_channel_)),
-      status_(other.status_) {}
+      status_(other.status_),
+      registers_(other.registers_) {}
 
 Tracee& Tracee::operator=(Tracee&& other) noexcept {
   std::swap(tid_, other.tid_);
   std::swap(options_, other.options_);
   std::swap(wait_channel_, other.wait_channel_);
   std::swap(status_, other.status_);
+  std::swap(registers_, other.registers_);
   return *this;
 }
 
@@ -203,14 +205,17 @@ std::vector<std::byte> Tracee::register_set(uint32_t note_type) const {
 }
 
 user_regs_struct Tracee::registers() const {
+  if (registers_) return *registers_;
   user_regs_struct registers{};
   if (request(PTRACE_GETREGS, tid_, nullptr, &registers) != 0)
     throw_errno("cannot read registers of {}", tid_.value);
+  registers_ = registers;
   return registers;
 }
 
 void Tracee::set_registers(const user_regs_struct& registers) {
   user_regs_struct copy = registers;
+  registers_.reset();
   if (request(PTRACE_SETREGS, tid_, nullptr, &copy) != 0)
     throw_errno("cannot set registers of {}", tid_.value);
 }
@@ -271,17 +276,17 @@ unsigned long Tracee::event_message() const {
 
 void Tracee::resume_if_alive(int signal) {
   request(PTRACE_CONT, tid_, nullptr, as_pointer(static_cast<uint64_t>(signal)));
-  status_ = {};
+  goes_on();
 }
 
 void Tracee::resume_to_system_call_if_alive() {
   request(PTRACE_SYSCALL, tid_, nullptr, nullptr);
-  status_ = {};
+  goes_on();
 }
 
 void Tracee::listen_if_alive() {
   request(PTRACE_LISTEN, tid_, nullptr, nullptr);
-  status_ = {};
+  goes_on();
 }
 
 void Tracee::detach_if_alive(int signal) {

@@ -96,11 +96,13 @@ class Tracee {
 
  private:
   Tracee(Tid tid, uint64_t options) : tid_(tid), options_(options) {}
+  void goes_on() { status_ = {}, registers_.reset(); }
 
   Tid tid_;
   uint64_t options_ = 0;
   std::string wait_channel_;
   WaitStatus status_;
+  mutable std::optional<user_regs_struct> registers_;  // asked for once per stop
 };
 
 using Tracees = std::map<Tid, Tracee>;

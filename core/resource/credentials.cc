@@ -1,3 +1,5 @@
+#include <unistd.h>
+
 #include "core/base/strings.h"
 #include "core/resource/resources.h"
 
@@ -15,6 +17,13 @@ constexpr IdColumn kColumns[] = {
     {&pb::Credentials::set_suid, &pb::Credentials::set_sgid},
     {&pb::Credentials::set_fsuid, &pb::Credentials::set_fsgid},
 };
+
+// Without a security module that has labels, the file is there, but cannot be read.
+bool has_labels() {
+  static const bool kHasLabels =
+      ProcDirectory::of(Pid{::getpid()}).read_if_allowed("attr/current").has_value();
+  return kHasLabels;
+}
 
 void capture(CaptureContext&, const StoppedTask& stopped, pb::Thread& thread) {
   const ProcFields& status = stopped.status();
@@ -34,8 +43,9 @@ void capture(CaptureContext&, const StoppedTask& stopped, pb::Thread& thread) {
   out.set_no_new_privs(status.number("NoNewPrivs") != 0);
   out.set_seccomp_mode(static_cast<uint32_t>(status.number("Seccomp")));
   out.set_seccomp_filters(static_cast<uint32_t>(status.number("Seccomp_filters")));
-  // No such label without a security module, or none that this kernel shows.
-  out.set_lsm_label(std::string(trim(stopped.proc.read_if_allowed("attr/current").value_or(""))));
+  if (has_labels())
+    out.set_lsm_label(
+        std::string(trim(stopped.proc().read_if_allowed("attr/current").value_or(""))));
 }
 
 }  // namespace

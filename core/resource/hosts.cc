@@ -57,7 +57,8 @@ const CaptureContext::Ground& ground_of(const FrozenProcess& frozen, CaptureCont
   else if (!memory)
     ground.why_not = "none of its tasks is on an ordinary stack";
   else
-    ground.place = Detour::Place{*gadgets, memory->low, memory->high};
+    ground.place = Detour::Place{*gadgets, memory->low, memory->high,
+                                 ignored_signals(ProcFields(frozen.task_proc.read("status")))};
   return ground;
 }
 

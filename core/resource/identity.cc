@@ -29,7 +29,7 @@ void capture_process(CaptureContext&, const FrozenProcess& frozen, pb::Process& 
 }
 
 void capture_thread(CaptureContext&, const StoppedTask& stopped, pb::Thread& thread) {
-  const ProcStat stat = stopped.proc.stat();
+  const ProcStat stat = stopped.proc().stat();
   const ProcFields& status = stopped.status();
   thread.set_name(stat.name);
   thread.set_state(std::string(1, stopped.task.state_before));

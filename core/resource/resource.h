@@ -63,15 +63,16 @@ std::span<const ProcessResource* const> process_resources();
 
 class StoppedTask {
  public:
-  StoppedTask(const FrozenProcess& of, const FrozenTask& which)
-      : process(of), task(which), proc(of.proc.task(which.tid)) {}
+  StoppedTask(const FrozenProcess& of, const FrozenTask& which) : process(of), task(which) {}
 
   const FrozenProcess& process;
   const FrozenTask& task;
-  const ProcDirectory proc;          // /proc/PID/task/TID
-  const ProcFields& status() const;  // read once
+  // Each is opened or read at most once.
+  const ProcDirectory& proc() const;  // /proc/PID/task/TID
+  const ProcFields& status() const;
 
  private:
+  mutable std::optional<ProcDirectory> proc_;
   mutable std::optional<ProcFields> status_;
 };
 struct ThreadResource {

@@ -25,8 +25,13 @@ std::span<const DescriptorResource* const> descriptor_resources() {
   return kDescriptorTableRows;
 }
 
+const ProcDirectory& StoppedTask::proc() const {
+  if (!proc_) proc_.emplace(process.proc.task(task.tid));
+  return *proc_;
+}
+
 const ProcFields& StoppedTask::status() const {
-  if (!status_) status_.emplace(proc.read("status"));
+  if (!status_) status_.emplace(proc().read("status"));
   return *status_;
 }
 
