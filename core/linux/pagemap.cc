@@ -19,10 +19,15 @@ constexpr uint64_t kPage = 4096;
 struct PageRegion {
   uint64_t start, end, categories;
 };
+}  // namespace
+
 struct ScanArguments {
   uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
   uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
 };
+
+namespace {
+
 constexpr unsigned long kPagemapScan = _IOWR('f', 16, ScanArguments);
 // A flag. What is not tracked is passed over then: the program may have mapped it anew meanwhile.
 constexpr uint64_t kScanProtect = 1 << 0;
@@ -51,12 +56,20 @@ PageClass class_of_categories(uint64_t categories) {
                   categories & kIsGuard);
 }
 
-ScanArguments arguments_for(std::span<PageRegion> regions, uint64_t end) {
-  ScanArguments arguments{};
+// Looking at as many pages takes as long as another call does.
+constexpr uint64_t kWorthSkipping = 64 * kPage;
+
+void set_range(ScanArguments& arguments, std::span<PageRegion> regions, uint64_t end) {
   arguments.size = sizeof arguments;
   arguments.end = end;
   arguments.vec = reinterpret_cast<uint64_t>(regions.data());
   arguments.vec_len = regions.size();
+}
+
+ScanArguments written_and_there() {
+  ScanArguments arguments{};
+  arguments.category_mask = kIsWritten;
+  arguments.category_anyof_mask = kIsPresent | kIsSwapped;
   return arguments;
 }
 
@@ -77,7 +90,8 @@ void Pagemap::classify_anonymous(uint64_t start, uint64_t end, const Found& foun
 // False: this kernel does not have it.
 bool Pagemap::scan(uint64_t start, uint64_t end, uint64_t kind, const Found& found) const {
   std::array<PageRegion, 512> regions;
-  ScanArguments arguments = arguments_for(regions, end);
+  ScanArguments arguments{};
+  set_range(arguments, regions, end);
   uint64_t guard = kIsGuard;
   uint64_t covered = start;
   for (arguments.start = start; arguments.start < end; arguments.start = arguments.walk_end) {
@@ -102,21 +116,41 @@ bool Pagemap::scan(uint64_t start, uint64_t end, uint64_t kind, const Found& fou
   return true;
 }
 
+void Pagemap::classify_tracked(uint64_t start, uint64_t end, const Found& found) const {
+  // The kernel's fast path is for exactly this question (fs/proc/task_mmu.c,
+  // pagemap_scan_pmd_entry). A page that is not there counts as written, too.
+  ScanArguments arguments{};
+  arguments.category_mask = kIsWritten;
+  PageRun written{start, start};
+  const auto end_run = [&] {
+    if (written.start < written.end) classify_anonymous(written.start, written.end, found);
+  };
+  scan_written(arguments, start, end, [&](uint64_t from, uint64_t to) {
+    if (from - written.end > kWorthSkipping) {
+      end_run();
+      found({written.end, from, PageClass::kAnonymous, true});
+      written.start = from;
+    }
+    written.end = to;
+  });
+  end_run();
+  if (written.end < end) found({written.end, end, PageClass::kAnonymous, true});
+}
+
 void Pagemap::protect_written(uint64_t start, uint64_t end, const FoundWritten& found) const {
-  scan_written(start, end, kScanProtect, found);
+  ScanArguments arguments = written_and_there();
+  arguments.flags = kScanProtect;
+  scan_written(arguments, start, end, found);
 }
 
 void Pagemap::for_each_written(uint64_t start, uint64_t end, const FoundWritten& found) const {
-  scan_written(start, end, 0, found);
+  scan_written(written_and_there(), start, end, found);
 }
 
-void Pagemap::scan_written(uint64_t start, uint64_t end, uint64_t flags,
+void Pagemap::scan_written(ScanArguments arguments, uint64_t start, uint64_t end,
                            const FoundWritten& found) const {
   std::array<PageRegion, 512> regions;
-  ScanArguments arguments = arguments_for(regions, end);
-  arguments.flags = flags;
-  arguments.category_mask = kIsWritten;
-  arguments.category_anyof_mask = kIsPresent | kIsSwapped;
+  set_range(arguments, regions, end);
   arguments.return_mask = kIsWritten;
   for (arguments.start = start; arguments.start < end; arguments.start = arguments.walk_end) {
     const int n = ::ioctl(fd_.get(), kPagemapScan, &arguments);

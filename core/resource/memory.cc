@@ -142,7 +142,8 @@ class Planner {
   // Guard pages fault whoever the process is; everything else is handed to `otherwise`.
   template <typename Otherwise>
   void classify(const pb::Vma& vma, Otherwise otherwise) {
-    const auto how = vma.inode() == 0 ? &Pagemap::classify_anonymous : &Pagemap::classify;
+    auto how = vma.inode() == 0 ? &Pagemap::classify_anonymous : &Pagemap::classify;
+    if (early_ && early_->tracks(vma.start(), vma.end())) how = &Pagemap::classify_tracked;
     (pagemap_.*how)(vma.start(), vma.end(), [&](const PageRun& run) {
       if (run.what == PageClass::kGuard)
         add_missing(run.start, run.end, "a guard page (MADV_GUARD_INSTALL)", true);

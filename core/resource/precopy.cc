@@ -95,6 +95,12 @@ void PreCopy::copy_all(PageWriter& pages) {
   pages.flush();
 }
 
+bool PreCopy::tracks(uint64_t start, uint64_t end) const {
+  return std::ranges::any_of(tracker_->ranges(), [&](const WriteTracker::Range& range) {
+    return range.start <= start && end <= range.end;
+  });
+}
+
 bool PreCopy::copy_again(PageWriter& pages) {
   const uint64_t found = tracker_->count_written();
   if (found <= kFewPages) return false;

@@ -31,7 +31,8 @@ class PreCopy {
   // What was copied (MISSING: not copied after all). It holds for the pages that the page table
   // calls unwritten (PageRun).
   const Extents& copied() const { return copied_; }
-  const std::vector<WriteTracker::Range>& ranges() const { return tracker_->ranges(); }
+  // Whether this is a mapping, or a part of one, whose writes are tracked.
+  bool tracks(uint64_t start, uint64_t end) const;
 
  private:
   Tid tid_;
