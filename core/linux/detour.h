@@ -84,7 +84,7 @@ class Detour {
   uint64_t mask_ = 0;
   std::vector<std::byte> memory_;  // what stood in [scratch_, scratch_ + size)
   bool away_ = false;
-  uint64_t came_ = 0;  // signals that others sent meanwhile, as a mask
+  uint64_t came_ = 0;                // signals that others sent meanwhile, as a mask
   std::optional<siginfo_t> signal_;  // was to be delivered when we came, and will be
 };
 

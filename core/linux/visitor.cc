@@ -9,51 +9,24 @@
 #include "core/base/error.h"
 
 namespace snapgdb {
-namespace {
-
-// A call of the host takes 7 µs, a thread 170 µs with as many calls as one likes.
-constexpr size_t kFewCalls = 24;
-
-}  // namespace
-
 uint64_t Visitor::reserve(size_t bytes) {
   const uint64_t address = detour_.scratch() + reserved_.size();
   reserved_.resize((reserved_.size() + bytes + 63) / 64 * 64);
   return address;
 }
 
-size_t Visitor::room() const {
-  constexpr size_t kOwnCalls = 2;
-  const size_t fit = (kScratch - reserved_.size()) / FrameChain::kFrameSize;
-  return fit - std::min(fit, calls_.size() + kOwnCalls);
-}
-
 void Visitor::run(const AtEnd& at_end) {
   detour_.write(detour_.scratch(), reserved_);
-  if (!at_end && calls_.size() <= kFewCalls) return send_host();
-  try {
-    send_thread(at_end);
-  } catch (const SystemError& error) {
-    if (error.error_number() != EINVAL || at_end) throw;
-    send_host();
-  }
-}
-
-void Visitor::send_host() {
-  for (const Call& call : calls_) detour_.call(call.number, call.arguments);
-}
-
-void Visitor::send_thread(const AtEnd& at_end) {
   FrameChain chain(detour_.gadgets(), detour_.scratch() + reserved_.size());
   chain.call(kCloseRange, {0, ~0u, 0});
-  for (const Call& call : calls_) chain.call(call.number, call.arguments);
+  for (const SystemCall& call : calls_) chain.call(call.number, call.arguments);
   chain.call(SYS_exit);
   detour_.write(chain.begin(), chain.bytes());
   Tracee thread = detour_.clone(kVisitorThread, chain.begin());
   thread.set_options(PTRACE_O_TRACEEXIT);
   thread.resume_if_alive(0);
   const bool ended = thread.wait_stop(kDetourPatience);
-  if (ended && at_end) at_end(thread.tid());
+  if (ended) at_end(thread.tid());
   thread.resume_if_alive(0);
   if (ended) thread.wait_stop(kDetourPatience);
   if (!ended)

@@ -27,30 +27,20 @@ class Visitor {
   void call(long number, const SystemCallArguments& arguments = {}) {
     calls_.push_back({number, arguments});
   }
-  // How many more calls fit.
-  size_t room() const;
 
   // Performs the calls. `at_end` sees the thread when it has done the last one and still has its
-  // descriptors. Without it, the host performs the calls itself where they are few, or where it may
-  // have no further threads (after unshare(CLONE_NEWPID)).
+  // descriptors. Throws SystemError EINVAL where the process may have no further threads (after
+  // unshare(CLONE_NEWPID)).
   using AtEnd = std::function<void(Tid)>;
-  void run(const AtEnd& at_end = {});
+  void run(const AtEnd& at_end);
   void read(uint64_t address, std::span<std::byte> out) const { detour_.read(address, out); }
-
-  // System calls of the host itself.
-  Detour& host() { return detour_; }
+  // What the destructor does, for those who want to know whether it worked.
+  void leave() { detour_.go_home(); }
 
  private:
-  void send_thread(const AtEnd& at_end);
-  void send_host();
-
   Detour detour_;
   std::vector<std::byte> reserved_;
-  struct Call {
-    long number;
-    SystemCallArguments arguments;
-  };
-  std::vector<Call> calls_;
+  std::vector<SystemCall> calls_;
 };
 
 // clone(2)'s flags for such a thread. Not CLONE_FILES: what it opens must not show up among the

@@ -39,7 +39,7 @@ WriteTracker::WriteTracker(Tracee& host, const Detour::Place& place, const ProcD
   Visitor visitor(host, place);
   visitor.call(SYS_userfaultfd, {O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY});
   visitor.run([&](Tid thread) { userfault_ = fetch_descriptor(thread, kFirstDescriptor); });
-  visitor.host().go_home();
+  visitor.leave();
   uffdio_api api{UFFD_API,
                  UFFD_FEATURE_PAGEFAULT_FLAG_WP | kWriteProtectAsync | kWriteProtectUnpopulated, 0};
   if (::ioctl(userfault_.get(), UFFDIO_API, &api) != 0)

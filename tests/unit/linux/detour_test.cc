@@ -4,6 +4,8 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -123,6 +125,76 @@ TEST_CASE("a task performs system calls on a detour and goes on as if nothing ha
     CHECK(std::memcmp(&before, &after, sizeof before) == 0);
     CHECK(task.signal_mask() == mask);
   }
+  CHECK(child.exit_status() == 0);
+}
+
+// Every signal blocked, SIGWINCH and SIGUSR1 pending.
+int keep_signals_pending() {
+  sigset_t all{}, pending{};
+  ::sigfillset(&all);
+  ::sigprocmask(SIG_SETMASK, &all, nullptr);
+  ::raise(SIGWINCH), ::raise(SIGUSR1);
+  if (const int disturbed = sleep_undisturbed()) return disturbed;
+  ::sigpending(&pending);
+  for (int signal = 1; signal < SIGRTMIN; ++signal)
+    if (::sigismember(&pending, signal) != (signal == SIGWINCH || signal == SIGUSR1)) return signal;
+  return 0;
+}
+
+TEST_CASE("several system calls are made in one go, or one by one, with the same results") {
+  const auto body = GENERATE(&sleep_undisturbed, &spin_undisturbed, &keep_signals_pending);
+  const bool in_one_go = GENERATE(true, false);
+  CAPTURE(in_one_go);
+  Child child(body);
+  ::usleep(20'000);
+  {
+    Tracee task = stopped(child);
+    Detour::Place place = place_for(child, task);
+    REQUIRE(place.gadgets.can_chain());
+    if (in_one_go) place.ignored = ignored_signals(ProcFields(child.proc().read("status")));
+    const user_regs_struct before = task.registers();
+    const uint64_t mask = task.signal_mask();
+    uint64_t child_mask = 0;
+    {
+      Detour detour(task, place, 4096);
+      const SystemCall calls[] = {
+          {SYS_gettid, {}},
+          {SYS_close, {9999}},
+          {SYS_rt_sigaction, {SIGUSR1, 0, detour.scratch() + 64, 8}},
+          {SYS_prctl, {PR_GET_DUMPABLE}},
+          {SYS_rt_sigprocmask, {SIG_BLOCK, 0, detour.scratch(), 8}},
+      };
+      const std::vector<int32_t> expected{child.tid().value, -EBADF, 0, 1, 0};
+      CHECK(detour.perform(calls) == expected);
+      CHECK(detour.perform(calls) == expected);
+      detour.read(detour.scratch(), std::as_writable_bytes(std::span(&child_mask, 1)));
+    }
+    CHECK(child_mask != mask);  // while it was away, it could not be interrupted
+    const user_regs_struct after = task.registers();
+    CHECK(std::memcmp(&before, &after, sizeof before) == 0);
+    CHECK(task.signal_mask() == mask);
+    CHECK(task.status().event() == PTRACE_EVENT_STOP);
+  }
+  CHECK(child.exit_status() == 0);
+}
+
+TEST_CASE("a program that is stopped by job control during a detour is stopped afterwards") {
+  const bool in_one_go = GENERATE(true, false);
+  CAPTURE(in_one_go);
+  Child child(&spin_undisturbed);
+  {
+    Tracee task = stopped(child);
+    Detour::Place place = place_for(child, task);
+    if (in_one_go) place.ignored = ignored_signals(ProcFields(child.proc().read("status")));
+    REQUIRE(::kill(child.tid().value, SIGSTOP) == 0);
+    Detour detour(task, place, 4096);
+    CHECK(detour.perform(std::array{SystemCall{SYS_getpid, {}}}) ==
+          std::vector<int32_t>{child.tid().value});
+  }
+  int status = 0;
+  REQUIRE(::waitpid(child.tid().value, &status, WUNTRACED) == child.tid().value);
+  CHECK(WIFSTOPPED(status));
+  REQUIRE(::kill(child.tid().value, SIGCONT) == 0);
   CHECK(child.exit_status() == 0);
 }
 
