@@ -16,8 +16,9 @@ namespace snapgdb::cli {
 namespace {
 
 constexpr const Command* kCommands[] = {
-    &kCaptureCommand, &kRunCommand,   &kShowCommand, &kBacktraceCommand, &kCoreCommand,
-    &kDebugCommand,   &kServeCommand, &kGuiCommand,  &kVerifyCommand,    &kKeygenCommand,
+    &kCaptureCommand,   &kRestoreCommand, &kRunCommand,    &kShowCommand,
+    &kBacktraceCommand, &kCoreCommand,    &kDebugCommand,  &kServeCommand,
+    &kGuiCommand,       &kVerifyCommand,  &kKeygenCommand,
 };
 
 constexpr char kDescription[] =

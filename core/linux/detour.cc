@@ -162,11 +162,7 @@ void Detour::read(uint64_t address, std::span<std::byte> out) const {
 }
 
 void Detour::write(uint64_t address, std::span<const std::byte> bytes) {
-  const iovec local{const_cast<std::byte*>(bytes.data()), bytes.size()};
-  const iovec remote{reinterpret_cast<void*>(address), bytes.size()};
-  const ssize_t n = ::process_vm_writev(task_.tid().value, &local, 1, &remote, 1, 0);
-  if (n != static_cast<ssize_t>(bytes.size()))
-    throw_errno("cannot write memory of {}", task_.tid().value);
+  write_remote(task_.tid(), address, bytes);
 }
 
 // The order matters in case we are killed here: registers that lead home first, then the mask that

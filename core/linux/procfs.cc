@@ -230,6 +230,13 @@ std::string ProcDirectory::read(const char* name) const {
   return read_whole(fd.get(), fmt::format("{}/{}", path_, name));
 }
 
+void ProcDirectory::write(const char* name, std::string_view text) const {
+  const Fd fd = open(name, O_WRONLY);
+  if (!fd.valid()) throw_errno("cannot open {}/{}", path_, name);
+  if (::write(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
+    throw_errno("cannot write {} to {}/{}", printable(text), path_, name);
+}
+
 std::optional<std::string> ProcDirectory::read_if_allowed(const char* name) const {
   try {
     return read(name);

@@ -83,6 +83,7 @@ class ProcDirectory {
   std::string read(const char* name) const;
   // nullopt where the kernel lacks the file or refuses it to us.
   std::optional<std::string> read_if_allowed(const char* name) const;
+  void write(const char* name, std::string_view text) const;
   std::string link(const std::string& name) const;
   std::optional<std::string> link_if_allowed(const std::string& name) const;
   std::vector<std::string> list(const char* name) const;  // without . and .., unsorted

@@ -18,6 +18,14 @@ constexpr uint64_t kPage = 4096;
 
 }  // namespace
 
+void write_remote(Tid tid, uint64_t address, std::span<const std::byte> bytes) {
+  const iovec local{const_cast<std::byte*>(bytes.data()), bytes.size()};
+  const iovec remote{reinterpret_cast<void*>(address), bytes.size()};
+  if (::process_vm_writev(tid.value, &local, 1, &remote, 1, 0) !=
+      static_cast<ssize_t>(bytes.size()))
+    throw_errno("cannot write memory of {}", tid.value);
+}
+
 RemoteMemory::RemoteMemory(Tid tid, const ProcDirectory& proc)
     : tid_(tid), mem_(proc.open("mem", O_RDONLY)) {
   if (!mem_.valid()) throw_errno("cannot open {}/mem", proc.path());

@@ -13,6 +13,9 @@ namespace snapgdb {
 // process_vm_readv(2): how many bytes could be read before the first that cannot.
 size_t read_remote(Tid tid, uint64_t address, std::span<std::byte> out);
 
+// process_vm_writev(2). Throws SystemError unless all of it could be written.
+void write_remote(Tid tid, uint64_t address, std::span<const std::byte> bytes);
+
 // The memory of a task, read from it directly.
 class RemoteMemory {
  public:

@@ -204,6 +204,13 @@ std::vector<std::byte> Tracee::register_set(uint32_t note_type) const {
   return bytes;
 }
 
+void Tracee::set_register_set(uint32_t note_type, std::span<const std::byte> bytes) {
+  iovec space{const_cast<std::byte*>(bytes.data()), bytes.size()};
+  registers_.reset();
+  if (request(PTRACE_SETREGSET, tid_, as_pointer(note_type), &space) != 0)
+    throw_errno("cannot set registers of {}", tid_.value);
+}
+
 user_regs_struct Tracee::registers() const {
   if (registers_) return *registers_;
   user_regs_struct registers{};

@@ -69,6 +69,7 @@ class Tracee {
 
   // ---- Of a stopped task. Each throws SystemError; ESRCH means that it was killed meanwhile. ----
   std::vector<std::byte> register_set(uint32_t note_type) const;  // NT_PRSTATUS, NT_X86_XSTATE, …
+  void set_register_set(uint32_t note_type, std::span<const std::byte> bytes);
   user_regs_struct registers() const;
   void set_registers(const user_regs_struct& registers);
   uint64_t signal_mask() const;

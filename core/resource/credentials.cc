@@ -1,5 +1,8 @@
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
+#include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/resource/resources.h"
 
@@ -25,9 +28,7 @@ bool has_labels() {
   return kHasLabels;
 }
 
-void capture(CaptureContext&, const StoppedTask& stopped, pb::Thread& thread) {
-  const ProcFields& status = stopped.status();
-  pb::Credentials& out = *thread.mutable_credentials();
+void read_credentials(const ProcFields& status, pb::Credentials& out) {
   const auto users = split_blank(status.text("Uid")), groups = split_blank(status.text("Gid"));
   for (size_t i = 0; i < std::size(kColumns) && i < users.size() && i < groups.size(); ++i) {
     (out.*kColumns[i].user)(parse_number<uint32_t>(users[i]).value_or(UINT32_MAX));
@@ -43,13 +44,98 @@ void capture(CaptureContext&, const StoppedTask& stopped, pb::Thread& thread) {
   out.set_no_new_privs(status.number("NoNewPrivs") != 0);
   out.set_seccomp_mode(static_cast<uint32_t>(status.number("Seccomp")));
   out.set_seccomp_filters(static_cast<uint32_t>(status.number("Seccomp_filters")));
+}
+
+void capture(CaptureContext&, const StoppedTask& stopped, pb::Thread& thread) {
+  pb::Credentials& out = *thread.mutable_credentials();
+  read_credentials(stopped.status(), out);
   if (has_labels())
     out.set_lsm_label(
         std::string(trim(stopped.proc().read_if_allowed("attr/current").value_or(""))));
 }
 
+// ---- Restoring ----------------------------------------------------------------------------------
+
+struct CapabilityHeader {
+  uint32_t version = 0x20080522;  // _LINUX_CAPABILITY_VERSION_3
+  int32_t pid = 0;
+};
+
+// What the task has already, it need not be given: changing it takes rights that an ordinary user
+// does not have.
+bool has_already(const pb::Credentials& wanted, const ProcFields& status) {
+  pb::Credentials now;
+  read_credentials(status, now);
+  pb::Credentials other = wanted;
+  other.clear_lsm_label(), other.clear_seccomp_mode(), other.clear_seccomp_filters();
+  now.set_no_new_privs(other.no_new_privs());
+  now.clear_seccomp_mode(), now.clear_seccomp_filters();
+  now.set_securebits(other.securebits());
+  return now.SerializeAsString() == other.SerializeAsString();
+}
+
+void add_ids(const pb::Credentials& wanted, Seed& seed) {
+  const std::vector<uint32_t> groups(wanted.groups().begin(), wanted.groups().end());
+  seed.add("set the groups", SYS_setgroups,
+           {groups.size(), seed.put(std::as_bytes(std::span(groups)))});
+  seed.add(fmt::format("become group {}", wanted.egid()), SYS_setresgid,
+           {wanted.rgid(), wanted.egid(), wanted.sgid()});
+  seed.add("set the group for files", SYS_setfsgid, {wanted.fsgid()});
+  seed.add(fmt::format("become user {}", wanted.euid()), SYS_setresuid,
+           {wanted.ruid(), wanted.euid(), wanted.suid()});
+  seed.add("set the user for files", SYS_setfsuid, {wanted.fsuid()});
+}
+
+void add_capabilities(const pb::Credentials& wanted, Seed& seed) {
+  const auto word = [](uint64_t set, int half) {
+    return static_cast<uint32_t>(set >> (32 * half));
+  };
+  uint32_t data[6];
+  for (int half = 0; half < 2; ++half) {
+    data[half * 3] = word(wanted.cap_effective(), half);
+    data[half * 3 + 1] = word(wanted.cap_permitted(), half);
+    data[half * 3 + 2] = word(wanted.cap_inheritable(), half);
+  }
+  seed.add("set capabilities", SYS_capset,
+           {seed.put_value(CapabilityHeader{}), seed.put_value(data)});
+  for (uint64_t i = 0; i < 64; ++i)
+    if (wanted.cap_ambient() >> i & 1)
+      seed.add("set an ambient capability", SYS_prctl, {PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, i});
+}
+
+// Each step needs a capability that the next may take away; a change of user would take all, but
+// for the secure bit that keeps them.
+void add_credentials(const pb::Credentials& wanted, uint64_t bounding, Seed& seed) {
+  constexpr uint32_t kKeepCapabilities = 1 << 4;  // SECBIT_KEEP_CAPS
+  for (uint64_t i = 0; i < 64; ++i)
+    if (bounding >> i & ~(wanted.cap_bounding() >> i) & 1)
+      seed.add("drop a capability", SYS_prctl, {PR_CAPBSET_DROP, i});
+  seed.add("set securebits", SYS_prctl,
+           {PR_SET_SECUREBITS, wanted.securebits() | kKeepCapabilities});
+  add_ids(wanted, seed);
+  add_capabilities(wanted, seed);
+  if (!(wanted.securebits() & kKeepCapabilities))
+    seed.add("set securebits", SYS_prctl, {PR_SET_KEEPCAPS, 0});
+}
+
+void restore(RestoreContext&, const pb::Process& process, const pb::Thread& thread, Seed& seed) {
+  const pb::Credentials& wanted = thread.credentials();
+  const ProcFields status(ProcDirectory::of(Pid{seed.tid().value}).read("status"));
+  if (!has_already(wanted, status)) add_credentials(wanted, status.number("CapBnd", 16), seed);
+  if (wanted.no_new_privs())
+    seed.add("renounce new privileges", SYS_prctl, {PR_SET_NO_NEW_PRIVS, 1});
+  // Both are reset when the user changes.
+  if (thread.parent_death_signal())
+    seed.add("set the parent death signal", SYS_prctl,
+             {PR_SET_PDEATHSIG, thread.parent_death_signal()});
+  if (thread.tid() == process.pid())
+    seed.add("set whether it can be dumped", SYS_prctl, {PR_SET_DUMPABLE, process.dumpable()});
+  seed.perform();
+}
+
 }  // namespace
 
+const ThreadRestorer kCredentialRestorer{"credentials", restore};
 const ThreadResource kCredentials{"credentials", capture};
 
 }  // namespace snapgdb

@@ -1,7 +1,11 @@
 #include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 
+#include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/resource/resources.h"
 
@@ -70,8 +74,81 @@ void capture(CaptureContext& context, const FrozenProcess& frozen, pb::Process& 
   for (const int number : numbers) capture_one(context, frozen, number, *process.add_descriptors());
 }
 
+// ---- Restoring ----------------------------------------------------------------------------------
+
+bool has_other_end(const Snapshot& snapshot, const pb::Descriptor& end) {
+  const bool reads = (end.flags() & O_ACCMODE) == O_RDONLY;
+  for (const pb::Process& process : snapshot.processes())
+    for (const pb::Descriptor& other : process.descriptors())
+      if (other.has_pipe() && other.inode() == end.inode() &&
+          ((other.flags() & O_ACCMODE) == O_RDONLY) != reads)
+        return true;
+  return false;
+}
+
+void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
+  const auto base = static_cast<uint64_t>(context.plan.file_base);
+  seed.add("close descriptors", SYS_close_range, {0, base - 1, 0});
+  for (const pb::Descriptor& descriptor : process.descriptors()) {
+    const int from = context.plan.file_of(descriptor);
+    seed.add(fmt::format("open descriptor {}", descriptor.number()), SYS_dup3,
+             {static_cast<uint64_t>(from), static_cast<uint64_t>(descriptor.number()),
+              descriptor.close_on_exec() ? uint64_t{O_CLOEXEC} : 0});
+  }
+  seed.add("close descriptors", SYS_close_range, {base, ~0u, 0});
+  seed.perform();
+}
+
 }  // namespace
 
+std::optional<int> standard_stream(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
+  const bool is_standard = descriptor.number() <= STDERR_FILENO;
+  if (descriptor.has_device_node() && descriptor.device_node().terminal()) {
+    if (is_standard) return descriptor.number();
+    for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+      if (::isatty(fd)) return fd;
+  }
+  const bool is_from_outside =
+      descriptor.has_socket() || (descriptor.has_pipe() && !has_other_end(snapshot, descriptor));
+  return is_standard && is_from_outside ? std::optional(descriptor.number()) : std::nullopt;
+}
+
+namespace {
+
+// Everything on it fails as on a connection that was lost.
+Fd lost_connection() {
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
+    throw_errno("cannot make a socket");
+  const Fd other(ends[1]);
+  return Fd(ends[0]);
+}
+
+Fd open_planned(OpeningContext& context, const PlannedFile& file) {
+  const pb::Descriptor& descriptor = *file.descriptor;
+  if (file.how == PlannedFile::How::kLeftOut) return lost_connection();
+  if (file.how != PlannedFile::How::kStandard)
+    return restorer_of(descriptor)->open(context, descriptor);
+  const int number = *standard_stream(context.snapshot, descriptor);
+  Fd stream(::fcntl(number, F_DUPFD_CLOEXEC, 0));
+  if (!stream.valid()) throw_errno("cannot duplicate descriptor {}", number);
+  return stream;
+}
+
+}  // namespace
+
+// Descriptors first: they know more of a memfd than mappings do.
+std::vector<Fd> open_files(const Snapshot& snapshot, const RestorePlan& plan) {
+  OpeningContext context{snapshot};
+  std::vector<Fd> files(plan.files.size());
+  for (size_t i = 0; i < files.size(); ++i)
+    if (plan.files[i].descriptor) files[i] = open_planned(context, plan.files[i]);
+  for (size_t i = 0; i < files.size(); ++i)
+    if (plan.files[i].mapping) files[i] = open_mapped(context, plan.files[i]);
+  return files;
+}
+
+const ProcessRestorer kDescriptorRestorer{"descriptors", restore};
 const ProcessResource kDescriptorTable{"descriptors", capture};
 
 }  // namespace snapgdb

@@ -1,5 +1,9 @@
+#include <fcntl.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
+#include "core/base/error.h"
+#include "core/base/strings.h"
 #include "core/resource/resources.h"
 
 namespace snapgdb {
@@ -39,7 +43,43 @@ void capture_device(CaptureContext&, const OpenDescriptor& open, pb::Descriptor&
   device.set_terminal(!device.block() && is_terminal(device.major()));
 }
 
+// ---- Restoring ----------------------------------------------------------------------------------
+
+// O_CREAT, O_EXCL and O_TRUNC are not among the flags of an open file.
+Fd open_path(OpeningContext&, const pb::Descriptor& descriptor) {
+  Fd fd(::open(descriptor.target().c_str(), static_cast<int>(descriptor.flags()) | O_CLOEXEC));
+  if (!fd.valid()) throw_errno("cannot open {}", printable(descriptor.target()));
+  const bool seekable = !(descriptor.flags() & O_PATH) && !descriptor.has_device_node();
+  if (seekable && ::lseek(fd.get(), static_cast<off_t>(descriptor.position()), SEEK_SET) < 0)
+    throw_errno("cannot seek in {}", printable(descriptor.target()));
+  return fd;
+}
+
+std::string path_obstacle(const Snapshot&, const pb::Descriptor& descriptor) {
+  struct stat status {};
+  if (descriptor.has_file() && descriptor.file().unlinked())
+    return "it had been removed while it was open, and its content is not in the image";
+  if (::stat(descriptor.target().c_str(), &status) != 0) return errno_text(errno);
+  if ((status.st_mode & S_IFMT) != (descriptor.mode() & S_IFMT))
+    return "another kind of file has its name now";
+  return "";
+}
+
+// Terminals are those of the standard streams, or else gone.
+Fd open_device(OpeningContext& context, const pb::Descriptor& descriptor) {
+  if (descriptor.device_node().terminal()) return Fd(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  return open_path(context, descriptor);
+}
+
+std::string device_obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
+  return descriptor.device_node().terminal() ? "" : path_obstacle(snapshot, descriptor);
+}
+
 }  // namespace
+
+const DescriptorRestorer kRegularFileRestorer{pb::Descriptor::kFile, path_obstacle, open_path};
+const DescriptorRestorer kDirectoryRestorer{pb::Descriptor::kDirectory, path_obstacle, open_path};
+const DescriptorRestorer kDeviceRestorer{pb::Descriptor::kDeviceNode, device_obstacle, open_device};
 
 const DescriptorResource kRegularFile{"file", is_regular, capture_regular};
 const DescriptorResource kDirectory{"directory", is_directory, capture_directory};

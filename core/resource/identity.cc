@@ -1,3 +1,6 @@
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
 #include "core/base/strings.h"
 #include "core/resource/resources.h"
 
@@ -42,8 +45,24 @@ void capture_thread(CaptureContext&, const StoppedTask& stopped, pb::Thread& thr
   add_numbers(status.text("NSpid"), thread.mutable_ns_tids());
 }
 
+// ---- Restoring ----------------------------------------------------------------------------------
+
+// Sessions and groups are in the plan (Birth).
+void restore_thread(RestoreContext&, const pb::Process&, const pb::Thread& thread, Seed& seed) {
+  seed.add("set its name", SYS_prctl, {PR_SET_NAME, seed.put(thread.name())});
+  seed.perform();
+}
+
 }  // namespace
 
+int32_t own_number(const pb::Process& process) {
+  return process.ns_pids().empty() ? process.pid() : *process.ns_pids().rbegin();
+}
+int32_t own_number(const pb::Thread& thread) {
+  return thread.ns_tids().empty() ? thread.tid() : *thread.ns_tids().rbegin();
+}
+
+const ThreadRestorer kThreadIdentityRestorer{"identity", restore_thread};
 const ProcessResource kProcessIdentity{
     .name = "identity", .capture = capture_process, .of_zombies = true};
 const ThreadResource kThreadIdentity{"identity", capture_thread};

@@ -122,7 +122,7 @@ struct ProcessAnswers {
   itimerval intervals[3];
   int32_t subreaper;
 };
-constexpr size_t kProcessCalls = kSignals + 3 + 3;
+constexpr size_t kProcessCalls = kSignals + 3 + 4;
 
 size_t room_to_ask_process(size_t timers) {
   return Inquiry::room_for(sizeof(ProcessAnswers) + timers * sizeof(itimerspec),
@@ -132,7 +132,7 @@ size_t room_to_ask_process(size_t timers) {
 void ask_process(const Host& host, pb::Process& process) {
   ProcessAnswers answers{};
   std::vector<itimerspec> timers(static_cast<size_t>(process.timers_size()));
-  int32_t huge_pages_disabled = 0, deny_write_execute = 0;
+  int32_t huge_pages_disabled = 0, deny_write_execute = 0, brk = 0;
   Inquiry inquiry(*host.task, host.place, sizeof answers + timers.size() * sizeof(itimerspec),
                   kProcessCalls + timers.size());
   for (uint64_t i = 0; i < kSignals; ++i)
@@ -142,6 +142,7 @@ void ask_process(const Host& host, pb::Process& process) {
   inquiry.call(SYS_prctl, {PR_GET_CHILD_SUBREAPER, inquiry.address_for(answers.subreaper)});
   inquiry.call(SYS_prctl, {PR_GET_THP_DISABLE}, &huge_pages_disabled);
   inquiry.call(SYS_prctl, {kGetDenyWriteExecute}, &deny_write_execute);
+  inquiry.call(SYS_brk, {}, &brk);  // cut to 32 bits, see MmLayout
   for (size_t i = 0; i < timers.size(); ++i)
     inquiry.call(SYS_timer_gettime,
                  {process.timers(static_cast<int>(i)).id(), inquiry.address_for(timers[i])});
@@ -159,6 +160,7 @@ void ask_process(const Host& host, pb::Process& process) {
     out.set_value_ns(ns(timers[i].it_value));
     out.set_interval_ns(ns(timers[i].it_interval));
   }
+  process.mutable_layout()->set_brk_low(static_cast<uint32_t>(brk));
   process.set_child_subreaper(answers.subreaper != 0);
   process.set_thp_disabled(unless_refused(huge_pages_disabled));
   process.set_deny_write_execute(unless_refused(deny_write_execute));
@@ -211,7 +213,92 @@ void capture_thread(CaptureContext& context, const StoppedTask& stopped, pb::Thr
   ask_thread(host, thread);
 }
 
+// ---- Restoring ----------------------------------------------------------------------------------
+
+timeval to_timeval(uint64_t ns) {
+  return {static_cast<time_t>(ns / 1'000'000'000),
+          static_cast<suseconds_t>(ns % 1'000'000'000 / 1000)};
+}
+timespec to_timespec(uint64_t ns) {
+  return {static_cast<time_t>(ns / 1'000'000'000), static_cast<long>(ns % 1'000'000'000)};
+}
+
+void restore_actions(const pb::Process& process, Seed& seed) {
+  for (const pb::SignalAction& action : process.signal_actions()) {
+    if (action.signal() == SIGKILL || action.signal() == SIGSTOP) continue;
+    const KernelAction value{action.handler(), action.flags(), action.restorer(), action.mask()};
+    seed.add(fmt::format("set the action of signal {}", action.signal()), SYS_rt_sigaction,
+             {action.signal(), seed.put_value(value), 0, 8});
+  }
+}
+
+// The kernel numbers timers in the order in which they are made, also those that are gone.
+void create_timer(const pb::PosixTimer& timer, uint32_t& next, Seed& seed) {
+  constexpr uint32_t kMaxGap = 100'000;
+  if (timer.id() - next > kMaxGap)
+    throw Error(fmt::format("cannot make timer {}", timer.id()), "its number is too high");
+  const bool to_thread = timer.notify().find("tid.") != std::string::npos;
+  const bool none = timer.notify().starts_with("none");
+  struct {
+    uint64_t value;
+    int32_t signal, notify, tid, padding[11];
+  } event{};
+  static_assert(sizeof event == 64);  // sigevent_t
+  event.value = timer.value();
+  event.signal = static_cast<int32_t>(timer.signal());
+  event.notify = none ? SIGEV_NONE : to_thread ? SIGEV_THREAD_ID : SIGEV_SIGNAL;
+  if (to_thread)
+    event.tid =
+        parse_number<int32_t>(timer.notify().substr(timer.notify().find("tid.") + 4)).value_or(0);
+  for (;; ++next) {
+    const uint64_t at = seed.put_value(event), out = seed.put_value(int32_t{0});
+    seed.add(fmt::format("make timer {}", timer.id()), SYS_timer_create,
+             {static_cast<uint64_t>(timer.clock()), at, out});
+    if (next == timer.id()) break;
+    seed.add("remove a timer", SYS_timer_delete, {next});
+  }
+  ++next;
+  const itimerspec value{to_timespec(timer.interval_ns()), to_timespec(timer.value_ns())};
+  if (timer.value_ns())
+    seed.add(fmt::format("set timer {}", timer.id()), SYS_timer_settime,
+             {timer.id(), 0, seed.put_value(value)});
+}
+
+void restore_process(RestoreContext&, const pb::Process& process, Seed& seed) {
+  restore_actions(process, seed);
+  if (process.child_subreaper())
+    seed.add("make it a subreaper", SYS_prctl, {PR_SET_CHILD_SUBREAPER, 1});
+  if (process.thp_disabled()) seed.add("disable huge pages", SYS_prctl, {PR_SET_THP_DISABLE, 1});
+  seed.perform();
+}
+
+void restore_thread(RestoreContext&, const pb::Process&, const pb::Thread& thread, Seed& seed) {
+  const pb::AlternateStack& from = thread.alternate_stack();
+  constexpr uint32_t kOnStack = 1;  // SS_ONSTACK: it is in use, which follows from the registers
+  const KernelStack stack{from.address(), static_cast<int32_t>(from.flags() & ~kOnStack), 0,
+                          from.size()};
+  seed.add("set the alternate stack", SYS_sigaltstack, {seed.put_value(stack), 0});
+  seed.add("set the address of its number", SYS_set_tid_address, {thread.clear_child_tid()});
+  if (thread.tsc_mode() == PR_TSC_SIGSEGV)
+    seed.add("forbid rdtsc", SYS_prctl, {PR_SET_TSC, PR_TSC_SIGSEGV});
+  seed.perform();
+}
+
 }  // namespace
+
+const ProcessRestorer kInsideRestorer{"signal actions and timers", restore_process};
+const ThreadRestorer kInsideThreadRestorer{"alternate stack", restore_thread};
+
+void start_timers(const pb::Process& process, Seed& seed) {
+  uint32_t next = 0;
+  for (const pb::PosixTimer& timer : process.timers()) create_timer(timer, next, seed);
+  for (const pb::IntervalTimer& timer : process.interval_timers()) {
+    const itimerval value{to_timeval(timer.interval_ns()), to_timeval(timer.value_ns())};
+    if (timer.value_ns())
+      seed.add("set an interval timer", SYS_setitimer, {timer.which(), seed.put_value(value), 0});
+  }
+  seed.perform();
+}
 
 const ProcessResource kInsideProcess{"signal actions and timers", capture_process, true};
 const ThreadResource kInsideThread{"alternate stack", capture_thread, true};

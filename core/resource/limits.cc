@@ -1,3 +1,9 @@
+#include <sys/resource.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+
+#include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/resource/resources.h"
 
@@ -24,8 +30,29 @@ void capture(CaptureContext&, const FrozenProcess& frozen, pb::Process& process)
   }
 }
 
+// ---- Restoring ----------------------------------------------------------------------------------
+
+// The order of RLIMIT_*, with the names of /proc/PID/limits (fs/proc/base.c, lnames).
+constexpr std::string_view kNames[] = {
+    "Max cpu time",       "Max file size",     "Max data size",         "Max stack size",
+    "Max core file size", "Max resident set",  "Max processes",         "Max open files",
+    "Max locked memory",  "Max address space", "Max file locks",        "Max pending signals",
+    "Max msgqueue size",  "Max nice priority", "Max realtime priority", "Max realtime timeout"};
+
+void restore(RestoreContext&, const pb::Process& process, Seed& seed) {
+  for (const pb::Limit& limit : process.limits()) {
+    const auto found = std::ranges::find(kNames, limit.name());
+    if (found == std::end(kNames)) continue;
+    const rlimit value{limit.soft(), limit.hard()};
+    seed.add(fmt::format("set the limit \"{}\" to {}", limit.name(), limit.hard()), SYS_prlimit64,
+             {0, static_cast<uint64_t>(found - kNames), seed.put_value(value), 0});
+  }
+  seed.perform();
+}
+
 }  // namespace
 
+const ProcessRestorer kLimitRestorer{"limits", restore};
 const ProcessResource kLimits{"limits", capture};
 
 }  // namespace snapgdb

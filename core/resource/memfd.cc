@@ -1,5 +1,8 @@
 #include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
+#include "core/base/error.h"
 #include "core/resource/resources.h"
 
 namespace snapgdb {
@@ -22,8 +25,41 @@ void capture(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor
     memfd.set_seals(static_cast<uint32_t>(seals));
 }
 
+// ---- Restoring ----------------------------------------------------------------------------------
+
+bool maps(const pb::Vma& vma, const pb::Descriptor& descriptor) {
+  return vma.inode() == descriptor.inode() && vma.name().starts_with(kPrefix);
+}
+
+std::string obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
+  if (descriptor.size() == 0) return "";
+  for (const pb::Process& process : snapshot.processes())
+    for (const pb::Vma& vma : process.mappings())
+      if (maps(vma, descriptor)) return "";
+  return "its content is not in the image, since no process had it mapped";
+}
+
+// Its content comes with the mappings. Seals, which would be in the way, are set by the processes.
+Fd open_memfd(OpeningContext& context, const pb::Descriptor& descriptor) {
+  const auto [known, is_new] =
+      context.objects.try_emplace({descriptor.device(), descriptor.inode()});
+  Fd& object = known->second;
+  if (is_new) {
+    object = Fd(::memfd_create(descriptor.memfd().name().c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
+    if (!object.valid() || ::ftruncate(object.get(), static_cast<off_t>(descriptor.size())) != 0)
+      throw_errno("cannot make a memfd of {} bytes", descriptor.size());
+  }
+  const std::string path = fmt::format("/proc/self/fd/{}", object.get());
+  constexpr uint32_t kKept = O_ACCMODE | O_APPEND | O_NONBLOCK;
+  Fd file(::open(path.c_str(), static_cast<int>(descriptor.flags() & kKept) | O_CLOEXEC));
+  if (!file.valid() || ::lseek(file.get(), static_cast<off_t>(descriptor.position()), SEEK_SET) < 0)
+    throw_errno("cannot open a memfd");
+  return file;
+}
+
 }  // namespace
 
 const DescriptorResource kMemfd{"memfd", matches, capture};
+const DescriptorRestorer kMemfdRestorer{pb::Descriptor::kMemfd, obstacle, open_memfd};
 
 }  // namespace snapgdb

@@ -1,6 +1,9 @@
 #include <fcntl.h>
 #include <sys/ioctl.h>
 
+#include <unistd.h>
+
+#include "core/base/error.h"
 #include "core/resource/resources.h"
 
 namespace snapgdb {
@@ -8,6 +11,24 @@ namespace {
 
 bool matches(const OpenDescriptor& open) {
   return S_ISFIFO(open.status.st_mode);
+}
+
+// What is queued, which stays where it is: tee(2) duplicates it.
+std::string content_of(int end, int capacity, size_t queued) {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) throw_errno("cannot make a pipe");
+  const Fd to_read(ends[0]), to_write(ends[1]);
+  if (::fcntl(to_write.get(), F_SETPIPE_SZ, capacity) < 0)
+    throw_errno("cannot make a pipe of {} bytes", capacity);
+  const ssize_t copied = ::tee(end, to_write.get(), queued, SPLICE_F_NONBLOCK);
+  if (copied < 0) throw_errno("cannot copy what is queued in a pipe");
+  std::string content(static_cast<size_t>(copied), '\0');
+  for (size_t done = 0; done < content.size();) {
+    const ssize_t n = ::read(to_read.get(), content.data() + done, content.size() - done);
+    if (n <= 0) throw_errno("cannot read what is queued in a pipe");
+    done += static_cast<size_t>(n);
+  }
+  return content;
 }
 
 // Both ends have the same inode; the access mode tells which end this is.
@@ -23,10 +44,46 @@ void capture(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor
   }
   pipe.set_capacity(static_cast<uint32_t>(capacity));
   pipe.set_queued(static_cast<uint32_t>(queued));
+  const bool reads = (open.info.number("flags", 8) & O_ACCMODE) != O_WRONLY;
+  if (queued > 0 && reads && context.takes_content_of(open.status.st_ino))
+    pipe.set_content(content_of(end.get(), capacity, static_cast<size_t>(queued)));
+}
+
+// ---- Restoring ----------------------------------------------------------------------------------
+
+std::string obstacle(const Snapshot&, const pb::Descriptor& descriptor) {
+  const pb::Pipe& pipe = descriptor.pipe();
+  if (pipe.fifo()) return "FIFOs with a name cannot be restored yet";
+  return "";
+}
+
+// A second description of an end is opened through the first one.
+Fd open_end(OpeningContext& context, const pb::Descriptor& descriptor) {
+  const auto [known, is_new] = context.pipes.try_emplace(descriptor.inode());
+  auto& [to_read, to_write] = known->second;
+  if (is_new) {
+    int ends[2];
+    if (::pipe2(ends, O_CLOEXEC) != 0) throw_errno("cannot make a pipe");
+    to_read = Fd(ends[0]), to_write = Fd(ends[1]);
+    const pb::Pipe& pipe = descriptor.pipe();
+    if (pipe.capacity() &&
+        ::fcntl(to_write.get(), F_SETPIPE_SZ, static_cast<int>(pipe.capacity())) < 0)
+      throw_errno("cannot give a pipe {} bytes", pipe.capacity());
+  }
+  const bool reads = (descriptor.flags() & O_ACCMODE) == O_RDONLY;
+  // What was queued is known by an end that could read it.
+  if (const std::string& content = descriptor.pipe().content(); !content.empty())
+    write_all(to_write.get(), std::as_bytes(std::span(content)), "a pipe");
+  const std::string path = fmt::format("/proc/self/fd/{}", (reads ? to_read : to_write).get());
+  constexpr uint32_t kKept = O_ACCMODE | O_NONBLOCK | O_DIRECT;
+  Fd end(::open(path.c_str(), static_cast<int>(descriptor.flags() & kKept) | O_CLOEXEC));
+  if (!end.valid()) throw_errno("cannot open an end of a pipe");
+  return end;
 }
 
 }  // namespace
 
 const DescriptorResource kPipe{"pipe", matches, capture};
+const DescriptorRestorer kPipeRestorer{pb::Descriptor::kPipe, obstacle, open_end};
 
 }  // namespace snapgdb

@@ -1,3 +1,9 @@
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+
+#include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/resource/resources.h"
 
@@ -56,8 +62,62 @@ void capture(CaptureContext&, const FrozenProcess& frozen, pb::Process& process)
                        status.st_uid == ProcFields(proc.read("status")).number("Uid"));
 }
 
+// ---- Restoring ----------------------------------------------------------------------------------
+
+struct MmMap {  // struct prctl_mm_map
+  uint64_t start_code, end_code, start_data, end_data, start_brk, brk, start_stack, arg_start,
+      arg_end, env_start, env_end, auxv;
+  uint32_t auxv_size, exe_fd;
+};
+
+// The image has the lower half of the program break; the upper is that of the heap's end, which is
+// less than a page away.
+uint64_t program_break(const pb::Process& process) {
+  const uint64_t start = process.layout().start_brk();
+  uint64_t end = start;
+  for (const pb::Vma& vma : process.mappings())
+    if (vma.name() == "[heap]") end = std::max(end, vma.end());
+  const uint64_t low = process.layout().brk_low();
+  uint64_t brk = (end & ~uint64_t{0xffffffff}) | low;
+  if (brk > end) brk -= uint64_t{1} << 32;
+  return end - brk < kPageSize && low ? brk : end;
+}
+
+uint32_t executable_in(const RestorePlan& plan, const pb::Process& process) {
+  for (const pb::Vma& vma : process.mappings())
+    if (vma.name() == process.executable() && !vma.shared())
+      if (const int file = plan.file_of(vma); file >= 0) return static_cast<uint32_t>(file);
+  return UINT32_MAX;  // -1: leave it as it is
+}
+
+void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
+  const pb::MmLayout& from = process.layout();
+  MmMap map{};
+  map.start_code = from.start_code(), map.end_code = from.end_code();
+  map.start_data = from.start_data(), map.end_data = from.end_data();
+  map.start_brk = from.start_brk(), map.brk = program_break(process);
+  map.start_stack = from.start_stack();
+  map.arg_start = from.arg_start(), map.arg_end = from.arg_end();
+  map.env_start = from.env_start(), map.env_end = from.env_end();
+  map.exe_fd = executable_in(context.plan, process);
+  map.auxv = seed.put(process.auxv());
+  map.auxv_size = static_cast<uint32_t>(process.auxv().size());
+  const std::string executable = printable(process.executable());
+  seed.add(fmt::format("make {} the executable, and set the bounds of its memory", executable),
+           SYS_prctl, {PR_SET_MM, PR_SET_MM_MAP, seed.put_value(map), sizeof map});
+  seed.add("change to " + printable(process.working_directory()), SYS_chdir,
+           {seed.put(process.working_directory())});
+  seed.add("set the umask", SYS_umask, {process.umask()});
+  seed.add("set the personality", SYS_personality, {process.personality()});
+  seed.perform();
+  const ProcDirectory proc = ProcDirectory::of(Pid{seed.tid().value});
+  proc.write("oom_score_adj", std::to_string(process.oom_score_adj()));
+  proc.write("coredump_filter", fmt::format("{:#x}", process.coredump_filter()));
+}
+
 }  // namespace
 
+const ProcessRestorer kProgramRestorer{"program", restore};
 const ProcessResource kProgram{"program", capture};
 
 }  // namespace snapgdb

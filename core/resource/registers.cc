@@ -1,5 +1,9 @@
 #include <elf.h>
 #include <errno.h>
+#include <sys/syscall.h>
+
+#include <array>
+#include <cstring>
 
 #include "core/base/error.h"
 #include "core/resource/resources.h"
@@ -61,8 +65,52 @@ void capture(CaptureContext& context, const StoppedTask& stopped, pb::Thread& th
       "the call are known");
 }
 
+// ---- Restoring ----------------------------------------------------------------------------------
+
+// The registers themselves come last of all: set_program_registers().
+void restore(RestoreContext&, const pb::Process&, const pb::Thread& thread, Seed& seed) {
+  if (thread.robust_list())
+    seed.add("set the list of robust futexes", SYS_set_robust_list,
+             {thread.robust_list(), thread.robust_list_size()});
+  if (thread.rseq())
+    seed.add("register for restartable sequences", SYS_rseq,
+             {thread.rseq(), thread.rseq_size(), thread.rseq_flags(), thread.rseq_signature()});
+  seed.perform();
+}
+
+// A call with a restart block begins anew, since the kernel keeps that block to itself. Sleeping
+// has left the time that remained in memory, if the program asked for it.
+user_regs_struct begun_anew(const Snapshot& snapshot, const pb::Process& process,
+                            const pb::Thread& thread, const user_regs_struct& registers) {
+  std::array<std::byte, kCodeBefore> code{};
+  snapshot.read_memory(process, registers.rip - code.size(), code);
+  auto anew = restarted_by_hand(registers, code, thread.wait_channel());
+  if (!anew) {
+    user_regs_struct interrupted = registers;
+    interrupted.rax = static_cast<uint64_t>(-EINTR);
+    return interrupted;
+  }
+  if (anew->rax == SYS_nanosleep && anew->rsi != 0) anew->rdi = anew->rsi;
+  if (anew->rax == SYS_clock_nanosleep && anew->r10 != 0) anew->rdx = anew->r10;
+  anew->orig_rax = ~uint64_t{0};
+  return *anew;
+}
+
 }  // namespace
 
+void set_program_registers(const Snapshot& snapshot, const pb::Process& process,
+                           const pb::Thread& thread, Tracee& task) {
+  user_regs_struct registers{};
+  std::memcpy(&registers, thread.registers().data(),
+              std::min(sizeof registers, thread.registers().size()));
+  if (waits_with_restart_block(registers))
+    registers = begun_anew(snapshot, process, thread, registers);
+  task.set_register_set(NT_X86_XSTATE, std::as_bytes(std::span(thread.xstate())));
+  task.set_registers(registers);
+  task.set_signal_mask(thread.signal_mask());
+}
+
+const ThreadRestorer kRegisterRestorer{"registers", restore};
 const ThreadResource kRegisters{"registers", capture, true};
 
 }  // namespace snapgdb

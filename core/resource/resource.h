@@ -5,6 +5,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -37,7 +38,14 @@ struct CaptureContext {
   Identities address_spaces{Identities::Kind::kAddressSpace};
   // Unix sockets' other ends, by inode of the network namespace.
   std::map<uint64_t, std::map<uint64_t, uint64_t>> unix_peers{};
-  std::mutex mutex{};  // of missing and unix_peers
+  std::mutex mutex{};  // of missing, unix_peers and pipes
+
+  // Whether the content of this pipe (by inode) is still to be taken: one descriptor does.
+  bool takes_content_of(uint64_t pipe) {
+    const std::lock_guard lock(mutex);
+    return pipes.insert(pipe).second;
+  }
+  std::set<uint64_t> pipes{};
 
   // Where in a process its tasks can be made to perform system calls (hosts.h).
   struct Ground {

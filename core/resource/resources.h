@@ -1,6 +1,7 @@
 #pragma once
 
 #include "core/resource/resource.h"
+#include "core/resource/restorer.h"
 
 // The one ordered list of what a snapshot holds. A name here is a constant defined in the file of
 // its resource; adding one is all it takes to register it.
@@ -45,6 +46,31 @@
   ROW(kPidFd)                             \
   ROW(kOther)
 
+// Restoring: memory first, while the files it is mapped from are open; descriptors close them.
+// Limits come last, since they would bind what comes before.
+#define SNAPGDB_PROCESS_RESTORERS(ROW) \
+  ROW(kMemoryRestorer)                 \
+  ROW(kProgramRestorer)                \
+  ROW(kInsideRestorer)                 \
+  ROW(kDescriptorRestorer)             \
+  ROW(kLimitRestorer)
+
+// Credentials last: they may take away the right to do the rest.
+#define SNAPGDB_THREAD_RESTORERS(ROW) \
+  ROW(kThreadIdentityRestorer)        \
+  ROW(kInsideThreadRestorer)          \
+  ROW(kRegisterRestorer)              \
+  ROW(kSchedulingRestorer)            \
+  ROW(kCredentialRestorer)
+
+#define SNAPGDB_DESCRIPTOR_RESTORERS(ROW) \
+  ROW(kPipeRestorer)                      \
+  ROW(kMemfdRestorer)                     \
+  ROW(kRegularFileRestorer)               \
+  ROW(kDirectoryRestorer)                 \
+  ROW(kDeviceRestorer)                    \
+  ROW(kEventFdRestorer)
+
 namespace snapgdb {
 
 #define SNAPGDB_DECLARE_PROCESS(name) extern const ProcessResource name;
@@ -53,6 +79,15 @@ namespace snapgdb {
 SNAPGDB_PROCESS_RESOURCES(SNAPGDB_DECLARE_PROCESS)
 SNAPGDB_THREAD_RESOURCES(SNAPGDB_DECLARE_THREAD)
 SNAPGDB_DESCRIPTOR_RESOURCES(SNAPGDB_DECLARE_DESCRIPTOR)
+#define SNAPGDB_DECLARE_PROCESS_RESTORER(name) extern const ProcessRestorer name;
+#define SNAPGDB_DECLARE_THREAD_RESTORER(name) extern const ThreadRestorer name;
+#define SNAPGDB_DECLARE_DESCRIPTOR_RESTORER(name) extern const DescriptorRestorer name;
+SNAPGDB_PROCESS_RESTORERS(SNAPGDB_DECLARE_PROCESS_RESTORER)
+SNAPGDB_THREAD_RESTORERS(SNAPGDB_DECLARE_THREAD_RESTORER)
+SNAPGDB_DESCRIPTOR_RESTORERS(SNAPGDB_DECLARE_DESCRIPTOR_RESTORER)
+#undef SNAPGDB_DECLARE_PROCESS_RESTORER
+#undef SNAPGDB_DECLARE_THREAD_RESTORER
+#undef SNAPGDB_DECLARE_DESCRIPTOR_RESTORER
 #undef SNAPGDB_DECLARE_PROCESS
 #undef SNAPGDB_DECLARE_THREAD
 #undef SNAPGDB_DECLARE_DESCRIPTOR

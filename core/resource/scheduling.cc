@@ -1,3 +1,7 @@
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
+#include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/resource/resources.h"
 
@@ -27,8 +31,60 @@ void capture(CaptureContext& context, const StoppedTask& stopped, pb::Thread& th
   thread.set_wait_channel(stopped.task.wait_channel_before);
 }
 
+// ---- Restoring ----------------------------------------------------------------------------------
+
+// "0-3,7": as many words of a mask as needed.
+std::vector<uint64_t> mask_of(std::string_view list) {
+  std::vector<uint64_t> mask(1);
+  for (const std::string_view range : split(list, ',')) {
+    const size_t dash = range.find('-');
+    const size_t first = parse_number<size_t>(range.substr(0, dash)).value_or(0);
+    const size_t last =
+        dash == range.npos ? first : parse_number<size_t>(range.substr(dash + 1)).value_or(first);
+    constexpr size_t kMaxProcessors = 1 << 16;
+    for (size_t i = first; i <= last && i < kMaxProcessors; ++i) {
+      if (i / 64 >= mask.size()) mask.resize(i / 64 + 1);
+      mask[i / 64] |= uint64_t{1} << (i % 64);
+    }
+  }
+  return mask;
+}
+
+void restore(RestoreContext&, const pb::Process&, const pb::Thread& thread, Seed& seed) {
+  const pb::Scheduling& from = thread.scheduling();
+  struct {  // struct sched_attr, its first version
+    uint32_t size, policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t runtime, deadline, period;
+  } attributes{sizeof attributes,
+               from.policy(),
+               0,
+               from.nice(),
+               from.realtime_priority(),
+               from.deadline_runtime_ns(),
+               from.deadline_deadline_ns(),
+               from.deadline_period_ns()};
+  if (from.policy() != 0 || from.nice() != 0)
+    seed.add(fmt::format("set policy {} and nice {}", from.policy(), from.nice()),
+             SYS_sched_setattr, {0, seed.put_value(attributes), 0});
+  if (from.io_priority()) {
+    constexpr uint64_t kProcess = 1;  // IOPRIO_WHO_PROCESS
+    seed.add("set the I/O priority", SYS_ioprio_set, {kProcess, 0, from.io_priority()});
+  }
+  if (from.timer_slack_ns())
+    seed.add("set the timer slack", SYS_prctl, {PR_SET_TIMERSLACK, from.timer_slack_ns()});
+  seed.perform();
+  // Of the processors that it may use, this machine may have fewer, or none.
+  const auto mask = mask_of(from.cpus_allowed());
+  const uint64_t at = seed.put(std::as_bytes(std::span(mask)));
+  seed.try_call(SYS_sched_setaffinity, {0, mask.size() * sizeof(uint64_t), at});
+}
+
 }  // namespace
 
+const ThreadRestorer kSchedulingRestorer{"scheduling", restore};
 const ThreadResource kScheduling{"scheduling", capture};
 
 }  // namespace snapgdb

@@ -11,6 +11,10 @@ constexpr const ProcessResource* kProcessTable[] = {SNAPGDB_PROCESS_RESOURCES(SN
 constexpr const ThreadResource* kThreadTable[] = {SNAPGDB_THREAD_RESOURCES(SNAPGDB_ADDRESS)};
 constexpr const DescriptorResource* kDescriptorTableRows[] = {
     SNAPGDB_DESCRIPTOR_RESOURCES(SNAPGDB_ADDRESS)};
+constexpr const ProcessRestorer* kProcessRestorers[] = {SNAPGDB_PROCESS_RESTORERS(SNAPGDB_ADDRESS)};
+constexpr const ThreadRestorer* kThreadRestorers[] = {SNAPGDB_THREAD_RESTORERS(SNAPGDB_ADDRESS)};
+constexpr const DescriptorRestorer* kDescriptorRestorers[] = {
+    SNAPGDB_DESCRIPTOR_RESTORERS(SNAPGDB_ADDRESS)};
 #undef SNAPGDB_ADDRESS
 
 }  // namespace
@@ -23,6 +27,18 @@ std::span<const ThreadResource* const> thread_resources() {
 }
 std::span<const DescriptorResource* const> descriptor_resources() {
   return kDescriptorTableRows;
+}
+
+std::span<const ProcessRestorer* const> process_restorers() {
+  return kProcessRestorers;
+}
+std::span<const ThreadRestorer* const> thread_restorers() {
+  return kThreadRestorers;
+}
+const DescriptorRestorer* restorer_of(const pb::Descriptor& descriptor) {
+  const auto found = std::ranges::find(kDescriptorRestorers, descriptor.kind_case(),
+                                       [](const DescriptorRestorer* row) { return row->kind; });
+  return found == std::end(kDescriptorRestorers) ? nullptr : *found;
 }
 
 const ProcDirectory& StoppedTask::proc() const {

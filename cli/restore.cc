@@ -1,0 +1,131 @@
+#include <signal.h>
+#include <unistd.h>
+
+#include <atomic>
+
+#include "cli/command.h"
+#include "cli/image_options.h"
+#include "core/base/error.h"
+#include "core/base/strings.h"
+#include "core/linux/supervisor.h"
+#include "core/restore.h"
+
+namespace snapgdb::cli {
+namespace {
+
+struct Arguments {
+  std::string image;
+  bool detach = false, dry_run = false;
+  std::vector<std::string> without = {};
+  OpenOptions open = {};
+};
+
+// ---- What is said beforehand --------------------------------------------------------------------
+
+std::string line_of(const Obstacle& obstacle) {
+  std::string line = obstacle.pid ? fmt::format("process {}: ", obstacle.pid) : std::string();
+  line += obstacle.resource + ": " + obstacle.why;
+  return obstacle.help.empty() ? line : line + " (" + obstacle.help + ")";
+}
+
+void report(const RestorePlan& plan) {
+  for (const std::string& note : plan.notes) fmt::print(stderr, "snapgdb: {}\n", note);
+  for (const Obstacle& obstacle : plan.obstacles)
+    fmt::print(stderr, "snapgdb: {}\n", line_of(obstacle));
+}
+
+// ---- In the foreground --------------------------------------------------------------------------
+
+std::atomic<pid_t> forward_to{0};
+std::atomic<bool> same_group{false};
+
+// What the terminal sends, it sends to the whole foreground group: the tree has it already.
+void forward(int signal, siginfo_t* info, void*) {
+  if (info->si_code == SI_KERNEL && same_group) return;
+  if (forward_to) ::kill(forward_to, signal);
+}
+
+void forward_signals(Pid root) {
+  forward_to = root.value;
+  same_group = ::getpgid(root.value) == ::getpgrp();
+  struct sigaction action {};
+  action.sa_sigaction = forward;
+  action.sa_flags = SA_SIGINFO | SA_RESTART;
+  for (const int signal : {SIGINT, SIGTERM, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT})
+    ::sigaction(signal, &action, nullptr);
+}
+
+// The terminal belongs to the tree while it runs, if it is a group of its own.
+class TerminalLoan {
+ public:
+  explicit TerminalLoan(Pid root) {
+    const pid_t group = ::getpgid(root.value);
+    if (!::isatty(STDIN_FILENO) || ::tcgetpgrp(STDIN_FILENO) != ::getpgrp() ||
+        group == ::getpgrp() || ::getsid(root.value) != ::getsid(0))
+      return;
+    ::signal(SIGTTOU, SIG_IGN);  // we are in the background afterwards
+    lent_ = ::tcsetpgrp(STDIN_FILENO, group) == 0;
+  }
+  ~TerminalLoan() {
+    if (lent_) ::tcsetpgrp(STDIN_FILENO, ::getpgrp());
+  }
+  TerminalLoan(const TerminalLoan&) = delete;
+  TerminalLoan& operator=(const TerminalLoan&) = delete;
+
+ private:
+  bool lent_ = false;
+};
+
+int run(const Arguments& arguments) {
+  const auto snapshot = open_snapshot(arguments.image, arguments.open);
+  const RestorePlan plan =
+      plan_restore(*snapshot, {{arguments.without.begin(), arguments.without.end()}});
+  report(plan);
+  if (arguments.dry_run) fmt::print("{}", describe(plan, *snapshot));
+  if (!plan.obstacles.empty())
+    throw Error("cannot restore " + arguments.image,
+                fmt::format("{} {} in the way", plan.obstacles.size(),
+                            plan.obstacles.size() == 1 ? "thing is" : "things are"));
+  if (arguments.dry_run) return 0;
+
+  RestoredTree tree(*snapshot, plan);
+  const Pid root = tree.root();
+  if (arguments.detach) {
+    tree.release();
+    fmt::print("{}\n", root.value);
+    return plan.notes.empty() ? 0 : 3;
+  }
+  forward_signals(root);
+  int status = 0;
+  {
+    const TerminalLoan loan(root);
+    tree.release();
+    status = tree.wait();
+  }
+  forward_to = 0;
+  std::fflush(nullptr);
+  end_like(status);
+}
+
+Action define(CLI::App& app) {
+  auto arguments = std::make_shared<Arguments>();
+  app.add_option("IMG", arguments->image, "Image; IMG@K is its K-th snapshot")->required();
+  app.add_flag("--detach", arguments->detach,
+               "Return once the tree runs, and print the number of its first process");
+  app.add_flag("--dry-run", arguments->dry_run,
+               "Say what would be done, and what is in the way; touch nothing");
+  app.add_option("--without", arguments->without,
+                 "Go without descriptors of these kinds (socket, epoll, …): using one fails as "
+                 "on a lost connection")
+      ->delimiter(',')
+      ->type_name("KIND,…");
+  add_open_options(app, arguments->open);
+  return [arguments] { return run(*arguments); };
+}
+
+}  // namespace
+
+const Command kRestoreCommand{
+    "restore", "Run a tree again, from the moment of a snapshot; its exit status is ours", define};
+
+}  // namespace snapgdb::cli

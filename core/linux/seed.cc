@@ -1,0 +1,226 @@
+#include "core/linux/seed.h"
+
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+
+#include "core/base/error.h"
+#include "core/linux/remote_memory.h"
+
+namespace snapgdb {
+namespace {
+
+// rbx: the next call (struct Call), r12: how many there are. Stops at the first that fails.
+constexpr unsigned char kCode[] = {
+    0x48, 0x8b, 0x03,                    // next: mov (%rbx), %rax
+    0x48, 0x8b, 0x7b, 0x08,              //       mov 8(%rbx), %rdi
+    0x48, 0x8b, 0x73, 0x10,              //       mov 16(%rbx), %rsi
+    0x48, 0x8b, 0x53, 0x18,              //       mov 24(%rbx), %rdx
+    0x4c, 0x8b, 0x53, 0x20,              //       mov 32(%rbx), %r10
+    0x4c, 0x8b, 0x43, 0x28,              //       mov 40(%rbx), %r8
+    0x4c, 0x8b, 0x4b, 0x30,              //       mov 48(%rbx), %r9
+    0x0f, 0x05,                          //       syscall
+    0x48, 0x89, 0x43, 0x38,              //       mov %rax, 56(%rbx)
+    0x48, 0x3d, 0x00, 0xf0, 0xff, 0xff,  //       cmp $-4096, %rax
+    0x77, 0x09,                          //       ja end
+    0x48, 0x83, 0xc3, 0x40,              //       add $64, %rbx
+    0x49, 0xff, 0xcc,                    //       dec %r12
+    0x75, 0xce,                          //       jnz next
+    0xcc,                                // end:  int3
+};
+static_assert(sizeof kCode == 51);
+
+constexpr uint64_t kSyscallAt = 27;  // of the instruction, in kCode
+constexpr std::chrono::minutes kPatience{10};
+
+user_regs_struct fresh_registers() {
+  user_regs_struct registers{};
+  registers.cs = 0x33;  // __USER_CS
+  registers.ss = 0x2b;  // __USER_DS
+  registers.eflags = 0x202;
+  registers.orig_rax = ~uint64_t{0};
+  return registers;
+}
+
+}  // namespace
+
+void Seed::plant(uint64_t base) {
+  void* const wanted = reinterpret_cast<void*>(base);
+  if (::mmap(wanted, kSize, PROT_READ | PROT_WRITE | PROT_EXEC,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) != wanted)
+    throw_errno("cannot map {} at {:#x}", static_cast<uint64_t>(kSize), base);
+  std::memcpy(wanted, kCode, sizeof kCode);
+}
+
+const std::vector<Seed::KernelPart>& Seed::kernel_parts() {
+  static const auto kParts = [] {
+    std::vector<KernelPart> parts;
+    uint64_t parked = kParkingAt;
+    for (const auto& mapping : parse_mappings(ProcDirectory::of(Pid{::getpid()}).read("maps")))
+      if (mapping.name.starts_with("[v") && mapping.name != "[vsyscall]") {
+        parts.push_back({mapping.name, mapping.start, mapping.end - mapping.start, parked});
+        parked += mapping.end - mapping.start;
+      }
+    return parts;
+  }();
+  return kParts;
+}
+
+void Seed::park_and_wait(uint64_t base, int done) {
+  for (int signal = 1; signal <= 64; ++signal) ::signal(signal, SIG_DFL);
+  for (const KernelPart& part : kernel_parts())
+    if (part.parked + part.size > kSize ||
+        ::mremap(reinterpret_cast<void*>(part.start), part.size, part.size,
+                 MREMAP_MAYMOVE | MREMAP_FIXED,
+                 reinterpret_cast<void*>(base + part.parked)) == MAP_FAILED)
+      ::_exit(1);
+  if (::write(done, "", 1) != 1) ::_exit(1);
+  while (true) ::pause();
+}
+
+void Seed::push(std::string what, long number, const SystemCallArguments& arguments) {
+  Call call{.number = static_cast<uint64_t>(number), .arguments = {}, .result = 0};
+  std::ranges::copy(arguments, call.arguments);
+  calls_.push_back(call);
+  whats_.push_back(std::move(what));
+}
+
+void Seed::add(std::string what, long number, const SystemCallArguments& arguments) {
+  push(std::move(what), number, arguments);
+  if ((calls_.size() + 1) * sizeof(Call) > kListSize || data_.size() + kMaxPut > kDataSize)
+    perform();
+}
+
+uint64_t Seed::put(std::span<const std::byte> bytes) {
+  data_.resize((data_.size() + 15) & ~size_t{15});
+  const uint64_t address = base_ + kDataAt + data_.size();
+  data_.insert(data_.end(), bytes.begin(), bytes.end());
+  return address;
+}
+
+uint64_t Seed::put(std::string_view text) {
+  const std::string terminated(text);
+  return put(std::as_bytes(std::span(terminated.c_str(), terminated.size() + 1)));
+}
+
+void Seed::start() {
+  write_remote(tid(), base_ + kListAt, std::as_bytes(std::span(calls_)));
+  if (!data_.empty()) write_remote(tid(), base_ + kDataAt, data_);
+  user_regs_struct registers = fresh_registers();
+  registers.rip = base_;
+  registers.rbx = base_ + kListAt;
+  registers.r12 = calls_.size();
+  const user_regs_struct own = task_.registers();
+  registers.fs_base = own.fs_base, registers.gs_base = own.gs_base;
+  task_.set_registers(registers);
+}
+
+// To the next stop that is not a signal of others, or a stop of theirs: those are none of a seed's
+// business.
+void Seed::go_on(const std::string& what) {
+  while (true) {
+    task_.resume_if_alive(0);
+    if (!task_.wait_stop(kPatience))
+      fail(what, task_.status().gone() ? "the task was killed" : "it takes too long");
+    const WaitStatus status = task_.status();
+    if (status.signal_delivery() && status.signal() == SIGSEGV) fail(what, "the task crashed");
+    const bool is_event = status.event() != 0 && status.event() != PTRACE_EVENT_STOP;
+    if (is_event || (status.signal_delivery() && status.signal() == SIGTRAP)) return;
+  }
+}
+
+Seed::Call Seed::read_call(size_t index) const {
+  Call call{};
+  read_remote(tid(), base_ + kListAt + index * sizeof call,
+              std::as_writable_bytes(std::span(&call, 1)));
+  return call;
+}
+
+void Seed::perform() {
+  if (calls_.empty()) return;
+  start();
+  const size_t wanted = std::exchange(calls_, {}).size();
+  const std::vector<std::string> whats = std::exchange(whats_, {});
+  data_.clear();
+  go_on(whats.front());
+  if (const size_t left = task_.registers().r12; left > 0)
+    throw SystemError("cannot " + whats[wanted - left],
+                      static_cast<int>(-read_call(wanted - left).result));
+}
+
+int64_t Seed::call(std::string what, long number, const SystemCallArguments& arguments) {
+  const size_t index = calls_.size();
+  push(std::move(what), number, arguments);
+  perform();
+  return read_call(index).result;
+}
+
+int64_t Seed::try_call(long number, const SystemCallArguments& arguments) {
+  try {
+    return call("", number, arguments);
+  } catch (const SystemError& error) {
+    return -error.error_number();
+  }
+}
+
+Seed Seed::clone(const std::string& what, uint64_t flags, int exit_signal, int32_t number) {
+  perform();
+  CloneArguments arguments{.flags = flags, .exit_signal = static_cast<uint64_t>(exit_signal)};
+  arguments.set_tid = put_value(number), arguments.set_tid_size = 1;
+  push(what, SYS_clone3, {put_value(arguments), sizeof arguments});
+  start();
+  calls_.clear(), whats_.clear(), data_.clear();
+  go_on(what);
+  if (task_.status().event() == 0)
+    throw SystemError("cannot " + what, static_cast<int>(-read_call(0).result));
+  Tracee child = Tracee::adopt(Tid{static_cast<pid_t>(task_.event_message())}, kOptions);
+  go_on(what);
+  if (!child.wait_stop(kPatience)) fail(what, "the new task was killed");
+  return Seed(std::move(child), base_);
+}
+
+void Seed::end(int status) {
+  perform();
+  const auto number = static_cast<uint64_t>(WIFSIGNALED(status) ? WTERMSIG(status) : 0);
+  if (number)  // by itself, so that it is the default action that ends it
+    push("send itself a signal", SYS_tkill, {static_cast<uint64_t>(try_call(SYS_gettid)), number});
+  else
+    push("exit", SYS_exit_group, {static_cast<uint64_t>(WEXITSTATUS(status))});
+  start();
+  for (int signal = 0; !task_.status().gone(); signal = task_.signal_on_its_way()) {
+    task_.resume_if_alive(signal == static_cast<int>(number) ? signal : 0);
+    if (!task_.wait_stop(kPatience) && !task_.status().gone()) fail("end", "it takes too long");
+  }
+}
+
+// In the stop behind the call the task is in the kernel still; it never comes back to the memory
+// that is gone.
+void Seed::unplant() {
+  perform();
+  user_regs_struct registers = fresh_registers();
+  registers.rip = base_ + kSyscallAt;
+  registers.rax = SYS_munmap;
+  registers.rdi = base_;
+  registers.rsi = kSize;
+  task_.set_registers(registers);
+  for (int stops = 0; stops < 2;) {
+    task_.resume_to_system_call_if_alive();
+    if (!task_.wait_stop(kPatience)) fail("finish", "the task was killed");
+    stops += task_.status().system_call();
+  }
+  if (const auto result = static_cast<int64_t>(task_.registers().rax); result != 0)
+    throw SystemError("cannot unmap what restored the process", static_cast<int>(-result));
+}
+
+void Seed::fail(const std::string& what, std::string why) const {
+  throw Error(fmt::format("cannot {}", what), fmt::format("{} (task {})", why, tid().value));
+}
+
+}  // namespace snapgdb

@@ -1,0 +1,101 @@
+#pragma once
+
+#include <sys/ptrace.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/linux/signal_frame.h"
+#include "core/linux/tracee.h"
+
+namespace snapgdb {
+
+// struct clone_args of clone3(2), as far as it is needed.
+struct CloneArguments {
+  uint64_t flags = 0, pidfd = 0, child_tid = 0, parent_tid = 0, exit_signal = 0, stack = 0,
+           stack_size = 0, tls = 0, set_tid = 0, set_tid_size = 0;
+};
+
+// A task of our own making that is to become another: its address space holds nothing but a few
+// instructions, which perform lists of system calls that we write into it. It is under our ptrace
+// from its birth on, and dies with us (PTRACE_O_EXITKILL).
+class Seed {
+ public:
+  // What a seed occupies, from its base on: code, the list of calls, what they point to, and room
+  // to put the vDSO while everything else is being mapped.
+  static constexpr uint64_t kListAt = 4096, kListSize = 16 * 1024;
+  static constexpr uint64_t kDataAt = kListAt + kListSize, kDataSize = 44 * 1024;
+  static constexpr uint64_t kParkingAt = kDataAt + kDataSize, kParkingSize = 64 * 1024;
+  static constexpr uint64_t kSize = kParkingAt + kParkingSize;
+  static constexpr uint64_t kOptions =
+      PTRACE_O_EXITKILL | PTRACE_O_TRACEFORK | PTRACE_O_TRACECLONE | PTRACE_O_TRACESYSGOOD;
+
+  // In the process that becomes one: maps it at `base`. Throws SystemError.
+  static void plant(uint64_t base);
+  // The pages that the kernel itself maps into every process.
+  struct KernelPart {
+    std::string name;  // "[vdso]"
+    uint64_t start = 0, size = 0;
+    uint64_t parked = 0;  // where it is, counted from the base
+  };
+  static const std::vector<KernelPart>& kernel_parts();
+  // In a process that is under nobody's ptrace yet: puts them into the seed, writes a byte to `done`,
+  // and waits for ever.
+  [[noreturn]] static void park_and_wait(uint64_t base, int done);
+
+  // Precondition: `task` is stopped, and was planted at `base`.
+  Seed(Tracee task, uint64_t base) : task_(std::move(task)), base_(base) {}
+
+  // Adds a call to the list; `what` completes "cannot …" where it fails. Arguments may point to
+  // what was put() since the last call was added, up to kMaxPut bytes.
+  void add(std::string what, long number, const SystemCallArguments& arguments = {});
+  static constexpr size_t kMaxPut = 8 * 1024;
+  uint64_t put(std::span<const std::byte> bytes);
+  uint64_t put(std::string_view text);  // with a NUL behind it
+  template <typename T>
+  uint64_t put_value(const T& value) {
+    return put(std::as_bytes(std::span(&value, 1)));
+  }
+  // Performs what is on the list. Throws SystemError at the first call that fails.
+  void perform();
+  // add() and perform(), and what the call returned.
+  int64_t call(std::string what, long number, const SystemCallArguments& arguments = {});
+  // The same, but a failure is a result: -errno.
+  int64_t try_call(long number, const SystemCallArguments& arguments = {});
+
+  // A child of this task, or a thread, with that number in the task's pid namespace: also a seed,
+  // at the same place. `flags` and `exit_signal` of clone(2).
+  Seed clone(const std::string& what, uint64_t flags, int exit_signal, int32_t number);
+
+  // Ends, so that its parent sees this wait(2) status; the Seed is of no use then.
+  void end(int status);
+  // The last call: makes the seed's own memory go. Only registers can be set afterwards.
+  void unplant();
+
+  Tracee& task() { return task_; }
+  Tid tid() const { return task_.tid(); }
+  uint64_t base() const { return base_; }
+
+ private:
+  struct Call {
+    uint64_t number, arguments[6];
+    int64_t result;
+  };
+  void push(std::string what, long number, const SystemCallArguments& arguments);
+  void start();
+  void go_on(const std::string& what);
+  Call read_call(size_t index) const;
+  [[noreturn]] void fail(const std::string& what, std::string why) const;
+
+  Tracee task_;
+  uint64_t base_;
+  std::vector<Call> calls_;
+  std::vector<std::string> whats_;
+  std::vector<std::byte> data_;
+};
+
+}  // namespace snapgdb

@@ -1,0 +1,216 @@
+// Address spaces, mapping by mapping: the counterpart of memory.cc.
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <future>
+#include <thread>
+
+#include "core/base/error.h"
+#include "core/base/strings.h"
+#include "core/linux/remote_memory.h"
+#include "core/resource/memory.h"
+#include "core/resource/resources.h"
+
+namespace snapgdb {
+namespace {
+
+bool has_flag(const pb::Vma& vma, std::string_view two_letters) {
+  const auto all = split_blank(vma.flags());
+  return std::ranges::find(all, two_letters) != all.end();
+}
+
+// VmFlags of smaps (Documentation/filesystems/proc.rst), and the advice that sets them.
+struct Advice {
+  std::string_view flag;
+  uint64_t advice;
+};
+constexpr Advice kAdvice[] = {
+    {"sr", MADV_SEQUENTIAL}, {"rr", MADV_RANDOM},   {"dc", MADV_DONTFORK},   {"dd", MADV_DONTDUMP},
+    {"wf", MADV_WIPEONFORK}, {"hg", MADV_HUGEPAGE}, {"nh", MADV_NOHUGEPAGE}, {"mg", MADV_MERGEABLE},
+};
+
+uint64_t map_flags(const pb::Vma& vma, int file) {
+  uint64_t flags = MAP_FIXED_NOREPLACE | (vma.shared() ? MAP_SHARED : MAP_PRIVATE);
+  if (file < 0) flags |= MAP_ANONYMOUS;
+  if (has_flag(vma, "gd")) flags |= MAP_GROWSDOWN;
+  if (has_flag(vma, "nr")) flags |= MAP_NORESERVE;
+  if (has_flag(vma, "ht"))
+    flags |= MAP_HUGETLB | uint64_t(std::countr_zero(vma.page_size())) << MAP_HUGE_SHIFT;
+  return flags;
+}
+
+// While its content is being written; what a file holds already is left alone.
+uint32_t first_protection(const pb::Vma& vma, bool lasting) {
+  constexpr uint32_t kWriting = PROT_READ | PROT_WRITE;
+  return lasting && vma.shared() ? vma.protection() : vma.protection() | kWriting;
+}
+
+std::string words_for(const pb::Vma& vma) {
+  const std::string name = vma.name().empty() ? "anonymous memory" : printable(vma.name());
+  return fmt::format("map {} at {:#x} to {:#x}", name, vma.start(), vma.end());
+}
+
+// vDSO and the like are there already, if elsewhere.
+bool restore_kernel_part(const pb::Vma& vma, Seed& seed) {
+  const auto& parts = Seed::kernel_parts();
+  const auto part = std::ranges::find(parts, vma.name(), &Seed::KernelPart::name);
+  if (part == parts.end()) return vma.name() == "[vsyscall]";
+  seed.add(words_for(vma), SYS_mremap,
+           {seed.base() + part->parked, part->size, part->size, MREMAP_MAYMOVE | MREMAP_FIXED,
+            vma.start()});
+  return true;
+}
+
+void map(const pb::Vma& vma, const RestorePlan& plan, Seed& seed) {
+  const int file = plan.file_of(vma);
+  seed.add(words_for(vma), SYS_mmap,
+           {vma.start(), vma.end() - vma.start(), first_protection(vma, vma.file() != 0),
+            map_flags(vma, file), static_cast<uint64_t>(file), vma.offset()});
+}
+
+void finish(const pb::Vma& vma, Seed& seed) {
+  const uint64_t size = vma.end() - vma.start();
+  if (first_protection(vma, vma.file() != 0) != vma.protection())
+    seed.add("protect memory", SYS_mprotect, {vma.start(), size, vma.protection()});
+  for (const auto& [flag, advice] : kAdvice)
+    if (has_flag(vma, flag)) seed.add("advise on memory", SYS_madvise, {vma.start(), size, advice});
+  if (has_flag(vma, "lo")) {
+    const bool on_fault = has_flag(vma, "lf");
+    seed.add("lock memory", SYS_mlock2,
+             {vma.start(), size, on_fault ? uint64_t{MLOCK_ONFAULT} : 0});
+  }
+  constexpr std::string_view kNamed = "[anon:";
+  if (std::string_view name = vma.name(); name.starts_with(kNamed)) {
+    name = name.substr(kNamed.size(), name.size() - kNamed.size() - 1);
+    constexpr uint64_t kSetVma = 0x53564d41;  // PR_SET_VMA; 0: PR_SET_VMA_ANON_NAME
+    seed.add("name memory", SYS_prctl, {kSetVma, 0, vma.start(), size, seed.put(name)});
+  }
+}
+
+// ---- Content ------------------------------------------------------------------------------------
+
+struct Slice {
+  uint64_t start, size;
+};
+constexpr uint64_t kSlice = uint64_t{4} << 20;
+
+// What has to be written: a fresh mapping has zeros, or its file's content, by itself.
+void add_slices(const pb::Vma& vma, const Extents& extents, std::vector<Slice>& slices) {
+  for (const Extent& extent : extents.overlapping(vma.start(), vma.end())) {
+    const bool over_a_file = vma.file() != 0;
+    const bool differs =
+        extent.source == pb::SOURCE_STORED || (extent.source == pb::SOURCE_ZERO && over_a_file);
+    if (!differs) continue;
+    const uint64_t end = std::min(extent.end(), vma.end());
+    for (uint64_t at = std::max(extent.start, vma.start()); at < end; at += kSlice)
+      slices.push_back({at, std::min(kSlice, end - at)});
+  }
+}
+
+void write_slice(const Snapshot& snapshot, const pb::Process& process, Tid tid, const Slice& slice,
+                 std::vector<std::byte>& buffer) {
+  buffer.resize(kSlice);
+  for (uint64_t done = 0; done < slice.size;) {
+    const auto out = std::span(buffer).first(slice.size - done);
+    const size_t n = snapshot.read_memory(process, slice.start + done, out);
+    if (n == 0)
+      throw Error(
+          fmt::format("cannot read memory of {} at {:#x}", process.pid(), slice.start + done),
+          snapshot.missing_reason(process, slice.start + done));
+    write_remote(tid, slice.start + done, out.first(n));
+    done += n;
+  }
+}
+
+// Reading, unpacking and the faults of the new pages take as many processors as there are.
+void write_content(const Snapshot& snapshot, const pb::Process& process, Tid tid) {
+  std::vector<Slice> slices;
+  for (const pb::Vma& vma : process.mappings())
+    if (!(vma.file() != 0 && vma.shared()) && !vma.name().starts_with("[v"))
+      add_slices(vma, snapshot.extents(process), slices);
+  std::atomic<size_t> next = 0;
+  const auto work_off = [&] {
+    std::vector<std::byte> buffer;
+    for (size_t i = next++; i < slices.size(); i = next++)
+      write_slice(snapshot, process, tid, slices[i], buffer);
+  };
+  std::vector<std::future<void>> others;
+  const size_t workers = std::min<size_t>(slices.size(), std::thread::hardware_concurrency());
+  for (size_t i = 1; i < workers; ++i) others.push_back(std::async(std::launch::async, work_off));
+  work_off();
+  for (auto& other : others) other.get();
+}
+
+// ---- What is mapped -----------------------------------------------------------------------------
+
+// Memory files are ordinary ones to who maps them.
+Fd copy_from_image(const Snapshot& snapshot, const pb::FileRecord& file) {
+  Fd copy(::memfd_create(file.path().substr(file.path().rfind('/') + 1).c_str(), MFD_CLOEXEC));
+  if (!copy.valid()) throw_errno("cannot make a memfd");
+  std::vector<std::byte> buffer(size_t{1} << 20);
+  for (uint64_t at = 0; at < file.size();) {
+    const size_t n = snapshot.read_file(file, at, buffer);
+    if (n == 0)
+      throw Error("cannot read " + printable(file.path()) + " in the image", "it is not all there");
+    write_all(copy.get(), std::span(buffer).first(n), "a memfd");
+    at += n;
+  }
+  return copy;
+}
+
+uint64_t size_of_object(const Snapshot& snapshot, const RestorePlan::MappedFile& key) {
+  uint64_t size = 0;
+  for (const pb::Process& process : snapshot.processes())
+    for (const pb::Vma& vma : process.mappings())
+      if (vma.inode() != 0 && RestorePlan::key_of(vma) == key)
+        size = std::max(size, vma.offset() + (vma.end() - vma.start()));
+  return size;
+}
+
+Fd open_object(OpeningContext& context, const pb::Vma& vma) {
+  const uint64_t device = makedev(vma.device_major(), vma.device_minor());
+  const auto [known, is_new] = context.objects.try_emplace({device, vma.inode()});
+  Fd& object = known->second;
+  if (is_new) {
+    const uint64_t size = size_of_object(context.snapshot, RestorePlan::key_of(vma));
+    object = Fd(::memfd_create("shared", MFD_CLOEXEC));
+    if (!object.valid() || ::ftruncate(object.get(), static_cast<off_t>(size)) != 0)
+      throw_errno("cannot make shared memory of {} bytes", size);
+  }
+  Fd again(::open(fmt::format("/proc/self/fd/{}", object.get()).c_str(), O_RDWR | O_CLOEXEC));
+  if (!again.valid()) throw_errno("cannot open shared memory");
+  return again;
+}
+
+void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
+  for (const pb::Vma& vma : process.mappings())
+    if (!restore_kernel_part(vma, seed)) map(vma, context.plan, seed);
+  seed.perform();
+  write_content(context.snapshot, process, seed.tid());
+  for (const pb::Vma& vma : process.mappings())
+    if (!vma.name().starts_with("[v")) finish(vma, seed);
+  seed.perform();
+}
+
+}  // namespace
+
+const ProcessRestorer kMemoryRestorer{"memory", restore};
+
+Fd open_mapped(OpeningContext& context, const PlannedFile& file) {
+  if (file.how == PlannedFile::How::kSharedMemory) return open_object(context, *file.mapping);
+  const pb::FileRecord& record = *context.snapshot.file(file.mapping->file());
+  if (file.how == PlannedFile::How::kFromImage) return copy_from_image(context.snapshot, record);
+  Fd fd(::open(record.path().c_str(), (file.writable ? O_RDWR : O_RDONLY) | O_CLOEXEC));
+  if (!fd.valid()) throw_errno("cannot open {}", printable(record.path()));
+  return fd;
+}
+
+}  // namespace snapgdb

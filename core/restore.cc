@@ -1,0 +1,179 @@
+#include "core/restore.h"
+
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "core/base/error.h"
+#include "core/base/strings.h"
+#include "core/linux/task.h"
+
+namespace snapgdb {
+namespace {
+
+constexpr uint64_t kThread =
+    CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
+constexpr uint64_t kAllSignals = ~uint64_t{0};
+
+bool is_zombie(const pb::Process& process) {
+  return process.state() == "Z";
+}
+
+// The numbers that the tree needs are free here, and ours to choose.
+bool may_have_old_pids(const Snapshot& snapshot) {
+  if (::geteuid() != 0) return false;
+  const auto is_free = [](int32_t number) {
+    return !ProcDirectory::of_if_alive(Pid{number}) && ::kill(-number, 0) != 0;
+  };
+  for (const pb::Process& process : snapshot.processes()) {
+    if (process.ns_pids_size() > 1 || !is_free(process.pid())) return false;
+    for (const pb::Thread& thread : process.threads())
+      if (!is_free(thread.tid())) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+RestoredTree::RestoredTree(const Snapshot& snapshot, const RestorePlan& plan)
+    : snapshot_(snapshot), plan_(plan), own_pids_(!may_have_old_pids(snapshot)) {
+  const Keeper::Options options{.own_pids = own_pids_,
+                                .own_user = own_pids_ && ::geteuid() != 0,
+                                .root_pid = own_number(snapshot.root()),
+                                .seed_base = plan.seed_base,
+                                .file_base = plan.file_base};
+  keeper_ = std::make_unique<Keeper>(options, [&] { return open_files(snapshot, plan); });
+  grow();
+  for (const pb::Process& process : snapshot.processes())
+    if (!is_zombie(process)) fill(process);
+  for (const pb::Process& process : snapshot.processes())
+    if (!is_zombie(process)) finish(process);
+}
+
+Seed& RestoredTree::seed_of(const pb::Process&, const pb::Thread& thread) {
+  return seeds_.at(own_number(thread));
+}
+
+// First the processes, each an empty one; so that parents, sessions and groups come about by
+// themselves.
+void RestoredTree::grow() {
+  Seed root = keeper_->take_root();
+  root_ = Pid{root.tid().value};
+  constexpr uint64_t kEndOfUserSpace = 0x7ffffffff000;
+  const uint64_t end = plan_.seed_base + Seed::kSize;
+  // What the kernel would still look up there.
+  if (const auto rseq = root.task().rseq(); rseq && rseq->address) {
+    constexpr uint64_t kUnregister = 1;  // RSEQ_FLAG_UNREGISTER
+    root.add("give up restartable sequences", SYS_rseq,
+             {rseq->address, rseq->size, kUnregister, rseq->signature});
+  }
+  constexpr uint64_t kHeadSize = 24;  // struct robust_list_head
+  root.add("give up robust futexes", SYS_set_robust_list, {0, kHeadSize});
+  root.add("give up the address of its number", SYS_set_tid_address, {0});
+  root.add("empty the address space", SYS_munmap, {0, plan_.seed_base});
+  root.add("empty the address space", SYS_munmap, {end, kEndOfUserSpace - end});
+  root.perform();
+  seeds_.emplace(own_number(snapshot_.root()), std::move(root));
+  for (const Birth& birth : plan_.births) step(birth);
+}
+
+void RestoredTree::step(const Birth& birth) {
+  const std::string name = fmt::format("process {}", birth.pid);
+  switch (birth.step) {
+    case Birth::Step::kClone:
+      if (birth.other)
+        seeds_.emplace(birth.pid,
+                       seeds_.at(birth.other).clone("make " + name, 0, SIGCHLD, birth.pid));
+      break;
+    case Birth::Step::kSetsid:
+      seeds_.at(birth.pid).call("make a session of " + name, SYS_setsid);
+      break;
+    case Birth::Step::kSetpgid:
+      seeds_.at(birth.pid).call("put " + name + " into its group", SYS_setpgid,
+                                {0, static_cast<uint64_t>(birth.other)});
+      break;
+    case Birth::Step::kExit:
+      for (const pb::Process& process : snapshot_.processes())
+        if (own_number(process) == birth.pid) seeds_.at(birth.pid).end(process.exit_status());
+      seeds_.erase(birth.pid);
+      break;
+  }
+}
+
+// Threads come first: limits may forbid them later. They wait, while the first one does the work.
+void RestoredTree::fill(const pb::Process& process) {
+  Seed& leader = seed_of(process);
+  for (const pb::Thread& thread : process.threads())
+    if (thread.tid() != process.pid())
+      seeds_.emplace(own_number(thread),
+                     leader.clone(fmt::format("make thread {} of process {}", own_number(thread),
+                                              own_number(process)),
+                                  kThread, 0, own_number(thread)));
+  RestoreContext context{snapshot_, plan_};
+  const auto within = [&](int32_t id, const char* row, const auto& work) {
+    try {
+      work();
+    } catch (const Error& error) {
+      throw Error(fmt::format("cannot restore task {}, {}", id, row), error.what());
+    }
+  };
+  for (const ProcessRestorer* row : process_restorers())
+    within(process.pid(), row->name, [&] { row->restore(context, process, leader); });
+  for (const pb::Thread& thread : process.threads())
+    for (const ThreadRestorer* row : thread_restorers())
+      within(thread.tid(), row->name,
+             [&] { row->restore(context, process, thread, seed_of(process, thread)); });
+}
+
+// A signal that was being delivered comes first again.
+void RestoredTree::queue_signals(const pb::Process& process) {
+  const auto number = static_cast<uint64_t>(own_number(process));
+  const auto signal_in = [](const std::string& info) {
+    siginfo_t value{};
+    std::copy_n(info.data(), std::min(info.size(), sizeof value), reinterpret_cast<char*>(&value));
+    return static_cast<uint64_t>(value.si_signo);
+  };
+  Seed& leader = seed_of(process);
+  for (const std::string& info : process.pending_siginfo())
+    leader.add("queue a signal", SYS_rt_sigqueueinfo,
+               {number, signal_in(info), leader.put(std::as_bytes(std::span(info)))});
+  leader.perform();
+  for (const pb::Thread& thread : process.threads()) {
+    Seed& seed = seed_of(process, thread);
+    const auto queue = [&](const std::string& info) {
+      seed.add("queue a signal", SYS_rt_tgsigqueueinfo,
+               {number, static_cast<uint64_t>(own_number(thread)), signal_in(info),
+                seed.put(std::as_bytes(std::span(info)))});
+    };
+    if (!thread.stop_siginfo().empty()) queue(thread.stop_siginfo());
+    for (const std::string& info : thread.pending_siginfo()) queue(info);
+    seed.perform();
+  }
+}
+
+void RestoredTree::finish(const pb::Process& process) {
+  for (const pb::Thread& thread : process.threads())
+    seed_of(process, thread).task().set_signal_mask(kAllSignals);
+  queue_signals(process);
+  Seed& leader = seed_of(process);
+  start_timers(process, leader);
+  leader.unplant();
+  bool stopped = false;
+  for (const pb::Thread& thread : process.threads()) {
+    set_program_registers(snapshot_, process, thread, seed_of(process, thread).task());
+    stopped |= thread.job_stopped();
+  }
+  if (stopped) ::kill(leader.tid().value, SIGSTOP);
+}
+
+void RestoredTree::release() {
+  keeper_->let_go();
+  for (auto& [number, seed] : seeds_) seed.task().detach_if_alive(0);
+  seeds_.clear();
+}
+
+}  // namespace snapgdb

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <memory>
+
+#include "core/linux/keeper.h"
+#include "core/restore_plan.h"
+
+namespace snapgdb {
+
+// A tree that was restored, and is held short of its first instruction until it is released. If it
+// is not, it is gone when this is destroyed, with everything that was made for it.
+class RestoredTree {
+ public:
+  // Precondition: no obstacles in the plan. Throws Error, saying where it stopped.
+  RestoredTree(const Snapshot& snapshot, const RestorePlan& plan);
+
+  // The first process, as we see it.
+  Pid root() const { return root_; }
+  // Whether the tree has numbers of its own: those it had are taken here, or not ours to choose.
+  bool has_own_pids() const { return own_pids_; }
+  // Lets every task run.
+  void release();
+  // After release(): waits for the first process's end; its status as wait(2) gives it.
+  int wait() { return keeper_->wait(); }
+
+ private:
+  void grow();
+  void step(const Birth& birth);
+  void fill(const pb::Process& process);
+  void queue_signals(const pb::Process& process);
+  void finish(const pb::Process& process);
+  Seed& seed_of(const pb::Process& process) { return seeds_.at(own_number(process)); }
+  Seed& seed_of(const pb::Process& process, const pb::Thread& thread);
+
+  const Snapshot& snapshot_;
+  const RestorePlan& plan_;
+  bool own_pids_ = false;
+  Pid root_;
+  std::unique_ptr<Keeper> keeper_;
+  std::map<int32_t, Seed> seeds_;  // by own number, of processes and threads
+};
+
+}  // namespace snapgdb

@@ -1,0 +1,25 @@
+#pragma once
+
+#include <set>
+#include <string>
+
+#include "core/resource/restorer.h"
+
+namespace snapgdb {
+
+struct RestoreOptions {
+  // Kinds of descriptors ("socket", "epoll", …) to go without: each becomes one that fails as a
+  // lost connection would.
+  std::set<std::string> without;
+};
+
+// What a restore of the snapshot would do here, and what is in its way. Creates nothing.
+RestorePlan plan_restore(const Snapshot& snapshot, const RestoreOptions& options);
+
+// The plan in words, line by line.
+std::string describe(const RestorePlan& plan, const Snapshot& snapshot);
+
+// What a descriptor is, in a word: "file", "socket", …
+std::string_view kind_name(const pb::Descriptor& descriptor);
+
+}  // namespace snapgdb
