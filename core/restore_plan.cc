@@ -222,6 +222,12 @@ uint64_t free_range(const Snapshot& snapshot, uint64_t size) {
   return at;
 }
 
+// Where there is nothing to be read: guard pages, and what lies beyond the end of a file.
+bool is_no_memory(const Extents& extents, const Extent& missing) {
+  const std::string& why = extents.reason(missing);
+  return why.starts_with("a guard page") || why.starts_with("beyond the end");
+}
+
 void check_kernel_parts(const Snapshot& snapshot, RestorePlan& plan) {
   const auto& parts = Seed::kernel_parts();
   for (const pb::Process& process : snapshot.processes())
@@ -251,6 +257,29 @@ void check_processor(const Snapshot& snapshot, RestorePlan& plan) {
          fmt::format("it lacks register state that the other one had (XCR0 {:#x}, not {:#x})", now,
                      then),
          "restore it on a machine with such a processor"});
+}
+
+// What the kernel keeps to itself comes from this kernel; anything else would read as zeros.
+void check_memory(const Snapshot& snapshot, const pb::Process& process,
+                  const RestoreOptions& options, RestorePlan& plan) {
+  std::map<std::string, uint64_t> lost;
+  const Extents& extents = snapshot.extents(process);
+  for (const pb::Vma& vma : process.mappings()) {
+    if (is_kernel_part(vma) || (vma.shared() && vma.file() != 0)) continue;
+    for (const Extent& extent : extents.overlapping(vma.start(), vma.end()))
+      if (extent.source == pb::SOURCE_MISSING && !is_no_memory(extents, extent))
+        lost[extents.reason(extent)] +=
+            std::min(extent.end(), vma.end()) - std::max(extent.start, vma.start());
+  }
+  for (const auto& [why, bytes] : lost) {
+    const auto what = fmt::format("{} bytes of memory", bytes);
+    if (options.without.contains("memory"))
+      plan.notes.push_back(
+          fmt::format("process {}: {} reads as zeros: {}", process.pid(), what, why));
+    else
+      plan.obstacles.push_back({process.pid(), what, "it is not in the image: " + why,
+                                "capture with --all-memory, or --without memory: it reads as zeros"});
+  }
 }
 
 void check_process(const Snapshot& snapshot, const pb::Process& process, RestorePlan& plan) {
@@ -308,7 +337,10 @@ RestorePlan plan_restore(const Snapshot& snapshot, const RestoreOptions& options
   Files(snapshot, options, plan).plan();
   check_kernel_parts(snapshot, plan);
   check_processor(snapshot, plan);
-  for (const pb::Process& process : snapshot.processes()) check_process(snapshot, process, plan);
+  for (const pb::Process& process : snapshot.processes()) {
+    check_process(snapshot, process, plan);
+    if (process.address_space()) check_memory(snapshot, process, options, plan);
+  }
   for (const pb::Missing& missing : snapshot.record().missing())
     plan.notes.push_back(fmt::format("process {}: {} is not in the image: {}", missing.pid(),
                                      printable(missing.resource()), printable(missing.reason())));

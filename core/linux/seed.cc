@@ -37,6 +37,13 @@ constexpr unsigned char kCode[] = {
 };
 static_assert(sizeof kCode == 51);
 
+constexpr unsigned char kTileCode[] = {
+    0xc4, 0xe2, 0x78, 0x49, 0x07,  // ldtilecfg (%rdi)
+    0xc4, 0xe2, 0x7b, 0x49, 0xc0,  // tilezero %tmm0
+    0xcc,                          // int3
+};
+constexpr uint64_t kTileCodeAt = 64;
+
 constexpr uint64_t kSyscallAt = 27;  // of the instruction, in kCode
 constexpr std::chrono::minutes kPatience{10};
 
@@ -57,6 +64,7 @@ void Seed::plant(uint64_t base) {
              MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) != wanted)
     throw_errno("cannot map {} at {:#x}", static_cast<uint64_t>(kSize), base);
   std::memcpy(wanted, kCode, sizeof kCode);
+  std::memcpy(static_cast<std::byte*>(wanted) + kTileCodeAt, kTileCode, sizeof kTileCode);
 }
 
 const std::vector<Seed::KernelPart>& Seed::kernel_parts() {
@@ -184,6 +192,25 @@ Seed Seed::clone(const std::string& what, uint64_t flags, int exit_signal, int32
   go_on(what);
   if (!child.wait_stop(kPatience)) fail(what, "the new task was killed");
   return Seed(std::move(child), base_);
+}
+
+void Seed::touch_tiles() {
+  perform();
+  struct {  // Intel SDM vol. 1, 18.3: one tile of one row of four bytes
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t bytes[16] = {4};
+    uint8_t rows[16] = {1};
+  } configuration;
+  static_assert(sizeof configuration == 64);
+  const uint64_t at = put_value(configuration);
+  push("use AMX", SYS_gettid, {});
+  start();
+  calls_.clear(), whats_.clear(), data_.clear();
+  user_regs_struct registers = task_.registers();
+  registers.rip = base_ + kTileCodeAt;
+  registers.rdi = at;
+  task_.set_registers(registers);
+  go_on("use AMX");
 }
 
 void Seed::end(int status) {

@@ -71,6 +71,9 @@ class Seed {
   // at the same place. `flags` and `exit_signal` of clone(2).
   Seed clone(const std::string& what, uint64_t flags, int exit_signal, int32_t number);
 
+  // Uses AMX once: the kernel has no room for its registers before that. Only who was permitted to.
+  void touch_tiles();
+
   // Ends, so that its parent sees this wait(2) status; the Seed is of no use then.
   void end(int status);
   // The last call: makes the seed's own memory go. Only registers can be set afterwards.

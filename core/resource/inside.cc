@@ -17,6 +17,8 @@ namespace {
 
 constexpr int kSignals = 64;
 constexpr uint64_t kGetTidAddress = 40;        // PR_GET_TID_ADDRESS
+// arch_prctl(2): ARCH_GET_XCOMP_PERM, ARCH_REQ_XCOMP_PERM (arch/x86/include/uapi/asm/prctl.h).
+constexpr uint64_t kGetXstatePermitted = 0x1022, kRequestXstate = 0x1023;
 constexpr uint64_t kGetDenyWriteExecute = 66;  // PR_GET_MDWE
 
 struct KernelAction {  // struct sigaction of the kernel
@@ -121,8 +123,9 @@ struct ProcessAnswers {
   KernelAction actions[kSignals];
   itimerval intervals[3];
   int32_t subreaper;
+  uint64_t xstate_permitted;
 };
-constexpr size_t kProcessCalls = kSignals + 3 + 4;
+constexpr size_t kProcessCalls = kSignals + 3 + 5;
 
 size_t room_to_ask_process(size_t timers) {
   return Inquiry::room_for(sizeof(ProcessAnswers) + timers * sizeof(itimerspec),
@@ -142,6 +145,8 @@ void ask_process(const Host& host, pb::Process& process) {
   inquiry.call(SYS_prctl, {PR_GET_CHILD_SUBREAPER, inquiry.address_for(answers.subreaper)});
   inquiry.call(SYS_prctl, {PR_GET_THP_DISABLE}, &huge_pages_disabled);
   inquiry.call(SYS_prctl, {kGetDenyWriteExecute}, &deny_write_execute);
+  inquiry.call(SYS_arch_prctl,
+               {kGetXstatePermitted, inquiry.address_for(answers.xstate_permitted)});
   inquiry.call(SYS_brk, {}, &brk);  // cut to 32 bits, see MmLayout
   for (size_t i = 0; i < timers.size(); ++i)
     inquiry.call(SYS_timer_gettime,
@@ -160,6 +165,7 @@ void ask_process(const Host& host, pb::Process& process) {
     out.set_value_ns(ns(timers[i].it_value));
     out.set_interval_ns(ns(timers[i].it_interval));
   }
+  process.set_xstate_permitted(answers.xstate_permitted);
   process.mutable_layout()->set_brk_low(static_cast<uint32_t>(brk));
   process.set_child_subreaper(answers.subreaper != 0);
   process.set_thp_disabled(unless_refused(huge_pages_disabled));
@@ -269,6 +275,10 @@ void restore_process(RestoreContext&, const pb::Process& process, Seed& seed) {
   if (process.child_subreaper())
     seed.add("make it a subreaper", SYS_prctl, {PR_SET_CHILD_SUBREAPER, 1});
   if (process.thp_disabled()) seed.add("disable huge pages", SYS_prctl, {PR_SET_THP_DISABLE, 1});
+  // The kernel gives it to whoever asks, but not unasked: AMX.
+  constexpr uint64_t kTiles = 18;
+  if (process.xstate_permitted() >> kTiles & 1)
+    seed.add("ask for AMX", SYS_arch_prctl, {kRequestXstate, kTiles});
   seed.perform();
 }
 

@@ -47,10 +47,10 @@ uint64_t map_flags(const pb::Vma& vma, int file) {
   return flags;
 }
 
-// While its content is being written; what a file holds already is left alone.
-uint32_t first_protection(const pb::Vma& vma, bool lasting) {
-  constexpr uint32_t kWriting = PROT_READ | PROT_WRITE;
-  return lasting && vma.shared() ? vma.protection() : vma.protection() | kWriting;
+// Memory that was writable once is accounted for ("ac"), and so must be again. Other memory that
+// may not be written to is filled through /proc/PID/mem, which may.
+uint32_t first_protection(const pb::Vma& vma) {
+  return has_flag(vma, "ac") && !vma.shared() ? vma.protection() | PROT_WRITE : vma.protection();
 }
 
 std::string words_for(const pb::Vma& vma) {
@@ -72,13 +72,13 @@ bool restore_kernel_part(const pb::Vma& vma, Seed& seed) {
 void map(const pb::Vma& vma, const RestorePlan& plan, Seed& seed) {
   const int file = plan.file_of(vma);
   seed.add(words_for(vma), SYS_mmap,
-           {vma.start(), vma.end() - vma.start(), first_protection(vma, vma.file() != 0),
-            map_flags(vma, file), static_cast<uint64_t>(file), vma.offset()});
+           {vma.start(), vma.end() - vma.start(), first_protection(vma), map_flags(vma, file),
+            static_cast<uint64_t>(file), vma.offset()});
 }
 
 void finish(const pb::Vma& vma, Seed& seed) {
   const uint64_t size = vma.end() - vma.start();
-  if (first_protection(vma, vma.file() != 0) != vma.protection())
+  if (first_protection(vma) != vma.protection())
     seed.add("protect memory", SYS_mprotect, {vma.start(), size, vma.protection()});
   for (const auto& [flag, advice] : kAdvice)
     if (has_flag(vma, flag)) seed.add("advise on memory", SYS_madvise, {vma.start(), size, advice});
@@ -99,11 +99,13 @@ void finish(const pb::Vma& vma, Seed& seed) {
 
 struct Slice {
   uint64_t start, size;
+  bool by_force;  // it may not be written to
 };
 constexpr uint64_t kSlice = uint64_t{4} << 20;
 
 // What has to be written: a fresh mapping has zeros, or its file's content, by itself.
 void add_slices(const pb::Vma& vma, const Extents& extents, std::vector<Slice>& slices) {
+  const bool by_force = !(first_protection(vma) & PROT_WRITE);
   for (const Extent& extent : extents.overlapping(vma.start(), vma.end())) {
     const bool over_a_file = vma.file() != 0;
     const bool differs =
@@ -111,12 +113,12 @@ void add_slices(const pb::Vma& vma, const Extents& extents, std::vector<Slice>& 
     if (!differs) continue;
     const uint64_t end = std::min(extent.end(), vma.end());
     for (uint64_t at = std::max(extent.start, vma.start()); at < end; at += kSlice)
-      slices.push_back({at, std::min(kSlice, end - at)});
+      slices.push_back({at, std::min(kSlice, end - at), by_force});
   }
 }
 
-void write_slice(const Snapshot& snapshot, const pb::Process& process, Tid tid, const Slice& slice,
-                 std::vector<std::byte>& buffer) {
+void write_slice(const Snapshot& snapshot, const pb::Process& process, Tid tid, const Fd& mem,
+                 const Slice& slice, std::vector<std::byte>& buffer) {
   buffer.resize(kSlice);
   for (uint64_t done = 0; done < slice.size;) {
     const auto out = std::span(buffer).first(slice.size - done);
@@ -125,7 +127,10 @@ void write_slice(const Snapshot& snapshot, const pb::Process& process, Tid tid, 
       throw Error(
           fmt::format("cannot read memory of {} at {:#x}", process.pid(), slice.start + done),
           snapshot.missing_reason(process, slice.start + done));
-    write_remote(tid, slice.start + done, out.first(n));
+    if (slice.by_force)
+      pwrite_all(mem.get(), out.first(n), slice.start + done, "memory of the tree");
+    else
+      write_remote(tid, slice.start + done, out.first(n));
     done += n;
   }
 }
@@ -136,11 +141,13 @@ void write_content(const Snapshot& snapshot, const pb::Process& process, Tid tid
   for (const pb::Vma& vma : process.mappings())
     if (!(vma.file() != 0 && vma.shared()) && !vma.name().starts_with("[v"))
       add_slices(vma, snapshot.extents(process), slices);
+  const Fd mem = ProcDirectory::of(Pid{tid.value}).open("mem", O_RDWR);
+  if (!mem.valid()) throw_errno("cannot open the memory of {}", tid.value);
   std::atomic<size_t> next = 0;
   const auto work_off = [&] {
     std::vector<std::byte> buffer;
     for (size_t i = next++; i < slices.size(); i = next++)
-      write_slice(snapshot, process, tid, slices[i], buffer);
+      write_slice(snapshot, process, tid, mem, slices[i], buffer);
   };
   std::vector<std::future<void>> others;
   const size_t workers = std::min<size_t>(slices.size(), std::thread::hardware_concurrency());
