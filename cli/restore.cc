@@ -90,6 +90,8 @@ int run(const Arguments& arguments) {
 
   RestoredTree tree(*snapshot, plan);
   const Pid root = tree.root();
+  if (!tree.why_clocks_jump().empty())
+    fmt::print(stderr, "snapgdb: the tree's clocks jump: {}\n", tree.why_clocks_jump());
   if (arguments.detach) {
     tree.release();
     fmt::print("{}\n", root.value);

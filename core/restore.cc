@@ -45,7 +45,9 @@ RestoredTree::RestoredTree(const Snapshot& snapshot, const RestorePlan& plan)
                                 .own_user = own_pids_ && ::geteuid() != 0,
                                 .root_pid = own_number(snapshot.root()),
                                 .seed_base = plan.seed_base,
-                                .file_base = plan.file_base};
+                                .file_base = plan.file_base,
+                                .monotonic_ns = snapshot.record().monotonic_ns(),
+                                .boottime_ns = snapshot.record().boottime_ns()};
   keeper_ = std::make_unique<Keeper>(options, [&] { return open_files(snapshot, plan); });
   grow();
   for (const pb::Process& process : snapshot.processes())

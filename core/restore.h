@@ -18,6 +18,8 @@ class RestoredTree {
   Pid root() const { return root_; }
   // Whether the tree has numbers of its own: those it had are taken here, or not ours to choose.
   bool has_own_pids() const { return own_pids_; }
+  // "" if its clocks go on from where they were (time_namespaces(7)); otherwise why they jump.
+  const std::string& why_clocks_jump() const { return keeper_->why_no_clocks(); }
   // Lets every task run.
   void release();
   // After release(): waits for the first process's end; its status as wait(2) gives it.

@@ -14,6 +14,8 @@
 #include <chrono>
 
 #include "core/base/error.h"
+#include "core/base/strings.h"
+#include "core/linux/freezer.h"
 #include "core/linux/procfs.h"
 
 namespace snapgdb {
@@ -46,6 +48,26 @@ void see_own_processes() {
   if (::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
       ::mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) != 0)
     throw_errno("cannot mount /proc for the restored tree");
+}
+
+// Whoever is born from now on sees them so (time_namespaces(7), Linux 5.6). "": it worked.
+std::string set_clocks(const Keeper::Options& options) {
+  constexpr int kNewTime = 0x80;  // CLONE_NEWTIME
+  if (options.monotonic_ns == 0) return "";
+  if (::unshare(kNewTime) != 0) return "unshare(CLONE_NEWTIME): " + errno_text(errno);
+  const auto line = [](const char* name, int clock, int64_t wanted) {
+    constexpr int64_t kSecond = 1'000'000'000;
+    const int64_t offset = wanted - static_cast<int64_t>(now_ns(clock));
+    const int64_t rest = (offset % kSecond + kSecond) % kSecond;
+    return fmt::format("{} {} {}\n", name, (offset - rest) / kSecond, rest);
+  };
+  const Fd offsets(::open("/proc/self/timens_offsets", O_WRONLY | O_CLOEXEC));
+  const std::string text = line("monotonic", CLOCK_MONOTONIC, options.monotonic_ns) +
+                           line("boottime", CLOCK_BOOTTIME, options.boottime_ns);
+  if (!offsets.valid() ||
+      ::write(offsets.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
+    return "/proc/self/timens_offsets: " + errno_text(errno);
+  return "";
 }
 
 void allow_descriptors(int highest) {
@@ -116,6 +138,7 @@ void bear_root(const Keeper::Options& options) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (::read(control.get(), &go, 1) != 1) ::_exit(1);
     if (options.own_pids) see_own_processes();
+    const std::string why_no_clocks = set_clocks(options);
     std::vector<Fd> files = open_files();
     const int above = options.file_base + static_cast<int>(files.size());
     allow_descriptors(above + 4);
@@ -123,7 +146,7 @@ void bear_root(const Keeper::Options& options) {
     for (Fd& file : files) file = moved_up(std::move(file), above);
     place(std::move(files), options.file_base);
     bear_root(options);
-    report(to, "\n");
+    report(to, "\n" + why_no_clocks + "\n");
   } catch (const Error& error) {
     report(to, fmt::format("{}\n", error.what()));
     ::_exit(1);
@@ -191,6 +214,7 @@ Keeper::Keeper(const Options& options, const std::function<std::vector<Fd>()>& o
     if (line != "\n")
       throw Error("cannot restore the tree", line.empty() ? "the process that keeps it was killed"
                                                           : line.substr(0, line.size() - 1));
+    why_no_clocks_ = std::string(trim(read_line(report_)));
   } catch (...) {
     ::kill(pid, SIGKILL);
     ::waitpid(pid, nullptr, __WALL);

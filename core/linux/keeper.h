@@ -19,6 +19,8 @@ class Keeper {
     int32_t root_pid = 0;   // the number of the first process
     uint64_t seed_base = 0;
     int file_base = 0;
+    // What the tree's clocks shall show now (CLOCK_MONOTONIC, CLOCK_BOOTTIME); 0: as they are.
+    int64_t monotonic_ns = 0, boottime_ns = 0;
   };
   // `open_files` runs in the keeper and returns what descriptors from file_base on will be. Throws
   // Error, also what open_files throws.
@@ -28,6 +30,8 @@ class Keeper {
   ~Keeper();
 
   Tid tid() const { return Tid{pid_.value}; }
+  // "" if the clocks could be set; otherwise why not.
+  const std::string& why_no_clocks() const { return why_no_clocks_; }
   // The first process of the tree, a seed. Once.
   Seed take_root();
   // From now on the tree lives without us.
@@ -39,6 +43,7 @@ class Keeper {
   Pid pid_;
   Fd report_, control_;
   uint64_t seed_base_;
+  std::string why_no_clocks_;
   bool holds_ = true;
 };
 

@@ -63,15 +63,16 @@ struct CapabilityHeader {
 
 // What the task has already, it need not be given: changing it takes rights that an ordinary user
 // does not have.
-bool has_already(const pb::Credentials& wanted, const ProcFields& status) {
+bool has_ids_already(const pb::Credentials& wanted, const ProcFields& status) {
   pb::Credentials now;
   read_credentials(status, now);
-  pb::Credentials other = wanted;
-  other.clear_lsm_label(), other.clear_seccomp_mode(), other.clear_seccomp_filters();
-  now.set_no_new_privs(other.no_new_privs());
-  now.clear_seccomp_mode(), now.clear_seccomp_filters();
-  now.set_securebits(other.securebits());
-  return now.SerializeAsString() == other.SerializeAsString();
+  const auto ids = [](const pb::Credentials& of) {
+    std::vector<uint32_t> all(of.groups().begin(), of.groups().end());
+    all.insert(all.end(), {of.ruid(), of.euid(), of.suid(), of.fsuid(), of.rgid(), of.egid(),
+                           of.sgid(), of.fsgid()});
+    return all;
+  };
+  return ids(now) == ids(wanted);
 }
 
 void add_ids(const pb::Credentials& wanted, Seed& seed) {
@@ -105,23 +106,26 @@ void add_capabilities(const pb::Credentials& wanted, Seed& seed) {
 
 // Each step needs a capability that the next may take away; a change of user would take all, but
 // for the secure bit that keeps them.
-void add_credentials(const pb::Credentials& wanted, uint64_t bounding, Seed& seed) {
+void add_credentials(const pb::Credentials& wanted, const ProcFields& status, Seed& seed) {
   constexpr uint32_t kKeepCapabilities = 1 << 4;  // SECBIT_KEEP_CAPS
+  const uint64_t bounding = status.number("CapBnd", 16);
   for (uint64_t i = 0; i < 64; ++i)
     if (bounding >> i & ~(wanted.cap_bounding() >> i) & 1)
       seed.add("drop a capability", SYS_prctl, {PR_CAPBSET_DROP, i});
-  seed.add("set securebits", SYS_prctl,
-           {PR_SET_SECUREBITS, wanted.securebits() | kKeepCapabilities});
-  add_ids(wanted, seed);
+  const bool changes_ids = !has_ids_already(wanted, status);
+  if (changes_ids || wanted.securebits())
+    seed.add("set securebits", SYS_prctl,
+             {PR_SET_SECUREBITS, wanted.securebits() | kKeepCapabilities});
+  if (changes_ids) add_ids(wanted, seed);
   add_capabilities(wanted, seed);
-  if (!(wanted.securebits() & kKeepCapabilities))
+  if (changes_ids && !(wanted.securebits() & kKeepCapabilities))
     seed.add("set securebits", SYS_prctl, {PR_SET_KEEPCAPS, 0});
 }
 
 void restore(RestoreContext&, const pb::Process& process, const pb::Thread& thread, Seed& seed) {
   const pb::Credentials& wanted = thread.credentials();
   const ProcFields status(ProcDirectory::of(Pid{seed.tid().value}).read("status"));
-  if (!has_already(wanted, status)) add_credentials(wanted, status.number("CapBnd", 16), seed);
+  add_credentials(wanted, status, seed);
   if (wanted.no_new_privs())
     seed.add("renounce new privileges", SYS_prctl, {PR_SET_NO_NEW_PRIVS, 1});
   // Both are reset when the user changes.
