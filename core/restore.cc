@@ -10,7 +10,7 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
-#include "core/linux/task.h"
+#include "core/linux/freezer.h"
 
 namespace snapgdb {
 namespace {
@@ -48,6 +48,7 @@ RestoredTree::RestoredTree(const Snapshot& snapshot, const RestorePlan& plan)
                                 .file_base = plan.file_base,
                                 .monotonic_ns = snapshot.record().monotonic_ns(),
                                 .boottime_ns = snapshot.record().boottime_ns()};
+  const ScopedPinning pinning;
   keeper_ = std::make_unique<Keeper>(options, [&] { return open_files(snapshot, plan); });
   grow();
   for (const pb::Process& process : snapshot.processes())

@@ -277,8 +277,9 @@ void check_memory(const Snapshot& snapshot, const pb::Process& process,
       plan.notes.push_back(
           fmt::format("process {}: {} reads as zeros: {}", process.pid(), what, why));
     else
-      plan.obstacles.push_back({process.pid(), what, "it is not in the image: " + why,
-                                "capture with --all-memory, or --without memory: it reads as zeros"});
+      plan.obstacles.push_back(
+          {process.pid(), what, "it is not in the image: " + why,
+           "capture with --all-memory, or --without memory: it reads as zeros"});
   }
 }
 

@@ -109,6 +109,17 @@ class ImagePages : public PageStore {
   explicit ImagePages(std::shared_ptr<const ImageFile> image) : image_(std::move(image)) {}
 
   void read_page(uint64_t ordinal, std::span<std::byte, kPageSize> out) const override {
+    read_from_chunk(ordinal, out);
+  }
+
+  void read_pages(uint64_t first, std::span<std::byte> out) const override {
+    for (size_t done = 0; done < out.size();)
+      done += read_from_chunk(first + done / kPageSize, out.subspan(done));
+  }
+
+ private:
+  // As much as the chunk has, from that page on; returns how many bytes.
+  size_t read_from_chunk(uint64_t ordinal, std::span<std::byte> out) const {
     const auto chunks = image_->page_chunks();
     const auto after = std::ranges::upper_bound(
         chunks, ordinal, {}, [](const Chunk& chunk) { return chunk.pages.first_page; });
@@ -117,11 +128,13 @@ class ImagePages : public PageStore {
     if (!found) bad(fmt::format("there is no page {}", ordinal));
     const Chunk& chunk = *std::prev(after);
     const auto payload = cache_.get(chunk.offset, [&] { return image_->payload(chunk); });
-    const uint64_t at = PagePrefix::kSize + (ordinal - chunk.pages.first_page) * kPageSize;
-    std::ranges::copy(std::span(*payload).subspan(at, kPageSize), out.begin());
+    const uint64_t page = ordinal - chunk.pages.first_page;
+    const size_t size = std::min<size_t>(out.size(), (chunk.pages.pages - page) * kPageSize);
+    std::ranges::copy(std::span(*payload).subspan(PagePrefix::kSize + page * kPageSize, size),
+                      out.begin());
+    return size;
   }
 
- private:
   std::shared_ptr<const ImageFile> image_;
   mutable PageCache cache_;
 };

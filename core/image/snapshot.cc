@@ -205,9 +205,10 @@ size_t Snapshot::read_extent(const Extent& extent, uint64_t offset,
       for (size_t done = 0; done < out.size();) {
         const uint64_t at = offset + done, in_page = at % kPageSize;
         const uint64_t ordinal = extent.where + at / kPageSize;
-        const size_t n = std::min<size_t>(kPageSize - in_page, out.size() - done);
+        size_t n = std::min<size_t>(kPageSize - in_page, out.size() - done);
         if (n == kPageSize) {
-          contents_.pages->read_page(ordinal, out.subspan(done).first<kPageSize>());
+          n = page_down(out.size() - done);
+          contents_.pages->read_pages(ordinal, out.subspan(done, n));
         } else {
           contents_.pages->read_page(ordinal, page);
           std::memcpy(out.data() + done, page.data() + in_page, n);

@@ -21,6 +21,11 @@ class PageStore {
   // Copies the page of that ordinal. Callable from several threads at once. Throws Error if the
   // page is not there or its bytes are damaged.
   virtual void read_page(uint64_t ordinal, std::span<std::byte, kPageSize> out) const = 0;
+  // The same of as many pages, in order of their ordinals, as fit into `out`; whole ones.
+  virtual void read_pages(uint64_t first, std::span<std::byte> out) const {
+    for (size_t done = 0; done < out.size(); done += kPageSize)
+      read_page(first++, out.subspan(done).first<kPageSize>());
+  }
 };
 
 // One moment of one process tree: immutable, random access, safe to share between threads. Whoever

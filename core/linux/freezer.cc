@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 #include <deque>
 #include <set>
 
@@ -296,6 +297,25 @@ ScopedUrgency::ScopedUrgency() : policy_(::sched_getscheduler(0)) {
 ScopedUrgency::~ScopedUrgency() {
   const sched_param parameters{};
   if (changed_) ::sched_setscheduler(0, policy_, &parameters);
+}
+
+ScopedPinning::ScopedPinning() {
+  ::sched_getaffinity(0, sizeof before_, &before_);
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  CPU_SET(static_cast<size_t>(::sched_getcpu()), &one);
+  ::sched_setaffinity(0, sizeof one, &one);
+}
+
+ScopedPinning::~ScopedPinning() {
+  ::sched_setaffinity(0, sizeof before_, &before_);
+}
+
+// To all that it may use at all: the kernel leaves out the others.
+void ScopedPinning::release_this_thread() {
+  cpu_set_t all;
+  std::memset(&all, 0xff, sizeof all);
+  ::sched_setaffinity(0, sizeof all, &all);
 }
 
 uint64_t now_ns(int clock) {

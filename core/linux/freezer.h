@@ -1,5 +1,7 @@
 #pragma once
 
+#include <sched.h>
+
 #include <chrono>
 #include <cstdint>
 #include <vector>
@@ -51,6 +53,21 @@ FrozenTree freeze(const std::vector<Pid>& roots, Tracees& tracees, FreezeOptions
 
 // The processes of the trees below `roots` as /proc shows them now, parents first.
 std::vector<Pid> tree_below(const std::vector<Pid>& roots);
+
+// Keeps this thread, and whom it starts, on the processor that it is on. Tracer and tracee take
+// turns four times faster on one processor than on two.
+class ScopedPinning {
+ public:
+  ScopedPinning();
+  ~ScopedPinning();
+  ScopedPinning(const ScopedPinning&) = delete;
+  ScopedPinning& operator=(const ScopedPinning&) = delete;
+  // For a thread that was started meanwhile and has work of its own.
+  static void release_this_thread();
+
+ private:
+  cpu_set_t before_;
+};
 
 // Raises this thread's priority for as long as it lives, as far as the rights at hand allow:
 // against many busy threads, stopping them all takes seconds at normal priority.

@@ -15,6 +15,7 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/linux/freezer.h"
 #include "core/linux/remote_memory.h"
 #include "core/resource/memory.h"
 #include "core/resource/resources.h"
@@ -151,7 +152,11 @@ void write_content(const Snapshot& snapshot, const pb::Process& process, Tid tid
   };
   std::vector<std::future<void>> others;
   const size_t workers = std::min<size_t>(slices.size(), std::thread::hardware_concurrency());
-  for (size_t i = 1; i < workers; ++i) others.push_back(std::async(std::launch::async, work_off));
+  for (size_t i = 1; i < workers; ++i)
+    others.push_back(std::async(std::launch::async, [&] {
+      ScopedPinning::release_this_thread();
+      work_off();
+    }));
   work_off();
   for (auto& other : others) other.get();
 }
