@@ -11,6 +11,7 @@
 #include "core/linux/mapped_file.h"
 #include "core/linux/pagemap.h"
 #include "core/resource/resources.h"
+#include "core/resource/userfault.h"
 
 namespace snapgdb {
 namespace {
@@ -63,7 +64,8 @@ bool is_changeable(const ProcMapping& mapping) {
 
 void capture(CaptureContext& context, const FrozenProcess& frozen, pb::Process& process) {
   process.set_address_space(context.address_spaces.of(frozen.a_task()));
-  const Survey* survey = context.surveys.find(frozen.pid);
+  // What a userfaultfd has been made responsible for since then shows in flags only.
+  const Survey* survey = has_userfaultfd(process) ? nullptr : context.surveys.find(frozen.pid);
   for (const ProcMapping& mapping : mappings_now(frozen.task_proc, survey)) {
     pb::Vma& vma = *process.add_mappings() = to_record(mapping);
     if (mapping.inode == 0 || is_changeable(mapping)) continue;
@@ -80,9 +82,21 @@ void capture(CaptureContext& context, const FrozenProcess& frozen, pb::Process& 
 
 // ---- What is not read, and why -----------------------------------------------------------------
 
-bool has_flag(const pb::Vma& vma, std::string_view flag) {
-  const auto flags = split_blank(vma.flags());
-  return std::ranges::find(flags, flag) != flags.end();
+constexpr const char* kUndelivered = "userfaultfd had not provided it yet";
+constexpr const char* kUndeliveredOrSwapped =
+    "swapped out, or userfaultfd had not provided it yet: that cannot be told apart";
+constexpr const char* kOutOfReach =
+    "shared memory, or a view of it, not mapped in at that moment; reading it needs "
+    "CAP_CHECKPOINT_RESTORE";
+
+bool is_of_huge_pages(const pb::Vma& vma) {
+  return has_flag(vma, "ht");
+}
+
+// MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB: the file that the kernel shows of it is always empty.
+bool is_anonymous(const pb::Vma& vma) {
+  return vma.inode() == 0 || (!vma.shared() && is_of_huge_pages(vma) && vma.deleted() &&
+                              vma.name() == "/anon_hugepage");
 }
 
 struct Exclusion {
@@ -142,12 +156,21 @@ class Planner {
   // Guard pages fault whoever the process is; everything else is handed to `otherwise`.
   template <typename Otherwise>
   void classify(const pb::Vma& vma, Otherwise otherwise) {
+    const bool has_marks = may_hold_marks(vma);
     const auto how = vma.inode() == 0 ? &Pagemap::classify_anonymous : &Pagemap::classify;
     (pagemap_.*how)(vma.start(), vma.end(), [&](const PageRun& run) {
       if (run.what == PageClass::kGuard)
         add_missing(run.start, run.end, "a guard page (MADV_GUARD_INSTALL)", true);
       else if (run.unwritten && early_)
         add_copied(vma, run);
+      else if (run.what == PageClass::kAnonymous && has_marks)
+        for_each_present(
+            frozen_.task_proc, run.start, run.end, [&](uint64_t start, uint64_t end, bool present) {
+              if (present)
+                otherwise(start, end, run.what);
+              else
+                add_missing(start, end, vma.swap() ? kUndeliveredOrSwapped : kUndelivered);
+            });
       else
         otherwise(run.start, run.end, run.what);
     });
@@ -166,7 +189,7 @@ void Planner::plan(const pb::Vma& vma) {
   for (const Exclusion& exclusion : kExclusions)
     if (exclusion.matches(vma, options_))
       return add_missing(vma.start(), vma.end(), exclusion.why, true);
-  if (vma.inode() == 0) return plan_anonymous(vma);
+  if (is_anonymous(vma)) return plan_anonymous(vma);
   if (vma.file()) return plan_lasting_file(vma);
   if (auto object = object_of(vma); object->valid()) return plan_object(vma, std::move(object));
   plan_out_of_reach(vma);
@@ -199,15 +222,15 @@ void Planner::add_copied(const pb::Vma& vma, const PageRun& run) {
 }
 
 void Planner::plan_anonymous(const pb::Vma& vma) {
-  const bool filled_on_demand = has_flag(vma, "um");  // userfaultfd, missing pages
-  const bool special = vma.name() == "[vdso]";        // no page of its own in the page table
+  const bool filled_on_demand = is_filled_on_demand(vma);
+  const bool special = vma.name() == "[vdso]";  // no page of its own in the page table
   classify(vma, [&](uint64_t start, uint64_t end, PageClass what) {
     if (what == PageClass::kZero)
       add(start, end, From::kZero);
     else if (what != PageClass::kAbsent || special)
       add_memory(vma, start, end);
     else if (filled_on_demand)
-      add_missing(start, end, "userfaultfd had not provided it yet");
+      add_missing(start, end, kUndelivered);
     else
       add(start, end, From::kZero);
   });
@@ -229,9 +252,13 @@ void Planner::plan_lasting_file(const pb::Vma& vma) {
 // Shared memory, and private views of it: what no page table maps may have content all the same, so
 // its file is asked, not the page table. Reading through it leaves the program's page table alone.
 void Planner::plan_object(const pb::Vma& vma, std::shared_ptr<const Fd> object) {
+  // hugetlbfs does not tell what is a hole in a file.
+  const bool holes_are_unknown = is_filled_on_demand(vma) && is_of_huge_pages(vma);
   classify(vma, [&](uint64_t start, uint64_t end, PageClass what) {
-    if (what == PageClass::kAnonymous)
+    if (what == PageClass::kAnonymous && !vma.shared())
       add_memory(vma, start, end);
+    else if (what == PageClass::kAbsent && holes_are_unknown)
+      add_missing(start, end, kUndelivered);
     else
       plan_object_run(vma, object, start, end);
   });
@@ -239,11 +266,14 @@ void Planner::plan_object(const pb::Vma& vma, std::shared_ptr<const Fd> object) 
 
 void Planner::plan_object_run(const pb::Vma& vma, const std::shared_ptr<const Fd>& object,
                               uint64_t start, uint64_t end) {
+  const bool filled_on_demand = is_filled_on_demand(vma);
   const uint64_t delta = vma.offset() - vma.start();  // address + delta = offset, modulo 2^64
   const uint64_t object_end = page_up(file_size(*object));
   const uint64_t known_end = std::clamp(object_end - delta, start, end);
   for_each_data_run(*object, start + delta, known_end + delta,
                     [&](uint64_t from, uint64_t to, bool has_data) {
+                      if (!has_data && filled_on_demand)
+                        return add_missing(from - delta, to - delta, kUndelivered);
                       runs_.push_back({.start = from - delta,
                                        .size = to - from,
                                        .from = has_data ? From::kObject : From::kZero,
@@ -254,16 +284,17 @@ void Planner::plan_object_run(const pb::Vma& vma, const std::shared_ptr<const Fd
 }
 
 // Without its file, a page of shared memory that this process does not map cannot be told from one
-// that nobody ever touched; looking would make the kernel allocate it.
+// that nobody ever touched; looking would make the kernel allocate it, or ask the program for it. A
+// private view of an ordinary file is looked at all the same: that costs page cache at most.
 void Planner::plan_out_of_reach(const pb::Vma& vma) {
-  const bool safe_to_touch = !vma.shared();
+  const bool safe_to_touch = !vma.shared() && !is_filled_on_demand(vma) && !is_of_huge_pages(vma);
   classify(vma, [&](uint64_t start, uint64_t end, PageClass what) {
-    if (what != PageClass::kAbsent || safe_to_touch)
+    const bool present =
+        what == PageClass::kFile || (what == PageClass::kAnonymous && !vma.shared());
+    if (present || safe_to_touch)
       add_memory(vma, start, end);
     else
-      add_missing(start, end,
-                  "shared memory not mapped in at that moment; reading it needs "
-                  "CAP_CHECKPOINT_RESTORE");
+      add_missing(start, end, kOutOfReach);
   });
 }
 
@@ -315,6 +346,11 @@ bool lies_in(const MemoryRun& run, const pb::Vma& vma) {
 }
 
 }  // namespace
+
+bool has_flag(const pb::Vma& vma, std::string_view flag) {
+  const auto flags = split_blank(vma.flags());
+  return std::ranges::find(flags, flag) != flags.end();
+}
 
 std::vector<MemoryRun> plan_memory(const FrozenProcess& frozen, const pb::Process& process,
                                    const FileRegistry& files, const MemoryOptions& options,

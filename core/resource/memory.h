@@ -21,6 +21,9 @@ struct MemoryOptions {
   bool include_dontdump = false;
 };
 
+// Whether it has that flag of two letters (VmFlags of smaps).
+bool has_flag(const pb::Vma& vma, std::string_view flag);
+
 // How the content of one address space will be had. Made while the tree is stopped, from the page
 // table; carried out by copy_memory when it runs again.
 struct MemoryRun {
