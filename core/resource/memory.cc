@@ -102,22 +102,23 @@ bool is_anonymous(const pb::Vma& vma) {
 struct Exclusion {
   bool (*matches)(const pb::Vma&, const MemoryOptions&);
   const char* why;
+  KeptBy kept_by;
 };
 constexpr Exclusion kExclusions[] = {
     {[](const pb::Vma& vma, const MemoryOptions&) {
        return vma.name() == "[vsyscall]" || vma.name().starts_with("[vvar");
      },
-     "the kernel's own, not readable from outside"},
+     "the kernel's own, not readable from outside", KeptBy::kKernel},
     {[](const pb::Vma& vma, const MemoryOptions&) {
        return has_flag(vma, "io") || has_flag(vma, "pf");
      },
-     "memory of a device"},
+     "memory of a device", KeptBy::kKernel},
     {[](const pb::Vma& vma, const MemoryOptions&) { return vma.name() == "/secretmem"; },
-     "hidden from everybody but the program (memfd_secret)"},
+     "hidden from everybody but the program (memfd_secret)", KeptBy::kProgram},
     {[](const pb::Vma& vma, const MemoryOptions& options) {
        return has_flag(vma, "dd") && !options.include_dontdump;
      },
-     "the program keeps it out of dumps (MADV_DONTDUMP)"},
+     "the program keeps it out of dumps (MADV_DONTDUMP)", KeptBy::kProgram},
 };
 
 // ---- The plan -----------------------------------------------------------------------------------
@@ -146,12 +147,13 @@ class Planner {
   void add(uint64_t start, uint64_t end, From from) { runs_.push_back({start, end - start, from}); }
   void add_memory(const pb::Vma& vma, uint64_t start, uint64_t end);
   void add_copied(const pb::Vma& vma, const PageRun& run);
-  void add_missing(uint64_t start, uint64_t end, const char* why, bool refused = false) {
+  void add_missing(uint64_t start, uint64_t end, const char* why,
+                   KeptBy kept_by = KeptBy::kNobody) {
     runs_.push_back({.start = start,
                      .size = end - start,
                      .from = From::kMissing,
                      .why = why,
-                     .refused = refused});
+                     .kept_by = kept_by});
   }
   // Guard pages fault whoever the process is; everything else is handed to `otherwise`.
   template <typename Otherwise>
@@ -160,7 +162,7 @@ class Planner {
     const auto how = vma.inode() == 0 ? &Pagemap::classify_anonymous : &Pagemap::classify;
     (pagemap_.*how)(vma.start(), vma.end(), [&](const PageRun& run) {
       if (run.what == PageClass::kGuard)
-        add_missing(run.start, run.end, "a guard page (MADV_GUARD_INSTALL)", true);
+        add_missing(run.start, run.end, "a guard page (MADV_GUARD_INSTALL)", KeptBy::kKernel);
       else if (run.unwritten && early_)
         add_copied(vma, run);
       else if (run.what == PageClass::kAnonymous && has_marks)
@@ -188,7 +190,7 @@ class Planner {
 void Planner::plan(const pb::Vma& vma) {
   for (const Exclusion& exclusion : kExclusions)
     if (exclusion.matches(vma, options_))
-      return add_missing(vma.start(), vma.end(), exclusion.why, true);
+      return add_missing(vma.start(), vma.end(), exclusion.why, exclusion.kept_by);
   if (is_anonymous(vma)) return plan_anonymous(vma);
   if (vma.file()) return plan_lasting_file(vma);
   if (auto object = object_of(vma); object->valid()) return plan_object(vma, std::move(object));
@@ -245,7 +247,7 @@ void Planner::plan_lasting_file(const pb::Vma& vma) {
     const uint64_t in_file = file_end > offset ? std::min(end - start, file_end - offset) : 0;
     if (in_file) runs_.push_back({start, in_file, From::kFile, offset, vma.file()});
     if (start + in_file < end)
-      add_missing(start + in_file, end, "beyond the end of the file", true);
+      add_missing(start + in_file, end, "beyond the end of the file", KeptBy::kKernel);
   });
 }
 
@@ -280,7 +282,7 @@ void Planner::plan_object_run(const pb::Vma& vma, const std::shared_ptr<const Fd
                                        .offset = from,
                                        .object = object});
                     });
-  if (known_end < end) add_missing(known_end, end, "beyond the end of the object", true);
+  if (known_end < end) add_missing(known_end, end, "beyond the end of the object", KeptBy::kKernel);
 }
 
 // Without its file, a page of shared memory that this process does not map cannot be told from one
@@ -428,7 +430,7 @@ Extents copy_memory(const std::vector<MemoryRun>& plan, const RemoteMemory& memo
         extents.append({run.start, run.size, pb::SOURCE_FILE, run.offset, run.file});
         break;
       case From::kMissing:
-        extents.append_missing(run.start, run.size, run.why, run.refused);
+        extents.append_missing(run.start, run.size, run.why, run.kept_by);
         break;
       case From::kSecured:
         pages.add(extents, run.start, stash.at(run.offset, run.size));
@@ -475,7 +477,7 @@ void settle_mappings(const ProcDirectory& proc, pb::Process& process, std::vecto
                    .size = run.size,
                    .from = From::kMissing,
                    .why = exclusion.why,
-                   .refused = true};
+                   .kept_by = exclusion.kept_by};
   }
 }
 

@@ -41,7 +41,7 @@ struct MemoryRun {
   uint32_t file = 0;    // kFile
   std::shared_ptr<const Fd> object = {};  // kObject: shared memory, read through its file
   const char* why = "";                   // kMissing
-  bool refused = false;                   // kMissing because program or kernel wants it so
+  KeptBy kept_by = KeptBy::kNobody;       // kMissing
   bool in_twin = false;                   // kMemory: a Twin has it too
 
   bool must_be_secured() const { return from == From::kMemory || from == From::kObject; }

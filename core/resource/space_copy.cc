@@ -16,19 +16,23 @@ namespace {
 // Below that, reading takes less time than making a twin does.
 constexpr uint64_t kWorthATwin = uint64_t{6} << 20;
 
-// Whether orphans below a process become its children: it would see our twin end.
-bool adopts_orphans(const FrozenProcess& frozen, CaptureContext& context) {
+// Where orphans below a process may become its children: it would see our twin end.
+std::optional<std::string> why_not_above_orphans(const FrozenProcess& frozen,
+                                                 CaptureContext& context) {
+  const std::string adopts_them = fmt::format("process {} adopts orphans", frozen.pid.value);
   const ProcFields status(frozen.proc.read("status"));
   const auto numbers = split_blank(status.text("NSpid"));
-  if (!numbers.empty() && numbers.back() == "1") return true;
+  if (!numbers.empty() && numbers.back() == "1") return adopts_them;
   constexpr size_t kScratch = 4096;
   const Host host = host_in(frozen, context, kScratch);
-  if (!host.task) return true;
+  if (!host.task)
+    return fmt::format("process {} cannot be asked whether it adopts orphans: {}", frozen.pid.value,
+                       host.why_not);
   Detour detour(*host.task, host.place, kScratch);
   int adopts = 1;
   detour.call(SYS_prctl, {PR_GET_CHILD_SUBREAPER, detour.scratch()});
   detour.read(detour.scratch(), std::as_writable_bytes(std::span(&adopts, 1)));
-  return adopts != 0;
+  return adopts ? std::optional(adopts_them) : std::nullopt;
 }
 
 // Where its copy would wait for somebody who is stopped, or be at the program's cost.
@@ -74,7 +78,7 @@ SpaceCopy::SpaceCopy(const FrozenProcess& frozen, const pb::Process& process,
   const PreCopy* early = survey && survey->precopy ? &*survey->precopy : nullptr;
   plan_ = plan_memory(frozen, process, context.files, options, early);
   method_ = early ? "pre-copy" : "copied while stopped";
-  if (survey) why_not_better_ = survey->why_not;
+  if (survey && !survey->why_not.empty()) why_not_better_ = "no first copies: " + survey->why_not;
   why_no_twin_ = why_not_cloned(process);
 }
 
@@ -109,8 +113,7 @@ void SpaceCopy::try_twin(CaptureContext& context) {
   try {
     if (why_no_twin_) throw Error("no twin", why_no_twin_);
     for (const auto* process = frozen_; process; process = parent_of(*process, context.tree))
-      if (adopts_orphans(*process, context))
-        throw Error("no twin", fmt::format("process {} may adopt orphans", process->pid.value));
+      if (auto why = why_not_above_orphans(*process, context)) throw Error("no twin", *why);
     const Host host = host_in(*frozen_, context, Twin::kScratch);
     if (!host.task) throw Error("no twin", host.why_not);
     twin_.emplace(*host.task, host.place);

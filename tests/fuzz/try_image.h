@@ -40,6 +40,7 @@ inline void mend_checksums(std::span<std::byte> image) {
 inline void read_everything(const Snapshot& snapshot) {
   std::array<std::byte, 64> buffer;
   for (const pb::Process& process : snapshot.processes()) {
+    snapshot.missing_memory(process);
     for (const pb::Vma& vma : process.mappings()) {
       for (const uint64_t address : {vma.start(), vma.end() - 1, vma.end()}) {
         snapshot.read_memory(process, address, buffer);

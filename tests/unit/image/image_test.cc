@@ -19,6 +19,8 @@ TEST_CASE("what was written is read back", "[image]") {
   const auto snapshot = open_snapshot(path);
   CHECK(snapshot->root().name() == "sample");
   CHECK(snapshot->record().reason() == "filled with a");
+  CHECK(snapshot->address_space(snapshot->root()).method() == "twin");
+  CHECK(snapshot->address_space(snapshot->root()).why_not_better() == "it writes all the time");
   CHECK(memory(*snapshot, 0x1000, kPageSize) == page_of('a'));
   CHECK(memory(*snapshot, 0x2000, kPageSize) == page_of('\0'));
   CHECK(memory(*snapshot, 0x1ffe, 4) == std::string("aa\0\0", 4));
