@@ -6,12 +6,14 @@
 #include <algorithm>
 #include <functional>
 #include <map>
+#include <ranges>
 #include <set>
 
 #include <llvm/Support/FormatVariadic.h>
 
 #include "cli/command.h"
 #include "cli/image_options.h"
+#include "cli/memory_account.h"
 #include "cli/table.h"
 #include "core/base/error.h"
 #include "core/base/strings.h"
@@ -172,8 +174,10 @@ void print_summary(const Snapshot& snapshot, const Processes&) {
              printable(record.host().node_name()), printable(record.host().os_release()),
              printable(record.host().cpu_model()));
   fmt::print("reason    {}\n", printable(record.reason()));
+  const auto secured = secured_by(snapshot);
   fmt::print("stopped   for {}, memory by {}\n", human_duration(record.pause_ns()),
-             printable(record.memory_method()));
+             secured.front());
+  for (const std::string& line : secured | std::views::drop(1)) fmt::print("          {}\n", line);
   fmt::print("memory    {} readable; {} stored, {} shared, {} zero (files included)\n",
              human_size(memory), human_size(record.stored_pages() * kPageSize),
              human_size(record.shared_pages() * kPageSize),
@@ -184,6 +188,7 @@ void print_summary(const Snapshot& snapshot, const Processes&) {
              record.missing().empty()
                  ? std::string("nothing")
                  : counted(static_cast<uint64_t>(record.missing_size()), "thing", "things"));
+  for (const std::string& line : left_out(snapshot)) fmt::print("left out  {}\n", line);
   fmt::print("\n");
   print_tree(snapshot, {&root});
   if (record.missing().empty()) return;
@@ -230,6 +235,7 @@ void print_json(const Snapshot& snapshot, const Processes& shown, const Section&
       files.push_back(to_json(file));
     }
     out["files"] = std::move(files);
+    out["address_spaces"] = address_spaces_json(snapshot, shown);
   }
   fmt::print("{}\n", llvm::formatv("{0:2}", llvm::json::Value(std::move(out))).str());
 }

@@ -9,6 +9,7 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/linux/host.h"
+#include "core/resource/memory.h"
 
 namespace snapgdb {
 namespace {
@@ -106,6 +107,10 @@ bool is_unchanged(const pb::FileRecord& file) {
          status.st_mtim.tv_sec * 1'000'000'000 + status.st_mtim.tv_nsec == file.mtime_ns();
 }
 
+std::string words_for(const pb::Vma& vma) {
+  return fmt::format("mapping of {} at {:#x}", printable(vma.name()), vma.start());
+}
+
 class Files {
  public:
   Files(const Snapshot& snapshot, const RestoreOptions& options, RestorePlan& plan)
@@ -164,11 +169,11 @@ class Files {
 
   void add_mapping(const pb::Process& process, const pb::Vma& vma) {
     if (vma.protection_key())
-      object(process, words(vma), "memory protection keys cannot be restored yet");
+      object(process, words_for(vma), "memory protection keys cannot be restored yet");
     if (is_kernel_part(vma) || (vma.file() == 0 && !is_object(vma))) return;
     const auto [known, is_new] =
         plan_.by_mapping.try_emplace(RestorePlan::key_of(vma), plan_.files.size());
-    const bool writable = vma.shared() && split_has(vma.flags(), "mw");
+    const bool writable = vma.shared() && has_flag(vma, "mw");
     if (!is_new) {
       plan_.files[known->second].writable |= writable;
       return;
@@ -184,18 +189,10 @@ class Files {
         plan_.notes.push_back(
             fmt::format("{} has changed: its content comes from the image", file.what));
     } else {
-      object(process, words(vma),
+      object(process, words_for(vma),
              "the file has changed since, and its content is not in the image");
     }
     plan_.files.push_back(std::move(file));
-  }
-
-  static bool split_has(std::string_view flags, std::string_view flag) {
-    const auto all = split_blank(flags);
-    return std::ranges::find(all, flag) != all.end();
-  }
-  static std::string words(const pb::Vma& vma) {
-    return fmt::format("mapping of {}", printable(vma.name()));
   }
 
   const Snapshot& snapshot_;
@@ -220,12 +217,6 @@ uint64_t free_range(const Snapshot& snapshot, uint64_t size) {
     at = std::max(at, page_up(end) + kMargin);
   }
   return at;
-}
-
-// Where there is nothing to be read: guard pages, and what lies beyond the end of a file.
-bool is_no_memory(const Extents& extents, const Extent& missing) {
-  const std::string& why = extents.reason(missing);
-  return why.starts_with("a guard page") || why.starts_with("beyond the end");
 }
 
 void check_kernel_parts(const Snapshot& snapshot, RestorePlan& plan) {
@@ -265,9 +256,12 @@ void check_memory(const Snapshot& snapshot, const pb::Process& process,
   std::map<std::string, uint64_t> lost;
   const Extents& extents = snapshot.extents(process);
   for (const pb::Vma& vma : process.mappings()) {
+    if (has_flag(vma, "io") || has_flag(vma, "pf"))
+      if (!is_kernel_part(vma))
+        plan.obstacles.push_back({process.pid(), words_for(vma), "memory of a device", ""});
     if (is_kernel_part(vma) || (vma.shared() && vma.file() != 0)) continue;
     for (const Extent& extent : extents.overlapping(vma.start(), vma.end()))
-      if (extent.source == pb::SOURCE_MISSING && !is_no_memory(extents, extent))
+      if (extent.source == pb::SOURCE_MISSING && Extents::kept_by(extent) != KeptBy::kKernel)
         lost[extents.reason(extent)] +=
             std::min(extent.end(), vma.end()) - std::max(extent.start, vma.start());
   }

@@ -10,8 +10,8 @@
 #include "core/base/error.h"
 #include "core/base/fd.h"
 #include "core/base/strings.h"
+#include "core/image/link_map.h"
 #include "core/image/output_file.h"
-#include "elfconv/loaded_objects.h"
 
 namespace snapgdb {
 namespace {
@@ -125,7 +125,9 @@ class Exporter {
       for (const pb::FileRecord& file : snapshot_.files())
         if (file.embedded() && file.deleted() == deleted) write(file);
     for (const pb::Process& process : snapshot_.processes())
-      for (const LoadedObject& object : loaded_objects(snapshot_, process)) link(object);
+      for (const LoadedObject& object :
+           read_link_map(ProcessMemory(snapshot_, process), process.auxv()))
+        link(process, object);
     return std::move(exported_);
   }
 
@@ -149,15 +151,19 @@ class Exporter {
     }
   }
 
-  void link(const LoadedObject& object) {
-    const auto file = exported_.paths.find(object.file);
-    const Names names = safe_components(object.name);
-    if (file == exported_.paths.end() || names.empty() || !object.name.starts_with('/')) return;
+  // The name under which the dynamic linker loaded a file may lead through symbolic links:
+  // debuggers ask for that one.
+  void link(const pb::Process& process, const LoadedObject& object) {
+    const pb::Vma* mapping = snapshot_.mapping(process, object.dynamic);
+    const auto file = exported_.paths.find(mapping ? mapping->file() : 0);
+    const Names names = safe_components(object.linker_name);
+    if (file == exported_.paths.end() || names.empty() || !object.linker_name.starts_with('/'))
+      return;
     if (!taken_.insert(joined(names)).second) return;
     try {
       sysroot_.link(safe_components(file->second), names);
     } catch (const Error& error) {
-      lacks(fmt::format("{}: {}", printable(object.name), printable(error.what())));
+      lacks(fmt::format("{}: {}", printable(object.linker_name), printable(error.what())));
     }
   }
 

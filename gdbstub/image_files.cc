@@ -105,7 +105,7 @@ const ImageFiles::Aliases& ImageFiles::aliases(Pid pid) const {
   const auto [found, is_new] = aliases_.try_emplace(pid);
   if (is_new)
     for (const LoadedObject& object : read_link_map(target_, pid))
-      found->second.emplace(object.linker_name, object.mapped_name);
+      found->second.emplace(object.linker_name, mapped_name(target_, pid, object));
   return found->second;
 }
 

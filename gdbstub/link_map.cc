@@ -1,107 +1,26 @@
 #include "gdbstub/link_map.h"
 
-#include <elf.h>
-#include <link.h>
-
-#include <algorithm>
-#include <cstring>
-#include <set>
-
-#include "gdbstub/process_memory.h"
-
 namespace snapgdb::gdbstub {
-namespace {
 
-constexpr size_t kMaxObjects = 16384, kMaxHeaders = 256, kMaxDynamic = 4096, kMaxName = 4096;
-
-struct ProgramHeaders {
-  uint64_t address = 0;
-  uint64_t count = 0;
-};
-
-ProgramHeaders program_headers(std::string_view auxv) {
-  ProgramHeaders found;
-  for (Elf64_auxv_t entry; auxv.size() >= sizeof entry; auxv.remove_prefix(sizeof entry)) {
-    std::memcpy(&entry, auxv.data(), sizeof entry);
-    if (entry.a_type == AT_PHDR) found.address = entry.a_un.a_val;
-    if (entry.a_type == AT_PHNUM) found.count = entry.a_un.a_val;
-  }
-  return found;
+ProcessMemory memory_of(const Target& target, Pid pid) {
+  return ProcessMemory([&target, pid](uint64_t address, std::span<std::byte> out) {
+    return target.read_memory(pid, address, out);
+  });
 }
-
-uint64_t debug_entry(const ProcessMemory& memory, const Elf64_Phdr& dynamic) {
-  for (size_t i = 0; i < kMaxDynamic; ++i) {
-    const auto entry = memory.read<Elf64_Dyn>(dynamic.p_vaddr + i * sizeof(Elf64_Dyn));
-    if (!entry || entry->d_tag == DT_NULL) return 0;
-    if (entry->d_tag == DT_DEBUG) return entry->d_un.d_ptr;
-  }
-  return 0;
-}
-
-// <link.h>'s r_debug (r_debug_extended from version 2 on) and link_map, with numbers of the process
-// instead of pointers of ours.
-struct Debug {
-  int32_t version;
-  uint32_t padding;
-  uint64_t map, brk, state, ldbase;
-};
-struct Entry {
-  uint64_t addr, name, ld, next, prev;
-};
-static_assert(offsetof(r_debug, r_map) == offsetof(Debug, map) && sizeof(r_debug) == sizeof(Debug));
-static_assert(offsetof(link_map, l_prev) == offsetof(Entry, prev));
-
-// A walk along lists that may lead anywhere: no place is visited twice, and not too many are.
-class Walk {
- public:
-  bool visit(uint64_t address) {
-    return address != 0 && seen_.size() < kMaxObjects && seen_.insert(address).second;
-  }
-
- private:
-  std::set<uint64_t> seen_;
-};
-
-void add_namespace(const ProcessMemory& memory, uint64_t debug_address, uint64_t first, Walk& walk,
-                   std::vector<LoadedObject>& out) {
-  for (uint64_t at = first; walk.visit(at);) {
-    const auto entry = memory.read<Entry>(at);
-    if (!entry) return;
-    out.push_back({at, debug_address, entry->addr, entry->ld, memory.text(entry->name, kMaxName),
-                   memory.file_at(entry->ld)});
-    at = entry->next;
-  }
-}
-
-}  // namespace
 
 std::optional<Elf64_Phdr> executable_segment(const Target& target, Pid pid, uint32_t type) {
-  const ProcessMemory memory(target, pid);
-  const ProgramHeaders headers = program_headers(target.auxv(pid).value_or(""));
-  uint64_t load_offset = 0;
-  for (uint64_t i = 0; i < std::min<uint64_t>(headers.count, kMaxHeaders); ++i) {
-    auto header = memory.read<Elf64_Phdr>(headers.address + i * sizeof(Elf64_Phdr));
-    if (!header) break;
-    if (header->p_type == PT_PHDR) load_offset = headers.address - header->p_vaddr;
-    header->p_vaddr += load_offset;
-    if (header->p_type == type) return header;
-  }
-  return std::nullopt;
+  return executable_segment(memory_of(target, pid), target.auxv(pid).value_or(""), type);
 }
 
 std::vector<LoadedObject> read_link_map(const Target& target, Pid pid) {
-  const ProcessMemory memory(target, pid);
-  const auto dynamic = executable_segment(target, pid, PT_DYNAMIC);
-  std::vector<LoadedObject> out;
-  Walk walk;
-  uint64_t at = dynamic ? debug_entry(memory, *dynamic) : 0;
-  while (walk.visit(at)) {
-    const auto debug = memory.read<Debug>(at);
-    if (!debug) break;
-    add_namespace(memory, at, debug->map, walk, out);
-    at = debug->version >= 2 ? memory.read<uint64_t>(at + sizeof(Debug)).value_or(0) : 0;
-  }
-  return out;
+  return read_link_map(memory_of(target, pid), target.auxv(pid).value_or(""));
+}
+
+std::string mapped_name(const Target& target, Pid pid, const LoadedObject& object) {
+  const auto mapping = target.mapping_at_or_after(pid, object.dynamic);
+  const bool is_file =
+      mapping && mapping->start <= object.dynamic && mapping->name.starts_with('/');
+  return is_file ? mapping->name : "";
 }
 
 }  // namespace snapgdb::gdbstub

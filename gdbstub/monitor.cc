@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <iterator>
-#include <map>
 
 #include "core/base/strings.h"
 
@@ -65,25 +64,6 @@ std::string list_files(const Snapshot& snapshot, std::string_view) {
   return out.empty() ? "The snapshot holds no files.\n" : out;
 }
 
-std::string missing_memory(const Snapshot& snapshot, const pb::Process& process) {
-  const Extents& extents = snapshot.extents(process);
-  std::map<std::string, uint64_t> by_reason;
-  for (const Extent& extent : extents.all()) {
-    if (extent.source == pb::SOURCE_MISSING) by_reason[extents.reason(extent)] += extent.size;
-    if (extent.source != pb::SOURCE_FILE) continue;
-    const pb::FileRecord* file = snapshot.file(extent.what);
-    if (!file || !file->embedded())
-      by_reason[file ? fmt::format("in {}, which is not in the image: {}", file->path(),
-                                   file->why_not_embedded())
-                     : "in a file that is not described"] += extent.size;
-  }
-  std::string out;
-  for (const auto& [reason, size] : by_reason)
-    out +=
-        fmt::format("{}: {} of memory: {}\n", process.pid(), human_size(size), printable(reason));
-  return out;
-}
-
 std::string list_missing(const Snapshot& snapshot, std::string_view) {
   std::string out;
   for (const pb::Missing& missing : snapshot.record().missing()) {
@@ -91,7 +71,10 @@ std::string list_missing(const Snapshot& snapshot, std::string_view) {
     if (missing.tid() != 0) out += fmt::format(".{}", missing.tid());
     out += fmt::format(": {}: {}\n", printable(missing.resource()), printable(missing.reason()));
   }
-  for (const pb::Process& process : snapshot.processes()) out += missing_memory(snapshot, process);
+  for (const pb::Process& process : snapshot.processes())
+    for (const Snapshot::Lack& lack : snapshot.missing_memory(process))
+      out += fmt::format("{}: {} of memory: {}\n", process.pid(), human_size(lack.bytes),
+                         printable(lack.reason));
   return out.empty() ? "Nothing is missing.\n" : out;
 }
 

@@ -7,7 +7,6 @@
 #include <string_view>
 
 #include "gdbstub/link_map.h"
-#include "gdbstub/process_memory.h"
 #include "gdbstub/scanner.h"
 
 // As the x86-64 TLS ABI and glibc's nptl_db have it. glibc describes the members of its private
@@ -129,7 +128,7 @@ uint64_t dynamic_block(const ProcessMemory& memory, uint64_t pointer, uint64_t m
 
 uint64_t thread_local_address(const Target& target, ThreadId thread, uint64_t link_map,
                               uint64_t offset) {
-  const ProcessMemory memory(target, thread.pid);
+  const ProcessMemory memory = memory_of(target, thread.pid);
   const std::vector<LoadedObject> objects = read_link_map(target, thread.pid);
   const uint64_t pointer = thread_pointer(target, thread);
   if (link_map == 0 || (!objects.empty() && link_map == objects.front().link_map))

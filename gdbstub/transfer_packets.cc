@@ -69,11 +69,12 @@ std::string features(SessionState& state, std::string_view annex) {
 }
 
 // Where the linker's name leads through symbolic links, the image knows only the file itself.
-std::string library(const LoadedObject& object) {
+std::string library(const SessionState& state, const LoadedObject& object) {
+  const std::string mapped = mapped_name(*state.target, state.selected.pid, object);
   return fmt::format(
       "<library name=\"{}\" lm=\"{:#x}\" l_addr=\"{:#x}\" l_ld=\"{:#x}\" lmid=\"{:#x}\"/>\n",
-      xml_text(object.mapped_name.empty() ? object.linker_name : object.mapped_name),
-      object.link_map, object.load_offset, object.dynamic, object.name_space);
+      xml_text(mapped.empty() ? object.linker_name : mapped), object.link_map, object.load_offset,
+      object.dynamic, object.name_space);
 }
 
 // gdb wants the executable apart from the libraries; lldb learns of it only if it is among them.
@@ -83,7 +84,7 @@ std::string libraries(SessionState& state, std::string_view) {
   if (!objects.empty()) out += fmt::format(" main-lm=\"{:#x}\"", objects.front().link_map);
   out += ">\n";
   for (const LoadedObject& object : objects)
-    if (state.client.lldb || &object != &objects.front()) out += library(object);
+    if (state.client.lldb || &object != &objects.front()) out += library(state, object);
   return out + "</library-list-svr4>\n";
 }
 

@@ -37,11 +37,12 @@ void Extents::append(const Extent& extent) {
     extents_.push_back(extent);
 }
 
-void Extents::append_missing(uint64_t start, uint64_t size, std::string_view reason, bool refused) {
+void Extents::append_missing(uint64_t start, uint64_t size, std::string_view reason,
+                             KeptBy kept_by) {
   auto known = std::find(reasons_.begin(), reasons_.end(), reason);
   if (known == reasons_.end()) known = reasons_.insert(reasons_.end(), std::string(reason));
   const auto index = static_cast<uint32_t>(known - reasons_.begin());
-  append({start, size, pb::SOURCE_MISSING, refused, index});
+  append({start, size, pb::SOURCE_MISSING, static_cast<uint64_t>(kept_by), index});
 }
 
 void Extents::append_all(const Extents& later) {
@@ -49,7 +50,7 @@ void Extents::append_all(const Extents& later) {
     broken("a later part of them does not go on where the earlier ended");
   for (const Extent& extent : later.extents_) {
     if (extent.source == pb::SOURCE_MISSING)
-      append_missing(extent.start, extent.size, later.reason(extent), refused(extent));
+      append_missing(extent.start, extent.size, later.reason(extent), kept_by(extent));
     else
       append(extent);
   }

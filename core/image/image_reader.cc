@@ -301,10 +301,12 @@ std::shared_ptr<const Snapshot> ImageFile::snapshot(uint64_t sequence) const {
     } else if (type == kProcessChunk && ours) {
       contents.processes.push_back(parse<pb::Process>(payload(chunk), type));
     } else if (type == kAddressSpaceChunk && ours) {
-      const auto space = parse<pb::AddressSpace>(payload(chunk), type);
+      auto space = parse<pb::AddressSpace>(payload(chunk), type);
       const Extents extents = Extents::from_record(space.extents());
+      space.clear_extents();
       contents.address_spaces[space.id()].append_all(salvaging_ ? pages_.without_lost(extents)
                                                                 : extents);
+      contents.space_records.try_emplace(space.id(), std::move(space));
     } else if (type == kSnapshotChunk && ours) {
       contents.record = parse<pb::SnapshotRecord>(payload(chunk), type);
     }

@@ -105,7 +105,7 @@ Extents PageSet::without_lost(const Extents& extents) const {
   for (const Extent& extent : extents.all()) {
     if (extent.source == pb::SOURCE_MISSING) {
       kept.append_missing(extent.start, extent.size, extents.reason(extent),
-                          Extents::refused(extent));
+                          Extents::kept_by(extent));
       continue;
     }
     if (extent.source != pb::SOURCE_STORED) {

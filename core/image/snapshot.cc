@@ -4,6 +4,7 @@
 #include <array>
 #include <cstring>
 #include <functional>
+#include <ranges>
 
 #include "core/base/error.h"
 
@@ -24,6 +25,13 @@ bool is_possible(const pb::Vma& vma) {
 
 [[noreturn]] void contradiction(std::string why) {
   throw Error("cannot use the snapshot", std::move(why), "the image is damaged or was forged");
+}
+
+// Why memory that lies in a file cannot be read; nullptr: which is not described.
+std::string why_not_in(const pb::FileRecord* file) {
+  if (!file) return "it lies in a file that the image does not describe";
+  return fmt::format("it lies in {}, which is not in the image: {}", file->path(),
+                     file->why_not_embedded());
 }
 
 const Extents& no_extents() {
@@ -86,6 +94,29 @@ const Extents& Snapshot::extents(const pb::Process& process) const {
   return found == contents_.address_spaces.end() ? no_extents() : found->second;
 }
 
+const pb::AddressSpace& Snapshot::address_space(const pb::Process& process) const {
+  const auto found = contents_.space_records.find(process.address_space());
+  return found == contents_.space_records.end() ? pb::AddressSpace::default_instance()
+                                                : found->second;
+}
+
+std::vector<Snapshot::Lack> Snapshot::missing_memory(const pb::Process& process) const {
+  std::map<std::string, Lack> by_reason;
+  const auto add = [&](const std::string& reason, KeptBy kept_by, uint64_t bytes) {
+    by_reason.try_emplace(reason, reason, kept_by).first->second.bytes += bytes;
+  };
+  const Extents& known = extents(process);
+  for (const Extent& extent : known.all()) {
+    const pb::FileRecord* origin = extent.source == pb::SOURCE_FILE ? file(extent.what) : nullptr;
+    if (extent.source == pb::SOURCE_MISSING)
+      add(known.reason(extent), Extents::kept_by(extent), extent.size);
+    else if (extent.source == pb::SOURCE_FILE && !(origin && origin->embedded()))
+      add(why_not_in(origin), KeptBy::kNobody, extent.size);
+  }
+  const auto lacks = std::views::values(by_reason);
+  return {lacks.begin(), lacks.end()};
+}
+
 uint64_t Snapshot::captured_bytes(const pb::Process& process, uint64_t start, uint64_t end) const {
   uint64_t bytes = 0;
   for (const Extent& extent : extents(process).overlapping(start, end)) {
@@ -123,11 +154,8 @@ std::string Snapshot::missing_reason(const pb::Process& process, uint64_t addres
   std::array<std::byte, 1> probe;
   if (read_memory(process, address, probe) == 1) return "";
   const pb::FileRecord* origin = file(extent->what);
-  if (!origin) return "it lies in a file that the image does not describe";
-  if (!origin->embedded())
-    return fmt::format("it lies in {}, which is not in the image: {}", origin->path(),
-                       origin->why_not_embedded());
-  return fmt::format("beyond the end of {}", origin->path());
+  return origin && origin->embedded() ? fmt::format("beyond the end of {}", origin->path())
+                                      : why_not_in(origin);
 }
 
 const pb::FileRecord* Snapshot::file(uint32_t id) const {

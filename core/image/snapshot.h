@@ -36,6 +36,7 @@ class Snapshot {
     pb::SnapshotRecord record;
     std::vector<pb::Process> processes;  // parents before children, the root first
     std::map<uint32_t, Extents> address_spaces;
+    std::map<uint32_t, pb::AddressSpace> space_records;  // without their extents
     std::vector<pb::FileRecord> files;
     std::shared_ptr<const PageStore> pages;
   };
@@ -58,7 +59,16 @@ class Snapshot {
   size_t read_memory(const pb::Process& process, uint64_t address, std::span<std::byte> out) const;
   // Why the byte at `address` cannot be read; "" if it can.
   std::string missing_reason(const pb::Process& process, uint64_t address) const;
+  // Memory that is not in the image, by reason.
+  struct Lack {
+    std::string reason;
+    KeptBy kept_by = KeptBy::kNobody;
+    uint64_t bytes = 0;
+  };
+  std::vector<Lack> missing_memory(const pb::Process& process) const;
   const Extents& extents(const pb::Process& process) const;
+  // How its memory was secured; without extents.
+  const pb::AddressSpace& address_space(const pb::Process& process) const;
   // How many of the bytes in [start, end) can be read.
   uint64_t captured_bytes(const pb::Process& process, uint64_t start, uint64_t end) const;
   const pb::Vma* mapping(const pb::Process& process, uint64_t address) const;

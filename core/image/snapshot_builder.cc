@@ -73,9 +73,9 @@ SnapshotBuilder::ProcessBuilder& SnapshotBuilder::ProcessBuilder::zeros(uint64_t
 }
 
 SnapshotBuilder::ProcessBuilder& SnapshotBuilder::ProcessBuilder::unavailable(
-    uint64_t address, uint64_t size, std::string_view reason) {
+    uint64_t address, uint64_t size, std::string_view reason, KeptBy kept_by) {
   map(address, size, PROT_READ, "");
-  extents_.append_missing(address, page_up(size), reason);
+  extents_.append_missing(address, page_up(size), reason, kept_by);
   return *this;
 }
 

@@ -23,7 +23,8 @@ class SnapshotBuilder {
     ProcessBuilder& memory(uint64_t address, std::string_view content, uint32_t protection,
                            std::string_view name = "");
     ProcessBuilder& zeros(uint64_t address, uint64_t size);
-    ProcessBuilder& unavailable(uint64_t address, uint64_t size, std::string_view reason);
+    ProcessBuilder& unavailable(uint64_t address, uint64_t size, std::string_view reason,
+                                KeptBy kept_by = KeptBy::kNobody);
     // Maps `size` bytes of an embedded file (see SnapshotBuilder::file).
     ProcessBuilder& mapped_file(uint64_t address, uint64_t size, uint32_t file, uint64_t offset,
                                 uint32_t protection);

@@ -11,6 +11,7 @@
 #include "core/linux/mapped_file.h"
 #include "core/linux/pagemap.h"
 #include "core/resource/resources.h"
+#include "core/resource/userfault.h"
 
 namespace snapgdb {
 namespace {
@@ -63,7 +64,8 @@ bool is_changeable(const ProcMapping& mapping) {
 
 void capture(CaptureContext& context, const FrozenProcess& frozen, pb::Process& process) {
   process.set_address_space(context.address_spaces.of(frozen.a_task()));
-  const Survey* survey = context.surveys.find(frozen.pid);
+  // What a userfaultfd has been made responsible for since then shows in flags only.
+  const Survey* survey = has_userfaultfd(process) ? nullptr : context.surveys.find(frozen.pid);
   for (const ProcMapping& mapping : mappings_now(frozen.task_proc, survey)) {
     pb::Vma& vma = *process.add_mappings() = to_record(mapping);
     if (mapping.inode == 0 || is_changeable(mapping)) continue;
@@ -80,30 +82,43 @@ void capture(CaptureContext& context, const FrozenProcess& frozen, pb::Process& 
 
 // ---- What is not read, and why -----------------------------------------------------------------
 
-bool has_flag(const pb::Vma& vma, std::string_view flag) {
-  const auto flags = split_blank(vma.flags());
-  return std::ranges::find(flags, flag) != flags.end();
+constexpr const char* kUndelivered = "userfaultfd had not provided it yet";
+constexpr const char* kUndeliveredOrSwapped =
+    "swapped out, or userfaultfd had not provided it yet: that cannot be told apart";
+constexpr const char* kOutOfReach =
+    "shared memory, or a view of it, not mapped in at that moment; reading it needs "
+    "CAP_CHECKPOINT_RESTORE";
+
+bool is_of_huge_pages(const pb::Vma& vma) {
+  return has_flag(vma, "ht");
+}
+
+// MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB: the file that the kernel shows of it is always empty.
+bool is_anonymous(const pb::Vma& vma) {
+  return vma.inode() == 0 || (!vma.shared() && is_of_huge_pages(vma) && vma.deleted() &&
+                              vma.name() == "/anon_hugepage");
 }
 
 struct Exclusion {
   bool (*matches)(const pb::Vma&, const MemoryOptions&);
   const char* why;
+  KeptBy kept_by;
 };
 constexpr Exclusion kExclusions[] = {
     {[](const pb::Vma& vma, const MemoryOptions&) {
        return vma.name() == "[vsyscall]" || vma.name().starts_with("[vvar");
      },
-     "the kernel's own, not readable from outside"},
+     "the kernel's own, not readable from outside", KeptBy::kKernel},
     {[](const pb::Vma& vma, const MemoryOptions&) {
        return has_flag(vma, "io") || has_flag(vma, "pf");
      },
-     "memory of a device"},
+     "memory of a device", KeptBy::kKernel},
     {[](const pb::Vma& vma, const MemoryOptions&) { return vma.name() == "/secretmem"; },
-     "hidden from everybody but the program (memfd_secret)"},
+     "hidden from everybody but the program (memfd_secret)", KeptBy::kProgram},
     {[](const pb::Vma& vma, const MemoryOptions& options) {
        return has_flag(vma, "dd") && !options.include_dontdump;
      },
-     "the program keeps it out of dumps (MADV_DONTDUMP)"},
+     "the program keeps it out of dumps (MADV_DONTDUMP)", KeptBy::kProgram},
 };
 
 // ---- The plan -----------------------------------------------------------------------------------
@@ -132,23 +147,33 @@ class Planner {
   void add(uint64_t start, uint64_t end, From from) { runs_.push_back({start, end - start, from}); }
   void add_memory(const pb::Vma& vma, uint64_t start, uint64_t end);
   void add_copied(const pb::Vma& vma, const PageRun& run);
-  void add_missing(uint64_t start, uint64_t end, const char* why, bool refused = false) {
+  void add_missing(uint64_t start, uint64_t end, const char* why,
+                   KeptBy kept_by = KeptBy::kNobody) {
     runs_.push_back({.start = start,
                      .size = end - start,
                      .from = From::kMissing,
                      .why = why,
-                     .refused = refused});
+                     .kept_by = kept_by});
   }
   // Guard pages fault whoever the process is; everything else is handed to `otherwise`.
   template <typename Otherwise>
   void classify(const pb::Vma& vma, Otherwise otherwise) {
+    const bool has_marks = may_hold_marks(vma);
     auto how = vma.inode() == 0 ? &Pagemap::classify_anonymous : &Pagemap::classify;
     if (early_ && early_->tracks(vma.start(), vma.end())) how = &Pagemap::classify_tracked;
     (pagemap_.*how)(vma.start(), vma.end(), [&](const PageRun& run) {
       if (run.what == PageClass::kGuard)
-        add_missing(run.start, run.end, "a guard page (MADV_GUARD_INSTALL)", true);
+        add_missing(run.start, run.end, kGuardPage, KeptBy::kKernel);
       else if (run.unwritten && early_)
         add_copied(vma, run);
+      else if (run.what == PageClass::kAnonymous && has_marks)
+        for_each_present(
+            frozen_.task_proc, run.start, run.end, [&](uint64_t start, uint64_t end, bool present) {
+              if (present)
+                otherwise(start, end, run.what);
+              else
+                add_missing(start, end, vma.swap() ? kUndeliveredOrSwapped : kUndelivered);
+            });
       else
         otherwise(run.start, run.end, run.what);
     });
@@ -166,8 +191,8 @@ class Planner {
 void Planner::plan(const pb::Vma& vma) {
   for (const Exclusion& exclusion : kExclusions)
     if (exclusion.matches(vma, options_))
-      return add_missing(vma.start(), vma.end(), exclusion.why, true);
-  if (vma.inode() == 0) return plan_anonymous(vma);
+      return add_missing(vma.start(), vma.end(), exclusion.why, exclusion.kept_by);
+  if (is_anonymous(vma)) return plan_anonymous(vma);
   if (vma.file()) return plan_lasting_file(vma);
   if (auto object = object_of(vma); object->valid()) return plan_object(vma, std::move(object));
   plan_out_of_reach(vma);
@@ -200,15 +225,15 @@ void Planner::add_copied(const pb::Vma& vma, const PageRun& run) {
 }
 
 void Planner::plan_anonymous(const pb::Vma& vma) {
-  const bool filled_on_demand = has_flag(vma, "um");  // userfaultfd, missing pages
-  const bool special = vma.name() == "[vdso]";        // no page of its own in the page table
+  const bool filled_on_demand = is_filled_on_demand(vma);
+  const bool special = vma.name() == "[vdso]";  // no page of its own in the page table
   classify(vma, [&](uint64_t start, uint64_t end, PageClass what) {
     if (what == PageClass::kZero)
       add(start, end, From::kZero);
     else if (what != PageClass::kAbsent || special)
       add_memory(vma, start, end);
     else if (filled_on_demand)
-      add_missing(start, end, "userfaultfd had not provided it yet");
+      add_missing(start, end, kUndelivered);
     else
       add(start, end, From::kZero);
   });
@@ -223,16 +248,20 @@ void Planner::plan_lasting_file(const pb::Vma& vma) {
     const uint64_t in_file = file_end > offset ? std::min(end - start, file_end - offset) : 0;
     if (in_file) runs_.push_back({start, in_file, From::kFile, offset, vma.file()});
     if (start + in_file < end)
-      add_missing(start + in_file, end, "beyond the end of the file", true);
+      add_missing(start + in_file, end, "beyond the end of the file", KeptBy::kKernel);
   });
 }
 
 // Shared memory, and private views of it: what no page table maps may have content all the same, so
 // its file is asked, not the page table. Reading through it leaves the program's page table alone.
 void Planner::plan_object(const pb::Vma& vma, std::shared_ptr<const Fd> object) {
+  // hugetlbfs does not tell what is a hole in a file.
+  const bool holes_are_unknown = is_filled_on_demand(vma) && is_of_huge_pages(vma);
   classify(vma, [&](uint64_t start, uint64_t end, PageClass what) {
-    if (what == PageClass::kAnonymous)
+    if (what == PageClass::kAnonymous && !vma.shared())
       add_memory(vma, start, end);
+    else if (what == PageClass::kAbsent && holes_are_unknown)
+      add_missing(start, end, kUndelivered);
     else
       plan_object_run(vma, object, start, end);
   });
@@ -240,31 +269,35 @@ void Planner::plan_object(const pb::Vma& vma, std::shared_ptr<const Fd> object) 
 
 void Planner::plan_object_run(const pb::Vma& vma, const std::shared_ptr<const Fd>& object,
                               uint64_t start, uint64_t end) {
+  const bool filled_on_demand = is_filled_on_demand(vma);
   const uint64_t delta = vma.offset() - vma.start();  // address + delta = offset, modulo 2^64
   const uint64_t object_end = page_up(file_size(*object));
   const uint64_t known_end = std::clamp(object_end - delta, start, end);
   for_each_data_run(*object, start + delta, known_end + delta,
                     [&](uint64_t from, uint64_t to, bool has_data) {
+                      if (!has_data && filled_on_demand)
+                        return add_missing(from - delta, to - delta, kUndelivered);
                       runs_.push_back({.start = from - delta,
                                        .size = to - from,
                                        .from = has_data ? From::kObject : From::kZero,
                                        .offset = from,
                                        .object = object});
                     });
-  if (known_end < end) add_missing(known_end, end, "beyond the end of the object", true);
+  if (known_end < end) add_missing(known_end, end, "beyond the end of the object", KeptBy::kKernel);
 }
 
 // Without its file, a page of shared memory that this process does not map cannot be told from one
-// that nobody ever touched; looking would make the kernel allocate it.
+// that nobody ever touched; looking would make the kernel allocate it, or ask the program for it. A
+// private view of an ordinary file is looked at all the same: that costs page cache at most.
 void Planner::plan_out_of_reach(const pb::Vma& vma) {
-  const bool safe_to_touch = !vma.shared();
+  const bool safe_to_touch = !vma.shared() && !is_filled_on_demand(vma) && !is_of_huge_pages(vma);
   classify(vma, [&](uint64_t start, uint64_t end, PageClass what) {
-    if (what != PageClass::kAbsent || safe_to_touch)
+    const bool present =
+        what == PageClass::kFile || (what == PageClass::kAnonymous && !vma.shared());
+    if (present || safe_to_touch)
       add_memory(vma, start, end);
     else
-      add_missing(start, end,
-                  "shared memory not mapped in at that moment; reading it needs "
-                  "CAP_CHECKPOINT_RESTORE");
+      add_missing(start, end, kOutOfReach);
   });
 }
 
@@ -316,6 +349,11 @@ bool lies_in(const MemoryRun& run, const pb::Vma& vma) {
 }
 
 }  // namespace
+
+bool has_flag(const pb::Vma& vma, std::string_view flag) {
+  const auto flags = split_blank(vma.flags());
+  return std::ranges::find(flags, flag) != flags.end();
+}
 
 std::vector<MemoryRun> plan_memory(const FrozenProcess& frozen, const pb::Process& process,
                                    const FileRegistry& files, const MemoryOptions& options,
@@ -393,7 +431,7 @@ Extents copy_memory(const std::vector<MemoryRun>& plan, const RemoteMemory& memo
         extents.append({run.start, run.size, pb::SOURCE_FILE, run.offset, run.file});
         break;
       case From::kMissing:
-        extents.append_missing(run.start, run.size, run.why, run.refused);
+        extents.append_missing(run.start, run.size, run.why, run.kept_by);
         break;
       case From::kSecured:
         pages.add(extents, run.start, stash.at(run.offset, run.size));
@@ -440,7 +478,7 @@ void settle_mappings(const ProcDirectory& proc, pb::Process& process, std::vecto
                    .size = run.size,
                    .from = From::kMissing,
                    .why = exclusion.why,
-                   .refused = true};
+                   .kept_by = exclusion.kept_by};
   }
 }
 

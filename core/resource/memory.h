@@ -16,10 +16,16 @@
 
 namespace snapgdb {
 
+// The reason why such a page cannot be read, by which a restore knows it.
+inline constexpr const char* kGuardPage = "a guard page (MADV_GUARD_INSTALL)";
+
 struct MemoryOptions {
   // Also what the program keeps out of dumps (MADV_DONTDUMP).
   bool include_dontdump = false;
 };
+
+// Whether it has that flag of two letters (VmFlags of smaps).
+bool has_flag(const pb::Vma& vma, std::string_view flag);
 
 // How the content of one address space will be had. Made while the tree is stopped, from the page
 // table; carried out by copy_memory when it runs again.
@@ -38,7 +44,7 @@ struct MemoryRun {
   uint32_t file = 0;    // kFile
   std::shared_ptr<const Fd> object = {};  // kObject: shared memory, read through its file
   const char* why = "";                   // kMissing
-  bool refused = false;                   // kMissing because program or kernel wants it so
+  KeptBy kept_by = KeptBy::kNobody;       // kMissing
   bool in_twin = false;                   // kMemory: a Twin has it too
 
   bool must_be_secured() const { return from == From::kMemory || from == From::kObject; }

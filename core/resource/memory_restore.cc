@@ -23,11 +23,6 @@
 namespace snapgdb {
 namespace {
 
-bool has_flag(const pb::Vma& vma, std::string_view two_letters) {
-  const auto all = split_blank(vma.flags());
-  return std::ranges::find(all, two_letters) != all.end();
-}
-
 // VmFlags of smaps (Documentation/filesystems/proc.rst), and the advice that sets them.
 struct Advice {
   std::string_view flag;
@@ -77,10 +72,21 @@ void map(const pb::Vma& vma, const RestorePlan& plan, Seed& seed) {
             static_cast<uint64_t>(file), vma.offset()});
 }
 
-void finish(const pb::Vma& vma, Seed& seed) {
+void install_guards(const pb::Vma& vma, const Extents& extents, Seed& seed) {
+  constexpr uint64_t kGuardInstall = 102;  // MADV_GUARD_INSTALL, Linux 6.13
+  for (const Extent& extent : extents.overlapping(vma.start(), vma.end())) {
+    if (extent.source != pb::SOURCE_MISSING || extents.reason(extent) != kGuardPage) continue;
+    const uint64_t start = std::max(extent.start, vma.start());
+    seed.add("install guard pages", SYS_madvise,
+             {start, std::min(extent.end(), vma.end()) - start, kGuardInstall});
+  }
+}
+
+void finish(const pb::Vma& vma, const Extents& extents, Seed& seed) {
   const uint64_t size = vma.end() - vma.start();
   if (first_protection(vma) != vma.protection())
     seed.add("protect memory", SYS_mprotect, {vma.start(), size, vma.protection()});
+  install_guards(vma, extents, seed);
   for (const auto& [flag, advice] : kAdvice)
     if (has_flag(vma, flag)) seed.add("advise on memory", SYS_madvise, {vma.start(), size, advice});
   if (has_flag(vma, "lo")) {
@@ -208,7 +214,7 @@ void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
   seed.perform();
   write_content(context.snapshot, process, seed.tid());
   for (const pb::Vma& vma : process.mappings())
-    if (!vma.name().starts_with("[v")) finish(vma, seed);
+    if (!vma.name().starts_with("[v")) finish(vma, context.snapshot.extents(process), seed);
   seed.perform();
 }
 

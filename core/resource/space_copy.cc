@@ -3,9 +3,12 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
+
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/resource/hosts.h"
+#include "core/resource/userfault.h"
 
 namespace snapgdb {
 namespace {
@@ -13,19 +16,50 @@ namespace {
 // Below that, reading takes less time than making a twin does.
 constexpr uint64_t kWorthATwin = uint64_t{6} << 20;
 
-// Whether orphans below a process become its children: it would see our twin end.
-bool adopts_orphans(const FrozenProcess& frozen, CaptureContext& context) {
+// Where orphans below a process may become its children: it would see our twin end.
+std::optional<std::string> why_not_above_orphans(const FrozenProcess& frozen,
+                                                 CaptureContext& context) {
+  const std::string adopts_them = fmt::format("process {} adopts orphans", frozen.pid.value);
   const ProcFields status(frozen.proc.read("status"));
   const auto numbers = split_blank(status.text("NSpid"));
-  if (!numbers.empty() && numbers.back() == "1") return true;
+  if (!numbers.empty() && numbers.back() == "1") return adopts_them;
   constexpr size_t kScratch = 4096;
   const Host host = host_in(frozen, context, kScratch);
-  if (!host.task) return true;
+  if (!host.task)
+    return fmt::format("process {} cannot be asked whether it adopts orphans: {}", frozen.pid.value,
+                       host.why_not);
   Detour detour(*host.task, host.place, kScratch);
   int adopts = 1;
   detour.call(SYS_prctl, {PR_GET_CHILD_SUBREAPER, detour.scratch()});
   detour.read(detour.scratch(), std::as_writable_bytes(std::span(&adopts, 1)));
-  return adopts != 0;
+  return adopts ? std::optional(adopts_them) : std::nullopt;
+}
+
+// Where its copy would wait for somebody who is stopped, or be at the program's cost.
+const char* why_not_cloned(const pb::Process& process) {
+  // When the program writes to a huge page that is shared with the twin, a new one is taken from
+  // the pool; where that is empty, from the twin.
+  const auto has_huge_pages = [](const pb::Vma& vma) {
+    return has_flag(vma, "ht") && !vma.shared() && !has_flag(vma, "dc");
+  };
+  if (std::ranges::any_of(process.mappings(), has_huge_pages))
+    return "a copy of its private huge pages (hugetlb) would use up their pool";
+  if (may_be_told_of_forks(process)) return "a userfaultfd may be told of forks";
+  return nullptr;
+}
+
+// The flags that the plan was made from may be older than the twin. What it did not inherit after
+// all is lost; what was wiped in it must not be taken for zeros.
+void leave_out_what_is_not_in(const ProcDirectory& twin, std::vector<MemoryRun>& plan) {
+  std::vector<ProcMapping> inherited = parse_mappings(twin.read("smaps"));
+  std::erase_if(inherited, [](const ProcMapping& mapping) { return mapping.has_flag("wf"); });
+  for (MemoryRun& run : plan) {
+    if (run.from != MemoryRun::From::kMemory || !run.in_twin) continue;
+    const auto behind = std::ranges::upper_bound(inherited, run.start, {}, &ProcMapping::start);
+    if (behind != inherited.begin() && run.start < std::prev(behind)->end) continue;
+    run.from = MemoryRun::From::kMissing;
+    run.why = "just then the program did not want forks to inherit it (madvise(2))";
+  }
 }
 
 const FrozenProcess* parent_of(const FrozenProcess& frozen, const FrozenTree& tree) {
@@ -44,7 +78,8 @@ SpaceCopy::SpaceCopy(const FrozenProcess& frozen, const pb::Process& process,
   const PreCopy* early = survey && survey->precopy ? &*survey->precopy : nullptr;
   plan_ = plan_memory(frozen, process, context.files, options, early);
   method_ = early ? "pre-copy" : "copied while stopped";
-  if (survey) why_not_better_ = survey->why_not;
+  if (survey && !survey->why_not.empty()) why_not_better_ = "no first copies: " + survey->why_not;
+  why_no_twin_ = why_not_cloned(process);
 }
 
 uint64_t SpaceCopy::to_secure() const {
@@ -76,9 +111,9 @@ void SpaceCopy::secure(CaptureContext& context, Stash& stash) {
 
 void SpaceCopy::try_twin(CaptureContext& context) {
   try {
+    if (why_no_twin_) throw Error("no twin", why_no_twin_);
     for (const auto* process = frozen_; process; process = parent_of(*process, context.tree))
-      if (adopts_orphans(*process, context))
-        throw Error("no twin", fmt::format("process {} may adopt orphans", process->pid.value));
+      if (auto why = why_not_above_orphans(*process, context)) throw Error("no twin", *why);
     const Host host = host_in(*frozen_, context, Twin::kScratch);
     if (!host.task) throw Error("no twin", host.why_not);
     twin_.emplace(*host.task, host.place);
@@ -91,7 +126,9 @@ void SpaceCopy::try_twin(CaptureContext& context) {
 const Extents& SpaceCopy::copy(const Stash& stash, PageWriter& pages) {
   if (extents_) return *extents_;
   if (!twin_) return extents_.emplace(copy_memory(plan_, memory_, stash, pages));
-  const RemoteMemory frozen(twin_->tid(), ProcDirectory::of(Pid{twin_->tid().value}));
+  const ProcDirectory proc = ProcDirectory::of(Pid{twin_->tid().value});
+  leave_out_what_is_not_in(proc, plan_);
+  const RemoteMemory frozen(twin_->tid(), proc);
   extents_.emplace(copy_memory(plan_, frozen, stash, pages));
   twin_.reset();
   return *extents_;

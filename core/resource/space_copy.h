@@ -46,6 +46,7 @@ class SpaceCopy {
   std::optional<Twin> twin_;
   std::optional<Extents> extents_;
   std::string method_, why_not_better_;
+  const char* why_no_twin_;  // nullptr: one may be tried
 };
 
 }  // namespace snapgdb

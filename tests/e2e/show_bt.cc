@@ -60,6 +60,57 @@ TEST_CASE("every section of show is text for people and JSON for programs") {
   CHECK(snapgdb({directory / "image"}).out == snapgdb({"show", directory / "image"}).out);
 }
 
+// ---- Memory ----------------------------------------------------------------------------------
+
+TEST_CASE("what a program keeps to itself is left out, by size and reason") {
+  const TempDir directory;
+  const std::string image = directory / "image";
+  Target target("secrets");
+  const std::string wish = "the program keeps it out of dumps (MADV_DONTDUMP)";
+  capture(target.pid(), image);
+  const Result text = snapgdb({"show", image});
+  INFO(text);
+  CHECK(contains(text.out, "missing   nothing"));
+  CHECK(contains(text.out, "left out  4.00 KiB: " + wish));
+  const Json json = show(image);
+  const Json& kept = element_with(json, "address_spaces.0.missing", "reason", wish);
+  CHECK(json_at(kept, "bytes") == "4096");
+  CHECK(json_at(kept, "kept_by") == "program");
+  const Json& kernels =
+      element_with(json, "address_spaces.0.missing", "kept_by", "kernel");  // [vvar]
+  CHECK_FALSE(contains(text.out, json_at(kernels, "reason")));
+
+  capture(target.pid(), image, {"--all-memory"});
+  CHECK_FALSE(contains(snapgdb({"show", image}).out, wish));
+  CHECK(target.finish().ok());
+}
+
+TEST_CASE("why memory was not secured in a better way is told, of each process where it differs") {
+  const TempDir directory;
+  const std::string image = directory / "image";
+  // Below a shell, of which there is little to secure. It takes standard input from what it starts
+  // in the background, but for a copy of it.
+  const std::string script = "exec 3<&0; \"$0\" --ballast 80 --seccomp --no-userfaultfd <&3 & wait";
+  Running shell({"sh", "-c", script, target_path("kinds")}, {.input = RunOptions::kPipe});
+  shell.wait_for_line("ready");
+  const pid_t guarded = children_of(shell.pid()).at(0);
+  const Result captured = snapgdb({"capture", std::to_string(shell.pid()), "-o", image});
+  INFO(captured);
+  REQUIRE(captured.status == 3);
+  const Result text = snapgdb({"show", image});
+  INFO(text);
+  CHECK(contains(text.out, "memory by copied while stopped, stop-copy\n"));
+  CHECK(contains(text.out, fmt::format("  {} by copied while stopped\n", shell.pid())));
+  CHECK(contains(text.out,
+                 fmt::format("  {} by stop-copy: no first copies: it is under seccomp", guarded)));
+  const Json json = show(image);
+  const Json& space = element_with(json, "address_spaces", "method", "stop-copy");
+  CHECK(json_at(space, "id") == json_at(process_of(json, guarded), "address_space"));
+  CHECK(contains(json_at(space, "why_not_better"), "; no twin: "));
+
+  shell.close_input();
+}
+
 // ---- Descriptors -----------------------------------------------------------------------------
 
 struct Expected {

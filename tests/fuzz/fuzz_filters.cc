@@ -38,8 +38,8 @@ void try_key(std::string_view text) {
 // Afterwards the checksums fit, too.
 void encrypt(std::span<std::byte> image, const Keys& keys) {
   const ImageHeader header{get<uint64_t>(image, 16)};
-  fuzz::mend_checksums(image);
-  fuzz::for_each_chunk(image, [&](size_t at, size_t stored) {
+  test::mend_checksums(image);
+  test::for_each_chunk(image, [&](size_t at, size_t stored) {
     const auto payload = image.subspan(at + ChunkHeader::kSize, stored);
     const auto chunk =
         ChunkHeader::decode(image.subspan(at, ChunkHeader::kSize), chunk_seed(header.image_id, at));
@@ -50,7 +50,7 @@ void encrypt(std::span<std::byte> image, const Keys& keys) {
         keys.image->encrypt(header, at, chunk, payload.first(stored - ImageKey::kOverhead));
     std::ranges::copy(encrypted, payload.begin());
   });
-  fuzz::mend_checksums(image);
+  test::mend_checksums(image);
 }
 
 }  // namespace
@@ -65,7 +65,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       try_key(bytes);
       break;
     case 1:
-      fuzz::mend_checksums(image);
+      test::mend_checksums(image);
       fuzz::try_image(bytes, fuzz::path_of(kKeys.file));
       break;
     default:

@@ -4,7 +4,7 @@
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace snapgdb;
   std::string bytes(reinterpret_cast<const char*>(data), size);
-  fuzz::mend_checksums(std::as_writable_bytes(std::span(bytes)));
+  test::mend_checksums(std::as_writable_bytes(std::span(bytes)));
   fuzz::try_image(bytes);
   return 0;
 }

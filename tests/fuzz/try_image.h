@@ -1,45 +1,21 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <span>
 #include <string>
 
 #include "core/base/error.h"
 #include "core/base/fd.h"
-#include "core/image/chunk.h"
 #include "core/image/image_reader.h"
+#include "tests/unit/image/chunk_walk.h"
 
 // What every fuzzer of images does with one.
 namespace snapgdb::fuzz {
 
-// Calls `visit` with the offset of every chunk whose header and payload lie in the image.
-inline void for_each_chunk(std::span<std::byte> image,
-                           const std::function<void(size_t offset, size_t stored)>& visit) {
-  for (size_t at = ImageHeader::kSize; at + ChunkHeader::kSize <= image.size();) {
-    const auto stored = get<uint64_t>(image, at + 16);
-    if (stored > image.size() - at - ChunkHeader::kSize) return;
-    visit(at, stored);
-    at += ChunkHeader::kSize + stored;
-  }
-}
-
-// The checksums would keep a fuzzer from getting anywhere: it writes what it likes, and they are
-// put right before the image is read.
-inline void mend_checksums(std::span<std::byte> image) {
-  if (image.size() < ImageHeader::kSize) return;
-  const auto id = get<uint64_t>(image, 16);
-  put(image, 24, checksum(image.first(24)));
-  for_each_chunk(image, [&](size_t at, size_t stored) {
-    const auto header = image.subspan(at, ChunkHeader::kSize);
-    put(header, 32, checksum(image.subspan(at + ChunkHeader::kSize, stored)));
-    put(header, 40, checksum(header.first(40), chunk_seed(id, at)));
-  });
-}
-
 inline void read_everything(const Snapshot& snapshot) {
   std::array<std::byte, 64> buffer;
   for (const pb::Process& process : snapshot.processes()) {
+    snapshot.missing_memory(process);
     for (const pb::Vma& vma : process.mappings()) {
       for (const uint64_t address : {vma.start(), vma.end() - 1, vma.end()}) {
         snapshot.read_memory(process, address, buffer);

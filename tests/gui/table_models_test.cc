@@ -132,7 +132,7 @@ TEST_CASE("memory that the kernel withholds is grey, but nothing that is missing
   vma.set_start(0x1000);
   vma.set_end(0x3000);
   vma.set_name("[vvar]");
-  contents.address_spaces[1].append_missing(0x1000, 0x2000, "the kernel's own", true);
+  contents.address_spaces[1].append_missing(0x1000, 0x2000, "the kernel's own", KeptBy::kKernel);
   const auto snapshot = std::make_shared<const Snapshot>(std::move(contents));
   MappingModel model;
   model.show(snapshot, &snapshot->root());

@@ -27,12 +27,19 @@ class Counter {
     size_t pages;
     unsigned pause_us;     // between two writes; 0: as fast as it can
     bool seccomp = false;  // then nothing can be done inside
+    size_t wavering = 0;   // bytes that forks may inherit one moment, and not the next
   };
 
   explicit Counter(const Options& options) : pages_(options.pages) {
     memory_ = ::mmap(nullptr, pages_ * kPageSize, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     REQUIRE(memory_ != MAP_FAILED);
+    if (options.wavering) {
+      wavering_ = ::mmap(nullptr, options.wavering, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      REQUIRE(wavering_ != MAP_FAILED);
+      std::memset(wavering_, 1, options.wavering);
+    }
     int ready[2];
     REQUIRE(::pipe(ready) == 0);
     pid_ = ::fork();
@@ -48,6 +55,7 @@ class Counter {
   }
 
   Pid pid() const { return Pid{pid_}; }
+  uint64_t wavering() const { return reinterpret_cast<uint64_t>(wavering_); }
   bool runs() const { return ::waitpid(pid_, nullptr, WNOHANG) == 0; }
 
   void check(const Snapshot& snapshot) const {
@@ -80,6 +88,8 @@ class Counter {
     for (size_t i = 0;; i = (i + 1) % pages_) {
       words[i * kWords] = ++number;
       if (options.pause_us) ::usleep(options.pause_us);
+      if (options.wavering && i % 256 == 0)
+        ::madvise(wavering_, options.wavering, i % 512 ? MADV_WIPEONFORK : MADV_KEEPONFORK);
     }
   }
   static void forbid_nothing() {
@@ -91,6 +101,7 @@ class Counter {
 
   size_t pages_;
   void* memory_;
+  void* wavering_ = nullptr;
   pid_t pid_ = 0;
 };
 
@@ -126,5 +137,18 @@ TEST_CASE("memory is of one moment, however it was secured") {
     counter.check(*snapshot);
     if (*tried.method) CHECK(snapshot->record().memory_method() == tried.method);
     CHECK(counter.runs());
+  }
+}
+
+TEST_CASE("what a program asks to be wiped in forks is in its snapshot, or missing, never zeros") {
+  constexpr size_t kWavering = 16 * kPageSize;
+  const Counter counter({.pages = kLarge / 4, .pause_us = 0, .wavering = kWavering});
+  for (int round = 0; round < 20; ++round) {
+    const auto snapshot = captured(counter);
+    CHECK(snapshot->record().memory_method() == "twin");
+    std::vector<uint64_t> words(kWavering / sizeof(uint64_t), 1);
+    const auto bytes = std::as_writable_bytes(std::span(words));
+    snapshot->read_memory(snapshot->root(), counter.wavering(), bytes);
+    CHECK(std::ranges::count(words, 0u) == 0);
   }
 }

@@ -126,7 +126,7 @@ TEST_CASE("nothing is lost where program or kernel keep memory from everybody") 
   contents.record = whole->record();
   contents.processes = {whole->processes().begin(), whole->processes().end()};
   Extents& extents = contents.address_spaces[10];
-  extents.append_missing(0x7000, 0x1000, "a guard page", true);
+  extents.append_missing(0x7000, 0x1000, "a guard page", KeptBy::kKernel);
   extents.append_missing(0x8000, 0x1000, "the kernel refuses to read it");
   const Snapshot snapshot(std::move(contents));
   const CoreMemory memory = divide_memory(snapshot, snapshot.root());

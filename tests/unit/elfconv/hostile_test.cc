@@ -96,7 +96,7 @@ class Forger {
       const uint64_t start = std::max(extents.end(), at + below(3) * kPageSize);
       const auto source = static_cast<pb::Source>(below(4));
       if (source == pb::SOURCE_MISSING)
-        extents.append_missing(start, pages() * kPageSize, bytes(20), below(2));
+        extents.append_missing(start, pages() * kPageSize, bytes(20), KeptBy{below(3)});
       else
         extents.append({start, pages() * kPageSize, source, below(80) * (below(2) ? 1 : kPageSize),
                         static_cast<uint32_t>(below(5))});

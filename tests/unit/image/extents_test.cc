@@ -37,13 +37,17 @@ TEST_CASE("extents survive being recorded") {
   Extents extents;
   extents.append({0x1000, 0x1000, pb::SOURCE_STORED, 42, 0});
   extents.append_missing(0x2000, 0x3000, "refused");
+  extents.append_missing(0x5000, 0x1000, "kept back", KeptBy::kProgram);
   extents.append({0x7fff'ffff'f000, 0x1000, pb::SOURCE_FILE, 0x10000, 3});
   const Extents back = Extents::from_record(extents.to_record());
-  REQUIRE(back.all().size() == 3);
+  REQUIRE(back.all().size() == 4);
   CHECK(back.all()[0].where == 42);
   CHECK(back.reason(back.all()[1]) == "refused");
-  CHECK(back.all()[2].start == 0x7fff'ffff'f000);
-  CHECK(back.all()[2].what == 3);
+  CHECK(Extents::kept_by(back.all()[1]) == KeptBy::kNobody);
+  CHECK(back.reason(back.all()[2]) == "kept back");
+  CHECK(Extents::kept_by(back.all()[2]) == KeptBy::kProgram);
+  CHECK(back.all()[3].start == 0x7fff'ffff'f000);
+  CHECK(back.all()[3].what == 3);
 }
 
 TEST_CASE("a record that breaks the rules is refused") {

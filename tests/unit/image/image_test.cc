@@ -6,7 +6,8 @@
 
 #include "core/base/error.h"
 #include "core/image/image_reader.h"
-#include "tests/unit/image/sample_image.h"
+#include "tests/unit/image/chunk_walk.h"
+#include "tests/unit/image/salvage.h"
 
 using namespace snapgdb;
 using namespace snapgdb::test;
@@ -19,6 +20,8 @@ TEST_CASE("what was written is read back", "[image]") {
   const auto snapshot = open_snapshot(path);
   CHECK(snapshot->root().name() == "sample");
   CHECK(snapshot->record().reason() == "filled with a");
+  CHECK(snapshot->address_space(snapshot->root()).method() == "twin");
+  CHECK(snapshot->address_space(snapshot->root()).why_not_better() == "it writes all the time");
   CHECK(memory(*snapshot, 0x1000, kPageSize) == page_of('a'));
   CHECK(memory(*snapshot, 0x2000, kPageSize) == page_of('\0'));
   CHECK(memory(*snapshot, 0x1ffe, 4) == std::string("aa\0\0", 4));
@@ -129,22 +132,7 @@ TEST_CASE("an image that was cut off says so, wherever it was cut", "[image]") {
 
 TEST_CASE("what is whole in a cut-off image can be salvaged", "[image]") {
   const TemporaryDirectory directory;
-  const std::string whole = read_file(sample_image(directory));
-  const std::string path = directory.file("cut");
-  size_t readable = 0;
-  for (size_t size = ImageHeader::kSize; size < whole.size(); size += 5) {
-    write_file(path, whole.substr(0, size));
-    try {
-      const auto snapshot = open_snapshot(path, {.salvage = true});
-      ++readable;
-      CHECK(snapshot->root().name() == "sample");
-      const std::string got = memory(*snapshot, 0x1000, 1);
-      CHECK((got == "a" || got.empty()));
-    } catch (const Error& error) {
-      CHECK_THAT(error.what(), Contains("no snapshot that is whole"));
-    }
-  }
-  CHECK(readable > 10);
+  check_salvaged_wherever_cut(sample_image(directory));
 }
 
 TEST_CASE("every flipped byte is noticed", "[image]") {
@@ -195,11 +183,8 @@ TEST_CASE("a chunk of an unknown kind is skipped unless it is required", "[image
   CHECK_THAT(complaint(path), Contains("NEWS chunks"));
 
   std::string bytes = read_file(path);
-  const size_t at = bytes.find("NEWS");
-  bytes[at + 4] = 0;  // no longer required
-  const auto id = get<uint64_t>(std::as_bytes(std::span(bytes)), 16);
-  const auto header = std::as_writable_bytes(std::span(bytes).subspan(at, ChunkHeader::kSize));
-  put(header, 40, checksum(header.first(40), chunk_seed(id, at)));
+  bytes[bytes.find("NEWS") + 4] = 0;  // no longer required
+  mend_checksums(std::as_writable_bytes(std::span(bytes)));
   write_file(path, bytes);
   CHECK(complaint(path).empty());
 }

@@ -62,6 +62,8 @@ inline void write_sample(ImageWriter& image, PageWriter& pages, char filling) {
   pages.flush();
   pb::AddressSpace space;
   space.set_id(1);
+  space.set_method("twin");
+  space.set_why_not_better("it writes all the time");
   *space.mutable_extents() = extents.to_record();
   image.add(kAddressSpaceChunk, space);
 

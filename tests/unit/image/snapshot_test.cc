@@ -37,6 +37,38 @@ TEST_CASE("memory is read across mappings and ends where nothing is known") {
   CHECK(snapshot->captured_bytes(snapshot->root(), 0x1000, 0x4000) == 2 * kPageSize);
 }
 
+TEST_CASE("what is missing of a process's memory is told by reason, with who keeps it") {
+  SnapshotBuilder builder;
+  const uint32_t small = builder.file("/small", "x"), large = builder.file("/large", "x");
+  builder.process(10)
+      .thread(10)
+      .mapped_file(0x1000, kPageSize, small, 0, PROT_READ)
+      .unavailable(0x2000, kPageSize, "a device", KeptBy::kKernel)
+      .unavailable(0x3000, kPageSize, "its wish", KeptBy::kProgram)
+      .zeros(0x4000, kPageSize)
+      .unavailable(0x5000, 2 * kPageSize, "its wish", KeptBy::kProgram)
+      .mapped_file(0x7000, kPageSize, large, 0, PROT_READ)
+      .unavailable(0x8000, kPageSize, "refused");
+  const auto whole = builder.build();
+  Snapshot::Contents contents;
+  contents.record = whole->record();
+  contents.processes = {whole->processes().begin(), whole->processes().end()};
+  contents.address_spaces.emplace(10, whole->extents(whole->root()));
+  contents.files = {whole->files().begin(), whole->files().end()};
+  contents.files[1].set_embedded(false);
+  contents.files[1].set_why_not_embedded("too large");
+  const Snapshot snapshot(std::move(contents));
+
+  std::vector<std::tuple<std::string, KeptBy, uint64_t>> lacks;
+  for (const auto& lack : snapshot.missing_memory(snapshot.root()))
+    lacks.emplace_back(lack.reason, lack.kept_by, lack.bytes / kPageSize);
+  CHECK(lacks == decltype(lacks){{"a device", KeptBy::kKernel, 1},
+                                 {"it lies in /large, which is not in the image: too large",
+                                  KeptBy::kNobody, 1},
+                                 {"its wish", KeptBy::kProgram, 3},
+                                 {"refused", KeptBy::kNobody, 1}});
+}
+
 TEST_CASE("the last address of all can be asked for") {
   SnapshotBuilder builder;
   builder.process(10).thread(10).memory(0x1000, "a", PROT_READ);
