@@ -94,9 +94,9 @@ bool is_kernel_part(const pb::Vma& vma) {
   return vma.name().starts_with("[v");
 }
 
-// Memory that has a file, but lives in it only while somebody uses it.
+// Memory that has a file, but one that only those have who use it.
 bool is_object(const pb::Vma& vma) {
-  return vma.file() == 0 && vma.inode() != 0 && vma.shared();
+  return vma.file() == 0 && vma.inode() != 0 && (vma.shared() || vma.deleted());
 }
 
 // What the program saw is what is there now, or else the image has it.
@@ -179,7 +179,11 @@ class Files {
       return;
     }
     PlannedFile file{.mapping = &vma, .writable = writable, .what = printable(vma.name())};
-    if (is_object(vma)) {
+    struct stat status {};
+    if (is_object(vma) && !vma.deleted() && ::stat(vma.name().c_str(), &status) == 0 &&
+        S_ISREG(status.st_mode)) {
+      file.how = PlannedFile::How::kOpened;
+    } else if (is_object(vma)) {
       file.how = PlannedFile::How::kSharedMemory;
     } else if (const pb::FileRecord& record = *snapshot_.file(vma.file()); is_unchanged(record)) {
       file.how = PlannedFile::How::kOpened;

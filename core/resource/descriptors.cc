@@ -109,7 +109,8 @@ std::optional<int> standard_stream(const Snapshot& snapshot, const pb::Descripto
       if (::isatty(fd)) return fd;
   }
   const bool is_from_outside =
-      descriptor.has_socket() || (descriptor.has_pipe() && !has_other_end(snapshot, descriptor));
+      descriptor.has_socket() || descriptor.has_memfd() ||
+      (descriptor.has_pipe() && (descriptor.pipe().fifo() || !has_other_end(snapshot, descriptor)));
   return is_standard && is_from_outside ? std::optional(descriptor.number()) : std::nullopt;
 }
 

@@ -49,9 +49,13 @@ Fd open_memfd(OpeningContext& context, const pb::Descriptor& descriptor) {
     if (!object.valid() || ::ftruncate(object.get(), static_cast<off_t>(descriptor.size())) != 0)
       throw_errno("cannot make a memfd of {} bytes", descriptor.size());
   }
-  const std::string path = fmt::format("/proc/self/fd/{}", object.get());
+  // The first description is the memfd itself; another one is opened through it, and has
+  // O_LARGEFILE then.
   constexpr uint32_t kKept = O_ACCMODE | O_APPEND | O_NONBLOCK;
-  Fd file(::open(path.c_str(), static_cast<int>(descriptor.flags() & kKept) | O_CLOEXEC));
+  const auto flags = static_cast<int>(descriptor.flags() & kKept);
+  Fd file(is_new && flags == O_RDWR
+              ? ::fcntl(object.get(), F_DUPFD_CLOEXEC, 0)
+              : ::open(fmt::format("/proc/self/fd/{}", object.get()).c_str(), flags | O_CLOEXEC));
   if (!file.valid() || ::lseek(file.get(), static_cast<off_t>(descriptor.position()), SEEK_SET) < 0)
     throw_errno("cannot open a memfd");
   return file;

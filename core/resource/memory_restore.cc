@@ -142,11 +142,19 @@ void write_slice(const Snapshot& snapshot, const pb::Process& process, Tid tid, 
   }
 }
 
+// What others share through a file of theirs is not for us to change.
+bool is_in_a_file(const pb::Vma& vma, const RestorePlan& plan) {
+  const auto file = plan.by_mapping.find(RestorePlan::key_of(vma));
+  return vma.shared() && file != plan.by_mapping.end() &&
+         plan.files[file->second].how == PlannedFile::How::kOpened;
+}
+
 // Reading, unpacking and the faults of the new pages take as many processors as there are.
-void write_content(const Snapshot& snapshot, const pb::Process& process, Tid tid) {
+void write_content(const RestoreContext& context, const pb::Process& process, Tid tid) {
+  const Snapshot& snapshot = context.snapshot;
   std::vector<Slice> slices;
   for (const pb::Vma& vma : process.mappings())
-    if (!(vma.file() != 0 && vma.shared()) && !vma.name().starts_with("[v"))
+    if (!is_in_a_file(vma, context.plan) && !vma.name().starts_with("[v"))
       add_slices(vma, snapshot.extents(process), slices);
   const Fd mem = ProcDirectory::of(Pid{tid.value}).open("mem", O_RDWR);
   if (!mem.valid()) throw_errno("cannot open the memory of {}", tid.value);
@@ -169,19 +177,46 @@ void write_content(const Snapshot& snapshot, const pb::Process& process, Tid tid
 
 // ---- What is mapped -----------------------------------------------------------------------------
 
-// Memory files are ordinary ones to who maps them.
+// A file that is nowhere any more, but for those who have it: by its old name, where that is free,
+// so that it shows itself as it did. A memory file otherwise.
+Fd removed_file(const std::string& path) {
+  constexpr std::string_view kNowhere[] = {"/memfd:", "/dev/zero", "/SYSV"};
+  const bool somewhere = path.starts_with('/') && std::ranges::none_of(kNowhere, [&](auto prefix) {
+                           return path.starts_with(prefix);
+                         });
+  Fd file(somewhere ? ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600) : -1);
+  if (file.valid())
+    ::unlink(path.c_str());
+  else
+    file = Fd(::memfd_create(path.substr(path.find_last_of("/:") + 1).c_str(), MFD_CLOEXEC));
+  if (!file.valid()) throw_errno("cannot make {}", printable(path));
+  return file;
+}
+
 Fd copy_from_image(const Snapshot& snapshot, const pb::FileRecord& file) {
-  Fd copy(::memfd_create(file.path().substr(file.path().rfind('/') + 1).c_str(), MFD_CLOEXEC));
-  if (!copy.valid()) throw_errno("cannot make a memfd");
+  Fd copy = removed_file(file.path());
   std::vector<std::byte> buffer(size_t{1} << 20);
   for (uint64_t at = 0; at < file.size();) {
     const size_t n = snapshot.read_file(file, at, buffer);
     if (n == 0)
       throw Error("cannot read " + printable(file.path()) + " in the image", "it is not all there");
-    write_all(copy.get(), std::span(buffer).first(n), "a memfd");
+    write_all(copy.get(), std::span(buffer).first(n), file.path());
     at += n;
   }
   return copy;
+}
+
+// MAP_SHARED | MAP_ANONYMOUS. Its file can be had by those with CAP_CHECKPOINT_RESTORE only;
+// invalid for others.
+Fd anonymous_object(uint64_t size) {
+  void* memory = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) throw_errno("cannot make shared memory of {} bytes", size);
+  const auto start = reinterpret_cast<uint64_t>(memory);
+  Fd file(
+      ::open(fmt::format("/proc/self/map_files/{:x}-{:x}", start, start + page_up(size)).c_str(),
+             O_RDWR | O_CLOEXEC));
+  ::munmap(memory, size);
+  return file;
 }
 
 uint64_t size_of_object(const Snapshot& snapshot, const RestorePlan::MappedFile& key) {
@@ -199,8 +234,9 @@ Fd open_object(OpeningContext& context, const pb::Vma& vma) {
   Fd& object = known->second;
   if (is_new) {
     const uint64_t size = size_of_object(context.snapshot, RestorePlan::key_of(vma));
-    object = Fd(::memfd_create("shared", MFD_CLOEXEC));
-    if (!object.valid() || ::ftruncate(object.get(), static_cast<off_t>(size)) != 0)
+    if (vma.name() == "/dev/zero") object = anonymous_object(size);
+    if (!object.valid()) object = removed_file(vma.name());
+    if (::ftruncate(object.get(), static_cast<off_t>(size)) != 0)
       throw_errno("cannot make shared memory of {} bytes", size);
   }
   Fd again(::open(fmt::format("/proc/self/fd/{}", object.get()).c_str(), O_RDWR | O_CLOEXEC));
@@ -212,7 +248,7 @@ void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
   for (const pb::Vma& vma : process.mappings())
     if (!restore_kernel_part(vma, seed)) map(vma, context.plan, seed);
   seed.perform();
-  write_content(context.snapshot, process, seed.tid());
+  write_content(context, process, seed.tid());
   for (const pb::Vma& vma : process.mappings())
     if (!vma.name().starts_with("[v")) finish(vma, context.snapshot.extents(process), seed);
   seed.perform();
@@ -223,11 +259,13 @@ void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
 const ProcessRestorer kMemoryRestorer{"memory", restore};
 
 Fd open_mapped(OpeningContext& context, const PlannedFile& file) {
-  if (file.how == PlannedFile::How::kSharedMemory) return open_object(context, *file.mapping);
-  const pb::FileRecord& record = *context.snapshot.file(file.mapping->file());
-  if (file.how == PlannedFile::How::kFromImage) return copy_from_image(context.snapshot, record);
-  Fd fd(::open(record.path().c_str(), (file.writable ? O_RDWR : O_RDONLY) | O_CLOEXEC));
-  if (!fd.valid()) throw_errno("cannot open {}", printable(record.path()));
+  const pb::Vma& vma = *file.mapping;
+  if (file.how == PlannedFile::How::kSharedMemory) return open_object(context, vma);
+  const pb::FileRecord* record = context.snapshot.file(vma.file());
+  if (file.how == PlannedFile::How::kFromImage) return copy_from_image(context.snapshot, *record);
+  const std::string& path = record ? record->path() : vma.name();
+  Fd fd(::open(path.c_str(), (file.writable ? O_RDWR : O_RDONLY) | O_CLOEXEC));
+  if (!fd.valid()) throw_errno("cannot open {}", printable(path));
   return fd;
 }
 

@@ -3,6 +3,8 @@
 
 #include <unistd.h>
 
+#include <utility>
+
 #include "core/base/error.h"
 #include "core/resource/resources.h"
 
@@ -57,28 +59,37 @@ std::string obstacle(const Snapshot&, const pb::Descriptor& descriptor) {
   return "";
 }
 
-// A second description of an end is opened through the first one.
+OpeningContext::PipeEnds make_pipe(const pb::Pipe& pipe) {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) throw_errno("cannot make a pipe");
+  OpeningContext::PipeEnds made{Fd(ends[0]), Fd(ends[1])};
+  if (pipe.capacity() && ::fcntl(ends[1], F_SETPIPE_SZ, static_cast<int>(pipe.capacity())) < 0)
+    throw_errno("cannot give a pipe {} bytes", pipe.capacity());
+  return made;
+}
+
+// The first description of an end is the end itself; another one is opened through it, and has
+// O_LARGEFILE then.
 Fd open_end(OpeningContext& context, const pb::Descriptor& descriptor) {
   const auto [known, is_new] = context.pipes.try_emplace(descriptor.inode());
-  auto& [to_read, to_write] = known->second;
-  if (is_new) {
-    int ends[2];
-    if (::pipe2(ends, O_CLOEXEC) != 0) throw_errno("cannot make a pipe");
-    to_read = Fd(ends[0]), to_write = Fd(ends[1]);
-    const pb::Pipe& pipe = descriptor.pipe();
-    if (pipe.capacity() &&
-        ::fcntl(to_write.get(), F_SETPIPE_SZ, static_cast<int>(pipe.capacity())) < 0)
-      throw_errno("cannot give a pipe {} bytes", pipe.capacity());
-  }
-  const bool reads = (descriptor.flags() & O_ACCMODE) == O_RDONLY;
-  // What was queued is known by an end that could read it.
+  OpeningContext::PipeEnds& ends = known->second;
+  if (is_new) ends = make_pipe(descriptor.pipe());
   if (const std::string& content = descriptor.pipe().content(); !content.empty())
-    write_all(to_write.get(), std::as_bytes(std::span(content)), "a pipe");
-  const std::string path = fmt::format("/proc/self/fd/{}", (reads ? to_read : to_write).get());
-  constexpr uint32_t kKept = O_ACCMODE | O_NONBLOCK | O_DIRECT;
-  Fd end(::open(path.c_str(), static_cast<int>(descriptor.flags() & kKept) | O_CLOEXEC));
-  if (!end.valid()) throw_errno("cannot open an end of a pipe");
-  return end;
+    write_all(ends.to_write.get(), std::as_bytes(std::span(content)), "a pipe");
+  const uint32_t access = descriptor.flags() & O_ACCMODE;
+  const Fd& end = access == O_RDONLY ? ends.to_read : ends.to_write;
+  bool& taken = access == O_RDONLY ? ends.read_taken : ends.write_taken;
+  const auto status = static_cast<int>(descriptor.flags() & (O_NONBLOCK | O_DIRECT));
+  if (access != O_RDWR && !std::exchange(taken, true)) {
+    Fd same(::fcntl(end.get(), F_DUPFD_CLOEXEC, 0));
+    if (!same.valid() || ::fcntl(same.get(), F_SETFL, status) != 0)
+      throw_errno("cannot duplicate an end of a pipe");
+    return same;
+  }
+  Fd another(::open(fmt::format("/proc/self/fd/{}", end.get()).c_str(),
+                    status | static_cast<int>(access) | O_CLOEXEC));
+  if (!another.valid()) throw_errno("cannot open an end of a pipe");
+  return another;
 }
 
 }  // namespace
