@@ -173,10 +173,22 @@ void RestoredTree::finish(const pb::Process& process) {
   if (stopped) ::kill(leader.tid().value, SIGSTOP);
 }
 
+// Those that run already may end the others at once. Who is killed while we still trace it is not
+// gone for its own tree before we have waited for it; a first thread only after all others.
 void RestoredTree::release() {
   keeper_->let_go();
-  for (auto& [number, seed] : seeds_) seed.task().detach_if_alive(0);
+  std::vector<Seed> killed;
+  for (auto& [number, seed] : seeds_)
+    if (!seed.task().detach_if_alive(0)) killed.push_back(std::move(seed));
   seeds_.clear();
+  constexpr int kTries = 5000;
+  for (int i = 0; i < kTries && !killed.empty(); ++i) {
+    std::erase_if(killed, [](Seed& seed) {
+      seed.task().poll_stop();
+      return seed.task().status().gone();
+    });
+    if (!killed.empty()) ::usleep(1000);
+  }
 }
 
 }  // namespace snapgdb

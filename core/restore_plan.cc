@@ -294,7 +294,7 @@ void check_process(const Snapshot& snapshot, const pb::Process& process, Restore
       process.threads(), [&](const pb::Thread& thread) { return thread.tid() == process.pid(); });
   if (process.state() != "Z" && !has_leader)
     object("threads", "the first of them has exited, which cannot be restored yet");
-  if (process.state() != "Z" && process.root_directory() != "/")
+  if (!process.root_directory().empty() && process.root_directory() != "/")
     object("root directory", "another one than ours cannot be restored yet");
   for (const pb::Process& other : snapshot.processes())
     if (other.pid() < process.pid() && process.state() != "Z" && other.state() != "Z") {

@@ -162,8 +162,11 @@ Tracee::~Tracee() {
   // PTRACE_DETACH needs a stop. A task that does not come to one (it sleeps uninterruptibly) is let
   // go by the kernel when this process ends.
   if (!status_.stopped()) interrupt_if_alive();
-  for (int tries = 0; tries < 200 && !poll_stop() && !status_.gone(); ++tries) ::usleep(100);
-  if (status_.stopped()) detach_if_alive(signal_on_its_way());
+  const auto wait_a_little = [this] {
+    for (int tries = 0; tries < 200 && !poll_stop() && !status_.gone(); ++tries) ::usleep(100);
+  };
+  wait_a_little();
+  if (status_.stopped() && !detach_if_alive(signal_on_its_way())) wait_a_little();
 }
 
 void Tracee::interrupt_if_alive() {
@@ -296,9 +299,13 @@ void Tracee::listen_if_alive() {
   goes_on();
 }
 
-void Tracee::detach_if_alive(int signal) {
-  request(PTRACE_DETACH, tid_, nullptr, as_pointer(static_cast<uint64_t>(signal)));
+bool Tracee::detach_if_alive(int signal) {
+  if (request(PTRACE_DETACH, tid_, nullptr, as_pointer(static_cast<uint64_t>(signal))) != 0) {
+    goes_on();
+    return false;
+  }
   tid_ = {};
+  return true;
 }
 
 }  // namespace snapgdb

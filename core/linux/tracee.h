@@ -91,7 +91,9 @@ class Tracee {
   void resume_to_system_call_if_alive();
   // A job-control stop goes on, and we hear of its end.
   void listen_if_alive();
-  void detach_if_alive(int signal);
+  // False: it was killed meanwhile, and its end has to be waited for: until then it is there for
+  // whoever else waits for it. The destructor does so for 20 ms.
+  bool detach_if_alive(int signal);
   // The signal that has to be delivered when it goes on from the stop it is in; 0: none.
   int signal_on_its_way() const { return status_.signal_delivery() ? status_.signal() : 0; }
 

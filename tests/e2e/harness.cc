@@ -345,6 +345,10 @@ Words Target::said(const std::string& word) const {
   return rest;
 }
 
+std::string Target::scratch() const {
+  return scratch_->path();
+}
+
 std::vector<pid_t> Target::processes() const {
   std::vector<pid_t> pids;
   for (const std::string& line : said("process")) pids.push_back(std::stoi(line));

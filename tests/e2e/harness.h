@@ -120,6 +120,7 @@ class Target {
   // What it said of itself before "ready": the rest of each line that starts with `word`.
   Words said(const std::string& word) const;
   std::vector<pid_t> processes() const;  // from its "process PID NAME" lines
+  std::string scratch() const;           // its TMPDIR
   // Ends it; its own check is its exit status, what differs is in err.
   Result finish();
 

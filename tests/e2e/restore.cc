@@ -1,0 +1,252 @@
+// snapgdb restore: trees that go on from their snapshot, and check themselves.
+
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <filesystem>
+#include <fstream>
+#include <random>
+
+#include "tests/e2e/harness.h"
+
+namespace snapgdb::e2e {
+namespace {
+
+// Captures and kills; its numbers are free again once it was waited for.
+void take_away(Running& program, const std::string& image, RunOptions options = {}) {
+  capture(program.pid(), image, {"--kill", "--all-memory"}, std::move(options));
+  CHECK(program.wait().signal == SIGKILL);
+}
+
+// Runs the tree to its end, which comes when its standard input ends.
+Result run_again(const std::string& image, const Words& options = {}, RunOptions run = {}) {
+  Words command{program(), "restore", image};
+  command.insert(command.end(), options.begin(), options.end());
+  run.input = RunOptions::kPipe;
+  Running restored(command, std::move(run));
+  restored.close_input();
+  return restored.wait();
+}
+
+// Fields of /proc/PID/stat behind the name: state, parent, group, session.
+Words stat_of(pid_t pid) {
+  std::ifstream file(fmt::format("/proc/{}/stat", pid));
+  const std::string text((std::istreambuf_iterator<char>(file)), {});
+  std::istringstream rest(text.substr(std::min(text.rfind(')') + 1, text.size())));
+  Words words(4);
+  for (std::string& word : words) rest >> word;
+  return words;
+}
+
+bool exists(pid_t pid) {
+  return std::filesystem::exists(fmt::format("/proc/{}", pid));
+}
+
+// ---- What comes back ----------------------------------------------------------------------------
+
+TEST_CASE("processes, threads, registers, memory and descriptors are as they were") {
+  if (skip_unless(geteuid() == 0, "shows itself by the same process numbers as root only")) return;
+  const TempDir directory;
+  Target witness("witness");
+  std::ofstream(witness.scratch() + "/restored").put('\n');
+  take_away(witness.running(), directory / "image");
+  const Result end = run_again(directory / "image");
+  INFO(end);
+  CHECK(end.ok());
+}
+
+TEST_CASE("a tree is restored as often as one likes") {
+  const TempDir directory;
+  Target crowd("crowd", {"--processes", "6", "--threads", "3"});
+  take_away(crowd.running(), directory / "image");
+  for (int round = 0; round < 10; ++round) {
+    CAPTURE(round);
+    const Result end = run_again(directory / "image");
+    INFO(end);
+    CHECK(end.ok());
+  }
+}
+
+TEST_CASE("memory holds what it held, also what a program had written a moment before") {
+  const TempDir directory;
+  Target busy("busy", {"--mib", "40"});
+  take_away(busy.running(), directory / "image");
+  const Result end = run_again(directory / "image");
+  INFO(end);
+  CHECK(end.ok());
+}
+
+TEST_CASE("an ordinary user restores a tree, twice, while it runs itself") {
+  if (skip_unless(geteuid() == 0, "to become an ordinary user, one must be root")) return;
+  const TempDir directory;
+  std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
+  Target busy("busy", {"--mib", "8"}, {.user = kNobody});
+  capture(busy.pid(), directory / "image", {}, {.user = kNobody});
+  Running first({program(), "restore", directory / "image"},
+                {.input = RunOptions::kPipe, .user = kNobody});
+  const Result second = run_again(directory / "image", {}, {.user = kNobody});
+  INFO(second);
+  CHECK(second.ok());
+  first.close_input();
+  const Result end = first.wait();
+  INFO(end);
+  CHECK(end.ok());
+  CHECK(busy.finish().ok());
+}
+
+TEST_CASE("a pipeline goes on, with what was in its pipe") {
+  const TempDir directory;
+  Running shell({"bash", "-c",
+                 "echo ready; { echo one; echo two; sleep 2; echo three; } | { sleep 2; cat; }; "
+                 "exit 7"});
+  shell.wait_for_line("ready");
+  usleep(500'000);
+  take_away(shell, directory / "image");
+  for (int round = 0; round < 2; ++round) {
+    const Result end = run_again(directory / "image");
+    INFO(end);
+    CHECK(end.status == 7);
+    CHECK(end.out == "one\ntwo\nthree\n");
+  }
+}
+
+TEST_CASE("sessions, groups and parents are as they were") {
+  if (skip_unless(geteuid() == 0, "only root may choose process numbers here")) return;
+  const TempDir directory;
+  Running shell(
+      {"bash", "-c",
+       "set -m; sleep 500 & setsid --fork sleep 500; (sleep 500; true) & echo ready; wait"});
+  shell.wait_for_line("ready");
+  usleep(200'000);
+  std::vector<pid_t> pids{shell.pid()};
+  for (size_t i = 0; i < pids.size(); ++i)
+    for (const pid_t child : children_of(pids[i])) pids.push_back(child);
+  std::map<pid_t, Words> before;
+  for (const pid_t pid : pids) before[pid] = stat_of(pid);
+  REQUIRE(before.size() >= 3);
+  take_away(shell, directory / "image");
+
+  const Result restored = snapgdb({"restore", "--detach", directory / "image"});
+  INFO(restored);
+  REQUIRE(restored.ok());
+  CHECK(restored.out == fmt::format("{}\n", pids.front()));
+  before[pids.front()][1] = stat_of(pids.front())[1];  // its parent is another one
+  for (const auto& [pid, stat] : before) CHECK(stat_of(pid) == stat);
+  for (const pid_t pid : pids) kill(pid, SIGKILL);
+}
+
+// ---- How it runs --------------------------------------------------------------------------------
+
+TEST_CASE("a restored program's signals are those that snapgdb gets, and so is its end") {
+  const TempDir directory;
+  Running sleeper({"sleep", "1000"});
+  usleep(200'000);
+  take_away(sleeper, directory / "image");
+  Running restored({program(), "restore", directory / "image"});
+  usleep(700'000);
+  REQUIRE(kill(restored.pid(), SIGTERM) == 0);
+  const Result end = restored.wait();
+  INFO(end);
+  CHECK(end.signal == SIGTERM);
+}
+
+TEST_CASE("clocks go on from where they were, and timers with the time they had left") {
+  const TempDir directory;
+  Running python({"python3", "-c",
+                  "import signal, time\n"
+                  "signal.signal(signal.SIGALRM, lambda *_: None)\n"
+                  "begin = time.monotonic(); signal.setitimer(signal.ITIMER_REAL, 3)\n"
+                  "print('ready', flush=True); signal.pause()\n"
+                  "print('slept', time.monotonic() - begin)"});
+  python.wait_for_line("ready");
+  usleep(200'000);
+  take_away(python, directory / "image");
+  usleep(4'000'000);
+  const Result end = run_again(directory / "image");
+  INFO(end);
+  REQUIRE(end.ok());
+  const double slept = std::stod(end.out.substr(end.out.find(' ')));
+  CHECK(slept >= 2.999);
+  // Were the clock to go on meanwhile, it would be more than 6.
+  CHECK(slept < 5.5);
+}
+
+TEST_CASE("a dry run says what would be done, and does nothing") {
+  const TempDir directory;
+  Target crowd("crowd", {"--processes", "3", "--threads", "2"});
+  take_away(crowd.running(), directory / "image");
+  const Result result = snapgdb({"restore", "--dry-run", directory / "image"});
+  INFO(result);
+  CHECK(result.ok());
+  CHECK(contains(result.out, fmt::format("process {} is born\n", crowd.pid())));
+  CHECK(contains(result.out, fmt::format("a child of {}\n", crowd.pid())));
+  CHECK_FALSE(exists(crowd.pid()));
+}
+
+// ---- When it cannot -----------------------------------------------------------------------------
+
+TEST_CASE("all that is in the way is said, and nothing is begun") {
+  const TempDir directory;
+  Target descriptors("descriptors");
+  capture(descriptors.pid(), directory / "image", {"--kill"});
+  descriptors.running().wait();
+  const Result result = snapgdb({"restore", directory / "image"});
+  INFO(result);
+  CHECK(result.status == 1);
+  for (const char* part :
+       {"--without socket", "--without epoll", "--without timerfd", "things are in the way"})
+    CHECK(contains(result.err, part));
+  CHECK_FALSE(exists(descriptors.pid()));
+}
+
+TEST_CASE("memory that is not in the image is in the way, unless one goes without it") {
+  const TempDir directory;
+  Running python({"python3", "-c",
+                  "import mmap\nm = mmap.mmap(-1, 8192, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
+                  "m.write(b'secret'); m.madvise(mmap.MADV_DONTDUMP)\n"
+                  "print('ready', flush=True); input()\n"},
+                 {.input = RunOptions::kPipe});
+  python.wait_for_line("ready");
+  capture(python.pid(), directory / "image", {"--kill"});
+  python.wait();
+  const Result refused = snapgdb({"restore", directory / "image"});
+  INFO(refused);
+  CHECK(refused.status == 1);
+  CHECK(contains(refused.err, "--all-memory"));
+  const Result without = snapgdb({"restore", directory / "image", "--without", "memory"});
+  INFO(without);
+  CHECK(contains(without.err, "reads as zeros"));
+  CHECK(contains(without.err, "EOFError"));  // it went on, and its input is at an end
+}
+
+TEST_CASE("a restore that is killed leaves nothing behind") {
+  if (skip_unless(geteuid() == 0, "shows itself by the same process numbers as root only")) return;
+  const TempDir directory;
+  Target crowd("crowd", {"--processes", "10", "--threads", "3"});
+  std::vector<pid_t> pids = children_of(crowd.pid());
+  pids.push_back(crowd.pid());
+  take_away(crowd.running(), directory / "image");
+  std::mt19937 random(20261123);
+  for (int round = 0; round < 25; ++round) {
+    CAPTURE(round);
+    Running restore({program(), "restore", directory / "image"}, {.input = RunOptions::kPipe});
+    usleep(random() % 60'000);
+    kill(restore.pid(), SIGKILL);
+    restore.wait();
+    // A tree that was complete lives on, and ends with its standard input.
+    restore.close_input();
+    for (const pid_t pid : pids) {
+      for (int tries = 0; tries < 500 && exists(pid); ++tries) {
+        waitpid(pid, nullptr, WNOHANG);  // orphans of this test become its children
+        usleep(10'000);
+      }
+      REQUIRE_FALSE(exists(pid));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace snapgdb::e2e

@@ -1,0 +1,118 @@
+#include "core/restore_plan.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+
+#include "core/image/snapshot_builder.h"
+
+using namespace snapgdb;
+
+namespace {
+
+// A process of a tree whose root is 10, in session and group `session`.
+SnapshotBuilder::ProcessBuilder& add(SnapshotBuilder& builder, int32_t pid, int32_t parent,
+                                     int32_t session, int32_t group) {
+  auto& process = builder.process(pid, parent).thread(pid);
+  process.record().set_session(session);
+  process.record().set_group(group);
+  process.last_thread().set_xstate(std::string(576, '\0'));
+  return process;
+}
+
+std::vector<std::string> births_of(const RestorePlan& plan) {
+  std::vector<std::string> words;
+  for (const auto& [step, pid, other] : plan.births) {
+    constexpr const char* kWords[] = {"clone", "setsid", "setpgid", "exit"};
+    words.push_back(fmt::format("{} {} {}", kWords[static_cast<int>(step)], pid, other));
+  }
+  return words;
+}
+
+bool is_in_the_way(const RestorePlan& plan, int32_t pid, std::string_view what) {
+  return std::ranges::any_of(plan.obstacles, [&](const Obstacle& obstacle) {
+    return obstacle.pid == pid &&
+           (obstacle.resource + obstacle.why).find(what) != std::string::npos;
+  });
+}
+
+}  // namespace
+
+TEST_CASE("children of an older session are born before their parent begins its own") {
+  SnapshotBuilder builder;
+  add(builder, 10, 1, 10, 10);
+  add(builder, 11, 10, 10, 11);  // of the session: after setsid
+  add(builder, 12, 10, 5, 5);    // of the one that snapgdb is in: before
+  add(builder, 13, 10, 13, 13);  // of its own
+  const RestorePlan plan = plan_restore(*builder.build(), {});
+  CHECK(births_of(plan) == std::vector<std::string>{"clone 10 0", "clone 12 10", "setsid 10 0",
+                                                    "clone 11 10", "clone 13 10", "setsid 13 0",
+                                                    "setpgid 11 11"});
+}
+
+TEST_CASE("members join a group after its leader, and zombies exit last") {
+  SnapshotBuilder builder;
+  add(builder, 10, 1, 10, 10);
+  add(builder, 11, 10, 10, 12);
+  add(builder, 12, 10, 10, 12);
+  auto& zombie = builder.process(13, 10);
+  zombie.record().set_state("Z");
+  zombie.record().set_session(10);
+  zombie.record().set_group(12);
+  const auto births = births_of(plan_restore(*builder.build(), {}));
+  const auto at = [&](const char* step) { return std::ranges::find(births, step); };
+  CHECK(at("setpgid 12 12") < at("setpgid 11 12"));
+  CHECK(at("setpgid 13 12") != births.end());
+  CHECK(births.back() == "exit 13 0");
+}
+
+TEST_CASE("seeds lie where no process has anything") {
+  SnapshotBuilder builder;
+  add(builder, 10, 1, 10, 10).memory(0x100000, "low", 3);
+  add(builder, 11, 10, 10, 10).memory(0x130000, "a bit higher", 3);
+  const RestorePlan plan = plan_restore(*builder.build(), {});
+  CHECK(plan.seed_base >= 0x131000);
+  CHECK(plan.seed_base % kPageSize == 0);
+}
+
+TEST_CASE("descriptors of one open file are opened once") {
+  SnapshotBuilder builder;
+  for (const int32_t pid : {10, 11}) {
+    auto& process = add(builder, pid, pid == 10 ? 1 : 10, 10, 10);
+    pb::Descriptor& descriptor = *process.record().add_descriptors();
+    descriptor.set_number(40 + pid);
+    descriptor.set_description(7);
+    descriptor.set_target("/dev/null");
+    descriptor.set_mode(S_IFCHR | 0666);
+    descriptor.mutable_device_node()->set_major(1);
+  }
+  const RestorePlan plan = plan_restore(*builder.build(), {});
+  REQUIRE(plan.files.size() == 1);
+  CHECK(plan.files[0].how == PlannedFile::How::kOpened);
+  CHECK(plan.file_base > 51);
+}
+
+TEST_CASE("what cannot be restored is named, all of it") {
+  SnapshotBuilder builder;
+  auto& process = add(builder, 10, 1, 10, 10);
+  process.unavailable(0x200000, 8192, "lost on the way");
+  process.unavailable(0x300000, 4096, "a guard page", KeptBy::kKernel);
+  process.last_thread().mutable_credentials()->set_seccomp_mode(2);
+  pb::Descriptor& descriptor = *process.record().add_descriptors();
+  descriptor.set_number(5);
+  descriptor.set_description(1);
+  descriptor.mutable_epoll();
+  const auto snapshot = builder.build();
+  const RestorePlan plan = plan_restore(*snapshot, {});
+  CHECK(is_in_the_way(plan, 10, "lost on the way"));
+  CHECK(is_in_the_way(plan, 10, "seccomp"));
+  CHECK(is_in_the_way(plan, 10, "descriptor 5"));
+  CHECK_FALSE(is_in_the_way(plan, 10, "guard page"));
+
+  const RestorePlan without = plan_restore(*snapshot, {{"memory", "epoll"}});
+  for (const Obstacle& obstacle : without.obstacles) CHECK(obstacle.resource == "seccomp");
+  CHECK(without.files.at(0).how == PlannedFile::How::kLeftOut);
+  CHECK(without.notes.size() >= 2);
+}
