@@ -31,8 +31,9 @@ bool has_labels() {
 void read_credentials(const ProcFields& status, pb::Credentials& out) {
   const auto users = split_blank(status.text("Uid")), groups = split_blank(status.text("Gid"));
   for (size_t i = 0; i < std::size(kColumns) && i < users.size() && i < groups.size(); ++i) {
-    (out.*kColumns[i].user)(parse_number<uint32_t>(users[i]).value_or(UINT32_MAX));
-    (out.*kColumns[i].group)(parse_number<uint32_t>(groups[i]).value_or(UINT32_MAX));
+    const IdColumn& column = kColumns[i];
+    (out.*column.user)(parse_number<uint32_t>(users[i]).value_or(UINT32_MAX));
+    (out.*column.group)(parse_number<uint32_t>(groups[i]).value_or(UINT32_MAX));
   }
   for (const std::string_view group : split_blank(status.text("Groups")))
     out.add_groups(parse_number<uint32_t>(group).value_or(UINT32_MAX));
