@@ -43,8 +43,8 @@ class Seed {
     uint64_t parked = 0;  // where it is, counted from the base
   };
   static const std::vector<KernelPart>& kernel_parts();
-  // In a process that is under nobody's ptrace yet: puts them into the seed, writes a byte to `done`,
-  // and waits for ever.
+  // In a process that is under nobody's ptrace yet: puts them into the seed, writes a byte to
+  // `done`, and waits for ever.
   [[noreturn]] static void park_and_wait(uint64_t base, int done);
 
   // Precondition: `task` is stopped, and was planted at `base`.
