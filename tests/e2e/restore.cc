@@ -15,10 +15,33 @@
 namespace snapgdb::e2e {
 namespace {
 
-// Captures and kills; its numbers are free again once it was waited for.
-void take_away(Running& program, const std::string& image, RunOptions options = {}) {
-  capture(program.pid(), image, {"--kill", "--all-memory"}, std::move(options));
+bool exists(pid_t pid) {
+  return std::filesystem::exists(fmt::format("/proc/{}", pid));
+}
+
+// A process and all below it.
+std::vector<pid_t> tree_of(pid_t root) {
+  std::vector<pid_t> pids{root};
+  for (size_t i = 0; i < pids.size(); ++i)
+    for (const pid_t child : children_of(pids[i])) pids.push_back(child);
+  return pids;
+}
+
+// Orphans of a test become its children.
+void await_end(pid_t pid) {
+  for (int tries = 0; tries < 500 && exists(pid); ++tries) {
+    waitpid(pid, nullptr, WNOHANG);
+    usleep(10'000);
+  }
+  REQUIRE_FALSE(exists(pid));
+}
+
+// Captures and kills; the tree's numbers are free again afterwards.
+void take_away(Running& program, const std::string& image) {
+  const std::vector<pid_t> pids = tree_of(program.pid());
+  capture(program.pid(), image, {"--kill", "--all-memory"});
   CHECK(program.wait().signal == SIGKILL);
+  for (const pid_t pid : pids) await_end(pid);
 }
 
 // Runs the tree to its end, which comes when its standard input ends.
@@ -39,10 +62,6 @@ Words stat_of(pid_t pid) {
   Words words(4);
   for (std::string& word : words) rest >> word;
   return words;
-}
-
-bool exists(pid_t pid) {
-  return std::filesystem::exists(fmt::format("/proc/{}", pid));
 }
 
 // ---- What comes back ----------------------------------------------------------------------------
@@ -121,9 +140,7 @@ TEST_CASE("sessions, groups and parents are as they were") {
        "set -m; sleep 500 & setsid --fork sleep 500; (sleep 500; true) & echo ready; wait"});
   shell.wait_for_line("ready");
   usleep(200'000);
-  std::vector<pid_t> pids{shell.pid()};
-  for (size_t i = 0; i < pids.size(); ++i)
-    for (const pid_t child : children_of(pids[i])) pids.push_back(child);
+  const std::vector<pid_t> pids = tree_of(shell.pid());
   std::map<pid_t, Words> before;
   for (const pid_t pid : pids) before[pid] = stat_of(pid);
   REQUIRE(before.size() >= 3);
@@ -136,6 +153,7 @@ TEST_CASE("sessions, groups and parents are as they were") {
   before[pids.front()][1] = stat_of(pids.front())[1];  // its parent is another one
   for (const auto& [pid, stat] : before) CHECK(stat_of(pid) == stat);
   for (const pid_t pid : pids) kill(pid, SIGKILL);
+  for (const pid_t pid : pids) await_end(pid);
 }
 
 // ---- How it runs --------------------------------------------------------------------------------
@@ -226,8 +244,7 @@ TEST_CASE("a restore that is killed leaves nothing behind") {
   if (skip_unless(geteuid() == 0, "shows itself by the same process numbers as root only")) return;
   const TempDir directory;
   Target crowd("crowd", {"--processes", "10", "--threads", "3"});
-  std::vector<pid_t> pids = children_of(crowd.pid());
-  pids.push_back(crowd.pid());
+  const std::vector<pid_t> pids = tree_of(crowd.pid());
   take_away(crowd.running(), directory / "image");
   std::mt19937 random(20261123);
   for (int round = 0; round < 25; ++round) {
@@ -238,13 +255,7 @@ TEST_CASE("a restore that is killed leaves nothing behind") {
     restore.wait();
     // A tree that was complete lives on, and ends with its standard input.
     restore.close_input();
-    for (const pid_t pid : pids) {
-      for (int tries = 0; tries < 500 && exists(pid); ++tries) {
-        waitpid(pid, nullptr, WNOHANG);  // orphans of this test become its children
-        usleep(10'000);
-      }
-      REQUIRE_FALSE(exists(pid));
-    }
+    for (const pid_t pid : pids) await_end(pid);
   }
 }
 
