@@ -3,10 +3,12 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <ranges>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
@@ -68,6 +70,8 @@ void RestoredTree::grow() {
   root_ = Pid{root.tid().value};
   constexpr uint64_t kEndOfUserSpace = 0x7ffffffff000;
   const uint64_t end = plan_.seed_base + Seed::kSize;
+  // From now on it dies with us (PTRACE_O_EXITKILL).
+  root.add("outlive its parent", SYS_prctl, {PR_SET_PDEATHSIG, 0});
   // What the kernel would still look up there.
   if (const auto rseq = root.task().rseq(); rseq && rseq->address) {
     constexpr uint64_t kUnregister = 1;  // RSEQ_FLAG_UNREGISTER
@@ -178,7 +182,8 @@ void RestoredTree::finish(const pb::Process& process) {
 void RestoredTree::release() {
   keeper_->let_go();
   std::vector<Seed> killed;
-  for (auto& [number, seed] : seeds_)
+  // Threads and children before those that made them: they are the more likely to look at others.
+  for (auto& [number, seed] : seeds_ | std::views::reverse)
     if (!seed.task().detach_if_alive(0)) killed.push_back(std::move(seed));
   seeds_.clear();
   constexpr int kTries = 5000;

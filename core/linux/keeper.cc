@@ -106,8 +106,9 @@ void bear_root(const Keeper::Options& options) {
   const CloneArguments arguments{
       .exit_signal = SIGCHLD, .set_tid = reinterpret_cast<uint64_t>(&wanted), .set_tid_size = 1};
   Pipe parked = make_pipe();
+  const Pid keeper{::getpid()};
   const pid_t pid = clone3(arguments);
-  if (pid == 0) Seed::park_and_wait(options.seed_base, parked.write.get());
+  if (pid == 0) Seed::park_and_wait(options.seed_base, parked.write.get(), keeper);
   if (pid < 0) throw_errno("cannot make process {}", wanted);
   parked.write.reset();
   char byte = 0;

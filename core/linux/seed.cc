@@ -1,6 +1,7 @@
 #include "core/linux/seed.h"
 
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -81,7 +82,9 @@ const std::vector<Seed::KernelPart>& Seed::kernel_parts() {
   return kParts;
 }
 
-void Seed::park_and_wait(uint64_t base, int done) {
+void Seed::park_and_wait(uint64_t base, int done, Pid parent) {
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (::getppid() != parent.value) ::_exit(1);
   for (int signal = 1; signal <= 64; ++signal) ::signal(signal, SIG_DFL);
   for (const KernelPart& part : kernel_parts())
     if (part.parked + part.size > kSize ||

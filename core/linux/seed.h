@@ -44,8 +44,8 @@ class Seed {
   };
   static const std::vector<KernelPart>& kernel_parts();
   // In a process that is under nobody's ptrace yet: puts them into the seed, writes a byte to
-  // `done`, and waits for ever.
-  [[noreturn]] static void park_and_wait(uint64_t base, int done);
+  // `done`, and waits for ever, or until its parent ends.
+  [[noreturn]] static void park_and_wait(uint64_t base, int done, Pid parent);
 
   // Precondition: `task` is stopped, and was planted at `base`.
   Seed(Tracee task, uint64_t base) : task_(std::move(task)), base_(base) {}
