@@ -13,6 +13,7 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/linux/freezer.h"
+#include "core/linux/task.h"
 
 namespace snapgdb {
 namespace {
@@ -55,8 +56,24 @@ RestoredTree::RestoredTree(const Snapshot& snapshot, const RestorePlan& plan)
   grow();
   for (const pb::Process& process : snapshot.processes())
     if (!is_zombie(process)) fill(process);
+  seal_memfds();
   for (const pb::Process& process : snapshot.processes())
     if (!is_zombie(process)) finish(process);
+}
+
+// Not before all have what they hold, and are mapped as they were.
+void RestoredTree::seal_memfds() {
+  for (size_t i = 0; i < plan_.files.size(); ++i) {
+    const pb::Descriptor* descriptor = plan_.files[i].descriptor;
+    if (!descriptor || plan_.files[i].how != PlannedFile::How::kOpened ||
+        !descriptor->has_memfd() || (descriptor->flags() & O_ACCMODE) == O_RDONLY)
+      continue;
+    const Fd memfd = duplicate_descriptor(keeper_->tid(), plan_.file_base + static_cast<int>(i));
+    const auto seals = static_cast<int>(descriptor->memfd().seals());
+    const int now = memfd.valid() ? ::fcntl(memfd.get(), F_GET_SEALS) : -1;
+    if (now < 0 || ((seals & ~now) && ::fcntl(memfd.get(), F_ADD_SEALS, seals) != 0))
+      throw_errno("cannot seal {}", plan_.files[i].what);
+  }
 }
 
 Seed& RestoredTree::seed_of(const pb::Process&, const pb::Thread& thread) {
@@ -120,7 +137,7 @@ void RestoredTree::fill(const pb::Process& process) {
                      leader.clone(fmt::format("make thread {} of process {}", own_number(thread),
                                               own_number(process)),
                                   kThread, 0, own_number(thread)));
-  RestoreContext context{snapshot_, plan_};
+  RestoreContext context{snapshot_, plan_, keeper_->tid()};
   const auto within = [&](int32_t id, const char* row, const auto& work) {
     try {
       work();

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -11,6 +12,7 @@
 #include <atomic>
 #include <bit>
 #include <future>
+#include <list>
 #include <thread>
 
 #include "core/base/error.h"
@@ -106,26 +108,29 @@ void finish(const pb::Vma& vma, const Extents& extents, Seed& seed) {
 
 struct Slice {
   uint64_t start, size;
-  bool by_force;  // it may not be written to
+  // nullptr: into the task's memory; otherwise a file, in which `start` is at `offset`: that of
+  // shared memory, or /proc/PID/mem, which also writes where the program may not.
+  const Fd* file;
+  uint64_t offset;
 };
 constexpr uint64_t kSlice = uint64_t{4} << 20;
 
 // What has to be written: a fresh mapping has zeros, or its file's content, by itself.
-void add_slices(const pb::Vma& vma, const Extents& extents, std::vector<Slice>& slices) {
-  const bool by_force = !(first_protection(vma) & PROT_WRITE);
+void add_slices(const pb::Vma& vma, const Extents& extents, const Fd* file, uint64_t file_offset,
+                std::vector<Slice>& slices) {
+  const bool over_a_file = vma.file() != 0 || (vma.inode() != 0 && !vma.shared());
   for (const Extent& extent : extents.overlapping(vma.start(), vma.end())) {
-    const bool over_a_file = vma.file() != 0;
     const bool differs =
         extent.source == pb::SOURCE_STORED || (extent.source == pb::SOURCE_ZERO && over_a_file);
     if (!differs) continue;
     const uint64_t end = std::min(extent.end(), vma.end());
     for (uint64_t at = std::max(extent.start, vma.start()); at < end; at += kSlice)
-      slices.push_back({at, std::min(kSlice, end - at), by_force});
+      slices.push_back({at, std::min(kSlice, end - at), file, file_offset + (at - vma.start())});
   }
 }
 
-void write_slice(const Snapshot& snapshot, const pb::Process& process, Tid tid, const Fd& mem,
-                 const Slice& slice, std::vector<std::byte>& buffer) {
+void write_slice(const Snapshot& snapshot, const pb::Process& process, Tid tid, const Slice& slice,
+                 std::vector<std::byte>& buffer) {
   buffer.resize(kSlice);
   for (uint64_t done = 0; done < slice.size;) {
     const auto out = std::span(buffer).first(slice.size - done);
@@ -134,8 +139,8 @@ void write_slice(const Snapshot& snapshot, const pb::Process& process, Tid tid, 
       throw Error(
           fmt::format("cannot read memory of {} at {:#x}", process.pid(), slice.start + done),
           snapshot.missing_reason(process, slice.start + done));
-    if (slice.by_force)
-      pwrite_all(mem.get(), out.first(n), slice.start + done, "memory of the tree");
+    if (slice.file)
+      pwrite_all(slice.file->get(), out.first(n), slice.offset + done, "memory of the tree");
     else
       write_remote(tid, slice.start + done, out.first(n));
     done += n;
@@ -149,20 +154,47 @@ bool is_in_a_file(const pb::Vma& vma, const RestorePlan& plan) {
          plan.files[file->second].how == PlannedFile::How::kOpened;
 }
 
+// Shared memory, through the file that the keeper made of it.
+Fd open_shared(const RestoreContext& context, const pb::Vma& vma) {
+  const int number = context.plan.file_of(vma);
+  Fd file = ProcDirectory::of(Pid{context.keeper.value}).open(fmt::format("fd/{}", number), O_RDWR);
+  if (!file.valid()) throw_errno("cannot open {}", printable(vma.name()));
+  return file;
+}
+
+// Memory is whole pages; what lies in its last one behind the end of the file is not the file's.
+void clip(std::span<Slice> slices, const Fd& file) {
+  struct stat status {};
+  if (::fstat(file.get(), &status) != 0) throw_errno("cannot tell the size of shared memory");
+  const auto end = static_cast<uint64_t>(status.st_size);
+  for (Slice& slice : slices) slice.size = std::min(slice.size, end - std::min(end, slice.offset));
+}
+
 // Reading, unpacking and the faults of the new pages take as many processors as there are.
 void write_content(const RestoreContext& context, const pb::Process& process, Tid tid) {
   const Snapshot& snapshot = context.snapshot;
-  std::vector<Slice> slices;
-  for (const pb::Vma& vma : process.mappings())
-    if (!is_in_a_file(vma, context.plan) && !vma.name().starts_with("[v"))
-      add_slices(vma, snapshot.extents(process), slices);
   const Fd mem = ProcDirectory::of(Pid{tid.value}).open("mem", O_RDWR);
   if (!mem.valid()) throw_errno("cannot open the memory of {}", tid.value);
+  std::list<Fd> objects;
+  std::vector<Slice> slices;
+  for (const pb::Vma& vma : process.mappings()) {
+    const Extents& extents = snapshot.extents(process);
+    if (is_in_a_file(vma, context.plan) || vma.name().starts_with("[v")) continue;
+    if (vma.shared() && vma.inode() != 0) {
+      const size_t before = slices.size();
+      const Fd& object = objects.emplace_back(open_shared(context, vma));
+      add_slices(vma, extents, &object, vma.offset(), slices);
+      clip(std::span(slices).subspan(before), object);
+    } else if (first_protection(vma) & PROT_WRITE)
+      add_slices(vma, extents, nullptr, 0, slices);
+    else
+      add_slices(vma, extents, &mem, vma.start(), slices);
+  }
   std::atomic<size_t> next = 0;
   const auto work_off = [&] {
     std::vector<std::byte> buffer;
     for (size_t i = next++; i < slices.size(); i = next++)
-      write_slice(snapshot, process, tid, mem, slices[i], buffer);
+      write_slice(snapshot, process, tid, slices[i], buffer);
   };
   std::vector<std::future<void>> others;
   const size_t workers = std::min<size_t>(slices.size(), std::thread::hardware_concurrency());
@@ -228,7 +260,7 @@ uint64_t size_of_object(const Snapshot& snapshot, const RestorePlan::MappedFile&
   return size;
 }
 
-Fd open_object(OpeningContext& context, const pb::Vma& vma) {
+Fd open_object(OpeningContext& context, const pb::Vma& vma, bool writable) {
   const uint64_t device = makedev(vma.device_major(), vma.device_minor());
   const auto [known, is_new] = context.objects.try_emplace({device, vma.inode()});
   Fd& object = known->second;
@@ -239,7 +271,8 @@ Fd open_object(OpeningContext& context, const pb::Vma& vma) {
     if (::ftruncate(object.get(), static_cast<off_t>(size)) != 0)
       throw_errno("cannot make shared memory of {} bytes", size);
   }
-  Fd again(::open(fmt::format("/proc/self/fd/{}", object.get()).c_str(), O_RDWR | O_CLOEXEC));
+  Fd again(::open(fmt::format("/proc/self/fd/{}", object.get()).c_str(),
+                  (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC));
   if (!again.valid()) throw_errno("cannot open shared memory");
   return again;
 }
@@ -260,7 +293,7 @@ const ProcessRestorer kMemoryRestorer{"memory", restore};
 
 Fd open_mapped(OpeningContext& context, const PlannedFile& file) {
   const pb::Vma& vma = *file.mapping;
-  if (file.how == PlannedFile::How::kSharedMemory) return open_object(context, vma);
+  if (file.how == PlannedFile::How::kSharedMemory) return open_object(context, vma, file.writable);
   const pb::FileRecord* record = context.snapshot.file(vma.file());
   if (file.how == PlannedFile::How::kFromImage) return copy_from_image(context.snapshot, *record);
   const std::string& path = record ? record->path() : vma.name();

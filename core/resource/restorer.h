@@ -71,6 +71,7 @@ struct OpeningContext {
 struct RestoreContext {
   const Snapshot& snapshot;
   const RestorePlan& plan;
+  Tid keeper;  // the process that has the files of the plan
 };
 
 // The numbers of a task as its program knows them.

@@ -156,6 +156,30 @@ TEST_CASE("sessions, groups and parents are as they were") {
   for (const pid_t pid : pids) await_end(pid);
 }
 
+TEST_CASE("a memfd has its content and its seals, an eventfd its count, a pipe its size") {
+  const TempDir directory;
+  Running python(
+      {"python3", "-c",
+       "import fcntl, mmap, os\n"
+       "m = os.memfd_create('sealed', os.MFD_ALLOW_SEALING); os.write(m, b'x' * 5000)\n"
+       "view = mmap.mmap(m, 5000, mmap.MAP_SHARED, mmap.PROT_READ)\n"
+       "fcntl.fcntl(m, 1033, 2 | 4 | 16)  # F_ADD_SEALS: SHRINK, GROW, FUTURE_WRITE\n"
+       "e = os.eventfd(0); os.eventfd_write(e, 2**63); r, w = os.pipe()\n"
+       "fcntl.fcntl(w, 1031, 1 << 18); os.write(w, b'y' * 100000)\n"
+       "print('ready', flush=True); input()\n"
+       "print(fcntl.fcntl(m, 1034), os.lseek(m, 0, 1), os.fstat(m).st_size, view[:] == b'x' * "
+       "5000)\n"
+       "print(os.eventfd_read(e) == 2**63, fcntl.fcntl(r, 1032), len(os.read(r, 1 << 20)))\n"},
+      {.input = RunOptions::kPipe});
+  python.wait_for_line("ready");
+  take_away(python, directory / "image");
+  Running restored({program(), "restore", directory / "image"}, {.input = RunOptions::kPipe});
+  restored.write("\n");
+  const Result end = restored.wait();
+  INFO(end);
+  CHECK(end.out == "22 5000 5000 True\nTrue 262144 100000\n");
+}
+
 // ---- How it runs --------------------------------------------------------------------------------
 
 TEST_CASE("a restored program's signals are those that snapgdb gets, and so is its end") {
