@@ -90,12 +90,11 @@ int run(const Arguments& arguments) {
 
   RestoredTree tree(*snapshot, plan);
   const Pid root = tree.root();
-  if (!tree.why_clocks_jump().empty())
-    fmt::print(stderr, "snapgdb: the tree's clocks jump: {}\n", tree.why_clocks_jump());
+  for (const std::string& note : tree.notes()) fmt::print(stderr, "snapgdb: {}\n", note);
   if (arguments.detach) {
     tree.release();
     fmt::print("{}\n", root.value);
-    return plan.notes.empty() ? 0 : 3;
+    return plan.notes.empty() && tree.notes().empty() ? 0 : 3;
   }
   forward_signals(root);
   int status = 0;

@@ -53,6 +53,8 @@ RestoredTree::RestoredTree(const Snapshot& snapshot, const RestorePlan& plan)
                                 .boottime_ns = snapshot.record().boottime_ns()};
   const ScopedPinning pinning;
   keeper_ = std::make_unique<Keeper>(options, [&] { return open_files(snapshot, plan); });
+  if (const std::string& why = keeper_->why_no_clocks(); !why.empty())
+    notes_.push_back("the tree's clocks jump: " + why);
   grow();
   for (const pb::Process& process : snapshot.processes())
     if (!is_zombie(process)) fill(process);
@@ -137,7 +139,7 @@ void RestoredTree::fill(const pb::Process& process) {
                      leader.clone(fmt::format("make thread {} of process {}", own_number(thread),
                                               own_number(process)),
                                   kThread, 0, own_number(thread)));
-  RestoreContext context{snapshot_, plan_, keeper_->tid()};
+  RestoreContext context{snapshot_, plan_, keeper_->tid(), notes_};
   const auto within = [&](int32_t id, const char* row, const auto& work) {
     try {
       work();

@@ -18,8 +18,8 @@ class RestoredTree {
   Pid root() const { return root_; }
   // Whether the tree has numbers of its own: those it had are taken here, or not ours to choose.
   bool has_own_pids() const { return own_pids_; }
-  // "" if its clocks go on from where they were (time_namespaces(7)); otherwise why they jump.
-  const std::string& why_clocks_jump() const { return keeper_->why_no_clocks(); }
+  // What is otherwise than it was and could not be known from the plan.
+  const std::vector<std::string>& notes() const { return notes_; }
   // Lets every task run.
   void release();
   // After release(): waits for the first process's end; its status as wait(2) gives it.
@@ -40,6 +40,7 @@ class RestoredTree {
   bool own_pids_ = false;
   Pid root_;
   std::unique_ptr<Keeper> keeper_;
+  std::vector<std::string> notes_;
   std::map<int32_t, Seed> seeds_;  // by own number, of processes and threads
 };
 

@@ -143,6 +143,9 @@ class Files {
     }
     PlannedFile file{.descriptor = &descriptor, .what = printable(descriptor.target())};
     const auto resource = fmt::format("descriptor {}, {}", descriptor.number(), file.what);
+    if (descriptor.locks_size())
+      plan_.notes.push_back(fmt::format("process {}: {} has file locks, which are not taken again",
+                                        process.pid(), resource));
     const DescriptorRestorer* restorer = restorer_of(descriptor);
     const std::string kind(kind_name(descriptor));
     if (standard_stream(snapshot_, descriptor)) {

@@ -16,7 +16,7 @@ namespace snapgdb {
 namespace {
 
 constexpr int kSignals = 64;
-constexpr uint64_t kGetTidAddress = 40;        // PR_GET_TID_ADDRESS
+constexpr uint64_t kGetTidAddress = 40;  // PR_GET_TID_ADDRESS
 // arch_prctl(2): ARCH_GET_XCOMP_PERM, ARCH_REQ_XCOMP_PERM (arch/x86/include/uapi/asm/prctl.h).
 constexpr uint64_t kGetXstatePermitted = 0x1022, kRequestXstate = 0x1023;
 constexpr uint64_t kGetDenyWriteExecute = 66;  // PR_GET_MDWE

@@ -39,13 +39,25 @@ constexpr std::string_view kNames[] = {
     "Max locked memory",  "Max address space", "Max file locks",        "Max pending signals",
     "Max msgqueue size",  "Max nice priority", "Max realtime priority", "Max realtime timeout"};
 
-void restore(RestoreContext&, const pb::Process& process, Seed& seed) {
+// Without CAP_SYS_RESOURCE a hard limit can only go down: then it is ours.
+void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
   for (const pb::Limit& limit : process.limits()) {
     const auto found = std::ranges::find(kNames, limit.name());
     if (found == std::end(kNames)) continue;
-    const rlimit value{limit.soft(), limit.hard()};
-    seed.add(fmt::format("set the limit \"{}\" to {}", limit.name(), limit.hard()), SYS_prlimit64,
-             {0, static_cast<uint64_t>(found - kNames), seed.put_value(value), 0});
+    const auto resource = static_cast<uint64_t>(found - kNames);
+    rlimit value{limit.soft(), limit.hard()}, own{};
+    ::getrlimit(static_cast<__rlimit_resource>(resource), &own);
+    const uint64_t at = seed.put_value(value);
+    if (value.rlim_max <= own.rlim_max || seed.try_call(SYS_prlimit64, {0, resource, at}) != 0) {
+      if (value.rlim_max > own.rlim_max)
+        context.notes.push_back(fmt::format("process {}: the limit \"{}\" is {} instead of {}",
+                                            process.pid(), limit.name(), own.rlim_max,
+                                            value.rlim_max));
+      value.rlim_max = std::min(value.rlim_max, own.rlim_max);
+      value.rlim_cur = std::min(value.rlim_cur, value.rlim_max);
+      seed.add(fmt::format("set the limit \"{}\" to {}", limit.name(), value.rlim_max),
+               SYS_prlimit64, {0, resource, seed.put_value(value), 0});
+    }
   }
   seed.perform();
 }

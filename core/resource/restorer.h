@@ -71,7 +71,8 @@ struct OpeningContext {
 struct RestoreContext {
   const Snapshot& snapshot;
   const RestorePlan& plan;
-  Tid keeper;  // the process that has the files of the plan
+  Tid keeper;                       // the process that has the files of the plan
+  std::vector<std::string>& notes;  // what turned out to be otherwise than it was
 };
 
 // The numbers of a task as its program knows them.
