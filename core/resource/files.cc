@@ -62,6 +62,11 @@ std::string path_obstacle(const Snapshot&, const pb::Descriptor& descriptor) {
   if (::stat(descriptor.target().c_str(), &status) != 0) return errno_text(errno);
   if ((status.st_mode & S_IFMT) != (descriptor.mode() & S_IFMT))
     return "another kind of file has its name now";
+  const uint32_t access = descriptor.flags() & O_ACCMODE;
+  const int wanted = access == O_RDONLY ? R_OK : access == O_WRONLY ? W_OK : R_OK | W_OK;
+  if (!(descriptor.flags() & O_PATH) &&
+      ::faccessat(AT_FDCWD, descriptor.target().c_str(), wanted, AT_EACCESS) != 0)
+    return errno_text(errno);
   return "";
 }
 
