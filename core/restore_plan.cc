@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -290,9 +291,20 @@ void check_process(const Snapshot& snapshot, const pb::Process& process, Restore
   };
   for (const pb::Thread& thread : process.threads()) {
     if (thread.credentials().seccomp_mode()) object("seccomp", "filters cannot be restored yet");
+    const pb::Credentials& wanted = thread.credentials();
+    if (const uint32_t own = ::geteuid();
+        own != 0 && (wanted.ruid() != own || wanted.euid() != own || wanted.suid() != own))
+      object("credentials", fmt::format("it belongs to user {}", wanted.ruid()),
+             "restore it as root");
+    if (!wanted.lsm_label().empty())
+      plan.notes.push_back(fmt::format("task {}: its security label {} is not set again",
+                                       thread.tid(), printable(wanted.lsm_label())));
     if (thread.xstate().empty() || thread.registers().empty())
       object("registers", "they are not in the image");
   }
+  if (leads_session(process) && process.terminal() != 0)
+    plan.notes.push_back(
+        fmt::format("process {}: its session has no controlling terminal now", process.pid()));
   const bool has_leader = std::ranges::any_of(
       process.threads(), [&](const pb::Thread& thread) { return thread.tid() == process.pid(); });
   if (process.state() != "Z" && !has_leader)

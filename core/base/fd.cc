@@ -1,5 +1,6 @@
 #include "core/base/fd.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -28,6 +29,12 @@ size_t transfer_all(Pointer data, size_t size, std::string_view verb, std::strin
 void Fd::reset(int fd) {
   if (fd_ >= 0) ::close(fd_);
   fd_ = fd;
+}
+
+PipeEnds make_pipe(int flags) {
+  int fds[2];
+  if (::pipe2(fds, O_CLOEXEC | flags) != 0) throw_errno("cannot make a pipe");
+  return {Fd(fds[0]), Fd(fds[1])};
 }
 
 void write_all(int fd, std::span<const std::byte> data, std::string_view what) {

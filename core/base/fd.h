@@ -30,6 +30,11 @@ class Fd {
   int fd_ = -1;
 };
 
+struct PipeEnds {
+  Fd read, write;
+};
+PipeEnds make_pipe(int flags = 0);  // of pipe2(2), besides O_CLOEXEC. Throws SystemError
+
 // All of them retry EINTR and short transfers, and throw SystemError naming `what`.
 void write_all(int fd, std::span<const std::byte> data, std::string_view what);
 void pwrite_all(int fd, std::span<const std::byte> data, uint64_t offset, std::string_view what);

@@ -23,15 +23,6 @@ namespace {
 
 constexpr std::chrono::seconds kPatience{10};
 
-struct Pipe {
-  Fd read, write;
-};
-Pipe make_pipe() {
-  int fds[2];
-  if (::pipe2(fds, O_CLOEXEC) != 0) throw_errno("cannot make a pipe");
-  return {Fd(fds[0]), Fd(fds[1])};
-}
-
 pid_t clone3(CloneArguments arguments) {
   return static_cast<pid_t>(::syscall(SYS_clone3, &arguments, sizeof arguments));
 }
@@ -105,7 +96,7 @@ void bear_root(const Keeper::Options& options) {
   const int32_t wanted = options.root_pid;
   const CloneArguments arguments{
       .exit_signal = SIGCHLD, .set_tid = reinterpret_cast<uint64_t>(&wanted), .set_tid_size = 1};
-  Pipe parked = make_pipe();
+  PipeEnds parked = make_pipe();
   const Pid keeper{::getpid()};
   const pid_t pid = clone3(arguments);
   if (pid == 0) Seed::park_and_wait(options.seed_base, parked.write.get(), keeper);
@@ -195,7 +186,7 @@ std::string read_line(const Fd& from) {
 
 Keeper::Keeper(const Options& options, const std::function<std::vector<Fd>()>& open_files)
     : pid_{}, seed_base_(options.seed_base) {
-  Pipe reports = make_pipe(), controls = make_pipe();
+  PipeEnds reports = make_pipe(), controls = make_pipe();
   uint64_t flags = 0;
   if (options.own_pids) flags |= CLONE_NEWPID | CLONE_NEWNS;
   if (options.own_user) flags |= CLONE_NEWUSER;

@@ -55,15 +55,6 @@ void take_our_place(Pid command) {
   for (const int signal : kFromTerminal) ::signal(signal, SIG_IGN);
 }
 
-struct PipeEnds {
-  Fd read, write;
-};
-PipeEnds make_pipe() {
-  int fds[2];
-  if (::pipe2(fds, O_CLOEXEC) != 0) throw_errno("cannot make a pipe");
-  return {Fd(fds[0]), Fd(fds[1])};
-}
-
 // In the child: waits until it is traced, then becomes the command.
 [[noreturn]] void become(char* const* argv, PipeEnds& start, PipeEnds& failure) {
   start.write.reset();

@@ -17,9 +17,7 @@ bool matches(const OpenDescriptor& open) {
 
 // What is queued, which stays where it is: tee(2) duplicates it.
 std::string content_of(int end, int capacity, size_t queued) {
-  int ends[2];
-  if (::pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) throw_errno("cannot make a pipe");
-  const Fd to_read(ends[0]), to_write(ends[1]);
+  const auto [to_read, to_write] = make_pipe(O_NONBLOCK);
   if (::fcntl(to_write.get(), F_SETPIPE_SZ, capacity) < 0)
     throw_errno("cannot make a pipe of {} bytes", capacity);
   const ssize_t copied = ::tee(end, to_write.get(), queued, SPLICE_F_NONBLOCK);
@@ -59,11 +57,10 @@ std::string obstacle(const Snapshot&, const pb::Descriptor& descriptor) {
   return "";
 }
 
-OpeningContext::PipeEnds make_pipe(const pb::Pipe& pipe) {
-  int ends[2];
-  if (::pipe2(ends, O_CLOEXEC) != 0) throw_errno("cannot make a pipe");
-  OpeningContext::PipeEnds made{Fd(ends[0]), Fd(ends[1])};
-  if (pipe.capacity() && ::fcntl(ends[1], F_SETPIPE_SZ, static_cast<int>(pipe.capacity())) < 0)
+PipeEnds make_pipe_like(const pb::Pipe& pipe) {
+  PipeEnds made = make_pipe();
+  if (pipe.capacity() &&
+      ::fcntl(made.write.get(), F_SETPIPE_SZ, static_cast<int>(pipe.capacity())) < 0)
     throw_errno("cannot give a pipe {} bytes", pipe.capacity());
   return made;
 }
@@ -72,13 +69,13 @@ OpeningContext::PipeEnds make_pipe(const pb::Pipe& pipe) {
 // O_LARGEFILE then.
 Fd open_end(OpeningContext& context, const pb::Descriptor& descriptor) {
   const auto [known, is_new] = context.pipes.try_emplace(descriptor.inode());
-  OpeningContext::PipeEnds& ends = known->second;
-  if (is_new) ends = make_pipe(descriptor.pipe());
+  OpeningContext::OpenPipe& pipe = known->second;
+  if (is_new) pipe.ends = make_pipe_like(descriptor.pipe());
   if (const std::string& content = descriptor.pipe().content(); !content.empty())
-    write_all(ends.to_write.get(), std::as_bytes(std::span(content)), "a pipe");
+    write_all(pipe.ends.write.get(), std::as_bytes(std::span(content)), "a pipe");
   const uint32_t access = descriptor.flags() & O_ACCMODE;
-  const Fd& end = access == O_RDONLY ? ends.to_read : ends.to_write;
-  bool& taken = access == O_RDONLY ? ends.read_taken : ends.write_taken;
+  const Fd& end = access == O_RDONLY ? pipe.ends.read : pipe.ends.write;
+  bool& taken = access == O_RDONLY ? pipe.read_taken : pipe.write_taken;
   const auto status = static_cast<int>(descriptor.flags() & (O_NONBLOCK | O_DIRECT));
   if (access != O_RDWR && !std::exchange(taken, true)) {
     Fd same(::fcntl(end.get(), F_DUPFD_CLOEXEC, 0));

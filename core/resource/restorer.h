@@ -59,11 +59,11 @@ struct RestorePlan {
 // What opens files knows of each other: two descriptions of one pipe, of one memfd.
 struct OpeningContext {
   const Snapshot& snapshot;
-  struct PipeEnds {
-    Fd to_read, to_write;
+  struct OpenPipe {
+    PipeEnds ends;
     bool read_taken = false, write_taken = false;  // as the description of some descriptor
   };
-  std::map<uint64_t, PipeEnds> pipes = {};                   // by inode
+  std::map<uint64_t, OpenPipe> pipes = {};                   // by inode
   std::map<std::pair<uint64_t, uint64_t>, Fd> objects = {};  // by device and inode: memory
 };
 

@@ -135,7 +135,8 @@ TEST_CASE("memory is of one moment, however it was secured") {
   for (int round = 0; round < 3; ++round) {
     const auto snapshot = captured(counter);
     counter.check(*snapshot);
-    if (*tried.method) CHECK(snapshot->record().memory_method() == tried.method);
+    // How far first copies get before the rest is secured depends on the machine.
+    CHECK(snapshot->record().memory_method().find(tried.method) != std::string::npos);
     CHECK(counter.runs());
   }
 }
