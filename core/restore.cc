@@ -78,7 +78,7 @@ void RestoredTree::seal_memfds() {
   }
 }
 
-Seed& RestoredTree::seed_of(const pb::Process&, const pb::Thread& thread) {
+Seed& RestoredTree::seed_of(const pb::Thread& thread) {
   return seeds_.at(own_number(thread));
 }
 
@@ -152,7 +152,7 @@ void RestoredTree::fill(const pb::Process& process) {
   for (const pb::Thread& thread : process.threads())
     for (const ThreadRestorer* row : thread_restorers())
       within(thread.tid(), row->name,
-             [&] { row->restore(context, process, thread, seed_of(process, thread)); });
+             [&] { row->restore(context, process, thread, seed_of(thread)); });
 }
 
 // A signal that was being delivered comes first again.
@@ -169,7 +169,7 @@ void RestoredTree::queue_signals(const pb::Process& process) {
                {number, signal_in(info), leader.put(std::as_bytes(std::span(info)))});
   leader.perform();
   for (const pb::Thread& thread : process.threads()) {
-    Seed& seed = seed_of(process, thread);
+    Seed& seed = seed_of(thread);
     const auto queue = [&](const std::string& info) {
       seed.add("queue a signal", SYS_rt_tgsigqueueinfo,
                {number, static_cast<uint64_t>(own_number(thread)), signal_in(info),
@@ -183,14 +183,14 @@ void RestoredTree::queue_signals(const pb::Process& process) {
 
 void RestoredTree::finish(const pb::Process& process) {
   for (const pb::Thread& thread : process.threads())
-    seed_of(process, thread).task().set_signal_mask(kAllSignals);
+    seed_of(thread).task().set_signal_mask(kAllSignals);
   queue_signals(process);
   Seed& leader = seed_of(process);
   start_timers(process, leader);
   leader.unplant();
   bool stopped = false;
   for (const pb::Thread& thread : process.threads()) {
-    set_program_registers(snapshot_, process, thread, seed_of(process, thread).task());
+    set_program_registers(snapshot_, process, thread, seed_of(thread).task());
     stopped |= thread.job_stopped();
   }
   if (stopped) ::kill(leader.tid().value, SIGSTOP);

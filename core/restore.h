@@ -33,7 +33,7 @@ class RestoredTree {
   void queue_signals(const pb::Process& process);
   void finish(const pb::Process& process);
   Seed& seed_of(const pb::Process& process) { return seeds_.at(own_number(process)); }
-  Seed& seed_of(const pb::Process& process, const pb::Thread& thread);
+  Seed& seed_of(const pb::Thread& thread);
 
   const Snapshot& snapshot_;
   const RestorePlan& plan_;

@@ -21,6 +21,7 @@ constexpr uint64_t kRedZone = 128;             // System V ABI, 3.2.2
 constexpr uint64_t kMinimalStack = 64 * 1024;  // what is smaller is no ordinary stack
 constexpr uint64_t kCodeSegment = 0x33;        // of 64-bit code
 constexpr uint64_t kAllBlocked = ~uint64_t{0};
+constexpr uint64_t kOptions = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE;  // for calls, one by one
 
 template <typename T>
 bool read_from(Tid tid, uint64_t address, T& out) {
@@ -175,7 +176,6 @@ void Detour::leave_with(const user_regs_struct& registers, uint64_t mask) {
 void Detour::leave_for(long number, const SystemCallArguments& arguments) {
   leave_with(FrameChain::registers_for(place_.gadgets, registers_, number, arguments, home_),
              kAllBlocked);
-  constexpr uint64_t kOptions = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE;
   if ((task_.options() & kOptions) != kOptions) task_.set_options(task_.options() | kOptions);
 }
 
@@ -314,7 +314,6 @@ void Detour::go_home() {
       task_.resume_if_alive(0);
       expect_stop("return");
     }
-    constexpr uint64_t kOptions = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE;
     if (task_.options() & kOptions) task_.set_options(task_.options() & ~kOptions);
     task_.set_signal_mask(mask_);
     task_.set_registers(registers_);

@@ -74,7 +74,6 @@ void allow_descriptors(int highest) {
 
 // Puts each where the plan wants it. All of ours are out of the way first.
 void place(std::vector<Fd> files, int base) {
-  allow_descriptors(base + 2 * static_cast<int>(files.size()) + 16);
   for (size_t i = 0; i < files.size(); ++i) {
     const int wanted = base + static_cast<int>(i);
     if (::dup3(files[i].get(), wanted, O_CLOEXEC) < 0 && files[i].get() != wanted)
@@ -133,7 +132,7 @@ void bear_root(const Keeper::Options& options) {
     const std::string why_no_clocks = set_clocks(options);
     std::vector<Fd> files = open_files();
     const int above = options.file_base + static_cast<int>(files.size());
-    allow_descriptors(above + 4);
+    allow_descriptors(above + static_cast<int>(files.size()) + 16);
     to = moved_up(std::move(to), above), control = moved_up(std::move(control), above);
     for (Fd& file : files) file = moved_up(std::move(file), above);
     place(std::move(files), options.file_base);

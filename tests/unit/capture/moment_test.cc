@@ -136,7 +136,8 @@ TEST_CASE("memory is of one moment, however it was secured") {
     const auto snapshot = captured(counter);
     counter.check(*snapshot);
     // How far first copies get before the rest is secured depends on the machine.
-    CHECK(snapshot->record().memory_method().find(tried.method) != std::string::npos);
+    if (*tried.method)
+      CHECK(snapshot->record().memory_method().find(tried.method) != std::string::npos);
     CHECK(counter.runs());
   }
 }
