@@ -187,6 +187,8 @@ class Scene {
                                             .environment = {{"PATH", search_path()},
                                                             {"HERE", SNAPGDB_SERVERS},
                                                             {"PORT", port_},
+                                            // nobody's own is nologin: tmux's shells would end
+                                            {"SHELL", "/bin/sh"},
                                                             {"HOME", directory},
                                                             {"TMPDIR", directory},
                                                             {"PGHOST", "127.0.0.1"},
