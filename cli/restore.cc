@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <filesystem>
 
 #include "cli/command.h"
 #include "cli/image_options.h"
@@ -15,7 +16,8 @@ namespace {
 
 struct Arguments {
   std::string image;
-  bool detach = false, dry_run = false;
+  bool detach = false, dry_run = false, isolated = false;
+  std::string scratch = {};
   std::vector<std::string> without = {};
   OpenOptions open = {};
 };
@@ -76,10 +78,31 @@ class TerminalLoan {
   bool lent_ = false;
 };
 
+// ---- What an isolated tree wrote ----------------------------------------------------------------
+
+std::string scratch_for(const Arguments& arguments) {
+  namespace fs = std::filesystem;
+  if (!arguments.isolated) return "";
+  if (arguments.scratch.empty())
+    return fs::temp_directory_path() / fmt::format("snapgdb-scratch-{}", ::getpid());
+  if (fs::exists(fs::symlink_status(arguments.scratch)))
+    throw Error("cannot save what the tree writes in " + printable(arguments.scratch),
+                "it exists already", "name a directory that does not");
+  return arguments.scratch;
+}
+
+void report(const Keeper::End& end, const std::string& scratch) {
+  if (end.files)
+    fmt::print(stderr, "snapgdb: {} file{} that it wrote or removed: see {}\n", end.files,
+               end.files == 1 ? "" : "s", printable(scratch));
+  if (!end.not_saved.empty())
+    fmt::print(stderr, "snapgdb: what it wrote is lost: {}\n", end.not_saved);
+}
+
 int run(const Arguments& arguments) {
   const auto snapshot = open_snapshot(arguments.image, arguments.open);
-  const RestorePlan plan =
-      plan_restore(*snapshot, {{arguments.without.begin(), arguments.without.end()}});
+  const RestorePlan plan = plan_restore(
+      *snapshot, {{arguments.without.begin(), arguments.without.end()}, arguments.isolated});
   report(plan);
   if (arguments.dry_run) fmt::print("{}", describe(plan, *snapshot));
   if (!plan.obstacles.empty())
@@ -88,24 +111,29 @@ int run(const Arguments& arguments) {
                             plan.obstacles.size() == 1 ? "thing is" : "things are"));
   if (arguments.dry_run) return 0;
 
-  RestoredTree tree(*snapshot, plan);
+  const std::string scratch = scratch_for(arguments);
+  RestoredTree tree(*snapshot, plan, scratch);
   const Pid root = tree.root();
   for (const std::string& note : tree.notes()) fmt::print(stderr, "snapgdb: {}\n", note);
   if (arguments.detach) {
     tree.release();
+    if (arguments.isolated)
+      fmt::print(stderr, "snapgdb: what it writes to files will be in {} when it has ended\n",
+                 printable(scratch));
     fmt::print("{}\n", root.value);
     return plan.notes.empty() && tree.notes().empty() ? 0 : 3;
   }
   forward_signals(root);
-  int status = 0;
+  Keeper::End end;
   {
     const TerminalLoan loan(root);
     tree.release();
-    status = tree.wait();
+    end = tree.wait();
   }
   forward_to = 0;
+  report(end, scratch);
   std::fflush(nullptr);
-  end_like(status);
+  end_like(end.status);
 }
 
 Action define(CLI::App& app) {
@@ -115,6 +143,14 @@ Action define(CLI::App& app) {
                "Return once the tree runs, and print the number of its first process");
   app.add_flag("--dry-run", arguments->dry_run,
                "Say what would be done, and what is in the way; touch nothing");
+  const auto isolated = app.add_flag(
+      "--isolated", arguments->isolated,
+      "Touch nothing outside: writes go to a scratch, the network reaches nothing, and "
+      "what cannot be had fails as a lost connection would");
+  app.add_option("--scratch", arguments->scratch,
+                 "New directory for what an isolated tree has written [in $TMPDIR]")
+      ->needs(isolated)
+      ->type_name("DIR");
   app.add_option("--without", arguments->without,
                  "Go without descriptors of these kinds (socket, epoll, …): using one fails as "
                  "on a lost connection")

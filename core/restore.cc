@@ -4,11 +4,14 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <ranges>
+#include <set>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
@@ -40,21 +43,77 @@ bool may_have_old_pids(const Snapshot& snapshot) {
   return true;
 }
 
+// It, or one above it.
+bool belongs_to_others(std::filesystem::path directory) {
+  struct stat status {};
+  for (; directory.has_relative_path(); directory = directory.parent_path())
+    if (::stat(directory.c_str(), &status) == 0 && status.st_uid != ::geteuid()) return true;
+  return false;
+}
+
+// Where the tree is likely to write.
+std::set<std::string> written_directories(const Snapshot& snapshot) {
+  std::set<std::string> directories;
+  for (const pb::Process& process : snapshot.processes()) {
+    directories.insert(process.working_directory());
+    for (const pb::Descriptor& descriptor : process.descriptors())
+      if (descriptor.has_file() && (descriptor.flags() & O_ACCMODE) != O_RDONLY)
+        directories.insert(std::filesystem::path(descriptor.target()).parent_path());
+  }
+  return directories;
+}
+
+// What the tree needs of a sandbox.
+Sandbox::Options sandbox_for(const Snapshot& snapshot, const RestorePlan& plan) {
+  Sandbox::Options options;
+  if (::geteuid() != 0)
+    std::ranges::copy_if(written_directories(snapshot), std::back_inserter(options.directories),
+                         belongs_to_others);
+  for (const PlannedFile& file : plan.files) {
+    const bool is_device = file.descriptor && file.descriptor->has_device_node() &&
+                           !file.descriptor->device_node().terminal();
+    if (is_device) options.devices.push_back(file.descriptor->target());
+    if (file.replacement) options.replaced.push_back(file.mapping->name());
+  }
+  return options;
+}
+
+Fd open_parent(const std::string& path) {
+  const std::string parent = std::filesystem::absolute(path).parent_path();
+  Fd directory(::open(parent.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!directory.valid()) throw_errno("cannot open {}", printable(parent));
+  return directory;
+}
+
 }  // namespace
 
-RestoredTree::RestoredTree(const Snapshot& snapshot, const RestorePlan& plan)
-    : snapshot_(snapshot), plan_(plan), own_pids_(!may_have_old_pids(snapshot)) {
-  const Keeper::Options options{.own_pids = own_pids_,
-                                .own_user = own_pids_ && ::geteuid() != 0,
-                                .root_pid = own_number(snapshot.root()),
-                                .seed_base = plan.seed_base,
-                                .file_base = plan.file_base,
-                                .monotonic_ns = snapshot.record().monotonic_ns(),
-                                .boottime_ns = snapshot.record().boottime_ns()};
+RestoredTree::RestoredTree(const Snapshot& snapshot, const RestorePlan& plan,
+                           const std::string& scratch)
+    : snapshot_(snapshot), plan_(plan), own_pids_(plan.isolated || !may_have_old_pids(snapshot)) {
+  const Fd save_in = scratch.empty() ? Fd() : open_parent(scratch);
+  const pb::SnapshotRecord& record = snapshot.record();
+  Keeper::Options options{.own_pids = own_pids_,
+                          .own_user = plan.isolated || (own_pids_ && ::geteuid() != 0),
+                          .root_pid = own_number(snapshot.root()),
+                          .seed_base = plan.seed_base,
+                          .file_base = plan.file_base,
+                          .user = plan.user,
+                          .group = plan.group,
+                          .save_in = save_in.get(),
+                          .save_as = std::filesystem::path(scratch).filename(),
+                          .monotonic_ns = record.monotonic_ns(),
+                          .boottime_ns = record.boottime_ns()};
+  if (plan.isolated)
+    options.sandbox = sandbox_for(snapshot, plan), options.host_name = record.host().node_name();
+  OpeningContext context{snapshot};
+  prepare_shared_memory(context, plan);
   const ScopedPinning pinning;
-  keeper_ = std::make_unique<Keeper>(options, [&] { return open_files(snapshot, plan); });
-  if (const std::string& why = keeper_->why_no_clocks(); !why.empty())
-    notes_.push_back("the tree's clocks jump: " + why);
+  keeper_ = std::make_unique<Keeper>(
+      options, [&](const Sandbox* sandbox) {
+    context.sandbox = sandbox;
+    return open_files(std::move(context), plan);
+  });
+  notes_ = keeper_->notes();
   grow();
   for (const pb::Process& process : snapshot.processes())
     if (!is_zombie(process)) fill(process);

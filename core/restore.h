@@ -11,8 +11,9 @@ namespace snapgdb {
 // is not, it is gone when this is destroyed, with everything that was made for it.
 class RestoredTree {
  public:
-  // Precondition: no obstacles in the plan. Throws Error, saying where it stopped.
-  RestoredTree(const Snapshot& snapshot, const RestorePlan& plan);
+  // Precondition: no obstacles in the plan. `scratch`: where to save what an isolated tree writes,
+  // a path at which there is nothing yet; "": nowhere. Throws Error, saying where it stopped.
+  RestoredTree(const Snapshot& snapshot, const RestorePlan& plan, const std::string& scratch = "");
 
   // The first process, as we see it.
   Pid root() const { return root_; }
@@ -22,8 +23,8 @@ class RestoredTree {
   const std::vector<std::string>& notes() const { return notes_; }
   // Lets every task run.
   void release();
-  // After release(): waits for the first process's end; its status as wait(2) gives it.
-  int wait() { return keeper_->wait(); }
+  // After release(): waits for the first process's end.
+  Keeper::End wait() { return keeper_->wait(); }
 
  private:
   void grow();

@@ -134,6 +134,18 @@ class Files {
         {process.pid(), std::move(resource), std::move(why), std::move(help)});
   }
 
+  // Isolated, what cannot be had is replaced.
+  PlannedFile::How lacks(const pb::Process& process, const std::string& resource,
+                         const std::string& kind, const std::string& why) {
+    if (!options_.isolated) {
+      object(process, resource, why, "--isolated, or --without " + kind);
+      return PlannedFile::How::kNone;
+    }
+    plan_.notes.push_back(fmt::format("process {}: {} fails as a lost connection would: {}",
+                                      process.pid(), resource, why));
+    return PlannedFile::How::kLeftOut;
+  }
+
   void add_descriptor(const pb::Process& process, const pb::Descriptor& descriptor) {
     highest_ = std::max(highest_, descriptor.number());
     const auto [known, is_new] =
@@ -155,9 +167,9 @@ class Files {
       file.how = PlannedFile::How::kLeftOut;
       plan_.notes.push_back(fmt::format("process {}: {} is left out", process.pid(), resource));
     } else if (!restorer) {
-      object(process, resource, "that kind cannot be restored yet", "--without " + kind);
-    } else if (auto why = restorer->obstacle(snapshot_, descriptor); !why.empty()) {
-      object(process, resource, std::move(why), "--without " + kind);
+      file.how = lacks(process, resource, kind, "that kind cannot be restored yet");
+    } else if (const auto why = restorer->obstacle(snapshot_, descriptor); !why.empty()) {
+      file.how = lacks(process, resource, kind, why);
     } else {
       file.how = PlannedFile::How::kOpened;
     }
@@ -193,9 +205,11 @@ class Files {
       file.how = PlannedFile::How::kOpened;
     } else if (record.embedded()) {
       file.how = PlannedFile::How::kFromImage;
-      if (!record.deleted())
+      if (!record.deleted()) {
         plan_.notes.push_back(
-            fmt::format("{} has changed: its content comes from the image", file.what));
+            fmt::format("{} is another one here: its content comes from the image", file.what));
+        if (options_.isolated) file.replacement = replacements_++;
+      }
     } else {
       object(process, words_for(vma),
              "the file has changed since, and its content is not in the image");
@@ -207,6 +221,7 @@ class Files {
   const RestoreOptions& options_;
   RestorePlan& plan_;
   int highest_ = 0;
+  size_t replacements_ = 0;
 };
 
 // ---- What is in the way -------------------------------------------------------------------------
@@ -285,23 +300,57 @@ void check_memory(const Snapshot& snapshot, const pb::Process& process,
   }
 }
 
+// An ordinary user is one user: the one of the tree, if it is isolated, otherwise themselves.
+void plan_user(const Snapshot& snapshot, RestorePlan& plan) {
+  plan.user = ::geteuid(), plan.group = ::getegid();
+  const pb::Process& root = snapshot.root();
+  if (plan.user == 0 || !plan.isolated || root.threads().empty()) return;
+  plan.user = root.threads(0).credentials().euid();
+  plan.group = root.threads(0).credentials().egid();
+}
+
+void check_user(const pb::Process& process, const pb::Thread& thread, RestorePlan& plan) {
+  if (::geteuid() == 0) return;
+  const pb::Credentials& wanted = thread.credentials();
+  for (const uint32_t user : {wanted.ruid(), wanted.euid(), wanted.suid()})
+    if (user != plan.user)
+      return plan.obstacles.push_back(
+          {process.pid(), "credentials",
+           fmt::format("it belongs to user {}, not {}", user, plan.user),
+           plan.isolated ? "restore it as root" : "restore it as root, or --isolated"});
+  for (const uint32_t group : {wanted.rgid(), wanted.egid(), wanted.sgid()})
+    if (group != plan.group)
+      return plan.obstacles.push_back(
+          {process.pid(), "credentials",
+           fmt::format("it belongs to group {}, not {}", group, plan.group), "restore it as root"});
+}
+
+void check_directory(const pb::Process& process, RestorePlan& plan) {
+  struct stat status {};
+  const std::string& path = process.working_directory();
+  if (process.state() == "Z" || ::stat(path.c_str(), &status) == 0) return;
+  const std::string why = errno_text(errno), resource = "working directory " + printable(path);
+  if (plan.isolated)
+    plan.notes.push_back(
+        fmt::format("process {}: {} cannot be had: {}", process.pid(), resource, why));
+  else
+    plan.obstacles.push_back({process.pid(), resource, why, "make it, or --isolated"});
+}
+
 void check_process(const Snapshot& snapshot, const pb::Process& process, RestorePlan& plan) {
   const auto object = [&](std::string resource, std::string why, std::string help = "") {
     plan.obstacles.push_back({process.pid(), std::move(resource), std::move(why), std::move(help)});
   };
   for (const pb::Thread& thread : process.threads()) {
     if (thread.credentials().seccomp_mode()) object("seccomp", "filters cannot be restored yet");
-    const pb::Credentials& wanted = thread.credentials();
-    if (const uint32_t own = ::geteuid();
-        own != 0 && (wanted.ruid() != own || wanted.euid() != own || wanted.suid() != own))
-      object("credentials", fmt::format("it belongs to user {}", wanted.ruid()),
-             "restore it as root");
-    if (!wanted.lsm_label().empty())
+    check_user(process, thread, plan);
+    if (const std::string& label = thread.credentials().lsm_label(); !label.empty())
       plan.notes.push_back(fmt::format("task {}: its security label {} is not set again",
-                                       thread.tid(), printable(wanted.lsm_label())));
+                                       thread.tid(), printable(label)));
     if (thread.xstate().empty() || thread.registers().empty())
       object("registers", "they are not in the image");
   }
+  check_directory(process, plan);
   if (leads_session(process) && process.terminal() != 0)
     plan.notes.push_back(
         fmt::format("process {}: its session has no controlling terminal now", process.pid()));
@@ -346,6 +395,8 @@ std::string_view kind_name(const pb::Descriptor& descriptor) {
 
 RestorePlan plan_restore(const Snapshot& snapshot, const RestoreOptions& options) {
   RestorePlan plan;
+  plan.isolated = options.isolated;
+  plan_user(snapshot, plan);
   plan.seed_base = free_range(snapshot, Seed::kSize);
   Births(snapshot, plan).plan();
   Files(snapshot, options, plan).plan();

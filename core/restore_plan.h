@@ -11,6 +11,8 @@ struct RestoreOptions {
   // Kinds of descriptors ("socket", "epoll", …) to go without: each becomes one that fails as a
   // lost connection would.
   std::set<std::string> without;
+  // Touches nothing outside: what cannot be had is replaced where that is possible.
+  bool isolated = false;
 };
 
 // What a restore of the snapshot would do here, and what is in its way. Creates nothing.

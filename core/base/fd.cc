@@ -31,6 +31,12 @@ void Fd::reset(int fd) {
   fd_ = fd;
 }
 
+Fd moved_up(Fd fd, int lowest) {
+  Fd moved(::fcntl(fd.get(), F_DUPFD_CLOEXEC, lowest));
+  if (!moved.valid()) throw_errno("cannot duplicate a descriptor");
+  return moved;
+}
+
 PipeEnds make_pipe(int flags) {
   int fds[2];
   if (::pipe2(fds, O_CLOEXEC | flags) != 0) throw_errno("cannot make a pipe");

@@ -35,6 +35,9 @@ struct PipeEnds {
 };
 PipeEnds make_pipe(int flags = 0);  // of pipe2(2), besides O_CLOEXEC. Throws SystemError
 
+// The same file under a number from `lowest` on. Throws SystemError.
+Fd moved_up(Fd fd, int lowest);
+
 // All of them retry EINTR and short transfers, and throw SystemError naming `what`.
 void write_all(int fd, std::span<const std::byte> data, std::string_view what);
 void pwrite_all(int fd, std::span<const std::byte> data, uint64_t offset, std::string_view what);

@@ -1,17 +1,22 @@
 #include "core/linux/keeper.h"
 
 #include <fcntl.h>
+#include <net/if.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <chrono>
+#include <cstring>
+#include <fstream>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
@@ -27,8 +32,7 @@ pid_t clone3(CloneArguments arguments) {
   return static_cast<pid_t>(::syscall(SYS_clone3, &arguments, sizeof arguments));
 }
 
-// ---- In the keeper
-// --------------------------------------------------------------------------------
+// ---- In the keeper ------------------------------------------------------------------------------
 
 // What the parent reads: a line that says why it failed, or an empty one.
 void report(const Fd& to, std::string_view line) {
@@ -82,13 +86,6 @@ void place(std::vector<Fd> files, int base) {
   }
 }
 
-// Above all numbers that the plan gives.
-Fd moved_up(Fd fd, int base) {
-  Fd moved(::fcntl(fd.get(), F_DUPFD_CLOEXEC, base));
-  if (!moved.valid()) throw_errno("cannot duplicate a descriptor");
-  return moved;
-}
-
 void bear_root(const Keeper::Options& options) {
   Seed::kernel_parts();
   Seed::plant(options.seed_base);
@@ -106,55 +103,102 @@ void bear_root(const Keeper::Options& options) {
     throw Error(fmt::format("cannot prepare process {}", wanted), "it could not move the vDSO");
 }
 
+// The network of a sandbox has nothing but itself.
+void start_loopback() {
+  const Fd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  ifreq request{};
+  std::strcpy(request.ifr_name, "lo");
+  request.ifr_flags = IFF_UP | IFF_RUNNING;
+  if (!socket.valid() || ::ioctl(socket.get(), SIOCSIFFLAGS, &request) != 0)
+    throw_errno("cannot start the loopback device of the sandbox");
+}
+
+std::optional<Sandbox> enter_sandbox(const Keeper::Options& options) {
+  if (!options.sandbox) return std::nullopt;
+  start_loopback();
+  if (!options.host_name.empty() &&
+      ::sethostname(options.host_name.data(), options.host_name.size()) != 0)
+    throw_errno("cannot name the host {}", printable(options.host_name));
+  return std::optional<Sandbox>(std::in_place, *options.sandbox);
+}
+
+struct KeptOpen {
+  Fd report, control, save_in;
+};
+
+// What it wrote, saved and counted: "" and the number, or why not and 0.
+std::pair<std::string, size_t> save(const Keeper::Options& options, const Sandbox* sandbox,
+                                    const KeptOpen& kept) {
+  if (!sandbox || !kept.save_in.valid()) return {};
+  try {
+    return {"", sandbox->save(kept.save_in, options.save_as)};
+  } catch (const std::filesystem::filesystem_error& error) {
+    return {error.what(), 0};
+  }
+}
+
 // Reaps until the first process has ended, and says how; in a namespace of its own until there is
 // nobody left.
-[[noreturn]] void keep(const Keeper::Options& options, const Fd& to) {
+[[noreturn]] void keep(const Keeper::Options& options, const Sandbox* sandbox,
+                       const KeptOpen& kept) {
   int status = 0;
   while (true) {
     const pid_t pid = ::waitpid(-1, &status, __WALL);
     if (pid < 0 && errno == EINTR) continue;
     if (pid < 0) ::_exit(0);
     if (pid != options.root_pid) continue;
+    const auto [not_saved, files] = save(options, sandbox, kept);
+    const std::string end = fmt::format("{} {} {}\n", status, files, printable(not_saved));
     // Nobody reads it if we were told to let go of the terminal.
     ::signal(SIGPIPE, SIG_IGN);
-    [[maybe_unused]] const ssize_t n = ::write(to.get(), &status, sizeof status);
+    [[maybe_unused]] const ssize_t n = ::write(kept.report.get(), end.data(), end.size());
     if (!options.own_pids) ::_exit(0);
   }
 }
 
-[[noreturn]] void be_keeper(const Keeper::Options& options, Fd to, Fd control,
-                            const std::function<std::vector<Fd>()>& open_files) {
+[[noreturn]] void be_keeper(const Keeper::Options& options, KeptOpen kept,
+                            const Keeper::OpenFiles& open_files) {
   char go = 0;
+  std::optional<Sandbox> sandbox;
+  size_t planned = 0;
   try {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (::read(control.get(), &go, 1) != 1) ::_exit(1);
-    if (options.own_pids) see_own_processes();
-    const std::string why_no_clocks = set_clocks(options);
-    std::vector<Fd> files = open_files();
-    const int above = options.file_base + static_cast<int>(files.size());
-    allow_descriptors(above + static_cast<int>(files.size()) + 16);
-    to = moved_up(std::move(to), above), control = moved_up(std::move(control), above);
+    if (::read(kept.control.get(), &go, 1) != 1) ::_exit(1);
+    sandbox = enter_sandbox(options);
+    if (options.own_pids && !sandbox) see_own_processes();
+    std::vector<std::string> notes = sandbox ? sandbox->notes() : std::vector<std::string>();
+    if (const std::string why = set_clocks(options); !why.empty())
+      notes.push_back("the tree's clocks jump: " + why);
+    std::vector<Fd> files = open_files(sandbox ? &*sandbox : nullptr);
+    planned = files.size();
+    const int above = options.file_base + static_cast<int>(planned);
+    allow_descriptors(above + static_cast<int>(planned) + 16);
+    for (Fd* fd : {&kept.report, &kept.control, &kept.save_in})
+      if (fd->valid()) *fd = moved_up(std::move(*fd), above);
+    if (sandbox) sandbox->move_descriptor(above);
     for (Fd& file : files) file = moved_up(std::move(file), above);
     place(std::move(files), options.file_base);
     bear_root(options);
-    report(to, "\n" + why_no_clocks + "\n");
-  } catch (const Error& error) {
-    report(to, fmt::format("{}\n", error.what()));
+    std::string lines = "\n";
+    for (const std::string& note : notes) lines += note + "\n";
+    report(kept.report, lines + "\n");
+  } catch (const std::exception& error) {
+    report(kept.report, fmt::format("{}\n", error.what()));
     ::_exit(1);
   }
-  if (::read(control.get(), &go, 1) != 1) ::_exit(1);
+  if (::read(kept.control.get(), &go, 1) != 1) ::_exit(1);
   ::prctl(PR_SET_PDEATHSIG, 0);
   ::munmap(reinterpret_cast<void*>(options.seed_base), Seed::kSize);
   for (const int signal : {SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGTSTP, SIGTTOU, SIGTTIN})
     ::signal(signal, SIG_IGN);  // they are for the tree
-  for (int fd = options.file_base; fd < to.get(); ++fd)
-    if (fd != control.get()) ::close(fd);
-  report(to, "\n");
-  keep(options, to);
+  if (planned)
+    ::close_range(static_cast<unsigned>(options.file_base),
+                  static_cast<unsigned>(options.file_base) + static_cast<unsigned>(planned) - 1, 0);
+  report(kept.report, "\n");
+  keep(options, sandbox ? &*sandbox : nullptr, kept);
 }
 
-// ---- In the conductor
-// -----------------------------------------------------------------------------
+// ---- In the conductor ---------------------------------------------------------------------------
 
 void write_file(const std::string& path, const std::string& text) {
   const Fd fd(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
@@ -163,18 +207,34 @@ void write_file(const std::string& path, const std::string& text) {
     throw_errno("cannot write {}", path);
 }
 
-void map_users(pid_t pid) {
+// All that we have, under the same numbers (user_namespaces(7)).
+std::string identity_map(const char* of_ours) {
+  std::ifstream ranges(of_ours);
+  std::string lines;
+  for (uint64_t inside = 0, outside = 0, count = 0; ranges >> inside >> outside >> count;)
+    lines += fmt::format("{0} {0} {1}\n", inside, count);
+  return lines;
+}
+
+void map_users(pid_t pid, const Keeper::Options& options) {
   const std::string proc = fmt::format("/proc/{}/", pid);
-  write_file(proc + "uid_map", fmt::format("{0} {0} 1\n", ::geteuid()));
+  if (::geteuid() == 0) {
+    write_file(proc + "uid_map", identity_map("/proc/self/uid_map"));
+    write_file(proc + "gid_map", identity_map("/proc/self/gid_map"));
+    return;
+  }
+  write_file(proc + "uid_map", fmt::format("{} {} 1\n", options.user, ::geteuid()));
   write_file(proc + "setgroups", "deny");
-  write_file(proc + "gid_map", fmt::format("{0} {0} 1\n", ::getegid()));
+  write_file(proc + "gid_map", fmt::format("{} {} 1\n", options.group, ::getegid()));
 }
 
 // Up to and with the end of the line. "": nobody will write any more.
 std::string read_line(const Fd& from) {
   std::string line;
   char byte = 0;
-  while (::read(from.get(), &byte, 1) == 1) {
+  ssize_t n = 0;
+  while ((n = ::read(from.get(), &byte, 1)) == 1 || (n < 0 && errno == EINTR)) {
+    if (n < 0) continue;
     line += byte;
     if (byte == '\n') break;
   }
@@ -183,29 +243,33 @@ std::string read_line(const Fd& from) {
 
 }  // namespace
 
-Keeper::Keeper(const Options& options, const std::function<std::vector<Fd>()>& open_files)
+Keeper::Keeper(const Options& options, const OpenFiles& open_files)
     : pid_{}, seed_base_(options.seed_base) {
   PipeEnds reports = make_pipe(), controls = make_pipe();
   uint64_t flags = 0;
   if (options.own_pids) flags |= CLONE_NEWPID | CLONE_NEWNS;
   if (options.own_user) flags |= CLONE_NEWUSER;
+  if (options.sandbox) flags |= CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS;
   const pid_t pid = clone3({.flags = flags, .exit_signal = SIGCHLD});
   if (pid < 0) throw_errno("cannot start the process that keeps the tree");
   if (pid == 0) {
     reports.read.reset(), controls.write.reset();
-    be_keeper(options, std::move(reports.write), std::move(controls.read), open_files);
+    be_keeper(options,
+              {std::move(reports.write), std::move(controls.read),
+               Fd(options.save_in < 0 ? -1 : ::fcntl(options.save_in, F_DUPFD_CLOEXEC, 0))},
+              open_files);
   }
   pid_ = Pid{pid};
   report_ = std::move(reports.read), control_ = std::move(controls.write);
   reports.write.reset(), controls.read.reset();
   try {
-    if (options.own_user) map_users(pid);
+    if (options.own_user) map_users(pid, options);
     write_all(control_.get(), std::as_bytes(std::span("", 1)), "a pipe");
-    const std::string line = read_line(report_);
+    std::string line = read_line(report_);
     if (line != "\n")
       throw Error("cannot restore the tree", line.empty() ? "the process that keeps it was killed"
                                                           : line.substr(0, line.size() - 1));
-    why_no_clocks_ = std::string(trim(read_line(report_)));
+    while ((line = std::string(trim(read_line(report_)))) != "") notes_.push_back(line);
   } catch (...) {
     ::kill(pid, SIGKILL);
     ::waitpid(pid, nullptr, __WALL);
@@ -237,15 +301,14 @@ void Keeper::let_go() {
   holds_ = false;
 }
 
-int Keeper::wait() {
-  int status = 0;
-  ssize_t n = -1;
-  do {
-    n = ::read(report_.get(), &status, sizeof status);
-  } while (n < 0 && errno == EINTR);
-  if (n != sizeof status)
+Keeper::End Keeper::wait() {
+  const std::string line = read_line(report_);
+  End end;
+  int behind = 0;
+  if (::sscanf(line.c_str(), "%d %zu %n", &end.status, &end.files, &behind) != 2)
     throw Error("cannot tell how the tree ended", "the process that keeps it was killed");
-  return status;
+  end.not_saved = trim(line.substr(static_cast<size_t>(behind)));
+  return end;
 }
 
 }  // namespace snapgdb

@@ -1,10 +1,13 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "core/base/fd.h"
 #include "core/base/ids.h"
+#include "core/linux/sandbox.h"
 #include "core/linux/seed.h"
 
 namespace snapgdb {
@@ -19,31 +22,48 @@ class Keeper {
     int32_t root_pid = 0;   // the number of the first process
     uint64_t seed_base = 0;
     int file_base = 0;
+    // Users and groups of the own user namespace: all of ours under their own numbers; or, where
+    // we may not give those, only ourselves, under these.
+    uint32_t user = 0, group = 0;
+    // A network (with a loopback device only), IPC and a host name of the tree's own, and files as
+    // they are, but for what is written to them.
+    std::optional<Sandbox::Options> sandbox = std::nullopt;
+    std::string host_name = {};  // of it; "": ours
+    // What the tree wrote goes to a directory of that name in this one, which was opened; nowhere,
+    // if it is not valid.
+    int save_in = -1;
+    std::string save_as = {};
     // What the tree's clocks shall show now (CLOCK_MONOTONIC, CLOCK_BOOTTIME); 0: as they are.
     int64_t monotonic_ns = 0, boottime_ns = 0;
   };
-  // `open_files` runs in the keeper and returns what descriptors from file_base on will be. Throws
-  // Error, also what open_files throws.
-  Keeper(const Options& options, const std::function<std::vector<Fd>()>& open_files);
+  // Runs in the keeper and returns what descriptors from file_base on will be. nullptr: no sandbox.
+  using OpenFiles = std::function<std::vector<Fd>(const Sandbox*)>;
+  // Throws Error, also what `open_files` throws.
+  Keeper(const Options& options, const OpenFiles& open_files);
   Keeper(const Keeper&) = delete;
   Keeper& operator=(const Keeper&) = delete;
   ~Keeper();
 
   Tid tid() const { return Tid{pid_.value}; }
-  // "" if the clocks could be set; otherwise why not.
-  const std::string& why_no_clocks() const { return why_no_clocks_; }
+  // What is otherwise than asked for.
+  const std::vector<std::string>& notes() const { return notes_; }
   // The first process of the tree, a seed. Once.
   Seed take_root();
   // From now on the tree lives without us.
   void let_go();
-  // Waits for the first process's end; its status as wait(2) gives it.
-  int wait();
+  // Waits for the first process's end.
+  struct End {
+    int status = 0;         // as wait(2) gives it
+    size_t files = 0;       // written or removed in the sandbox until then, and saved
+    std::string not_saved;  // "", or why they are lost
+  };
+  End wait();
 
  private:
   Pid pid_;
   Fd report_, control_;
   uint64_t seed_base_;
-  std::string why_no_clocks_;
+  std::vector<std::string> notes_;
   bool holds_ = true;
 };
 

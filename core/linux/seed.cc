@@ -96,17 +96,29 @@ void Seed::park_and_wait(uint64_t base, int done, Pid parent) {
   while (true) ::pause();
 }
 
-void Seed::push(std::string what, long number, const SystemCallArguments& arguments) {
+void Seed::push(Purpose purpose, long number, const SystemCallArguments& arguments) {
   Call call{.number = static_cast<uint64_t>(number), .arguments = {}, .result = 0};
   std::ranges::copy(arguments, call.arguments);
   calls_.push_back(call);
-  whats_.push_back(std::move(what));
+  purposes_.push_back(std::move(purpose));
+}
+
+void Seed::enqueue(Purpose purpose, long number, const SystemCallArguments& arguments) {
+  push(std::move(purpose), number, arguments);
+  if ((calls_.size() + 1) * sizeof(Call) > kListSize || data_.size() + kMaxPut > kDataSize)
+    work_off();
 }
 
 void Seed::add(std::string what, long number, const SystemCallArguments& arguments) {
-  push(std::move(what), number, arguments);
-  if ((calls_.size() + 1) * sizeof(Call) > kListSize || data_.size() + kMaxPut > kDataSize)
-    perform();
+  enqueue({std::move(what)}, number, arguments);
+}
+
+void Seed::add_if_allowed(std::string what, long number, const SystemCallArguments& arguments) {
+  enqueue({std::move(what), true}, number, arguments);
+}
+
+void Seed::clear_list() {
+  calls_.clear(), purposes_.clear(), data_.clear();
 }
 
 uint64_t Seed::put(std::span<const std::byte> bytes) {
@@ -124,10 +136,14 @@ uint64_t Seed::put(std::string_view text) {
 void Seed::start() {
   write_remote(tid(), base_ + kListAt, std::as_bytes(std::span(calls_)));
   if (!data_.empty()) write_remote(tid(), base_ + kDataAt, data_);
+  run_from(0);
+}
+
+void Seed::run_from(size_t index) {
   user_regs_struct registers = fresh_registers();
   registers.rip = base_;
-  registers.rbx = base_ + kListAt;
-  registers.r12 = calls_.size();
+  registers.rbx = base_ + kListAt + index * sizeof(Call);
+  registers.r12 = calls_.size() - index;
   const user_regs_struct own = task_.registers();
   registers.fs_base = own.fs_base, registers.gs_base = own.gs_base;
   task_.set_registers(registers);
@@ -154,22 +170,35 @@ Seed::Call Seed::read_call(size_t index) const {
   return call;
 }
 
-void Seed::perform() {
+void Seed::work_off() {
   if (calls_.empty()) return;
   start();
-  const size_t wanted = std::exchange(calls_, {}).size();
-  const std::vector<std::string> whats = std::exchange(whats_, {});
-  data_.clear();
-  go_on(whats.front());
-  if (const size_t left = task_.registers().r12; left > 0)
-    throw SystemError("cannot " + whats[wanted - left],
-                      static_cast<int>(-read_call(wanted - left).result));
+  const auto done = [&] { return calls_.size() - task_.registers().r12; };
+  go_on(purposes_.front().what);
+  for (size_t at = done(); at < calls_.size(); at = done()) {
+    const auto [what, may_fail] = purposes_[at];
+    const auto error = static_cast<int>(-read_call(at).result);
+    if (!may_fail) {
+      clear_list();
+      throw SystemError("cannot " + what, error);
+    }
+    failures_.push_back("cannot " + what + ": " + errno_text(error));
+    if (at + 1 == calls_.size()) break;
+    run_from(at + 1);
+    go_on(what);
+  }
+  clear_list();
+}
+
+std::vector<std::string> Seed::perform() {
+  work_off();
+  return std::exchange(failures_, {});
 }
 
 int64_t Seed::call(std::string what, long number, const SystemCallArguments& arguments) {
   const size_t index = calls_.size();
-  push(std::move(what), number, arguments);
-  perform();
+  push({std::move(what)}, number, arguments);
+  work_off();
   return read_call(index).result;
 }
 
@@ -182,12 +211,12 @@ int64_t Seed::try_call(long number, const SystemCallArguments& arguments) {
 }
 
 Seed Seed::clone(const std::string& what, uint64_t flags, int exit_signal, int32_t number) {
-  perform();
+  work_off();
   CloneArguments arguments{.flags = flags, .exit_signal = static_cast<uint64_t>(exit_signal)};
   arguments.set_tid = put_value(number), arguments.set_tid_size = 1;
-  push(what, SYS_clone3, {put_value(arguments), sizeof arguments});
+  push({what}, SYS_clone3, {put_value(arguments), sizeof arguments});
   start();
-  calls_.clear(), whats_.clear(), data_.clear();
+  clear_list();
   go_on(what);
   if (task_.status().event() == 0)
     throw SystemError("cannot " + what, static_cast<int>(-read_call(0).result));
@@ -198,7 +227,7 @@ Seed Seed::clone(const std::string& what, uint64_t flags, int exit_signal, int32
 }
 
 void Seed::touch_tiles() {
-  perform();
+  work_off();
   struct {  // Intel SDM vol. 1, 18.3: one tile of one row of four bytes
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
     uint16_t bytes[16] = {4};
@@ -206,9 +235,9 @@ void Seed::touch_tiles() {
   } configuration;
   static_assert(sizeof configuration == 64);
   const uint64_t at = put_value(configuration);
-  push("use AMX", SYS_gettid, {});
+  push({"use AMX"}, SYS_gettid, {});
   start();
-  calls_.clear(), whats_.clear(), data_.clear();
+  clear_list();
   user_regs_struct registers = task_.registers();
   registers.rip = base_ + kTileCodeAt;
   registers.rdi = at;
@@ -217,12 +246,13 @@ void Seed::touch_tiles() {
 }
 
 void Seed::end(int status) {
-  perform();
+  work_off();
   const auto number = static_cast<uint64_t>(WIFSIGNALED(status) ? WTERMSIG(status) : 0);
   if (number)  // by itself, so that it is the default action that ends it
-    push("send itself a signal", SYS_tkill, {static_cast<uint64_t>(try_call(SYS_gettid)), number});
+    push({"send itself a signal"}, SYS_tkill,
+         {static_cast<uint64_t>(try_call(SYS_gettid)), number});
   else
-    push("exit", SYS_exit_group, {static_cast<uint64_t>(WEXITSTATUS(status))});
+    push({"exit"}, SYS_exit_group, {static_cast<uint64_t>(WEXITSTATUS(status))});
   start();
   for (int signal = 0; !task_.status().gone(); signal = task_.signal_on_its_way()) {
     task_.resume_if_alive(signal == static_cast<int>(number) ? signal : 0);
@@ -233,7 +263,7 @@ void Seed::end(int status) {
 // In the stop behind the call the task is in the kernel still; it never comes back to the memory
 // that is gone.
 void Seed::unplant() {
-  perform();
+  work_off();
   user_regs_struct registers = fresh_registers();
   registers.rip = base_ + kSyscallAt;
   registers.rax = SYS_munmap;

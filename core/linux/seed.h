@@ -53,6 +53,9 @@ class Seed {
   // Adds a call to the list; `what` completes "cannot …" where it fails. Arguments may point to
   // what was put() since the last call was added, up to kMaxPut bytes.
   void add(std::string what, long number, const SystemCallArguments& arguments = {});
+  // One that rights or limits may forbid: its failure ends nothing, and is among what perform()
+  // returns.
+  void add_if_allowed(std::string what, long number, const SystemCallArguments& arguments = {});
   static constexpr size_t kMaxPut = 8 * 1024;
   uint64_t put(std::span<const std::byte> bytes);
   uint64_t put(std::string_view text);  // with a NUL behind it
@@ -60,8 +63,9 @@ class Seed {
   uint64_t put_value(const T& value) {
     return put(std::as_bytes(std::span(&value, 1)));
   }
-  // Performs what is on the list. Throws SystemError at the first call that fails.
-  void perform();
+  // Performs what is on the list. Throws SystemError at the first call that fails and had to
+  // succeed; returns "cannot …: …" for each other one that failed.
+  std::vector<std::string> perform();
   // add() and perform(), and what the call returned.
   int64_t call(std::string what, long number, const SystemCallArguments& arguments = {});
   // The same, but a failure is a result: -errno.
@@ -88,8 +92,16 @@ class Seed {
     uint64_t number, arguments[6];
     int64_t result;
   };
-  void push(std::string what, long number, const SystemCallArguments& arguments);
+  struct Purpose {
+    std::string what;
+    bool may_fail = false;
+  };
+  void push(Purpose purpose, long number, const SystemCallArguments& arguments);
+  void enqueue(Purpose purpose, long number, const SystemCallArguments& arguments);
+  void clear_list();
   void start();
+  void run_from(size_t index);
+  void work_off();
   void go_on(const std::string& what);
   Call read_call(size_t index) const;
   [[noreturn]] void fail(const std::string& what, std::string why) const;
@@ -97,7 +109,8 @@ class Seed {
   Tracee task_;
   uint64_t base_;
   std::vector<Call> calls_;
-  std::vector<std::string> whats_;
+  std::vector<Purpose> purposes_;
+  std::vector<std::string> failures_;
   std::vector<std::byte> data_;
 };
 

@@ -2,6 +2,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <array>
+
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/resource/resources.h"
@@ -68,18 +70,23 @@ bool has_ids_already(const pb::Credentials& wanted, const ProcFields& status) {
   pb::Credentials now;
   read_credentials(status, now);
   const auto ids = [](const pb::Credentials& of) {
-    std::vector<uint32_t> all(of.groups().begin(), of.groups().end());
-    all.insert(all.end(), {of.ruid(), of.euid(), of.suid(), of.fsuid(), of.rgid(), of.egid(),
-                           of.sgid(), of.fsgid()});
-    return all;
+    return std::array{of.ruid(), of.euid(), of.suid(), of.fsuid(),
+                      of.rgid(), of.egid(), of.sgid(), of.fsgid()};
   };
   return ids(now) == ids(wanted);
 }
 
-void add_ids(const pb::Credentials& wanted, Seed& seed) {
+// Those that we have ourselves it was born with, even where a user namespace hides them.
+void add_groups(const pb::Credentials& wanted, Seed& seed) {
   const std::vector<uint32_t> groups(wanted.groups().begin(), wanted.groups().end());
-  seed.add("set the groups", SYS_setgroups,
-           {groups.size(), seed.put(std::as_bytes(std::span(groups)))});
+  std::vector<gid_t> own(static_cast<size_t>(::getgroups(0, nullptr)));
+  own.resize(static_cast<size_t>(::getgroups(static_cast<int>(own.size()), own.data())));
+  if (groups != own)
+    seed.add_if_allowed("set the groups", SYS_setgroups,
+                        {groups.size(), seed.put(std::as_bytes(std::span(groups)))});
+}
+
+void add_ids(const pb::Credentials& wanted, Seed& seed) {
   seed.add(fmt::format("become group {}", wanted.egid()), SYS_setresgid,
            {wanted.rgid(), wanted.egid(), wanted.sgid()});
   seed.add("set the group for files", SYS_setfsgid, {wanted.fsgid()});
@@ -117,13 +124,15 @@ void add_credentials(const pb::Credentials& wanted, const ProcFields& status, Se
   if (changes_ids || wanted.securebits())
     seed.add("set securebits", SYS_prctl,
              {PR_SET_SECUREBITS, wanted.securebits() | kKeepCapabilities});
+  add_groups(wanted, seed);
   if (changes_ids) add_ids(wanted, seed);
   add_capabilities(wanted, seed);
   if (changes_ids && !(wanted.securebits() & kKeepCapabilities))
     seed.add("set securebits", SYS_prctl, {PR_SET_KEEPCAPS, 0});
 }
 
-void restore(RestoreContext&, const pb::Process& process, const pb::Thread& thread, Seed& seed) {
+void restore(RestoreContext& context, const pb::Process& process, const pb::Thread& thread,
+             Seed& seed) {
   const pb::Credentials& wanted = thread.credentials();
   const ProcFields status(ProcDirectory::of(Pid{seed.tid().value}).read("status"));
   add_credentials(wanted, status, seed);
@@ -135,7 +144,7 @@ void restore(RestoreContext&, const pb::Process& process, const pb::Thread& thre
              {PR_SET_PDEATHSIG, thread.parent_death_signal()});
   if (thread.tid() == process.pid())
     seed.add("set whether it can be dumped", SYS_prctl, {PR_SET_DUMPABLE, process.dumpable()});
-  seed.perform();
+  context.perform(seed, thread.tid());
 }
 
 }  // namespace

@@ -139,8 +139,7 @@ Fd open_planned(OpeningContext& context, const PlannedFile& file) {
 }  // namespace
 
 // Descriptors first: they know more of a memfd than mappings do.
-std::vector<Fd> open_files(const Snapshot& snapshot, const RestorePlan& plan) {
-  OpeningContext context{snapshot};
+std::vector<Fd> open_files(OpeningContext context, const RestorePlan& plan) {
   std::vector<Fd> files(plan.files.size());
   for (size_t i = 0; i < files.size(); ++i)
     if (plan.files[i].descriptor) files[i] = open_planned(context, plan.files[i]);

@@ -93,8 +93,8 @@ void finish(const pb::Vma& vma, const Extents& extents, Seed& seed) {
     if (has_flag(vma, flag)) seed.add("advise on memory", SYS_madvise, {vma.start(), size, advice});
   if (has_flag(vma, "lo")) {
     const bool on_fault = has_flag(vma, "lf");
-    seed.add("lock memory", SYS_mlock2,
-             {vma.start(), size, on_fault ? uint64_t{MLOCK_ONFAULT} : 0});
+    seed.add_if_allowed("lock memory", SYS_mlock2,
+                        {vma.start(), size, on_fault ? uint64_t{MLOCK_ONFAULT} : 0});
   }
   constexpr std::string_view kNamed = "[anon:";
   if (std::string_view name = vma.name(); name.starts_with(kNamed)) {
@@ -225,8 +225,7 @@ Fd removed_file(const std::string& path) {
   return file;
 }
 
-Fd copy_from_image(const Snapshot& snapshot, const pb::FileRecord& file) {
-  Fd copy = removed_file(file.path());
+void copy_from_image(const Snapshot& snapshot, const pb::FileRecord& file, const Fd& copy) {
   std::vector<std::byte> buffer(size_t{1} << 20);
   for (uint64_t at = 0; at < file.size();) {
     const size_t n = snapshot.read_file(file, at, buffer);
@@ -235,7 +234,23 @@ Fd copy_from_image(const Snapshot& snapshot, const pb::FileRecord& file) {
     write_all(copy.get(), std::span(buffer).first(n), file.path());
     at += n;
   }
-  return copy;
+}
+
+Fd open_again(const Fd& file, bool writable) {
+  return Fd(::open(fmt::format("/proc/self/fd/{}", file.get()).c_str(),
+                   (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC));
+}
+
+// In a sandbox it stands where it stood, so that it can be found, and executed, again.
+Fd put_in_place(const OpeningContext& context, const PlannedFile& file,
+                const pb::FileRecord& record) {
+  Fd copy = context.sandbox->replacement(*file.replacement);
+  copy_from_image(context.snapshot, record, copy);
+  Fd again = open_again(copy, file.writable);
+  if (context.sandbox->is_in_place(*file.replacement))
+    again = Fd(::open(record.path().c_str(), (file.writable ? O_RDWR : O_RDONLY) | O_CLOEXEC));
+  if (!again.valid()) throw_errno("cannot open {}", printable(record.path()));
+  return again;
 }
 
 // MAP_SHARED | MAP_ANONYMOUS. Its file can be had by those with CAP_CHECKPOINT_RESTORE only;
@@ -266,13 +281,11 @@ Fd open_object(OpeningContext& context, const pb::Vma& vma, bool writable) {
   Fd& object = known->second;
   if (is_new) {
     const uint64_t size = size_of_object(context.snapshot, RestorePlan::key_of(vma));
-    if (vma.name() == "/dev/zero") object = anonymous_object(size);
-    if (!object.valid()) object = removed_file(vma.name());
+    object = removed_file(vma.name());
     if (::ftruncate(object.get(), static_cast<off_t>(size)) != 0)
       throw_errno("cannot make shared memory of {} bytes", size);
   }
-  Fd again(::open(fmt::format("/proc/self/fd/{}", object.get()).c_str(),
-                  (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC));
+  Fd again = open_again(object, writable);
   if (!again.valid()) throw_errno("cannot open shared memory");
   return again;
 }
@@ -284,18 +297,34 @@ void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
   write_content(context, process, seed.tid());
   for (const pb::Vma& vma : process.mappings())
     if (!vma.name().starts_with("[v")) finish(vma, context.snapshot.extents(process), seed);
-  seed.perform();
+  context.perform(seed, process.pid());
 }
 
 }  // namespace
 
 const ProcessRestorer kMemoryRestorer{"memory", restore};
 
+void prepare_shared_memory(OpeningContext& context, const RestorePlan& plan) {
+  for (const PlannedFile& file : plan.files) {
+    if (file.how != PlannedFile::How::kSharedMemory || file.mapping->name() != "/dev/zero") continue;
+    const pb::Vma& vma = *file.mapping;
+    Fd object = anonymous_object(size_of_object(context.snapshot, RestorePlan::key_of(vma)));
+    if (object.valid())
+      context.objects[{makedev(vma.device_major(), vma.device_minor()), vma.inode()}] =
+          std::move(object);
+  }
+}
+
 Fd open_mapped(OpeningContext& context, const PlannedFile& file) {
   const pb::Vma& vma = *file.mapping;
   if (file.how == PlannedFile::How::kSharedMemory) return open_object(context, vma, file.writable);
   const pb::FileRecord* record = context.snapshot.file(vma.file());
-  if (file.how == PlannedFile::How::kFromImage) return copy_from_image(context.snapshot, *record);
+  if (file.replacement) return put_in_place(context, file, *record);
+  if (file.how == PlannedFile::How::kFromImage) {
+    Fd copy = removed_file(record->path());
+    copy_from_image(context.snapshot, *record, copy);
+    return copy;
+  }
   const std::string& path = record ? record->path() : vma.name();
   Fd fd(::open(path.c_str(), (file.writable ? O_RDWR : O_RDONLY) | O_CLOEXEC));
   if (!fd.valid()) throw_errno("cannot open {}", printable(path));

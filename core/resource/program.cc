@@ -90,6 +90,19 @@ uint32_t executable_in(const RestorePlan& plan, const pb::Process& process) {
   return UINT32_MAX;  // -1: leave it as it is
 }
 
+// Only CAP_SYS_RESOURCE may make it less likely to be killed than it was born.
+void restore_oom_score(RestoreContext& context, const pb::Process& process,
+                       const ProcDirectory& proc) {
+  try {
+    proc.write("oom_score_adj", std::to_string(process.oom_score_adj()));
+  } catch (const SystemError& error) {
+    if (error.error_number() != EACCES) throw;
+    context.notes.push_back(fmt::format("process {}: oom_score_adj stays {} instead of {}",
+                                        process.pid(), trim(proc.read("oom_score_adj")),
+                                        process.oom_score_adj()));
+  }
+}
+
 void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
   const pb::MmLayout& from = process.layout();
   MmMap map{};
@@ -105,13 +118,13 @@ void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
   const std::string executable = printable(process.executable());
   seed.add(fmt::format("make {} the executable, and set the bounds of its memory", executable),
            SYS_prctl, {PR_SET_MM, PR_SET_MM_MAP, seed.put_value(map), sizeof map});
-  seed.add("change to " + printable(process.working_directory()), SYS_chdir,
-           {seed.put(process.working_directory())});
+  seed.add_if_allowed("change to " + printable(process.working_directory()), SYS_chdir,
+                      {seed.put(process.working_directory())});
   seed.add("set the umask", SYS_umask, {process.umask()});
   seed.add("set the personality", SYS_personality, {process.personality()});
-  seed.perform();
+  context.perform(seed, process.pid());
   const ProcDirectory proc = ProcDirectory::of(Pid{seed.tid().value});
-  proc.write("oom_score_adj", std::to_string(process.oom_score_adj()));
+  restore_oom_score(context, process, proc);
   proc.write("coredump_filter", fmt::format("{:#x}", process.coredump_filter()));
 }
 

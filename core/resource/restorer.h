@@ -8,6 +8,7 @@
 
 #include "core/base/fd.h"
 #include "core/image/snapshot.h"
+#include "core/linux/sandbox.h"
 #include "core/linux/seed.h"
 
 namespace snapgdb {
@@ -27,6 +28,8 @@ struct PlannedFile {
   std::string what;                            // "/usr/lib/libc.so.6", "pipe:[4711]"
   enum class How { kNone, kOpened, kFromImage, kSharedMemory, kStandard, kLeftOut };
   How how = How::kNone;
+  // Of kFromImage: its number among those that shall stand where they were, in a sandbox.
+  std::optional<size_t> replacement = std::nullopt;
 };
 
 // How a process comes into being, and into its session and group.
@@ -39,6 +42,8 @@ struct Birth {
 
 // What a restore will do. A pure function of the snapshot and the options.
 struct RestorePlan {
+  bool isolated = false;
+  uint32_t user = 0, group = 0;  // as whom it runs, in a user namespace that has no others
   uint64_t seed_base = 0;
   int file_base = 0;  // files[i] is descriptor file_base + i of every process, until it is complete
   std::vector<PlannedFile> files;
@@ -59,6 +64,7 @@ struct RestorePlan {
 // What opens files knows of each other: two descriptions of one pipe, of one memfd.
 struct OpeningContext {
   const Snapshot& snapshot;
+  const Sandbox* sandbox = nullptr;  // where they are opened, if there is one
   struct OpenPipe {
     PipeEnds ends;
     bool read_taken = false, write_taken = false;  // as the description of some descriptor
@@ -73,6 +79,9 @@ struct RestoreContext {
   const RestorePlan& plan;
   Tid keeper;                       // the process that has the files of the plan
   std::vector<std::string>& notes;  // what turned out to be otherwise than it was
+
+  // Performs what is on the seed's list; what could not be done is noted.
+  void perform(Seed& seed, int32_t id);
 };
 
 // The numbers of a task as its program knows them.
@@ -101,8 +110,10 @@ void set_program_registers(const Snapshot& snapshot, const pb::Process& process,
 // that has had none.
 void start_timers(const pb::Process& process, Seed& seed);
 
-// Opens what is planned, in the keeper; in the order of plan.files.
-std::vector<Fd> open_files(const Snapshot& snapshot, const RestorePlan& plan);
+// Opens what is planned, in the keeper; in the order of plan.files. Nothing else stays open.
+std::vector<Fd> open_files(OpeningContext context, const RestorePlan& plan);
+// What takes rights that the keeper may lack, in a user namespace of its own: to be done before.
+void prepare_shared_memory(OpeningContext& context, const RestorePlan& plan);
 // That of a mapping: the file, its content from the image, or shared memory.
 Fd open_mapped(OpeningContext& context, const PlannedFile& file);
 

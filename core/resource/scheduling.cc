@@ -50,7 +50,7 @@ std::vector<uint64_t> mask_of(std::string_view list) {
   return mask;
 }
 
-void restore(RestoreContext&, const pb::Process&, const pb::Thread& thread, Seed& seed) {
+void restore(RestoreContext& context, const pb::Process&, const pb::Thread& thread, Seed& seed) {
   const pb::Scheduling& from = thread.scheduling();
   struct {  // struct sched_attr, its first version
     uint32_t size, policy;
@@ -67,15 +67,15 @@ void restore(RestoreContext&, const pb::Process&, const pb::Thread& thread, Seed
                from.deadline_deadline_ns(),
                from.deadline_period_ns()};
   if (from.policy() != 0 || from.nice() != 0)
-    seed.add(fmt::format("set policy {} and nice {}", from.policy(), from.nice()),
-             SYS_sched_setattr, {0, seed.put_value(attributes), 0});
+    seed.add_if_allowed(fmt::format("set policy {} and nice {}", from.policy(), from.nice()),
+                        SYS_sched_setattr, {0, seed.put_value(attributes), 0});
   if (from.io_priority()) {
     constexpr uint64_t kProcess = 1;  // IOPRIO_WHO_PROCESS
-    seed.add("set the I/O priority", SYS_ioprio_set, {kProcess, 0, from.io_priority()});
+    seed.add_if_allowed("set the I/O priority", SYS_ioprio_set, {kProcess, 0, from.io_priority()});
   }
   if (from.timer_slack_ns())
     seed.add("set the timer slack", SYS_prctl, {PR_SET_TIMERSLACK, from.timer_slack_ns()});
-  seed.perform();
+  context.perform(seed, thread.tid());
   // Of the processors that it may use, this machine may have fewer, or none.
   const auto mask = mask_of(from.cpus_allowed());
   const uint64_t at = seed.put(std::as_bytes(std::span(mask)));

@@ -1,5 +1,7 @@
 #include <algorithm>
 
+#include <fmt/format.h>
+
 #include "core/base/strings.h"
 #include "core/resource/resources.h"
 
@@ -39,6 +41,11 @@ const DescriptorRestorer* restorer_of(const pb::Descriptor& descriptor) {
   const auto found = std::ranges::find(kDescriptorRestorers, descriptor.kind_case(),
                                        [](const DescriptorRestorer* row) { return row->kind; });
   return found == std::end(kDescriptorRestorers) ? nullptr : *found;
+}
+
+void RestoreContext::perform(Seed& seed, int32_t id) {
+  for (const std::string& failure : seed.perform())
+    notes.push_back(fmt::format("task {}: {}", id, failure));
 }
 
 const ProcDirectory& StoppedTask::proc() const {
