@@ -1,6 +1,5 @@
 #include "core/image/chunk.h"
 
-#include <xxhash.h>
 #include <zstd.h>
 
 #include <algorithm>
@@ -8,6 +7,7 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/image/libxxhash.h"
 
 namespace snapgdb {
 namespace {
