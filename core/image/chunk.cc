@@ -1,6 +1,5 @@
 #include "core/image/chunk.h"
 
-#include <xxhash.h>
 #include <zstd.h>
 
 #include <algorithm>
@@ -8,6 +7,7 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/image/libxxhash.h"
 
 namespace snapgdb {
 namespace {
@@ -105,15 +105,17 @@ void check_payload(const ChunkHeader& header, std::span<const std::byte> stored)
 }
 
 Bytes unpack(const ChunkHeader& header, Bytes coded) {
-  const std::string name = chunk_type_name(header.type);
-  if (header.codec == Codec::kNone) {
-    if (coded.size() != header.raw_size) bad(fmt::format("a {} chunk has a wrong size", name));
-    return coded;
-  }
+  if (header.codec != Codec::kNone) return decompress(header, coded);
+  if (coded.size() != header.raw_size)
+    bad(fmt::format("a {} chunk has a wrong size", chunk_type_name(header.type)));
+  return coded;
+}
+
+Bytes decompress(const ChunkHeader& header, std::span<const std::byte> coded) {
   Bytes raw(header.raw_size);
   const size_t n = ZSTD_decompress(raw.data(), raw.size(), coded.data(), coded.size());
   if (ZSTD_isError(n) || n != raw.size())
-    bad(fmt::format("a {} chunk does not decompress: {}", name,
+    bad(fmt::format("a {} chunk does not decompress: {}", chunk_type_name(header.type),
                     ZSTD_isError(n) ? ZSTD_getErrorName(n) : "it is too short"));
   return raw;
 }

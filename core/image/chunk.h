@@ -93,6 +93,7 @@ uint64_t checksum(std::span<const std::byte> bytes, uint64_t seed = 0);
 void check_payload(const ChunkHeader& header, std::span<const std::byte> stored);
 // Undoes the codec. `coded` is the payload with the filter undone.
 Bytes unpack(const ChunkHeader& header, Bytes coded);
+Bytes decompress(const ChunkHeader& header, std::span<const std::byte> coded);
 
 // ---- Little-endian fields ----------------------------------------------------------------------
 

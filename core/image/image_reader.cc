@@ -77,6 +77,8 @@ class ImageFile : public Image, public std::enable_shared_from_this<ImageFile> {
   Verification verify() const override;
 
   Bytes payload(const Chunk& chunk) const;
+  // That of a PAGE chunk, checked; not copied unless it has to be decoded.
+  std::shared_ptr<const Payload> pages_of(const Chunk& chunk) const;
   std::span<const Chunk> page_chunks() const { return page_chunks_; }
 
  private:
@@ -109,17 +111,26 @@ class ImagePages : public PageStore {
   explicit ImagePages(std::shared_ptr<const ImageFile> image) : image_(std::move(image)) {}
 
   void read_page(uint64_t ordinal, std::span<std::byte, kPageSize> out) const override {
-    read_from_chunk(ordinal, out);
+    read_pages(ordinal, out);
   }
 
   void read_pages(uint64_t first, std::span<std::byte> out) const override {
-    for (size_t done = 0; done < out.size();)
-      done += read_from_chunk(first + done / kPageSize, out.subspan(done));
+    visit_pages(first, out.size() / kPageSize, [&](std::span<const std::byte> pages) {
+      std::ranges::copy(pages, out.begin());
+      out = out.subspan(pages.size());
+    });
+  }
+
+  void visit_pages(uint64_t first, uint64_t count, const Visit& visit) const override {
+    while (count > 0) {
+      const uint64_t n = visit_chunk(first, count, visit);
+      first += n, count -= n;
+    }
   }
 
  private:
-  // As much as the chunk has, from that page on; returns how many bytes.
-  size_t read_from_chunk(uint64_t ordinal, std::span<std::byte> out) const {
+  // As much as the chunk has, from that page on; returns how many pages.
+  uint64_t visit_chunk(uint64_t ordinal, uint64_t count, const Visit& visit) const {
     const auto chunks = image_->page_chunks();
     const auto after = std::ranges::upper_bound(
         chunks, ordinal, {}, [](const Chunk& chunk) { return chunk.pages.first_page; });
@@ -127,12 +138,11 @@ class ImagePages : public PageStore {
                        ordinal - std::prev(after)->pages.first_page < std::prev(after)->pages.pages;
     if (!found) bad(fmt::format("there is no page {}", ordinal));
     const Chunk& chunk = *std::prev(after);
-    const auto payload = cache_.get(chunk.offset, [&] { return image_->payload(chunk); });
+    const auto payload = cache_.get(chunk.offset, [&] { return image_->pages_of(chunk); });
     const uint64_t page = ordinal - chunk.pages.first_page;
-    const size_t size = std::min<size_t>(out.size(), (chunk.pages.pages - page) * kPageSize);
-    std::ranges::copy(std::span(*payload).subspan(PagePrefix::kSize + page * kPageSize, size),
-                      out.begin());
-    return size;
+    count = std::min(count, chunk.pages.pages - page);
+    visit(payload->bytes().subspan(PagePrefix::kSize + page * kPageSize, count * kPageSize));
+    return count;
   }
 
   std::shared_ptr<const ImageFile> image_;
@@ -166,10 +176,14 @@ Chunk ImageFile::chunk_at(uint64_t offset) const {
   return chunk;
 }
 
-Bytes ImageFile::stored(const Chunk& chunk) const {
+void check_size(const Chunk& chunk) {
   const uint64_t limit = chunk.header.type == kPageChunk ? kMaxPageChunk : kMaxRecordChunk;
   if (chunk.header.stored_size > limit + limit / 64)
     bad(fmt::format("a {} chunk is too large", chunk_type_name(chunk.header.type)));
+}
+
+Bytes ImageFile::stored(const Chunk& chunk) const {
+  check_size(chunk);
   Bytes stored(chunk.header.stored_size);
   if (pread_upto(fd_.get(), stored, chunk.payload_offset(), path_) != stored.size())
     bad("it ends inside a chunk");
@@ -187,7 +201,7 @@ Bytes ImageFile::decoded(const Chunk& chunk, Bytes stored) const {
   return unpack(chunk.header, std::move(stored));
 }
 
-PagePrefix prefix_of(const Bytes& payload) {
+PagePrefix prefix_of(std::span<const std::byte> payload) {
   if (payload.size() < PagePrefix::kSize) bad("a PAGE chunk is too short");
   const PagePrefix prefix{get<uint64_t>(payload, 0), get<uint64_t>(payload, 8)};
   if (prefix.pages > kMaxPageChunk / kPageSize || prefix.first_page > UINT64_MAX - prefix.pages ||
@@ -196,11 +210,27 @@ PagePrefix prefix_of(const Bytes& payload) {
   return prefix;
 }
 
+void check_pages(const Chunk& chunk, std::span<const std::byte> payload) {
+  if (prefix_of(payload) != chunk.pages) bad("a PAGE chunk does not hold the pages it should");
+}
+
 Bytes ImageFile::payload(const Chunk& chunk) const {
   Bytes raw = decoded(chunk, stored(chunk));
-  if (chunk.header.type == kPageChunk && prefix_of(raw) != chunk.pages)
-    bad("a PAGE chunk does not hold the pages it should");
+  if (chunk.header.type == kPageChunk) check_pages(chunk, raw);
   return raw;
+}
+
+std::shared_ptr<const Payload> ImageFile::pages_of(const Chunk& chunk) const {
+  if (key_ || chunk.header.filter != Filter::kNone)
+    return std::make_shared<const Payload>(payload(chunk));
+  check_size(chunk);
+  auto pages =
+      std::make_shared<const Payload>(fd_, chunk.payload_offset(), chunk.header.stored_size, path_);
+  check_payload(chunk.header, pages->bytes());
+  if (chunk.header.codec != Codec::kNone)
+    pages = std::make_shared<const Payload>(decompress(chunk.header, pages->bytes()));
+  check_pages(chunk, pages->bytes());
+  return pages;
 }
 
 // An encrypted image says first for whom it is. A first chunk that is not whole is no matter here:

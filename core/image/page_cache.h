@@ -7,15 +7,17 @@
 #include <mutex>
 #include <unordered_map>
 
-#include "core/image/chunk.h"
+#include "core/image/payload.h"
 
 namespace snapgdb {
 
-// The most recently used decompressed chunks, by their offset in the image. Safe to share between
+// The most recently used chunks, decompressed, by their offset in the image. Safe to share between
 // threads; two threads that miss the same chunk at once both load it, and one copy is kept.
 class PageCache {
  public:
-  std::shared_ptr<const Bytes> get(uint64_t key, const std::function<Bytes()>& load) {
+  using Load = std::function<std::shared_ptr<const Payload>()>;
+
+  std::shared_ptr<const Payload> get(uint64_t key, const Load& load) {
     {
       const std::lock_guard lock(mutex_);
       if (const auto found = by_key_.find(key); found != by_key_.end()) {
@@ -23,7 +25,7 @@ class PageCache {
         return found->second->second;
       }
     }
-    auto bytes = std::make_shared<const Bytes>(load());
+    std::shared_ptr<const Payload> bytes = load();
     const std::lock_guard lock(mutex_);
     if (by_key_.contains(key)) return bytes;
     entries_.emplace_front(key, bytes);
@@ -38,7 +40,7 @@ class PageCache {
  private:
   static constexpr size_t kChunks = 64;  // of 1 MiB each
 
-  using Entry = std::pair<uint64_t, std::shared_ptr<const Bytes>>;
+  using Entry = std::pair<uint64_t, std::shared_ptr<const Payload>>;
   std::mutex mutex_;
   std::list<Entry> entries_;
   std::unordered_map<uint64_t, std::list<Entry>::iterator> by_key_;

@@ -1,10 +1,10 @@
 #include "core/image/page_writer.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
 #include <cstring>
 #include <random>
+
+#include "core/image/libxxhash.h"
 
 namespace snapgdb {
 namespace {

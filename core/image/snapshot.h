@@ -1,7 +1,9 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -25,6 +27,16 @@ class PageStore {
   virtual void read_pages(uint64_t first, std::span<std::byte> out) const {
     for (size_t done = 0; done < out.size(); done += kPageSize)
       read_page(first++, out.subspan(done).first<kPageSize>());
+  }
+  // Shows so many of them to `visit`, piece by piece in order of their ordinals; without a copy
+  // where that can be.
+  using Visit = std::function<void(std::span<const std::byte> pages)>;
+  virtual void visit_pages(uint64_t first, uint64_t count, const Visit& visit) const {
+    std::array<std::byte, kPageSize> page;
+    for (; count > 0; ++first, --count) {
+      read_page(first, page);
+      visit(page);
+    }
   }
 };
 
@@ -67,6 +79,8 @@ class Snapshot {
   };
   std::vector<Lack> missing_memory(const pb::Process& process) const;
   const Extents& extents(const pb::Process& process) const;
+  // What its extents of SOURCE_STORED refer to.
+  const PageStore& pages() const { return *contents_.pages; }
   // How its memory was secured; without extents.
   const pb::AddressSpace& address_space(const pb::Process& process) const;
   // How many of the bytes in [start, end) can be read.

@@ -5,13 +5,13 @@
 #include <libelf.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include <algorithm>
 #include <cstring>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/image/libxxhash.h"
 #include "core/linux/mapped_file.h"
 
 namespace snapgdb {

@@ -13,6 +13,7 @@
 #include <bit>
 #include <future>
 #include <list>
+#include <optional>
 #include <thread>
 
 #include "core/base/error.h"
@@ -31,9 +32,11 @@ struct Advice {
   uint64_t advice;
 };
 constexpr Advice kAdvice[] = {
-    {"sr", MADV_SEQUENTIAL}, {"rr", MADV_RANDOM},   {"dc", MADV_DONTFORK},   {"dd", MADV_DONTDUMP},
-    {"wf", MADV_WIPEONFORK}, {"hg", MADV_HUGEPAGE}, {"nh", MADV_NOHUGEPAGE}, {"mg", MADV_MERGEABLE},
+    {"sr", MADV_SEQUENTIAL}, {"rr", MADV_RANDOM},     {"dc", MADV_DONTFORK},
+    {"dd", MADV_DONTDUMP},   {"wf", MADV_WIPEONFORK}, {"mg", MADV_MERGEABLE},
 };
+// Decides what pages the content comes into.
+constexpr Advice kEarlyAdvice[] = {{"hg", MADV_HUGEPAGE}, {"nh", MADV_NOHUGEPAGE}};
 
 uint64_t map_flags(const pb::Vma& vma, int file) {
   uint64_t flags = MAP_FIXED_NOREPLACE | (vma.shared() ? MAP_SHARED : MAP_PRIVATE);
@@ -67,11 +70,18 @@ bool restore_kernel_part(const pb::Vma& vma, Seed& seed) {
   return true;
 }
 
+void advise(const pb::Vma& vma, std::span<const Advice> advices, Seed& seed) {
+  for (const auto& [flag, advice] : advices)
+    if (has_flag(vma, flag))
+      seed.add("advise on memory", SYS_madvise, {vma.start(), vma.end() - vma.start(), advice});
+}
+
 void map(const pb::Vma& vma, const RestorePlan& plan, Seed& seed) {
   const int file = plan.file_of(vma);
   seed.add(words_for(vma), SYS_mmap,
            {vma.start(), vma.end() - vma.start(), first_protection(vma), map_flags(vma, file),
             static_cast<uint64_t>(file), vma.offset()});
+  advise(vma, kEarlyAdvice, seed);
 }
 
 void install_guards(const pb::Vma& vma, const Extents& extents, Seed& seed) {
@@ -89,8 +99,7 @@ void finish(const pb::Vma& vma, const Extents& extents, Seed& seed) {
   if (first_protection(vma) != vma.protection())
     seed.add("protect memory", SYS_mprotect, {vma.start(), size, vma.protection()});
   install_guards(vma, extents, seed);
-  for (const auto& [flag, advice] : kAdvice)
-    if (has_flag(vma, flag)) seed.add("advise on memory", SYS_madvise, {vma.start(), size, advice});
+  advise(vma, kAdvice, seed);
   if (has_flag(vma, "lo")) {
     const bool on_fault = has_flag(vma, "lf");
     seed.add_if_allowed("lock memory", SYS_mlock2,
@@ -112,6 +121,7 @@ struct Slice {
   // shared memory, or /proc/PID/mem, which also writes where the program may not.
   const Fd* file;
   uint64_t offset;
+  std::optional<uint64_t> page;  // its first one in the page store; nullopt: zeros
 };
 constexpr uint64_t kSlice = uint64_t{4} << 20;
 
@@ -120,31 +130,40 @@ void add_slices(const pb::Vma& vma, const Extents& extents, const Fd* file, uint
                 std::vector<Slice>& slices) {
   const bool over_a_file = vma.file() != 0 || (vma.inode() != 0 && !vma.shared());
   for (const Extent& extent : extents.overlapping(vma.start(), vma.end())) {
-    const bool differs =
-        extent.source == pb::SOURCE_STORED || (extent.source == pb::SOURCE_ZERO && over_a_file);
-    if (!differs) continue;
+    const bool stored = extent.source == pb::SOURCE_STORED;
+    if (!stored && !(extent.source == pb::SOURCE_ZERO && over_a_file)) continue;
     const uint64_t end = std::min(extent.end(), vma.end());
-    for (uint64_t at = std::max(extent.start, vma.start()); at < end; at += kSlice)
-      slices.push_back({at, std::min(kSlice, end - at), file, file_offset + (at - vma.start())});
+    for (uint64_t at = std::max(extent.start, vma.start()); at < end; at += kSlice) {
+      slices.push_back(
+          {at, std::min(kSlice, end - at), file, file_offset + (at - vma.start()), {}});
+      if (stored) slices.back().page = extent.where + (at - extent.start) / kPageSize;
+    }
   }
 }
 
-void write_slice(const Snapshot& snapshot, const pb::Process& process, Tid tid, const Slice& slice,
-                 std::vector<std::byte>& buffer) {
-  buffer.resize(kSlice);
-  for (uint64_t done = 0; done < slice.size;) {
-    const auto out = std::span(buffer).first(slice.size - done);
-    const size_t n = snapshot.read_memory(process, slice.start + done, out);
-    if (n == 0)
-      throw Error(
-          fmt::format("cannot read memory of {} at {:#x}", process.pid(), slice.start + done),
-          snapshot.missing_reason(process, slice.start + done));
+// Shows all bytes of the slice to `put`, with the place of each piece in it.
+template <typename Put>
+void read_slice(const Snapshot& snapshot, const Slice& slice, const Put& put) {
+  static const std::vector<std::byte> kZeros(size_t{64} << 10);
+  uint64_t done = 0;
+  const auto visit = [&](std::span<const std::byte> bytes) {
+    bytes = bytes.first(std::min<uint64_t>(bytes.size(), slice.size - done));
+    put(done, bytes);
+    done += bytes.size();
+  };
+  if (slice.page)
+    snapshot.pages().visit_pages(*slice.page, page_up(slice.size) / kPageSize, visit);
+  else
+    while (done < slice.size) visit(kZeros);
+}
+
+void write_slice(const Snapshot& snapshot, Tid tid, const Slice& slice) {
+  read_slice(snapshot, slice, [&](uint64_t at, std::span<const std::byte> bytes) {
     if (slice.file)
-      pwrite_all(slice.file->get(), out.first(n), slice.offset + done, "memory of the tree");
+      pwrite_all(slice.file->get(), bytes, slice.offset + at, "memory of the tree");
     else
-      write_remote(tid, slice.start + done, out.first(n));
-    done += n;
-  }
+      write_remote(tid, slice.start + at, bytes);
+  });
 }
 
 // What others share through a file of theirs is not for us to change.
@@ -192,9 +211,7 @@ void write_content(const RestoreContext& context, const pb::Process& process, Ti
   }
   std::atomic<size_t> next = 0;
   const auto work_off = [&] {
-    std::vector<std::byte> buffer;
-    for (size_t i = next++; i < slices.size(); i = next++)
-      write_slice(snapshot, process, tid, slices[i], buffer);
+    for (size_t i = next++; i < slices.size(); i = next++) write_slice(snapshot, tid, slices[i]);
   };
   std::vector<std::future<void>> others;
   const size_t workers = std::min<size_t>(slices.size(), std::thread::hardware_concurrency());

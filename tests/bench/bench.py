@@ -9,6 +9,7 @@ import argparse
 import glob
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -160,7 +161,89 @@ def many(options):
     compare(options, "50 processes of 4 threads", memory, target)
 
 
-SCENARIOS = {"large": large, "many": many}
+# ---- Restoring ----------------------------------------------------------------------------------
+
+
+class Again:
+    """A tree that was restored: until it ends, which it does with its standard input."""
+
+    def __init__(self, command):
+        ours, theirs = os.pipe()
+        start = time.monotonic()
+        with subprocess.Popen(command, stdin=ours, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            os.close(ours)
+            self.pid = int(process.stdout.readline() or 0)
+            self.wall = time.monotonic() - start
+            self.input = theirs
+            if self.pid == 0:
+                raise SystemExit(f"bench: {' '.join(command)}: {process.stderr.read().decode()}")
+            self.end()
+
+    def end(self):
+        os.close(self.input)
+        while os.path.exists(f"/proc/{self.pid}"):
+            time.sleep(0.01)
+
+
+def restored_unharmed(command):
+    """The program's own verdict on itself."""
+    result = subprocess.run(command, input="", capture_output=True, text=True, timeout=600, check=False)
+    if result.returncode != 0:
+        raise SystemExit(f"bench: {' '.join(command)}: {result.stderr}")
+
+
+def snapgdb_restores(options, target, results, ways):
+    image = f"{options.work}/x.snapgdb"
+    command_output([options.snapgdb, "capture", str(target.pid), "-o", image, "--kill", "--all-memory"])
+    target.process.wait()
+    for way in ways:
+        command = [options.snapgdb, "restore", image, *way]
+        walls = [Again([*command, "--detach"]).wall for _ in range(options.rounds)]
+        restored_unharmed(command)
+        results.append((" ".join(["snapgdb restore", *way]), statistics.median(walls)))
+    os.unlink(image)
+
+
+def criu_restores(options, start, results):
+    """CRIU knows no standard input from outside: a FIFO, which it opens again by its name."""
+    fifo, images, output = (f"{options.work}/{name}" for name in ("input", "criu", "output"))
+    os.mkfifo(fifo)
+    os.mkdir(images)
+    holder = os.open(fifo, os.O_RDWR)
+    target = start(stdin=os.open(fifo, os.O_RDONLY), stdout=os.open(output, os.O_WRONLY | os.O_CREAT))
+    while os.stat(output).st_size == 0:
+        time.sleep(0.01)
+    command_output(["criu", "dump", "-t", str(target.pid), "-D", images, "--shell-job"])
+    target.wait()
+    walls = []
+    for _ in range(options.rounds):
+        begin = time.monotonic()
+        command_output(["criu", "restore", "-D", images, "--shell-job", "-d"])
+        walls.append(time.monotonic() - begin)
+        os.kill(target.pid, signal.SIGKILL)
+        while os.path.exists(f"/proc/{target.pid}"):
+            time.sleep(0.01)
+    os.close(holder)
+    results.append(("criu restore", statistics.median(walls)))
+
+
+def compare_restores(options, title, name, *arguments):
+    results = []
+    if shutil.which("criu"):
+        criu_restores(options, lambda **streams: subprocess.Popen(
+            [os.path.join(options.targets, name), *arguments], start_new_session=True, **streams), results)
+    snapgdb_restores(options, Target(options.targets, name, *arguments), results, [[]])
+    print(f"\n{title}: until it runs again")
+    for name_, wall in results:
+        print(f"  {name_:34} {wall * 1e3:9.0f} ms {wall / results[0][1]:7.3f}")
+
+
+def restore(options):
+    compare_restores(options, f"one process, {options.mib} MiB of random pages", "busy", "--mib", str(options.mib))
+    compare_restores(options, "50 processes of 4 threads", "crowd", "--processes", "50", "--threads", "4")
+
+
+SCENARIOS = {"large": large, "many": many, "restore": restore}
 
 
 def main():
