@@ -1,0 +1,17 @@
+#pragma once
+
+#include "tests/e2e/harness.h"
+
+namespace snapgdb::e2e {
+
+bool exists(pid_t pid);
+// A process and all below it.
+std::vector<pid_t> tree_of(pid_t root);
+// Orphans of a test become its children.
+void await_end(pid_t pid);
+// Captures and kills; the tree's numbers are free again afterwards. `run`: the capture.
+void take_away(Running& program, const std::string& image, RunOptions run = {});
+// Runs the tree to its end, which comes when its standard input ends.
+Result run_again(const std::string& image, const Words& options = {}, RunOptions run = {});
+
+}  // namespace snapgdb::e2e
