@@ -273,7 +273,9 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
   std::vector<pb::Process> processes = Collection(context).run();
   Spaces spaces = begin_copies(context, processes, options_.memory, stash);
   for (SpaceCopy* space : by_size(spaces)) space->secure(context, stash);
+  context.nameless.secure(processes, options_.memory, stash);
   urgency.emplace();
+  context.nameless.copy_what_changes(stash, pages_);
   for (auto& [id, space] : spaces)
     if (space->needs_stop()) space->copy(stash, pages_);
   resume();
@@ -291,6 +293,7 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
   }
   report.processes = processes.size();
   for (auto& [id, space] : spaces) write_memory(id, *space, stash, context, image_, pages_);
+  context.nameless.write(stash, image_, pages_, missing);
   files_.write_new_files(image_, pages_, missing);
 
   record.set_sequence(sequence);

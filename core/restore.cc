@@ -122,14 +122,15 @@ RestoredTree::RestoredTree(const Snapshot& snapshot, const RestorePlan& plan,
     if (!is_zombie(process)) finish(process);
 }
 
-// Not before all have what they hold, and are mapped as they were.
+// Not before all have what they hold, and are mapped as they were. Sealing takes a description that
+// may write, as somebody had who has closed it since.
 void RestoredTree::seal_memfds() {
   for (size_t i = 0; i < plan_.files.size(); ++i) {
     const pb::Descriptor* descriptor = plan_.files[i].descriptor;
-    if (!descriptor || plan_.files[i].how != PlannedFile::How::kOpened ||
-        !descriptor->has_memfd() || (descriptor->flags() & O_ACCMODE) == O_RDONLY)
+    if (!descriptor || plan_.files[i].how != PlannedFile::How::kOpened || !descriptor->has_memfd())
       continue;
-    const Fd memfd = duplicate_descriptor(keeper_->tid(), plan_.file_base + static_cast<int>(i));
+    const Fd held = duplicate_descriptor(keeper_->tid(), plan_.file_base + static_cast<int>(i));
+    const Fd memfd(::open(fmt::format("/proc/self/fd/{}", held.get()).c_str(), O_RDWR | O_CLOEXEC));
     const auto seals = static_cast<int>(descriptor->memfd().seals());
     const int now = memfd.valid() ? ::fcntl(memfd.get(), F_GET_SEALS) : -1;
     if (now < 0 || ((seals & ~now) && ::fcntl(memfd.get(), F_ADD_SEALS, seals) != 0))

@@ -97,7 +97,7 @@ bool is_kernel_part(const pb::Vma& vma) {
 
 // Memory that has a file, but one that only those have who use it.
 bool is_object(const pb::Vma& vma) {
-  return vma.file() == 0 && vma.inode() != 0 && (vma.shared() || vma.deleted());
+  return vma.file() == 0 && !is_anonymous(vma) && (vma.shared() || vma.deleted());
 }
 
 // What the program saw is what is there now, or else the image has it.
@@ -172,6 +172,8 @@ class Files {
       file.how = lacks(process, resource, kind, why);
     } else {
       file.how = PlannedFile::How::kOpened;
+      if (const std::string note = restorer->note(descriptor); !note.empty())
+        plan_.notes.push_back(fmt::format("process {}: {}: {}", process.pid(), resource, note));
     }
     plan_.files.push_back(std::move(file));
   }
@@ -201,6 +203,8 @@ class Files {
       file.how = PlannedFile::How::kOpened;
     } else if (is_object(vma)) {
       file.how = PlannedFile::How::kSharedMemory;
+      if (const auto* record = snapshot_.file(vma.nameless()); record && !record->embedded())
+        object(process, words_for(vma), kNotInImage + (": " + record->why_not_embedded()));
     } else if (const pb::FileRecord& record = *snapshot_.file(vma.file()); is_unchanged(record)) {
       file.how = PlannedFile::How::kOpened;
     } else if (record.embedded()) {
@@ -402,6 +406,7 @@ RestorePlan plan_restore(const Snapshot& snapshot, const RestoreOptions& options
   Files(snapshot, options, plan).plan();
   check_kernel_parts(snapshot, plan);
   check_processor(snapshot, plan);
+  check_huge_pages(snapshot, plan);
   for (const pb::Process& process : snapshot.processes()) {
     check_process(snapshot, process, plan);
     if (process.address_space()) check_memory(snapshot, process, options, plan);

@@ -123,7 +123,7 @@ class Exporter {
   ExportedFiles run() {
     for (const bool deleted : {false, true})  // a file that still has its name comes first
       for (const pb::FileRecord& file : snapshot_.files())
-        if (file.embedded() && file.deleted() == deleted) write(file);
+        if (file.embedded() && !file.nameless() && file.deleted() == deleted) write(file);
     for (const pb::Process& process : snapshot_.processes())
       for (const LoadedObject& object :
            read_link_map(ProcessMemory(snapshot_, process), process.auxv()))

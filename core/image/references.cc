@@ -45,8 +45,12 @@ void check_process(const Snapshot& snapshot, const pb::Process& process) {
   const auto whose = fmt::format("process {}", process.pid());
   check_file_id(snapshot, process.executable_file(), whose);
   for (const pb::Vma& vma : process.mappings())
-    check_file_id(snapshot, vma.file(),
-                  fmt::format("the mapping of process {} at {:#x}", process.pid(), vma.start()));
+    for (const uint32_t id : {vma.file(), vma.nameless()})
+      check_file_id(snapshot, id,
+                    fmt::format("the mapping of process {} at {:#x}", process.pid(), vma.start()));
+  for (const pb::Descriptor& descriptor : process.descriptors())
+    check_file_id(snapshot, descriptor.nameless(),
+                  fmt::format("descriptor {} of process {}", descriptor.number(), process.pid()));
 }
 
 void check_file(const pb::FileRecord& file, const PageSet& pages) {

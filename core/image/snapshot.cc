@@ -166,7 +166,7 @@ const pb::FileRecord* Snapshot::file(uint32_t id) const {
 const pb::FileRecord* Snapshot::embedded_file(std::string_view path) const {
   const pb::FileRecord* best = nullptr;
   for (const pb::FileRecord& file : contents_.files) {
-    if (!file.embedded() || file.path() != path) continue;
+    if (!file.embedded() || file.nameless() || file.path() != path) continue;
     if (!best || (best->deleted() && !file.deleted())) best = &file;
   }
   return best;

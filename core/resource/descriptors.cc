@@ -145,6 +145,7 @@ std::vector<Fd> open_files(OpeningContext context, const RestorePlan& plan) {
     if (plan.files[i].descriptor) files[i] = open_planned(context, plan.files[i]);
   for (size_t i = 0; i < files.size(); ++i)
     if (plan.files[i].mapping) files[i] = open_mapped(context, plan.files[i]);
+  finish_nameless(context);
   return files;
 }
 

@@ -110,7 +110,8 @@ void FileRegistry::write_new_files(ImageWriter& image, PageWriter& pages,
   for (size_t i = written_; i < mapped; ++i)
     if (entries_[i].elf) entries_[i].record.set_build_id(build_id_of(entries_[i].fd));
   for (size_t i = written_; i < mapped; ++i) add_debug_file(entries_[i]);
-  for (; written_ < entries_.size(); ++written_) write(entries_[written_], image, pages, missing);
+  for (; written_ < entries_.size(); ++written_)
+    if (entries_[written_].record.id()) write(entries_[written_], image, pages, missing);
 }
 
 void FileRegistry::add_debug_file(const Entry& of) {

@@ -26,6 +26,13 @@ class FileRegistry {
   // our reach, not a regular file, or lives in memory only. May be called by several threads.
   uint32_t id_for(const ProcDirectory& proc, const ProcMapping& mapping);
 
+  // For a file that somebody else describes and writes.
+  uint32_t reserve_id() {
+    const std::lock_guard lock(mutex_);
+    entries_.emplace_back();
+    return static_cast<uint32_t>(entries_.size());
+  }
+
   size_t size() const { return entries_.size(); }
   const pb::FileRecord& record(uint32_t id) const {
     const std::lock_guard lock(mutex_);

@@ -19,8 +19,16 @@ bool is_regular(const OpenDescriptor& open) {
   return S_ISREG(open.status.st_mode);
 }
 
-void capture_regular(CaptureContext&, const OpenDescriptor& open, pb::Descriptor& out) {
-  out.mutable_file()->set_unlinked(open.status.st_nlink == 0);
+void capture_regular(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor& out) {
+  pb::RegularFile& file = *out.mutable_file();
+  file.set_unlinked(open.status.st_nlink == 0);
+  if (file.unlinked()) return out.set_nameless(nameless_id(context, open));
+  if (!open.deleted) return;
+  file.set_other_links(open.status.st_nlink);
+  auto name = other_name_of(open.process.task_proc, open.status, open.target);
+  if (!name) return;
+  file.set_former_name(open.target);
+  out.set_target(std::move(*name));
 }
 
 bool is_directory(const OpenDescriptor& open) {
@@ -49,16 +57,21 @@ void capture_device(CaptureContext&, const OpenDescriptor& open, pb::Descriptor&
 Fd open_path(OpeningContext&, const pb::Descriptor& descriptor) {
   Fd fd(::open(descriptor.target().c_str(), static_cast<int>(descriptor.flags()) | O_CLOEXEC));
   if (!fd.valid()) throw_errno("cannot open {}", printable(descriptor.target()));
-  const bool seekable = !(descriptor.flags() & O_PATH) && !descriptor.has_device_node();
-  if (seekable && ::lseek(fd.get(), static_cast<off_t>(descriptor.position()), SEEK_SET) < 0)
-    throw_errno("cannot seek in {}", printable(descriptor.target()));
+  go_to_position(fd, descriptor);
   return fd;
+}
+
+Fd open_file(OpeningContext& context, const pb::Descriptor& descriptor) {
+  if (!descriptor.file().unlinked()) return open_path(context, descriptor);
+  return open_again(nameless_object(context, descriptor), descriptor.flags() & ~uint32_t{O_TMPFILE},
+                    descriptor, false);
 }
 
 std::string path_obstacle(const Snapshot&, const pb::Descriptor& descriptor) {
   struct stat status {};
-  if (descriptor.has_file() && descriptor.file().unlinked())
-    return "it had been removed while it was open, and its content is not in the image";
+  if (descriptor.file().other_links() && descriptor.file().former_name().empty())
+    return fmt::format("that name of it was gone; of its {} others none is in the same directory",
+                       descriptor.file().other_links());
   if (::stat(descriptor.target().c_str(), &status) != 0) return errno_text(errno);
   if ((status.st_mode & S_IFMT) != (descriptor.mode() & S_IFMT))
     return "another kind of file has its name now";
@@ -68,6 +81,20 @@ std::string path_obstacle(const Snapshot&, const pb::Descriptor& descriptor) {
       ::faccessat(AT_FDCWD, descriptor.target().c_str(), wanted, AT_EACCESS) != 0)
     return errno_text(errno);
   return "";
+}
+
+std::string file_obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
+  return descriptor.file().unlinked() ? why_not_in_image(snapshot, descriptor)
+                                      : path_obstacle(snapshot, descriptor);
+}
+
+std::string file_note(const pb::Descriptor& descriptor) {
+  const std::string& former = descriptor.file().former_name();
+  return former.empty() ? ""
+                        : fmt::format(
+                              "it had been opened as {}, a name that was gone; it is opened "
+                              "by another one that it has",
+                              printable(former));
 }
 
 // Terminals are those of the standard streams, or else gone.
@@ -82,7 +109,14 @@ std::string device_obstacle(const Snapshot& snapshot, const pb::Descriptor& desc
 
 }  // namespace
 
-const DescriptorRestorer kRegularFileRestorer{pb::Descriptor::kFile, path_obstacle, open_path};
+void go_to_position(const Fd& file, const pb::Descriptor& descriptor) {
+  const bool seekable = !(descriptor.flags() & O_PATH) && !descriptor.has_device_node();
+  if (seekable && ::lseek(file.get(), static_cast<off_t>(descriptor.position()), SEEK_SET) < 0)
+    throw_errno("cannot seek in {}", printable(descriptor.target()));
+}
+
+const DescriptorRestorer kRegularFileRestorer{pb::Descriptor::kFile, file_obstacle, open_file,
+                                              file_note};
 const DescriptorRestorer kDirectoryRestorer{pb::Descriptor::kDirectory, path_obstacle, open_path};
 const DescriptorRestorer kDeviceRestorer{pb::Descriptor::kDeviceNode, device_obstacle, open_device};
 

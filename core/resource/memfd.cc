@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "core/base/error.h"
+#include "core/base/strings.h"
 #include "core/resource/resources.h"
 
 namespace snapgdb {
@@ -23,47 +24,34 @@ void capture(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor
     context.lacks(open.process.pid, {}, "seals of " + open.target, "pidfd_getfd(2) is refused");
   else
     memfd.set_seals(static_cast<uint32_t>(seals));
+  out.set_nameless(nameless_id(context, open));
 }
 
 // ---- Restoring ----------------------------------------------------------------------------------
 
-bool maps(const pb::Vma& vma, const pb::Descriptor& descriptor) {
-  return vma.inode() == descriptor.inode() && vma.name().starts_with(kPrefix);
+// What is sealed against writing has its content already, and can be mapped only as it was mapped
+// once it is sealed.
+void seal_against_writing(const Fd& memfd, const pb::Descriptor& descriptor) {
+  if (descriptor.memfd().seals() & F_SEAL_WRITE &&
+      ::fcntl(memfd.get(), F_ADD_SEALS, F_SEAL_WRITE) != 0)
+    throw_errno("cannot seal {}", printable(descriptor.target()));
 }
 
-std::string obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
-  if (descriptor.size() == 0) return "";
-  for (const pb::Process& process : snapshot.processes())
-    for (const pb::Vma& vma : process.mappings())
-      if (maps(vma, descriptor)) return "";
-  return "its content is not in the image, since no process had it mapped";
-}
-
-// Its content comes with the mappings. Seals, which would be in the way, are set by the processes.
+// Other seals, which would be in the way, are set last (RestoredTree::seal_memfds).
 Fd open_memfd(OpeningContext& context, const pb::Descriptor& descriptor) {
-  const auto [known, is_new] =
-      context.objects.try_emplace({descriptor.device(), descriptor.inode()});
-  Fd& object = known->second;
-  if (is_new) {
-    object = Fd(::memfd_create(descriptor.memfd().name().c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
-    if (!object.valid() || ::ftruncate(object.get(), static_cast<off_t>(descriptor.size())) != 0)
-      throw_errno("cannot make a memfd of {} bytes", descriptor.size());
-  }
+  const bool is_new = !context.objects.contains(OpeningContext::key_of(descriptor));
+  const Fd& object = nameless_object(context, descriptor);
+  if (is_new && descriptor.nameless()) seal_against_writing(object, descriptor);
   // The first description is the memfd itself; another one is opened through it, and has
   // O_LARGEFILE then.
-  constexpr uint32_t kKept = O_ACCMODE | O_APPEND | O_NONBLOCK;
-  const auto flags = static_cast<int>(descriptor.flags() & kKept);
-  Fd file(is_new && flags == O_RDWR
-              ? ::fcntl(object.get(), F_DUPFD_CLOEXEC, 0)
-              : ::open(fmt::format("/proc/self/fd/{}", object.get()).c_str(), flags | O_CLOEXEC));
-  if (!file.valid() || ::lseek(file.get(), static_cast<off_t>(descriptor.position()), SEEK_SET) < 0)
-    throw_errno("cannot open a memfd");
-  return file;
+  constexpr uint32_t kKept = O_ACCMODE | O_APPEND | O_NONBLOCK | O_PATH;
+  const uint32_t flags = descriptor.flags() & kKept;
+  return open_again(object, flags, descriptor, is_new && flags == O_RDWR);
 }
 
 }  // namespace
 
 const DescriptorResource kMemfd{"memfd", matches, capture};
-const DescriptorRestorer kMemfdRestorer{pb::Descriptor::kMemfd, obstacle, open_memfd};
+const DescriptorRestorer kMemfdRestorer{pb::Descriptor::kMemfd, why_not_in_image, open_memfd};
 
 }  // namespace snapgdb

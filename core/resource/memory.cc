@@ -62,17 +62,27 @@ bool is_changeable(const ProcMapping& mapping) {
   return mapping.shared && mapping.has_flag("mw");  // mw: may be written (VM_MAYWRITE)
 }
 
+bool is_of_huge_pages(const pb::Vma& vma) {
+  return has_flag(vma, "ht");
+}
+
+// /proc/PID, which has map_files, unless its leader has exited.
+const ProcDirectory& directory_of(const FrozenProcess& frozen) {
+  return frozen.tasks.front().tid == leader_of(frozen.pid) ? frozen.proc : frozen.task_proc;
+}
+
 void capture(CaptureContext& context, const FrozenProcess& frozen, pb::Process& process) {
   process.set_address_space(context.address_spaces.of(frozen.a_task()));
   // What a userfaultfd has been made responsible for since then shows in flags only.
   const Survey* survey = has_userfaultfd(process) ? nullptr : context.surveys.find(frozen.pid);
-  for (const ProcMapping& mapping : mappings_now(frozen.task_proc, survey)) {
+  for (ProcMapping& mapping : mappings_now(frozen.task_proc, survey)) {
     pb::Vma& vma = *process.add_mappings() = to_record(mapping);
-    if (mapping.inode == 0 || is_changeable(mapping)) continue;
-    const ProcDirectory& proc = frozen.tasks.front().tid == leader_of(frozen.pid)
-                                    ? frozen.proc
-                                    : frozen.task_proc;  // map_files
-    vma.set_file(context.files.id_for(proc, mapping));
+    if (mapping.inode == 0) continue;
+    if (mapping.deleted && !is_anonymous(vma))
+      look_behind(context, directory_of(frozen), mapping, vma);
+    if (is_changeable(mapping)) continue;
+    vma.set_file(context.files.id_for(directory_of(frozen), mapping));
+    if (vma.file()) vma.clear_nameless();  // code: the registry has it
     const bool is_program = mapping.name == process.executable() && !process.executable_file();
     if (!is_program || !vma.file()) continue;
     process.set_executable_file(vma.file());
@@ -88,16 +98,6 @@ constexpr const char* kUndeliveredOrSwapped =
 constexpr const char* kOutOfReach =
     "shared memory, or a view of it, not mapped in at that moment; reading it needs "
     "CAP_CHECKPOINT_RESTORE";
-
-bool is_of_huge_pages(const pb::Vma& vma) {
-  return has_flag(vma, "ht");
-}
-
-// MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB: the file that the kernel shows of it is always empty.
-bool is_anonymous(const pb::Vma& vma) {
-  return vma.inode() == 0 || (!vma.shared() && is_of_huge_pages(vma) && vma.deleted() &&
-                              vma.name() == "/anon_hugepage");
-}
 
 struct Exclusion {
   bool (*matches)(const pb::Vma&, const MemoryOptions&);
@@ -349,6 +349,11 @@ bool lies_in(const MemoryRun& run, const pb::Vma& vma) {
 }
 
 }  // namespace
+
+bool is_anonymous(const pb::Vma& vma) {
+  return vma.inode() == 0 || (!vma.shared() && is_of_huge_pages(vma) && vma.deleted() &&
+                              vma.name() == "/anon_hugepage");
+}
 
 bool has_flag(const pb::Vma& vma, std::string_view flag) {
   const auto flags = split_blank(vma.flags());

@@ -27,6 +27,10 @@ struct MemoryOptions {
 // Whether it has that flag of two letters (VmFlags of smaps).
 bool has_flag(const pb::Vma& vma, std::string_view flag);
 
+// Also MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB: the file that the kernel shows of it is always
+// empty.
+bool is_anonymous(const pb::Vma& vma);
+
 // How the content of one address space will be had. Made while the tree is stopped, from the page
 // table; carried out by copy_memory when it runs again.
 struct MemoryRun {

@@ -21,6 +21,7 @@
 #include "core/linux/freezer.h"
 #include "core/linux/remote_memory.h"
 #include "core/resource/memory.h"
+#include "core/resource/nameless.h"
 #include "core/resource/resources.h"
 
 namespace snapgdb {
@@ -49,9 +50,10 @@ uint64_t map_flags(const pb::Vma& vma, int file) {
 }
 
 // Memory that was writable once is accounted for ("ac"), and so must be again. Other memory that
-// may not be written to is filled through /proc/PID/mem, which may.
+// may not be written to is filled through /proc/PID/mem, which may, but for huge pages.
 uint32_t first_protection(const pb::Vma& vma) {
-  return has_flag(vma, "ac") && !vma.shared() ? vma.protection() | PROT_WRITE : vma.protection();
+  const bool writable = !vma.shared() && (has_flag(vma, "ac") || has_flag(vma, "ht"));
+  return writable ? vma.protection() | PROT_WRITE : vma.protection();
 }
 
 std::string words_for(const pb::Vma& vma) {
@@ -128,7 +130,7 @@ constexpr uint64_t kSlice = uint64_t{4} << 20;
 // What has to be written: a fresh mapping has zeros, or its file's content, by itself.
 void add_slices(const pb::Vma& vma, const Extents& extents, const Fd* file, uint64_t file_offset,
                 std::vector<Slice>& slices) {
-  const bool over_a_file = vma.file() != 0 || (vma.inode() != 0 && !vma.shared());
+  const bool over_a_file = vma.file() != 0 || (!is_anonymous(vma) && !vma.shared());
   for (const Extent& extent : extents.overlapping(vma.start(), vma.end())) {
     const bool stored = extent.source == pb::SOURCE_STORED;
     if (!stored && !(extent.source == pb::SOURCE_ZERO && over_a_file)) continue;
@@ -166,11 +168,12 @@ void write_slice(const Snapshot& snapshot, Tid tid, const Slice& slice) {
   });
 }
 
-// What others share through a file of theirs is not for us to change.
+// What others share through a file of theirs is not for us to change; a file without a name has its
+// content already.
 bool is_in_a_file(const pb::Vma& vma, const RestorePlan& plan) {
   const auto file = plan.by_mapping.find(RestorePlan::key_of(vma));
   return vma.shared() && file != plan.by_mapping.end() &&
-         plan.files[file->second].how == PlannedFile::How::kOpened;
+         (vma.nameless() || plan.files[file->second].how == PlannedFile::How::kOpened);
 }
 
 // Shared memory, through the file that the keeper made of it.
@@ -226,22 +229,6 @@ void write_content(const RestoreContext& context, const pb::Process& process, Ti
 
 // ---- What is mapped -----------------------------------------------------------------------------
 
-// A file that is nowhere any more, but for those who have it: by its old name, where that is free,
-// so that it shows itself as it did. A memory file otherwise.
-Fd removed_file(const std::string& path) {
-  constexpr std::string_view kNowhere[] = {"/memfd:", "/dev/zero", "/SYSV"};
-  const bool somewhere = path.starts_with('/') && std::ranges::none_of(kNowhere, [&](auto prefix) {
-                           return path.starts_with(prefix);
-                         });
-  Fd file(somewhere ? ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600) : -1);
-  if (file.valid())
-    ::unlink(path.c_str());
-  else
-    file = Fd(::memfd_create(path.substr(path.find_last_of("/:") + 1).c_str(), MFD_CLOEXEC));
-  if (!file.valid()) throw_errno("cannot make {}", printable(path));
-  return file;
-}
-
 void copy_from_image(const Snapshot& snapshot, const pb::FileRecord& file, const Fd& copy) {
   std::vector<std::byte> buffer(size_t{1} << 20);
   for (uint64_t at = 0; at < file.size();) {
@@ -253,7 +240,7 @@ void copy_from_image(const Snapshot& snapshot, const pb::FileRecord& file, const
   }
 }
 
-Fd open_again(const Fd& file, bool writable) {
+Fd reopen(const Fd& file, bool writable) {
   return Fd(::open(fmt::format("/proc/self/fd/{}", file.get()).c_str(),
                    (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC));
 }
@@ -263,7 +250,7 @@ Fd put_in_place(const OpeningContext& context, const PlannedFile& file,
                 const pb::FileRecord& record) {
   Fd copy = context.sandbox->replacement(*file.replacement);
   copy_from_image(context.snapshot, record, copy);
-  Fd again = open_again(copy, file.writable);
+  Fd again = reopen(copy, file.writable);
   if (context.sandbox->is_in_place(*file.replacement))
     again = Fd(::open(record.path().c_str(), (file.writable ? O_RDWR : O_RDONLY) | O_CLOEXEC));
   if (!again.valid()) throw_errno("cannot open {}", printable(record.path()));
@@ -293,16 +280,17 @@ uint64_t size_of_object(const Snapshot& snapshot, const RestorePlan::MappedFile&
 }
 
 Fd open_object(OpeningContext& context, const pb::Vma& vma, bool writable) {
-  const uint64_t device = makedev(vma.device_major(), vma.device_minor());
-  const auto [known, is_new] = context.objects.try_emplace({device, vma.inode()});
+  const auto [known, is_new] = context.objects.try_emplace(OpeningContext::key_of(vma));
   Fd& object = known->second;
-  if (is_new) {
+  if (is_new && vma.nameless()) {
+    object = make_nameless(context.snapshot, *context.snapshot.file(vma.nameless()));
+  } else if (is_new) {
     const uint64_t size = size_of_object(context.snapshot, RestorePlan::key_of(vma));
-    object = removed_file(vma.name());
+      object = make_nameless(vma.name());
     if (::ftruncate(object.get(), static_cast<off_t>(size)) != 0)
       throw_errno("cannot make shared memory of {} bytes", size);
   }
-  Fd again = open_again(object, writable);
+  Fd again = reopen(object, writable);
   if (!again.valid()) throw_errno("cannot open shared memory");
   return again;
 }
@@ -327,8 +315,7 @@ void prepare_shared_memory(OpeningContext& context, const RestorePlan& plan) {
     const pb::Vma& vma = *file.mapping;
     Fd object = anonymous_object(size_of_object(context.snapshot, RestorePlan::key_of(vma)));
     if (object.valid())
-      context.objects[{makedev(vma.device_major(), vma.device_minor()), vma.inode()}] =
-          std::move(object);
+      context.objects[OpeningContext::key_of(vma)] = std::move(object);
   }
 }
 
@@ -338,7 +325,7 @@ Fd open_mapped(OpeningContext& context, const PlannedFile& file) {
   const pb::FileRecord* record = context.snapshot.file(vma.file());
   if (file.replacement) return put_in_place(context, file, *record);
   if (file.how == PlannedFile::How::kFromImage) {
-    Fd copy = removed_file(record->path());
+    Fd copy = make_nameless(record->path());
     copy_from_image(context.snapshot, *record, copy);
     return copy;
   }

@@ -16,6 +16,7 @@
 #include "core/linux/freezer.h"
 #include "core/linux/task.h"
 #include "core/resource/file_registry.h"
+#include "core/resource/nameless.h"
 #include "core/resource/survey.h"
 
 namespace snapgdb {
@@ -33,6 +34,7 @@ struct CaptureContext {
   Surveys& surveys;
   std::vector<pb::Missing>& missing;
 
+  NamelessFiles nameless{files};
   Identities descriptions{Identities::Kind::kFileDescription};
   Identities descriptor_tables{Identities::Kind::kDescriptorTable};
   Identities address_spaces{Identities::Kind::kAddressSpace};
@@ -106,6 +108,14 @@ struct DescriptorResource {
   void (*capture)(CaptureContext&, const OpenDescriptor&, pb::Descriptor&);
 };
 std::span<const DescriptorResource* const> descriptor_resources();
+
+// The id of its record, if it is a file without a name; 0 otherwise.
+uint32_t nameless_id(CaptureContext& context, const OpenDescriptor& open);
+
+// The same of a mapping whose file has lost its name; if that has another one, it is its from now
+// on.
+void look_behind(CaptureContext& context, const ProcDirectory& proc, ProcMapping& mapping,
+                 pb::Vma& vma);
 
 // "key: value key:value …", as some kinds of descriptors show themselves in fdinfo.
 std::map<std::string_view, std::string_view> key_value_pairs(std::string_view line);

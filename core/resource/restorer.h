@@ -69,8 +69,12 @@ struct OpeningContext {
     PipeEnds ends;
     bool read_taken = false, write_taken = false;  // as the description of some descriptor
   };
-  std::map<uint64_t, OpenPipe> pipes = {};                   // by inode
-  std::map<std::pair<uint64_t, uint64_t>, Fd> objects = {};  // by device and inode: memory
+  std::map<uint64_t, OpenPipe> pipes = {};  // by inode
+  // Memory, and files without a name: by device and inode, or (0, FileRecord.id) if they have one.
+  using ObjectKey = std::pair<uint64_t, uint64_t>;
+  static ObjectKey key_of(const pb::Descriptor& descriptor);
+  static ObjectKey key_of(const pb::Vma& mapping);
+  std::map<ObjectKey, Fd> objects = {};
 };
 
 // What restorers share. They run in the conductor's thread, after every process is there.
@@ -114,6 +118,18 @@ void start_timers(const pb::Process& process, Seed& seed);
 std::vector<Fd> open_files(OpeningContext context, const RestorePlan& plan);
 // What takes rights that the keeper may lack, in a user namespace of its own: to be done before.
 void prepare_shared_memory(OpeningContext& context, const RestorePlan& plan);
+// Another description of an open object, with flags of open(2), at the position of the descriptor;
+// or the very same one.
+Fd open_again(const Fd& object, uint32_t flags, const pb::Descriptor& descriptor, bool same);
+// Owner, rights and times of what has no name: they would be in the way while it is being opened.
+void finish_nameless(const OpeningContext& context);
+void go_to_position(const Fd& file, const pb::Descriptor& descriptor);
+// The file without a name that a descriptor leads to, made when it is first asked for: with its
+// content, unless that comes with the mappings.
+const Fd& nameless_object(OpeningContext& context, const pb::Descriptor& descriptor);
+// "" if it is.
+inline constexpr const char* kNotInImage = "its content is not in the image";
+std::string why_not_in_image(const Snapshot& snapshot, const pb::Descriptor& descriptor);
 // That of a mapping: the file, its content from the image, or shared memory.
 Fd open_mapped(OpeningContext& context, const PlannedFile& file);
 
@@ -123,9 +139,14 @@ struct DescriptorRestorer {
   // Why it cannot be opened again; "" if it can.
   std::string (*obstacle)(const Snapshot&, const pb::Descriptor&);
   Fd (*open)(OpeningContext&, const pb::Descriptor&);  // throws Error
+  // What will be otherwise than it was; "" if nothing.
+  std::string (*note)(const pb::Descriptor&) = [](const pb::Descriptor&) { return std::string(); };
 };
 // nullptr: that kind cannot be restored yet.
 const DescriptorRestorer* restorer_of(const pb::Descriptor& descriptor);
+
+// Whether the machine has the huge pages (hugetlb) that the tree needs.
+void check_huge_pages(const Snapshot& snapshot, RestorePlan& plan);
 
 // What stands for the standard streams of a tree that had them from outside: the number of ours
 // that the descriptor was, or else standard error; nullopt: it is something of the tree's own.

@@ -1,9 +1,7 @@
 // Memory of awkward kinds (tests/targets/kinds.cc): however it was secured, each page is in the
 // image as the program has it, or is said to be missing; and the program does not notice.
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,8 +9,8 @@
 #include <filesystem>
 #include <sstream>
 
-#include "core/base/fd.h"
 #include "tests/e2e/harness.h"
+#include "tests/e2e/huge_pages.h"
 #include "tests/e2e/json.h"
 #include "tests/targets/target.h"
 
@@ -169,30 +167,6 @@ TEST_CASE("an ordinary user's memory of awkward kinds is in the image, or is sai
 }
 
 // ---- Huge pages -------------------------------------------------------------------------------
-
-// So many huge pages in the machine's pool, which is put back afterwards. Who else would change it
-// meanwhile waits.
-class HugePages {
- public:
-  explicit HugePages(size_t count)
-      : setting_(open("/proc/sys/vm/nr_hugepages", O_RDWR | O_CLOEXEC)) {
-    if (!setting_.valid() || flock(setting_.get(), LOCK_EX) != 0) return;
-    before_ = read_whole(setting_.get(), "the number of huge pages");
-    set(std::to_string(std::stoul(before_) + count));
-    enough_ = std::stoul(read_file("/proc/sys/vm/nr_hugepages")) >= std::stoul(before_) + count;
-  }
-  ~HugePages() { set(before_); }
-  bool enough() const { return enough_; }
-
- private:
-  void set(const std::string& count) const {
-    if (!count.empty()) (void)!pwrite(setting_.get(), count.data(), count.size(), 0);
-  }
-
-  Fd setting_;
-  std::string before_;
-  bool enough_ = false;
-};
 
 TEST_CASE("huge pages are in the image as the program has them, or are said to be missing") {
   if (skip_unless(geteuid() == 0, "only root sets huge pages aside")) return;

@@ -1,0 +1,456 @@
+#include "core/resource/nameless.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/mman.h>
+#include <sys/statfs.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "core/base/error.h"
+#include "core/base/strings.h"
+#include "core/linux/mapped_file.h"
+#include "core/resource/memory.h"
+#include "core/resource/restorer.h"
+
+namespace snapgdb {
+namespace {
+
+// What is stashed of one file (a fraction of the stash), and what is written while the tree is
+// stopped of all: about half a second. More is read when the tree runs, and lost if it changes.
+constexpr uint64_t kMaxStashed = uint64_t{16} << 20;
+constexpr uint64_t kMaxCopied = uint64_t{1} << 30;
+
+constexpr std::string_view kMemfd = "/memfd:";
+// MAP_SHARED | MAP_ANONYMOUS and SysV shared memory: whole in the mappings.
+constexpr std::string_view kOnlyMapped[] = {"/dev/zero", "/SYSV"};
+constexpr const char* kSecret = "hidden from everybody but the program (memfd_secret)";
+constexpr const char* kKeptOut = "the program keeps it out of dumps (MADV_DONTDUMP)";
+
+uint64_t huge_page_size_of(const Fd& fd) {
+  struct statfs status {};
+  const bool huge = ::fstatfs(fd.get(), &status) == 0 && status.f_type == HUGETLBFS_MAGIC;
+  return huge ? static_cast<uint64_t>(status.f_bsize) : 0;
+}
+
+bool is_same(const timespec& a, const timespec& b) {
+  return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
+}
+
+timespec mtime_of(const pb::FileRecord& record) {
+  constexpr int64_t kSecond = 1'000'000'000;
+  const int64_t rest = (record.mtime_ns() % kSecond + kSecond) % kSecond;
+  return {(record.mtime_ns() - rest) / kSecond, rest};
+}
+
+pb::FileRecord describe(const Fd& fd, const struct stat& status, const std::string& path) {
+  pb::FileRecord record;
+  record.set_path(path);
+  record.set_size(static_cast<uint64_t>(status.st_size));
+  record.set_mode(status.st_mode);
+  record.set_mtime_ns(status.st_mtim.tv_sec * int64_t{1'000'000'000} + status.st_mtim.tv_nsec);
+  record.set_device(status.st_dev);
+  record.set_inode(status.st_ino);
+  record.set_owner(status.st_uid);
+  record.set_group(status.st_gid);
+  record.set_huge_page_size(huge_page_size_of(fd));
+  record.set_deleted(true);
+  record.set_nameless(true);
+  record.set_embedded(true);
+  return record;
+}
+
+void keep_out(pb::FileRecord& record, std::string why) {
+  record.set_embedded(false);
+  record.set_why_not_embedded(std::move(why));
+}
+
+size_t read_padded(const Fd& fd, uint64_t offset, std::span<std::byte> out,
+                   const std::string& path) {
+  const size_t n = pread_upto(fd.get(), out, offset, path);
+  std::ranges::fill(out.subspan(n), std::byte{0});
+  return out.size();
+}
+
+}  // namespace
+
+uint32_t NamelessFiles::id_for(const Fd& file, const std::string& path) {
+  struct stat status {};
+  if (::fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode) || status.st_nlink != 0 ||
+      std::ranges::any_of(kOnlyMapped, [&](auto prefix) { return path.starts_with(prefix); }))
+    return 0;
+  const std::lock_guard lock(mutex_);
+  uint32_t& id = by_inode_[{status.st_dev, status.st_ino}];
+  if (id) return id;
+  id = files_.reserve_id();
+  Entry& entry = entries_[id];
+  entry.fd = Fd(::fcntl(file.get(), F_DUPFD_CLOEXEC, 0));
+  if (!entry.fd.valid()) throw_errno("cannot duplicate a descriptor");
+  entry.record = describe(file, status, path);
+  entry.record.set_id(id);
+  entry.changed = status.st_ctim;
+  return id;
+}
+
+// ---- While the tree is stopped ------------------------------------------------------------------
+
+// Of a mapping whose file was out of reach, but which somebody else had open.
+void NamelessFiles::find_ids(pb::Process& process) const {
+  for (pb::Vma& vma : *process.mutable_mappings()) {
+    if (vma.nameless() || vma.inode() == 0 || vma.file() != 0) continue;
+    const auto found =
+        by_inode_.find({makedev(vma.device_major(), vma.device_minor()), vma.inode()});
+    if (found != by_inode_.end()) vma.set_nameless(found->second);
+  }
+}
+
+std::map<uint32_t, NamelessFiles::Use> NamelessFiles::uses_in(std::vector<pb::Process>& processes,
+                                                              const MemoryOptions& options) {
+  std::map<uint32_t, Use> uses;
+  for (pb::Process& process : processes) {
+    find_ids(process);
+    for (const pb::Descriptor& descriptor : process.descriptors()) {
+      if (!descriptor.nameless()) continue;
+      Use& use = uses[descriptor.nameless()];
+      use.is_used = use.is_open = true;
+      use.may_change |= (descriptor.flags() & O_ACCMODE) != O_RDONLY &&
+                        !(descriptor.memfd().seals() & F_SEAL_WRITE);
+    }
+    for (const pb::Vma& vma : process.mappings()) {
+      if (!vma.nameless()) continue;
+      Use& use = uses[vma.nameless()];
+      use.is_used = true;
+      use.kept_out |= has_flag(vma, "dd") && !options.include_dontdump;
+      if (!vma.shared()) continue;
+      use.is_written_as_memory |= has_flag(vma, "mw");
+      use.may_change |= has_flag(vma, "mw");
+      uint64_t& end = use.shown[vma.offset()];
+      end = std::max(end, vma.offset() + (vma.end() - vma.start()));
+    }
+  }
+  return uses;
+}
+
+// Then its content comes with the mappings. Not so where a restore would lack something: the size
+// of what nobody has open, and the time to write, before it is mapped, into what is sealed against
+// that or consists of huge pages, which write(2) does not know.
+bool NamelessFiles::is_shown_as_a_whole(const Entry& entry, const Use& use) {
+  const uint64_t size = entry.record.size();
+  if (!use.may_change || entry.record.huge_page_size() || size == 0) return false;
+  if (!use.is_open && size % kPageSize) return false;
+  uint64_t covered = 0;
+  for (const auto& [start, end] : use.shown)
+    if (start <= covered) covered = std::max(covered, end);
+  return covered >= size;
+}
+
+// Holes are found by the page: file systems may have smaller blocks.
+void NamelessFiles::find_runs(Entry& entry) {
+  const uint64_t end = page_up(entry.record.size());
+  for (uint64_t at = 0; at < end;) {
+    const uint64_t data = std::max(at, page_down(next_data(entry.fd, at, end)));
+    if (data > at) entry.runs.push_back({at, data, false});
+    if (data == end) break;
+    at = std::max(next_hole(entry.fd, data, end), data + kPageSize);
+    entry.runs.push_back({data, at, true});
+  }
+}
+
+void NamelessFiles::secure(Entry& entry, const Use& use, Stash& stash, uint64_t& left_to_copy) {
+  if (!use.may_change) return;
+  find_runs(entry);
+  uint64_t bytes = 0;
+  for (const Run& run : entry.runs)
+    if (run.has_data) bytes += run.end - run.start;
+  const auto room = bytes <= kMaxStashed ? stash.take(bytes) : std::nullopt;
+  if (!room) {
+    if (bytes > left_to_copy && use.is_written_as_memory)  // which leaves no trace in its times
+      throw Error("", fmt::format("{} that are mapped writably; up to {} are copied in all",
+                                  human_size(bytes), human_size(kMaxCopied)));
+    if (bytes > left_to_copy) return entry.runs.clear();
+    left_to_copy -= bytes;
+    entry.when = Entry::When::kStopped;
+    return;
+  }
+  uint64_t position = *room;
+  for (Run& run : entry.runs) {
+    if (!run.has_data) continue;
+    run.in_stash = position;
+    read_padded(entry.fd, run.start, stash.at(position, run.end - run.start), entry.record.path());
+    position += run.end - run.start;
+  }
+  entry.when = Entry::When::kStashed;
+}
+
+void NamelessFiles::secure(std::vector<pb::Process>& processes, const MemoryOptions& options,
+                           Stash& stash) {
+  const auto uses = uses_in(processes, options);
+  uint64_t left_to_copy = kMaxCopied;
+  for (auto& [id, entry] : entries_) {
+    const auto known = uses.find(id);
+    const Use use = known == uses.end() ? Use{} : known->second;
+    try {
+      if (entry.record.path() == "/secretmem")
+        keep_out(entry.record, kSecret);
+      else if (use.kept_out)
+        keep_out(entry.record, kKeptOut);
+      else if (!use.is_used || is_shown_as_a_whole(entry, use))
+        entry.when = Entry::When::kForgotten;
+      else
+        secure(entry, use, stash, left_to_copy);
+    } catch (const Error& error) {
+      entry.lost = error.why();
+    }
+  }
+  const auto forget_if = [&](auto& user, auto condition) {
+    if (user.nameless() && condition(entries_.at(user.nameless()))) user.clear_nameless();
+  };
+  const auto is_forgotten = [](const Entry& entry) {
+    return entry.when == Entry::When::kForgotten;
+  };
+  // Then what is mapped of it is all there is.
+  const auto is_elsewhere = [&](const Entry& entry) {
+    return is_forgotten(entry) || !entry.record.embedded() || !entry.lost.empty();
+  };
+  for (pb::Process& process : processes) {
+    for (pb::Descriptor& descriptor : *process.mutable_descriptors())
+      forget_if(descriptor, is_forgotten);
+    for (pb::Vma& vma : *process.mutable_mappings()) forget_if(vma, is_elsewhere);
+  }
+  std::erase_if(entries_,
+                [](const auto& entry) { return entry.second.when == Entry::When::kForgotten; });
+}
+
+void NamelessFiles::copy_what_changes(const Stash& stash, PageWriter& pages) {
+  for (auto& [id, entry] : entries_)
+    if (entry.when == Entry::When::kStopped) copy(entry, stash, pages);
+}
+
+// ---- Into the image -----------------------------------------------------------------------------
+
+void NamelessFiles::copy(Entry& entry, const Stash& stash, PageWriter& pages) {
+  Extents& content = entry.content.emplace();
+  for (const Run& run : entry.runs) {
+    const uint64_t size = run.end - run.start;
+    if (!run.has_data) {
+      content.append({run.start, size, pb::SOURCE_ZERO, 0, 0});
+    } else if (entry.when == Entry::When::kStashed) {
+      pages.add(content, run.start, stash.at(run.in_stash, size));
+    } else {
+      pages.copy(content, run.start, size, [&](uint64_t offset, std::span<std::byte> out) {
+        return read_padded(entry.fd, offset, out, entry.record.path());
+      });
+    }
+  }
+  pages.flush();
+}
+
+void NamelessFiles::write(const Stash& stash, ImageWriter& image, PageWriter& pages,
+                          std::vector<pb::Missing>& missing) {
+  for (auto& [id, entry] : entries_) {
+    try {
+      if (!entry.lost.empty()) throw Error("", entry.lost);
+      if (entry.when == Entry::When::kLater && entry.record.embedded()) find_runs(entry);
+      if (!entry.content && entry.record.embedded()) copy(entry, stash, pages);
+      struct stat status {};
+      if (::fstat(entry.fd.get(), &status) != 0) throw_errno("cannot look at a removed file");
+      if (entry.when == Entry::When::kLater && !is_same(status.st_ctim, entry.changed))
+        throw Error("", "it changed while it was being read");
+      if (entry.record.embedded()) *entry.record.mutable_content() = entry.content->to_record();
+    } catch (const Error& error) {
+      keep_out(entry.record, error.why());
+      pb::Missing& missed = missing.emplace_back();
+      missed.set_resource("content of " + entry.record.path());
+      missed.set_reason(error.why());
+    }
+    image.add(kFileChunk, entry.record);
+  }
+  entries_.clear();
+}
+
+std::optional<std::string> other_name_of(const ProcDirectory& proc, const struct stat& status,
+                                         const std::string& path) {
+  const size_t slash = path.rfind('/');
+  if (slash == std::string::npos || path[0] != '/') return std::nullopt;
+  const std::string folder = path.substr(0, slash + 1);
+  Fd fd = proc.open("root" + folder, O_RDONLY | O_DIRECTORY);
+  if (!fd.valid()) return std::nullopt;
+  const std::unique_ptr<DIR, int (*)(DIR*)> directory(::fdopendir(fd.get()), ::closedir);
+  if (!directory) return std::nullopt;
+  const int number = fd.release();  // closedir(3) closes it
+  while (const dirent* entry = ::readdir(directory.get())) {
+    struct stat other {};
+    if (entry->d_ino == status.st_ino &&
+        ::fstatat(number, entry->d_name, &other, AT_SYMLINK_NOFOLLOW) == 0 &&
+        other.st_dev == status.st_dev && other.st_ino == status.st_ino)
+      return folder + entry->d_name;
+  }
+  return std::nullopt;
+}
+
+uint32_t nameless_id(CaptureContext& context, const OpenDescriptor& open) {
+  if (open.status.st_nlink != 0 || open.target == "/secretmem") return 0;
+  const std::string name = fmt::format("fd/{}", open.number);
+  const ProcDirectory& proc = open.process.task_proc;
+  constexpr int kFlags = O_RDONLY | O_NONBLOCK;
+  Fd file = proc.open(name, kFlags | O_NOATIME);
+  if (!file.valid()) file = proc.open(name, kFlags);
+  if (file.valid()) return context.nameless.id_for(file, open.target);
+  context.lacks(open.process.pid, {}, "content of " + open.target, errno_text(errno));
+  return 0;
+}
+
+void look_behind(CaptureContext& context, const ProcDirectory& proc, ProcMapping& mapping,
+                 pb::Vma& vma) {
+  const Fd file = open_mapped_file(proc, mapping);
+  struct stat status {};
+  if (!file.valid() || ::fstat(file.get(), &status) != 0) return;
+  vma.set_nameless(context.nameless.id_for(file, mapping.name));
+  auto name = status.st_nlink ? other_name_of(proc, status, mapping.name) : std::nullopt;
+  if (!name) return;
+  mapping.name = std::move(*name);
+  mapping.deleted = false;
+  vma.set_name(mapping.name);
+  vma.set_deleted(false);
+}
+
+// ---- Restoring ----------------------------------------------------------------------------------
+
+namespace {
+
+Fd make_memfd(const std::string& name, uint64_t huge_page_size) {
+  unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+  if (huge_page_size)
+    flags |= MFD_HUGETLB | static_cast<unsigned>(std::countr_zero(huge_page_size))
+                               << MAP_HUGE_SHIFT;
+  return Fd(::memfd_create(name.c_str(), flags));
+}
+
+// write(2) does not know huge pages.
+void write_huge(const Fd& fd, uint64_t page_size, uint64_t offset, std::span<const std::byte> data,
+                const std::string& path) {
+  const uint64_t start = offset & ~(page_size - 1);
+  const uint64_t size = (offset - start + data.size() + page_size - 1) & ~(page_size - 1);
+  void* memory = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(),
+                        static_cast<off_t>(start));
+  if (memory == MAP_FAILED) throw_errno("cannot map huge pages for {}", printable(path));
+  std::memcpy(static_cast<std::byte*>(memory) + (offset - start), data.data(), data.size());
+  ::munmap(memory, size);
+}
+
+void write_content(const Fd& fd, const Snapshot& snapshot, const pb::FileRecord& file) {
+  std::vector<std::byte> buffer(size_t{1} << 20);
+  const Extents content = Extents::from_record(file.content());
+  for (const Extent& extent : content.all()) {
+    if (extent.source != pb::SOURCE_STORED) continue;
+    const uint64_t end = std::min(extent.end(), file.size());
+    for (uint64_t at = extent.start; at < end;) {
+      const auto block = std::span(buffer).first(std::min<uint64_t>(buffer.size(), end - at));
+      const size_t n = snapshot.read_file(file, at, block);
+      if (file.huge_page_size())
+        write_huge(fd, file.huge_page_size(), at, block.first(n), file.path());
+      else
+        pwrite_all(fd.get(), block.first(n), at, file.path());
+      at += n;
+    }
+  }
+}
+
+// By its old name, so that it shows itself as it did; where that is taken, in the same directory.
+// Invalid, with errno set, if neither is possible.
+Fd make_removed(const std::string& path) {
+  constexpr int kFlags = O_RDWR | O_CLOEXEC;
+  Fd file(::open(path.c_str(), kFlags | O_CREAT | O_EXCL, 0600));
+  if (file.valid() && ::unlink(path.c_str()) != 0) throw_errno("cannot remove {}", printable(path));
+  if (!file.valid())
+    file = Fd(::open(path.substr(0, path.rfind('/') + 1).c_str(), kFlags | O_TMPFILE, 0600));
+  return file;
+}
+
+}  // namespace
+
+Fd make_nameless(const std::string& path, uint64_t huge_page_size) {
+  const auto starts_with = [&](std::string_view prefix) { return path.starts_with(prefix); };
+  const bool was_somewhere = starts_with("/") && !starts_with(kMemfd) && !huge_page_size &&
+                             std::ranges::none_of(kOnlyMapped, starts_with);
+  Fd file;
+  if (was_somewhere) file = make_removed(path);
+  if (!file.valid())
+    file = make_memfd(
+        starts_with(kMemfd) ? path.substr(kMemfd.size()) : path.substr(path.rfind('/') + 1),
+        huge_page_size);
+  if (!file.valid()) throw_errno("cannot make {}", printable(path));
+  return file;
+}
+
+Fd make_nameless(const Snapshot& snapshot, const pb::FileRecord& file) {
+  Fd made = make_nameless(file.path(), file.huge_page_size());
+  if (::ftruncate(made.get(), static_cast<off_t>(file.size())) != 0)
+    throw_errno("cannot give {} its size of {} bytes", printable(file.path()), file.size());
+  write_content(made, snapshot, file);
+  return made;
+}
+
+OpeningContext::ObjectKey OpeningContext::key_of(const pb::Descriptor& descriptor) {
+  if (descriptor.nameless()) return {0, descriptor.nameless()};
+  return {descriptor.device(), descriptor.inode()};
+}
+
+OpeningContext::ObjectKey OpeningContext::key_of(const pb::Vma& mapping) {
+  if (mapping.nameless()) return {0, mapping.nameless()};
+  return {makedev(mapping.device_major(), mapping.device_minor()), mapping.inode()};
+}
+
+Fd open_again(const Fd& object, uint32_t flags, const pb::Descriptor& descriptor, bool same) {
+  Fd file(same ? ::fcntl(object.get(), F_DUPFD_CLOEXEC, 0)
+               : ::open(fmt::format("/proc/self/fd/{}", object.get()).c_str(),
+                        static_cast<int>(flags) | O_CLOEXEC));
+  if (!file.valid()) throw_errno("cannot open {}", printable(descriptor.target()));
+  go_to_position(file, descriptor);
+  return file;
+}
+
+void finish_nameless(const OpeningContext& context) {
+  const bool may_give_away = ::geteuid() == 0;
+  for (const auto& [key, file] : context.objects) {
+    if (key.first != 0) continue;
+    const pb::FileRecord& record = *context.snapshot.file(static_cast<uint32_t>(key.second));
+    if (may_give_away && ::fchown(file.get(), record.owner(), record.group()) != 0)
+      throw_errno("cannot give {} to user {}", printable(record.path()), record.owner());
+    const timespec times[] = {{.tv_sec = 0, .tv_nsec = UTIME_OMIT}, mtime_of(record)};
+    if (::fchmod(file.get(), record.mode() & 07777) != 0 || ::futimens(file.get(), times) != 0)
+      throw_errno("cannot set the rights and the time of {}", printable(record.path()));
+  }
+}
+
+const Fd& nameless_object(OpeningContext& context, const pb::Descriptor& descriptor) {
+  const auto [known, is_new] = context.objects.try_emplace(OpeningContext::key_of(descriptor));
+  Fd& object = known->second;
+  if (!is_new) return object;
+  if (descriptor.nameless())
+    return object = make_nameless(context.snapshot, *context.snapshot.file(descriptor.nameless()));
+  object = make_nameless(descriptor.target());
+  if (::ftruncate(object.get(), static_cast<off_t>(descriptor.size())) != 0 ||
+      ::fchmod(object.get(), descriptor.mode() & 07777) != 0)
+    throw_errno("cannot make {} of {} bytes", printable(descriptor.target()), descriptor.size());
+  return object;
+}
+
+std::string why_not_in_image(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
+  if (const pb::FileRecord* record = snapshot.file(descriptor.nameless()))
+    return record->embedded() ? "" : kNotInImage + (": " + record->why_not_embedded());
+  if (descriptor.size() == 0) return "";
+  const auto shows_it = [&](const pb::Vma& vma) {
+    return vma.shared() && vma.deleted() && vma.inode() == descriptor.inode();
+  };
+  for (const pb::Process& process : snapshot.processes())
+    if (std::ranges::any_of(process.mappings(), shows_it)) return "";
+  return kNotInImage;
+}
+
+}  // namespace snapgdb
