@@ -9,8 +9,9 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
-#include "core/linux/host.h"
 #include "core/resource/memory.h"
+#include "core/resource/processor.h"
+#include "core/resource/vdso.h"
 
 namespace snapgdb {
 namespace {
@@ -90,10 +91,6 @@ class Births {
 };
 
 // ---- Files --------------------------------------------------------------------------------------
-
-bool is_kernel_part(const pb::Vma& vma) {
-  return vma.name().starts_with("[v");
-}
 
 // Memory that has a file, but one that only those have who use it.
 bool is_object(const pb::Vma& vma) {
@@ -246,37 +243,6 @@ uint64_t free_range(const Snapshot& snapshot, uint64_t size) {
   return at;
 }
 
-void check_kernel_parts(const Snapshot& snapshot, RestorePlan& plan) {
-  const auto& parts = Seed::kernel_parts();
-  for (const pb::Process& process : snapshot.processes())
-    for (const pb::Vma& vma : process.mappings()) {
-      if (!is_kernel_part(vma) || vma.name() == "[vsyscall]") continue;
-      const auto part = std::ranges::find(parts, vma.name(), &Seed::KernelPart::name);
-      bool same = part != parts.end() && part->size == vma.end() - vma.start();
-      if (same && vma.name() == "[vdso]") {
-        std::vector<std::byte> then(part->size);
-        const auto now = std::span(reinterpret_cast<const std::byte*>(part->start), part->size);
-        same = snapshot.read_memory(process, vma.start(), then) == then.size() &&
-               std::ranges::equal(then, now);
-      }
-      if (!same)
-        plan.obstacles.push_back({process.pid(), std::string(vma.name()),
-                                  "this kernel's is another one than that of the snapshot (" +
-                                      snapshot.record().host().os_release() + ")",
-                                  "restore it on a machine with that kernel"});
-    }
-}
-
-void check_processor(const Snapshot& snapshot, RestorePlan& plan) {
-  const uint64_t then = snapshot.record().host().xcr0(), now = describe_host().xcr0;
-  if (then & ~now)
-    plan.obstacles.push_back(
-        {0, "processor",
-         fmt::format("it lacks register state that the other one had (XCR0 {:#x}, not {:#x})", now,
-                     then),
-         "restore it on a machine with such a processor"});
-}
-
 // What the kernel keeps to itself comes from this kernel; anything else would read as zeros.
 void check_memory(const Snapshot& snapshot, const pb::Process& process,
                   const RestoreOptions& options, RestorePlan& plan) {
@@ -401,11 +367,11 @@ RestorePlan plan_restore(const Snapshot& snapshot, const RestoreOptions& options
   RestorePlan plan;
   plan.isolated = options.isolated;
   plan_user(snapshot, plan);
-  plan.seed_base = free_range(snapshot, Seed::kSize);
+  plan.seed_base = free_range(snapshot, Seed::kSize + Seed::kParkingSize);
   Births(snapshot, plan).plan();
   Files(snapshot, options, plan).plan();
-  check_kernel_parts(snapshot, plan);
-  check_processor(snapshot, plan);
+  plan_kernel_parts(snapshot, plan);
+  check_processor(snapshot, options.without.contains("processor"), plan);
   check_huge_pages(snapshot, plan);
   for (const pb::Process& process : snapshot.processes()) {
     check_process(snapshot, process, plan);

@@ -9,7 +9,8 @@ namespace snapgdb {
 
 struct RestoreOptions {
   // Kinds of descriptors ("socket", "epoll", …) to go without: each becomes one that fails as a
-  // lost connection would.
+  // lost connection would; "memory" that is not in the image: it reads as zeros; "processor": what
+  // this one lacks.
   std::set<std::string> without;
   // Touches nothing outside: what cannot be had is replaced where that is possible.
   bool isolated = false;

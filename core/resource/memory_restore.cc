@@ -23,6 +23,7 @@
 #include "core/resource/memory.h"
 #include "core/resource/nameless.h"
 #include "core/resource/resources.h"
+#include "core/resource/vdso.h"
 
 namespace snapgdb {
 namespace {
@@ -59,17 +60,6 @@ uint32_t first_protection(const pb::Vma& vma) {
 std::string words_for(const pb::Vma& vma) {
   const std::string name = vma.name().empty() ? "anonymous memory" : printable(vma.name());
   return fmt::format("map {} at {:#x} to {:#x}", name, vma.start(), vma.end());
-}
-
-// vDSO and the like are there already, if elsewhere.
-bool restore_kernel_part(const pb::Vma& vma, Seed& seed) {
-  const auto& parts = Seed::kernel_parts();
-  const auto part = std::ranges::find(parts, vma.name(), &Seed::KernelPart::name);
-  if (part == parts.end()) return vma.name() == "[vsyscall]";
-  seed.add(words_for(vma), SYS_mremap,
-           {seed.base() + part->parked, part->size, part->size, MREMAP_MAYMOVE | MREMAP_FIXED,
-            vma.start()});
-  return true;
 }
 
 void advise(const pb::Vma& vma, std::span<const Advice> advices, Seed& seed) {
@@ -201,7 +191,7 @@ void write_content(const RestoreContext& context, const pb::Process& process, Ti
   std::vector<Slice> slices;
   for (const pb::Vma& vma : process.mappings()) {
     const Extents& extents = snapshot.extents(process);
-    if (is_in_a_file(vma, context.plan) || vma.name().starts_with("[v")) continue;
+    if (is_in_a_file(vma, context.plan) || is_kernel_part(vma)) continue;
     if (vma.shared() && vma.inode() != 0) {
       const size_t before = slices.size();
       const Fd& object = objects.emplace_back(open_shared(context, vma));
@@ -297,11 +287,13 @@ Fd open_object(OpeningContext& context, const pb::Vma& vma, bool writable) {
 
 void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
   for (const pb::Vma& vma : process.mappings())
-    if (!restore_kernel_part(vma, seed)) map(vma, context.plan, seed);
+    if (!is_kernel_part(vma)) map(vma, context.plan, seed);
+  add_kernel_parts(process, context.plan, seed);
   seed.perform();
+  redirect_vdso(context.snapshot, process, context.plan, seed);
   write_content(context, process, seed.tid());
   for (const pb::Vma& vma : process.mappings())
-    if (!vma.name().starts_with("[v")) finish(vma, context.snapshot.extents(process), seed);
+    if (!is_kernel_part(vma)) finish(vma, context.snapshot.extents(process), seed);
   context.perform(seed, process.pid());
 }
 

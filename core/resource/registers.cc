@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "core/base/error.h"
+#include "core/resource/processor.h"
 #include "core/resource/resources.h"
 
 namespace snapgdb {
@@ -67,16 +68,6 @@ void capture(CaptureContext& context, const StoppedTask& stopped, pb::Thread& th
 
 // ---- Restoring ----------------------------------------------------------------------------------
 
-// Whether the XSAVE area holds AMX tiles (Intel SDM vol. 1, 13.4.2: XSTATE_BV).
-bool uses_tiles(const pb::Thread& thread) {
-  constexpr size_t kHeaderAt = 512;
-  constexpr uint64_t kTiles = uint64_t{1} << 18;
-  uint64_t in_use = 0;
-  if (thread.xstate().size() >= kHeaderAt + sizeof in_use)
-    std::memcpy(&in_use, thread.xstate().data() + kHeaderAt, sizeof in_use);
-  return in_use & kTiles;
-}
-
 // The registers themselves come last of all: set_program_registers().
 void restore(RestoreContext&, const pb::Process&, const pb::Thread& thread, Seed& seed) {
   if (thread.robust_list())
@@ -86,7 +77,8 @@ void restore(RestoreContext&, const pb::Process&, const pb::Thread& thread, Seed
     seed.add("register for restartable sequences", SYS_rseq,
              {thread.rseq(), thread.rseq_size(), thread.rseq_flags(), thread.rseq_signature()});
   seed.perform();
-  if (uses_tiles(thread)) seed.touch_tiles();
+  constexpr uint64_t kTiles = uint64_t{1} << 18;
+  if (components_in_use(thread.xstate()) & kTiles) seed.touch_tiles();
 }
 
 // A call with a restart block begins anew, since the kernel keeps that block to itself. Sleeping
@@ -116,7 +108,8 @@ void set_program_registers(const Snapshot& snapshot, const pb::Process& process,
               std::min(sizeof registers, thread.registers().size()));
   if (waits_with_restart_block(registers))
     registers = begun_anew(snapshot, process, thread, registers);
-  task.set_register_set(NT_X86_XSTATE, std::as_bytes(std::span(thread.xstate())));
+  const std::string xstate = xstate_here(snapshot.record().host(), thread.xstate());
+  task.set_register_set(NT_X86_XSTATE, std::as_bytes(std::span(xstate)));
   task.set_registers(registers);
   task.set_signal_mask(thread.signal_mask());
 }

@@ -45,6 +45,8 @@ struct RestorePlan {
   bool isolated = false;
   uint32_t user = 0, group = 0;  // as whom it runs, in a user namespace that has no others
   uint64_t seed_base = 0;
+  uint64_t kernel_parts_at = 0;  // beside those of the snapshot, which are another kernel's; 0: in
+                                 // their places
   int file_base = 0;  // files[i] is descriptor file_base + i of every process, until it is complete
   std::vector<PlannedFile> files;
   std::vector<Birth> births;

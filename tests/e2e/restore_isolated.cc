@@ -164,6 +164,18 @@ TEST_CASE("an executable that is gone comes from the image, and can be executed 
   }
 }
 
+TEST_CASE("a tree of another kernel has its vDSO, which leads to this kernel's") {
+  const TempDir directory;
+  Target program("foreign_vdso");
+  take_away(program.running(), directory / "image");
+  for (const Words& options : {Words{}, Words{"--isolated"}}) {
+    const Result end = run_again(directory / "image", options);
+    INFO(end);
+    CHECK(end.ok());
+    CHECK(contains(end.err, "the vDSO is that of another kernel"));
+  }
+}
+
 // ---- Everything else outside --------------------------------------------------------------------
 
 TEST_CASE("the network of an isolated tree reaches nothing, but itself") {
