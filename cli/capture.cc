@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <set>
 
 #include "cli/command.h"
 #include "cli/image_options.h"
@@ -31,16 +32,16 @@ std::string default_name(Pid pid) {
   return fmt::format("{}-{}.snapgdb", name, pid.value);
 }
 
-std::vector<Pid> processes_of(const Tracees& tracees) {
-  std::vector<Pid> pids;
+// Also those whose first thread has exited.
+std::set<Pid> processes_of(const Tracees& tracees) {
+  std::set<Pid> pids;
   for (const auto& [tid, tracee] : tracees)
-    if (const auto proc = ProcDirectory::of_if_alive(Pid{tid.value});
-        proc && ProcFields(proc->read("status")).number("Tgid") == static_cast<uint64_t>(tid.value))
-      pids.push_back(Pid{tid.value});
+    if (const auto proc = ProcDirectory::of_if_alive(Pid{tid.value}))  // threads have one too
+      pids.insert(Pid{static_cast<pid_t>(ProcFields(proc->read("status")).number("Tgid"))});
   return pids;
 }
 
-void signal_all(const std::vector<Pid>& processes, int signal) {
+void signal_all(const std::set<Pid>& processes, int signal) {
   for (const Pid pid : processes)
     if (::kill(pid.value, signal) != 0 && errno != ESRCH)
       throw_errno("cannot send a signal to process {}", pid.value);

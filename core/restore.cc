@@ -26,6 +26,11 @@ bool is_zombie(const pb::Process& process) {
   return process.state() == "Z";
 }
 
+// It lives on in its other threads.
+bool has_lost_leader(const pb::Process& process) {
+  return process.threads(0).tid() != process.pid();
+}
+
 // The numbers that the tree needs are free here, and ours to choose.
 bool may_have_old_pids(const Snapshot& snapshot) {
   if (::geteuid() != 0) return false;
@@ -81,6 +86,12 @@ void RestoredTree::seal_memfds() {
 
 Seed& RestoredTree::seed_of(const pb::Thread& thread) {
   return seeds_.at(own_number(thread));
+}
+
+// The first thread, or, once that has exited alone, the next.
+Seed& RestoredTree::seed_of(const pb::Process& process) {
+  const auto leader = seeds_.find(own_number(process));
+  return leader != seeds_.end() ? leader->second : seed_of(process.threads(0));
 }
 
 // First the processes, each an empty one; so that parents, sessions and groups come about by
@@ -154,6 +165,20 @@ void RestoredTree::fill(const pb::Process& process) {
     for (const ThreadRestorer* row : thread_restorers())
       within(thread.tid(), row->name,
              [&] { row->restore(context, process, thread, seed_of(thread)); });
+  if (has_lost_leader(process))
+    within(process.pid(), "its first thread", [&] { end_leader(context, process); });
+}
+
+// With the name that it had, and with rights like those of the others: they say who may send
+// signals to the process. Before children are told what signal to get at a parent's end.
+void RestoredTree::end_leader(RestoreContext& context, const pb::Process& process) {
+  Seed& leader = seed_of(process);
+  pb::Thread last = *process.threads().rbegin();
+  last.set_name(process.name());
+  last.clear_parent_death_signal();
+  restore_alone(context, process, last, leader);
+  leader.end_alone(process.exit_status());
+  seeds_.erase(own_number(process));
 }
 
 // A signal that was being delivered comes first again.

@@ -309,10 +309,8 @@ void check_process(const Snapshot& snapshot, const pb::Process& process, Restore
   if (leads_session(process) && process.terminal() != 0)
     plan.notes.push_back(
         fmt::format("process {}: its session has no controlling terminal now", process.pid()));
-  const bool has_leader = std::ranges::any_of(
-      process.threads(), [&](const pb::Thread& thread) { return thread.tid() == process.pid(); });
-  if (process.state() != "Z" && !has_leader)
-    object("threads", "the first of them has exited, which cannot be restored yet");
+  if (process.state() != "Z" && process.threads().empty())
+    object("threads", "they are not in the image");
   if (!process.root_directory().empty() && process.root_directory() != "/")
     object("root directory", "another one than ours cannot be restored yet");
   for (const pb::Process& other : snapshot.processes())

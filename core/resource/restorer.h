@@ -96,6 +96,10 @@ struct ThreadRestorer {
 std::span<const ProcessRestorer* const> process_restorers();
 std::span<const ThreadRestorer* const> thread_restorers();
 
+// Of a thread that is about to exit alone: its name and its rights.
+void restore_alone(RestoreContext& context, const pb::Process& process, const pb::Thread& thread,
+                   Seed& seed);
+
 // The end of it: what the program sees from now on. The task must not have been in user space since
 // its last stop.
 void set_program_registers(const Snapshot& snapshot, const pb::Process& process,

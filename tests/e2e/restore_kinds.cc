@@ -19,10 +19,41 @@ void check_restored(const std::string& name, const Words& arguments = {},
   const TempDir directory;
   if (user) std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
   Target target(name, arguments, {.user = user});
+  std::ofstream(target.scratch() + "/restored").put('\n');
   take_away(target.running(), directory / "image", {.user = user});
   const Result end = run_again(directory / "image", {}, {.user = user});
   INFO(end);
   CHECK(end.ok());
+}
+
+// ---- Tasks --------------------------------------------------------------------------------------
+
+TEST_CASE("a process goes on without its first thread, beside zombies and orphans") {
+  check_restored("zombies", {"--without-stopped"});
+}
+
+TEST_CASE("so does an ordinary user's") {
+  if (skip_unless(geteuid() == 0, "to become an ordinary user, one must be root")) return;
+  check_restored("zombies", {"--without-stopped"}, kNobody);
+}
+
+TEST_CASE("a first process whose first thread has exited ends as its last thread says") {
+  const TempDir directory;
+  Running python({"python3", "-c",
+                  "import ctypes, os, sys, threading\n"
+                  "def live():\n"
+                  "  while open('/proc/self/stat').read().split()[2] != 'Z': pass\n"
+                  "  print('ready', flush=True); sys.stdin.read(); os._exit(9)\n"
+                  "threading.Thread(target=live).start()\n"
+                  "ctypes.CDLL(None).syscall(60, 3)\n"},
+                 {.input = RunOptions::kPipe});
+  python.wait_for_line("ready");
+  take_away(python, directory / "image");
+  for (int round = 0; round < 2; ++round) {
+    const Result end = run_again(directory / "image");
+    INFO(end);
+    CHECK(end.status == 9);
+  }
 }
 
 // ---- Files without a name -----------------------------------------------------------------------
