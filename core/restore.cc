@@ -14,6 +14,7 @@
 #include "core/base/strings.h"
 #include "core/linux/freezer.h"
 #include "core/linux/task.h"
+#include "core/resource/sharing.h"
 
 namespace snapgdb {
 namespace {
@@ -124,8 +125,11 @@ void RestoredTree::step(const Birth& birth) {
   switch (birth.step) {
     case Birth::Step::kClone:
       if (birth.other)
-        seeds_.emplace(birth.pid,
-                       seeds_.at(birth.other).clone("make " + name, 0, SIGCHLD, birth.pid));
+        seeds_.emplace(birth.pid, seeds_.at(birth.other)
+                                      .clone("make " + name,
+                                             (birth.shares_memory ? CLONE_VM : 0u) |
+                                                 (birth.shares_descriptors ? CLONE_FILES : 0u),
+                                             SIGCHLD, birth.pid));
       break;
     case Birth::Step::kSetsid:
       seeds_.at(birth.pid).call("make a session of " + name, SYS_setsid);
@@ -213,7 +217,7 @@ void RestoredTree::finish(const pb::Process& process) {
   queue_signals(process);
   Seed& leader = seed_of(process);
   start_timers(process, leader);
-  leader.unplant();
+  if (is_last_to_share(snapshot_, process, kMemory)) leader.unplant();
   bool stopped = false;
   for (const pb::Thread& thread : process.threads()) {
     set_program_registers(snapshot_, process, thread, seed_of(thread).task());

@@ -11,6 +11,7 @@
 #include "core/base/strings.h"
 #include "core/linux/host.h"
 #include "core/resource/memory.h"
+#include "core/resource/sharing.h"
 
 namespace snapgdb {
 namespace {
@@ -45,12 +46,14 @@ class Births {
 
  private:
   void add(Birth::Step step, const pb::Process& process, int32_t other) {
-    plan_.births.push_back({step, own_number(process), other});
+    plan_.births.push_back({.step = step, .pid = own_number(process), .other = other});
   }
 
   // `session`: own number of the leader of that it is born into, 0: the one outside.
   void bear(const pb::Process& process, int32_t parent, int32_t session) {
     add(Birth::Step::kClone, process, parent);
+    plan_.births.back().shares_memory = shares_with_parent(snapshot_, process, kMemory);
+    plan_.births.back().shares_descriptors = shares_with_parent(snapshot_, process, kDescriptors);
     const int32_t number = own_number(process), wanted = own_session(process, snapshot_);
     const auto& children = children_[process.pid()];
     const auto is_older = [&](const pb::Process* child) {
@@ -304,7 +307,10 @@ void check_process(const Snapshot& snapshot, const pb::Process& process, Restore
       plan.notes.push_back(fmt::format("task {}: its security label {} is not set again",
                                        thread.tid(), printable(wanted.lsm_label())));
     if (thread.xstate().empty() || thread.registers().empty())
-      object("registers", "they are not in the image");
+      object("registers",
+             "they are not in the image" +
+                 std::string(thread.state() == "D" ? ": it waits in vfork(2)" : ""),
+             thread.state() == "D" ? "capture it when its child has exec'd or exited" : "");
   }
   if (leads_session(process) && process.terminal() != 0)
     plan.notes.push_back(
@@ -315,11 +321,12 @@ void check_process(const Snapshot& snapshot, const pb::Process& process, Restore
     object("root directory", "another one than ours cannot be restored yet");
   for (const pb::Process& other : snapshot.processes())
     if (other.pid() < process.pid() && process.state() != "Z" && other.state() != "Z") {
-      if (other.address_space() == process.address_space())
-        object(
-            "address space",
-            fmt::format("it is shared with process {}, which cannot be restored yet", other.pid()));
-      else if (other.descriptor_table() == process.descriptor_table())
+      if (other.address_space() == process.address_space() &&
+          is_first_to_share(snapshot, process, kMemory))
+        object("address space",
+               fmt::format("it is shared with process {}, which is not its parent", other.pid()));
+      else if (other.descriptor_table() == process.descriptor_table() &&
+               is_first_to_share(snapshot, process, kDescriptors))
         plan.notes.push_back(fmt::format("processes {} and {} get descriptor tables of their own",
                                          other.pid(), process.pid()));
     }
@@ -356,7 +363,8 @@ RestorePlan plan_restore(const Snapshot& snapshot, const RestoreOptions& options
   check_huge_pages(snapshot, plan);
   for (const pb::Process& process : snapshot.processes()) {
     check_process(snapshot, process, plan);
-    if (process.address_space()) check_memory(snapshot, process, options, plan);
+    if (process.address_space() && is_first_to_share(snapshot, process, kMemory))
+      check_memory(snapshot, process, options, plan);
   }
   for (const pb::Missing& missing : snapshot.record().missing())
     plan.notes.push_back(fmt::format("process {}: {} is not in the image: {}", missing.pid(),
@@ -373,10 +381,12 @@ std::string_view words_for(PlannedFile::How how) {
 
 std::string describe(const RestorePlan& plan, const Snapshot& snapshot) {
   std::string out;
-  for (const auto& [step, pid, other] : plan.births) switch (step) {
+  for (const auto& [step, pid, other, memory, descriptors] : plan.births) switch (step) {
       case Birth::Step::kClone:
-        out += other ? fmt::format("process {} is born, a child of {}\n", pid, other)
-                     : fmt::format("process {} is born\n", pid);
+        out += fmt::format("process {} is born", pid) +
+               (other ? fmt::format(", a child of {}", other) : "") +
+               (memory ? ", with whom it shares its memory" : "") +
+               (descriptors ? ", with whom it shares its descriptors" : "") + "\n";
         break;
       case Birth::Step::kSetsid:
         out += fmt::format("process {} begins a session\n", pid);

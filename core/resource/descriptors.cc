@@ -8,6 +8,7 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/resource/resources.h"
+#include "core/resource/sharing.h"
 
 namespace snapgdb {
 namespace {
@@ -86,7 +87,9 @@ bool has_other_end(const Snapshot& snapshot, const pb::Descriptor& end) {
   return false;
 }
 
+// By the last of those that share a table: the others' memory is mapped from what is closed here.
 void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
+  if (!is_last_to_share(context.snapshot, process, kDescriptors)) return;
   const auto base = static_cast<uint64_t>(context.plan.file_base);
   seed.add("close descriptors", SYS_close_range, {0, base - 1, 0});
   for (const pb::Descriptor& descriptor : process.descriptors()) {

@@ -22,6 +22,7 @@
 #include "core/resource/memory.h"
 #include "core/resource/nameless.h"
 #include "core/resource/resources.h"
+#include "core/resource/sharing.h"
 
 namespace snapgdb {
 namespace {
@@ -266,6 +267,7 @@ Fd open_object(OpeningContext& context, const pb::Vma& vma, bool writable) {
 }
 
 void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
+  if (!is_first_to_share(context.snapshot, process, kMemory)) return;
   for (const pb::Vma& vma : process.mappings())
     if (!restore_kernel_part(vma, seed)) map(vma, context.plan, seed);
   seed.perform();

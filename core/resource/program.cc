@@ -6,6 +6,7 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/resource/resources.h"
+#include "core/resource/sharing.h"
 
 namespace snapgdb {
 namespace {
@@ -90,7 +91,7 @@ uint32_t executable_in(const RestorePlan& plan, const pb::Process& process) {
   return UINT32_MAX;  // -1: leave it as it is
 }
 
-void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
+void restore_layout(RestoreContext& context, const pb::Process& process, Seed& seed) {
   const pb::MmLayout& from = process.layout();
   MmMap map{};
   map.start_code = from.start_code(), map.end_code = from.end_code();
@@ -105,6 +106,10 @@ void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
   const std::string executable = printable(process.executable());
   seed.add(fmt::format("make {} the executable, and set the bounds of its memory", executable),
            SYS_prctl, {PR_SET_MM, PR_SET_MM_MAP, seed.put_value(map), sizeof map});
+}
+
+void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
+  if (is_first_to_share(context.snapshot, process, kMemory)) restore_layout(context, process, seed);
   seed.add("change to " + printable(process.working_directory()), SYS_chdir,
            {seed.put(process.working_directory())});
   seed.add("set the umask", SYS_umask, {process.umask()});

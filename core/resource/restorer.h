@@ -35,6 +35,7 @@ struct Birth {
   Step step = Step::kClone;
   int32_t pid = 0;
   int32_t other = 0;  // kClone: the parent, 0: none of the tree; kSetpgid: the group
+  bool shares_memory = false, shares_descriptors = false;  // kClone: with the parent
 };
 
 // What a restore will do. A pure function of the snapshot and the options.

@@ -1,6 +1,7 @@
 // snapgdb restore, kind by kind: what only its users had, and what is seldom used.
 
 #include <fmt/format.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
@@ -54,6 +55,26 @@ TEST_CASE("a first process whose first thread has exited ends as its last thread
     INFO(end);
     CHECK(end.status == 9);
   }
+}
+
+TEST_CASE("processes share memory and descriptors as they did") {
+  check_restored("sharers");
+}
+
+TEST_CASE("a parent that waits in vfork is in the way by name, and killed with its child") {
+  const TempDir directory;
+  Target vforker("vforker", {}, {.input = RunOptions::kPipe});
+  const std::vector<pid_t> pids = tree_of(vforker.pid());
+  REQUIRE(pids.size() == 2);
+  const Result captured =
+      snapgdb({"capture", std::to_string(vforker.pid()), "-o", directory / "image", "--kill"});
+  INFO(captured);
+  CHECK(vforker.running().wait().signal == SIGKILL);
+  for (const pid_t pid : pids) await_end(pid);
+  const Result refused = snapgdb({"restore", directory / "image"});
+  INFO(refused);
+  CHECK(refused.status == 1);
+  CHECK(contains(refused.err, "waits in vfork(2)"));
 }
 
 // ---- Files without a name -----------------------------------------------------------------------
