@@ -65,6 +65,8 @@ RestoredTree::RestoredTree(const Snapshot& snapshot, const RestorePlan& plan)
   for (const pb::Process& process : snapshot.processes())
     if (!is_zombie(process)) fill(process);
   seal_memfds();
+  RestoreContext context{snapshot_, plan_, keeper_->tid(), notes_};
+  take_locks_of_files(context);
   for (const pb::Process& process : snapshot.processes())
     if (!is_zombie(process)) finish(process);
 }

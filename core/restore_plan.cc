@@ -147,9 +147,10 @@ class Files {
     }
     PlannedFile file{.descriptor = &descriptor, .what = printable(descriptor.target())};
     const auto resource = fmt::format("descriptor {}, {}", descriptor.number(), file.what);
-    if (descriptor.locks_size())
-      plan_.notes.push_back(fmt::format("process {}: {} has file locks, which are not taken again",
-                                        process.pid(), resource));
+    for (const pb::FileLock& lock : descriptor.locks())
+      if (lock.kind() == "LEASE")
+        plan_.notes.push_back(fmt::format("process {}: {} has a lease, which is not taken again",
+                                          process.pid(), resource));
     const DescriptorRestorer* restorer = restorer_of(descriptor);
     const std::string kind(kind_name(descriptor));
     if (standard_stream(snapshot_, descriptor)) {
@@ -317,8 +318,13 @@ void check_process(const Snapshot& snapshot, const pb::Process& process, Restore
         fmt::format("process {}: its session has no controlling terminal now", process.pid()));
   if (process.state() != "Z" && process.threads().empty())
     object("threads", "they are not in the image");
-  if (!process.root_directory().empty() && process.root_directory() != "/")
-    object("root directory", "another one than ours cannot be restored yet");
+  const bool alive = process.state() != "Z";
+  struct stat status {};
+  for (const std::string& directory : {process.root_directory(), process.working_directory()})
+    if (alive && (::stat(directory.c_str(), &status) != 0 || !S_ISDIR(status.st_mode)))
+      object("directory " + printable(directory), "it is not there any more", "make it again");
+  if (alive && process.root_directory() != "/" && ::geteuid() != 0)
+    object("root directory", "only root may change it", "restore it as root");
   for (const pb::Process& other : snapshot.processes())
     if (other.pid() < process.pid() && process.state() != "Z" && other.state() != "Z") {
       if (other.address_space() == process.address_space() &&

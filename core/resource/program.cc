@@ -112,6 +112,9 @@ void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
   if (is_first_to_share(context.snapshot, process, kMemory)) restore_layout(context, process, seed);
   seed.add("change to " + printable(process.working_directory()), SYS_chdir,
            {seed.put(process.working_directory())});
+  if (process.root_directory() != "/")  // not before: all names are as we see them
+    seed.add("make " + printable(process.root_directory()) + " its root", SYS_chroot,
+             {seed.put(process.root_directory())});
   seed.add("set the umask", SYS_umask, {process.umask()});
   seed.add("set the personality", SYS_personality, {process.personality()});
   seed.perform();

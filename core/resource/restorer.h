@@ -117,6 +117,8 @@ std::vector<Fd> open_files(const Snapshot& snapshot, const RestorePlan& plan);
 Fd open_again(const Fd& object, uint32_t flags, const pb::Descriptor& descriptor, bool same);
 // Owner, rights and times of what has no name: they would be in the way while it is being opened.
 void finish_nameless(const OpeningContext& context);
+// Why it cannot be opened again by its path, as such a file; "" if it can.
+std::string path_obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor);
 void go_to_position(const Fd& file, const pb::Descriptor& descriptor);
 // The file without a name that a descriptor leads to, made when it is first asked for: with its
 // content, unless that comes with the mappings.
@@ -138,6 +140,11 @@ struct DescriptorRestorer {
 };
 // nullptr: that kind cannot be restored yet.
 const DescriptorRestorer* restorer_of(const pb::Descriptor& descriptor);
+
+// File locks, as far as they are free. Those of files once, those of processes when they have their
+// descriptors.
+void take_locks_of_files(RestoreContext& context);
+void take_locks_of_process(RestoreContext& context, const pb::Process& process, Seed& seed);
 
 // Whether the machine has the huge pages (hugetlb) that the tree needs.
 void check_huge_pages(const Snapshot& snapshot, RestorePlan& plan);
