@@ -31,15 +31,6 @@ std::string default_name(Pid pid) {
   return fmt::format("{}-{}.snapgdb", name, pid.value);
 }
 
-std::vector<Pid> processes_of(const Tracees& tracees) {
-  std::vector<Pid> pids;
-  for (const auto& [tid, tracee] : tracees)
-    if (const auto proc = ProcDirectory::of_if_alive(Pid{tid.value});
-        proc && ProcFields(proc->read("status")).number("Tgid") == static_cast<uint64_t>(tid.value))
-      pids.push_back(Pid{tid.value});
-  return pids;
-}
-
 void signal_all(const std::vector<Pid>& processes, int signal) {
   for (const Pid pid : processes)
     if (::kill(pid.value, signal) != 0 && errno != ESRCH)
@@ -62,11 +53,12 @@ int run(Arguments& arguments) {
   Tracees tracees;
   const CaptureReport report = capture.take({pid}, tracees, Moment{}, [&] {
     // Sent while all are held: each finds it as soon as it goes on, before any instruction.
-    if (arguments.stop) signal_all(processes_of(tracees), SIGSTOP);
+    if (arguments.stop) signal_all(tree_below({pid}), SIGSTOP);
     if (!arguments.kill) tracees.clear();
   });
   capture.commit();
-  if (arguments.kill) signal_all(processes_of(tracees), SIGKILL);
+  // All of them: also who waits in vfork(2), and is not among the tracees.
+  if (arguments.kill) signal_all(tree_below({pid}), SIGKILL);
   tracees.clear();
   if (arguments.output != "-") fmt::print("{}\n", capture.path());
   return report_capture(capture, report);

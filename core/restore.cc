@@ -17,6 +17,7 @@
 #include "core/base/strings.h"
 #include "core/linux/freezer.h"
 #include "core/linux/task.h"
+#include "core/resource/sharing.h"
 
 namespace snapgdb {
 namespace {
@@ -27,6 +28,11 @@ constexpr uint64_t kAllSignals = ~uint64_t{0};
 
 bool is_zombie(const pb::Process& process) {
   return process.state() == "Z";
+}
+
+// It lives on in its other threads.
+bool has_lost_leader(const pb::Process& process) {
+  return process.threads(0).tid() != process.pid();
 }
 
 // The numbers that the tree needs are free here, and ours to choose.
@@ -118,6 +124,8 @@ RestoredTree::RestoredTree(const Snapshot& snapshot, const RestorePlan& plan,
   for (const pb::Process& process : snapshot.processes())
     if (!is_zombie(process)) fill(process);
   seal_memfds();
+  RestoreContext context{snapshot_, plan_, keeper_->tid(), notes_};
+  take_locks_of_files(context);
   for (const pb::Process& process : snapshot.processes())
     if (!is_zombie(process)) finish(process);
 }
@@ -140,6 +148,12 @@ void RestoredTree::seal_memfds() {
 
 Seed& RestoredTree::seed_of(const pb::Thread& thread) {
   return seeds_.at(own_number(thread));
+}
+
+// The first thread, or, once that has exited alone, the next.
+Seed& RestoredTree::seed_of(const pb::Process& process) {
+  const auto leader = seeds_.find(own_number(process));
+  return leader != seeds_.end() ? leader->second : seed_of(process.threads(0));
 }
 
 // First the processes, each an empty one; so that parents, sessions and groups come about by
@@ -172,8 +186,11 @@ void RestoredTree::step(const Birth& birth) {
   switch (birth.step) {
     case Birth::Step::kClone:
       if (birth.other)
-        seeds_.emplace(birth.pid,
-                       seeds_.at(birth.other).clone("make " + name, 0, SIGCHLD, birth.pid));
+        seeds_.emplace(birth.pid, seeds_.at(birth.other)
+                                      .clone("make " + name,
+                                             (birth.shares_memory ? CLONE_VM : 0u) |
+                                                 (birth.shares_descriptors ? CLONE_FILES : 0u),
+                                             SIGCHLD, birth.pid));
       break;
     case Birth::Step::kSetsid:
       seeds_.at(birth.pid).call("make a session of " + name, SYS_setsid);
@@ -213,6 +230,20 @@ void RestoredTree::fill(const pb::Process& process) {
     for (const ThreadRestorer* row : thread_restorers())
       within(thread.tid(), row->name,
              [&] { row->restore(context, process, thread, seed_of(thread)); });
+  if (has_lost_leader(process))
+    within(process.pid(), "its first thread", [&] { end_leader(context, process); });
+}
+
+// With the name that it had, and with rights like those of the others: they say who may send
+// signals to the process. Before children are told what signal to get at a parent's end.
+void RestoredTree::end_leader(RestoreContext& context, const pb::Process& process) {
+  Seed& leader = seed_of(process);
+  pb::Thread last = *process.threads().rbegin();
+  last.set_name(process.name());
+  last.clear_parent_death_signal();
+  restore_alone(context, process, last, leader);
+  leader.end_alone(process.exit_status());
+  seeds_.erase(own_number(process));
 }
 
 // A signal that was being delivered comes first again.
@@ -247,7 +278,7 @@ void RestoredTree::finish(const pb::Process& process) {
   queue_signals(process);
   Seed& leader = seed_of(process);
   start_timers(process, leader);
-  leader.unplant();
+  if (is_last_to_share(snapshot_, process, kMemory)) leader.unplant();
   bool stopped = false;
   for (const pb::Thread& thread : process.threads()) {
     set_program_registers(snapshot_, process, thread, seed_of(thread).task());

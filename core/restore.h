@@ -30,10 +30,11 @@ class RestoredTree {
   void grow();
   void step(const Birth& birth);
   void fill(const pb::Process& process);
+  void end_leader(RestoreContext& context, const pb::Process& process);
   void seal_memfds();
   void queue_signals(const pb::Process& process);
   void finish(const pb::Process& process);
-  Seed& seed_of(const pb::Process& process) { return seeds_.at(own_number(process)); }
+  Seed& seed_of(const pb::Process& process);
   Seed& seed_of(const pb::Thread& thread);
 
   const Snapshot& snapshot_;

@@ -11,6 +11,7 @@
 #include "core/base/strings.h"
 #include "core/resource/memory.h"
 #include "core/resource/processor.h"
+#include "core/resource/sharing.h"
 #include "core/resource/vdso.h"
 
 namespace snapgdb {
@@ -46,12 +47,14 @@ class Births {
 
  private:
   void add(Birth::Step step, const pb::Process& process, int32_t other) {
-    plan_.births.push_back({step, own_number(process), other});
+    plan_.births.push_back({.step = step, .pid = own_number(process), .other = other});
   }
 
   // `session`: own number of the leader of that it is born into, 0: the one outside.
   void bear(const pb::Process& process, int32_t parent, int32_t session) {
     add(Birth::Step::kClone, process, parent);
+    plan_.births.back().shares_memory = shares_with_parent(snapshot_, process, kMemory);
+    plan_.births.back().shares_descriptors = shares_with_parent(snapshot_, process, kDescriptors);
     const int32_t number = own_number(process), wanted = own_session(process, snapshot_);
     const auto& children = children_[process.pid()];
     const auto is_older = [&](const pb::Process* child) {
@@ -153,9 +156,10 @@ class Files {
     }
     PlannedFile file{.descriptor = &descriptor, .what = printable(descriptor.target())};
     const auto resource = fmt::format("descriptor {}, {}", descriptor.number(), file.what);
-    if (descriptor.locks_size())
-      plan_.notes.push_back(fmt::format("process {}: {} has file locks, which are not taken again",
-                                        process.pid(), resource));
+    for (const pb::FileLock& lock : descriptor.locks())
+      if (lock.kind() == "LEASE")
+        plan_.notes.push_back(fmt::format("process {}: {} has a lease, which is not taken again",
+                                          process.pid(), resource));
     const DescriptorRestorer* restorer = restorer_of(descriptor);
     const std::string kind(kind_name(descriptor));
     if (standard_stream(snapshot_, descriptor)) {
@@ -318,25 +322,32 @@ void check_process(const Snapshot& snapshot, const pb::Process& process, Restore
       plan.notes.push_back(fmt::format("task {}: its security label {} is not set again",
                                        thread.tid(), printable(label)));
     if (thread.xstate().empty() || thread.registers().empty())
-      object("registers", "they are not in the image");
+      object("registers",
+             "they are not in the image" +
+                 std::string(thread.state() == "D" ? ": it waits in vfork(2)" : ""),
+             thread.state() == "D" ? "capture it when its child has exec'd or exited" : "");
   }
   check_directory(process, plan);
   if (leads_session(process) && process.terminal() != 0)
     plan.notes.push_back(
         fmt::format("process {}: its session has no controlling terminal now", process.pid()));
-  const bool has_leader = std::ranges::any_of(
-      process.threads(), [&](const pb::Thread& thread) { return thread.tid() == process.pid(); });
-  if (process.state() != "Z" && !has_leader)
-    object("threads", "the first of them has exited, which cannot be restored yet");
-  if (!process.root_directory().empty() && process.root_directory() != "/")
-    object("root directory", "another one than ours cannot be restored yet");
+  if (process.state() != "Z" && process.threads().empty())
+    object("threads", "they are not in the image");
+  const bool alive = process.state() != "Z";
+  struct stat status {};
+  for (const std::string& directory : {process.root_directory(), process.working_directory()})
+    if (alive && (::stat(directory.c_str(), &status) != 0 || !S_ISDIR(status.st_mode)))
+      object("directory " + printable(directory), "it is not there any more", "make it again");
+  if (alive && process.root_directory() != "/" && ::geteuid() != 0)
+    object("root directory", "only root may change it", "restore it as root");
   for (const pb::Process& other : snapshot.processes())
     if (other.pid() < process.pid() && process.state() != "Z" && other.state() != "Z") {
-      if (other.address_space() == process.address_space())
-        object(
-            "address space",
-            fmt::format("it is shared with process {}, which cannot be restored yet", other.pid()));
-      else if (other.descriptor_table() == process.descriptor_table())
+      if (other.address_space() == process.address_space() &&
+          is_first_to_share(snapshot, process, kMemory))
+        object("address space",
+               fmt::format("it is shared with process {}, which is not its parent", other.pid()));
+      else if (other.descriptor_table() == process.descriptor_table() &&
+               is_first_to_share(snapshot, process, kDescriptors))
         plan.notes.push_back(fmt::format("processes {} and {} get descriptor tables of their own",
                                          other.pid(), process.pid()));
     }
@@ -375,7 +386,8 @@ RestorePlan plan_restore(const Snapshot& snapshot, const RestoreOptions& options
   check_huge_pages(snapshot, plan);
   for (const pb::Process& process : snapshot.processes()) {
     check_process(snapshot, process, plan);
-    if (process.address_space()) check_memory(snapshot, process, options, plan);
+    if (process.address_space() && is_first_to_share(snapshot, process, kMemory))
+      check_memory(snapshot, process, options, plan);
   }
   for (const pb::Missing& missing : snapshot.record().missing())
     plan.notes.push_back(fmt::format("process {}: {} is not in the image: {}", missing.pid(),
@@ -392,10 +404,12 @@ std::string_view words_for(PlannedFile::How how) {
 
 std::string describe(const RestorePlan& plan, const Snapshot& snapshot) {
   std::string out;
-  for (const auto& [step, pid, other] : plan.births) switch (step) {
+  for (const auto& [step, pid, other, memory, descriptors] : plan.births) switch (step) {
       case Birth::Step::kClone:
-        out += other ? fmt::format("process {} is born, a child of {}\n", pid, other)
-                     : fmt::format("process {} is born\n", pid);
+        out += fmt::format("process {} is born", pid) +
+               (other ? fmt::format(", a child of {}", other) : "") +
+               (memory ? ", with whom it shares its memory" : "") +
+               (descriptors ? ", with whom it shares its descriptors" : "") + "\n";
         break;
       case Birth::Step::kSetsid:
         out += fmt::format("process {} begins a session\n", pid);

@@ -160,24 +160,42 @@ void Pagemap::scan_written(ScanArguments arguments, uint64_t start, uint64_t end
   }
 }
 
-void Pagemap::read_entries(uint64_t start, uint64_t end, const Found& found) const {
-  std::vector<uint64_t> entries(32768);
-  uint64_t run = start;
-  PageClass run_class = PageClass::kAbsent;
+void Pagemap::for_each_entry(uint64_t start, uint64_t end, const FoundEntry& found) const {
+  std::vector<uint64_t> entries(std::min<uint64_t>(32768, (end - start) / kPage));
   for (uint64_t at = start; at < end;) {
-    const size_t want = std::min<uint64_t>(entries.size(), (end - at) / kPage);
-    const auto space = std::as_writable_bytes(std::span(entries).first(want));
-    const size_t n = pread_upto(fd_.get(), space, at / kPage * sizeof(uint64_t), "pagemap");
+    const auto some =
+        std::span(entries).first(std::min<uint64_t>(entries.size(), (end - at) / kPage));
+    const size_t n = pread_upto(fd_.get(), std::as_writable_bytes(some),
+                                at / kPage * sizeof(uint64_t), "pagemap");
     if (n == 0) break;
-    for (size_t i = 0; i < n / sizeof(uint64_t); ++i, at += kPage) {
-      const PageClass here = class_of_entry(entries[i]);
-      if (here == run_class) continue;
-      if (at > run) found({run, at, run_class});
-      run = at;
-      run_class = here;
+    for (const uint64_t entry : some.first(n / sizeof(uint64_t))) {
+      found(at, entry);
+      at += kPage;
     }
   }
-  if (run < end) found({run, end, run_class});
+}
+
+void Pagemap::read_entries(uint64_t start, uint64_t end, const Found& found) const {
+  PageRun run{start, start, PageClass::kAbsent};
+  for_each_entry(start, end, [&](uint64_t at, uint64_t entry) {
+    const PageClass here = class_of_entry(entry);
+    if (here == run.what) return;
+    if (at > run.start) found({run.start, at, run.what});
+    run = {at, at, here};
+  });
+  if (run.start < end) found({run.start, end, run.what});
+}
+
+void Pagemap::for_each_present(uint64_t start, uint64_t end, const FoundPresent& found) const {
+  uint64_t run = start;
+  bool present = false;
+  for_each_entry(start, end, [&](uint64_t at, uint64_t entry) {
+    const bool here = entry & kEntryPresent;
+    if (here == present) return;
+    if (at > run) found(run, at, present);
+    run = at, present = here;
+  });
+  if (run < end) found(run, end, present);
 }
 
 }  // namespace snapgdb

@@ -41,6 +41,11 @@ class Pagemap {
   // the kernel only says just that (kAnonymous, though it may be a zero page).
   void classify_tracked(uint64_t start, uint64_t end, const Found& found) const;
 
+  // Calls `found` for adjoining runs that cover [start, end), by whether they are in memory; what
+  // else may look like a page that is swapped out is not.
+  using FoundPresent = std::function<void(uint64_t start, uint64_t end, bool present)>;
+  void for_each_present(uint64_t start, uint64_t end, const FoundPresent& found) const;
+
   // In ranges whose writes are tracked: calls `found` for each run of pages that are there and were
   // written, and write-protects them in the same step. Throws SystemError.
   using FoundWritten = std::function<void(uint64_t start, uint64_t end)>;
@@ -53,6 +58,8 @@ class Pagemap {
   void scan_written(ScanArguments arguments, uint64_t start, uint64_t end,
                     const FoundWritten& found) const;
   void read_entries(uint64_t start, uint64_t end, const Found& found) const;
+  using FoundEntry = std::function<void(uint64_t address, uint64_t entry)>;
+  void for_each_entry(uint64_t start, uint64_t end, const FoundEntry& found) const;
 
   Fd fd_;
 };

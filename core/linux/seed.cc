@@ -134,7 +134,7 @@ uint64_t Seed::put(std::string_view text) {
 }
 
 void Seed::start() {
-  write_remote(tid(), base_ + kListAt, std::as_bytes(std::span(calls_)));
+  if (!calls_.empty()) write_remote(tid(), base_ + kListAt, std::as_bytes(std::span(calls_)));
   if (!data_.empty()) write_remote(tid(), base_ + kDataAt, data_);
   run_from(0);
 }
@@ -235,9 +235,8 @@ void Seed::touch_tiles() {
   } configuration;
   static_assert(sizeof configuration == 64);
   const uint64_t at = put_value(configuration);
-  push({"use AMX"}, SYS_gettid, {});
   start();
-  clear_list();
+  data_.clear();
   user_regs_struct registers = task_.registers();
   registers.rip = base_ + kTileCodeAt;
   registers.rdi = at;
@@ -257,6 +256,23 @@ void Seed::end(int status) {
   for (int signal = 0; !task_.status().gone(); signal = task_.signal_on_its_way()) {
     task_.resume_if_alive(signal == static_cast<int>(number) ? signal : 0);
     if (!task_.wait_stop(kPatience) && !task_.status().gone()) fail("end", "it takes too long");
+  }
+}
+
+void Seed::end_alone(int status) {
+  perform();
+  task_.set_signal_mask(~uint64_t{0});
+  user_regs_struct registers = fresh_registers();
+  registers.rip = base_ + kSyscallAt;
+  registers.rax = SYS_exit;
+  registers.rdi = static_cast<uint64_t>(WEXITSTATUS(status));
+  task_.set_registers(registers);
+  const ProcDirectory proc = ProcDirectory::of(Pid{tid().value});
+  if (!task_.detach_if_alive(0)) fail("end a thread", "it was killed");
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  while (proc.stat().state != 'Z') {
+    if (std::chrono::steady_clock::now() > deadline) fail("end a thread", "it takes too long");
+    ::usleep(50);
   }
 }
 

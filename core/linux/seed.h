@@ -80,6 +80,10 @@ class Seed {
 
   // Ends, so that its parent sees this wait(2) status; the Seed is of no use then.
   void end(int status);
+  // Ends alone, with an exit status, while other threads of the process live; for a first thread:
+  // it stays a zombie until they have ended. Not under our ptrace: nobody else could wait for it
+  // then.
+  void end_alone(int status);
   // The last call: makes the seed's own memory go. Only registers can be set afterwards.
   void unplant();
 

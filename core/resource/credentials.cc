@@ -142,7 +142,8 @@ void restore(RestoreContext& context, const pb::Process& process, const pb::Thre
   if (thread.parent_death_signal())
     seed.add("set the parent death signal", SYS_prctl,
              {PR_SET_PDEATHSIG, thread.parent_death_signal()});
-  if (thread.tid() == process.pid())
+  // It is the whole process's, and each change of user takes it away: so the last thread sets it.
+  if (thread.tid() == process.threads().rbegin()->tid())
     seed.add("set whether it can be dumped", SYS_prctl, {PR_SET_DUMPABLE, process.dumpable()});
   context.perform(seed, thread.tid());
 }

@@ -8,25 +8,12 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/resource/resources.h"
+#include "core/resource/sharing.h"
 
 namespace snapgdb {
 namespace {
 
 constexpr std::string_view kDeleted = " (deleted)";
-
-// "1: POSIX  ADVISORY  WRITE 1234 fd:00:5678 0 EOF" (fs/locks.c, lock_get_status)
-void add_lock(std::string_view line, pb::Descriptor& out) {
-  auto fields = split_blank(line);
-  std::erase(fields, "->");  // marks one that waits
-  if (fields.size() < 8) return;
-  pb::FileLock& lock = *out.add_locks();
-  lock.set_kind(printable(fields[1]));
-  lock.set_mandatory(fields[2] == "MANDATORY");
-  lock.set_exclusive(fields[3] == "WRITE");
-  lock.set_owner(parse_number<int32_t>(fields[4]).value_or(0));
-  lock.set_start(parse_number<uint64_t>(fields[6]).value_or(0));
-  lock.set_end(parse_number<uint64_t>(fields[7]).value_or(UINT64_MAX));
-}
 
 void describe(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor& out) {
   const auto flags = static_cast<uint32_t>(open.info.number("flags", 8));
@@ -41,7 +28,7 @@ void describe(CaptureContext& context, const OpenDescriptor& open, pb::Descripto
   out.set_inode(open.status.st_ino);
   out.set_size(static_cast<uint64_t>(open.status.st_size));
   out.set_description(context.descriptions.of(open.process.a_task(), open.number));
-  for (const std::string_view lock : open.info.all("lock")) add_lock(lock, out);
+  capture_locks(open.info, out);
   const auto rows = descriptor_resources();
   const auto row = std::ranges::find_if(rows, [&](const auto* r) { return r->matches(open); });
   (*row)->capture(context, open, out);
@@ -86,7 +73,9 @@ bool has_other_end(const Snapshot& snapshot, const pb::Descriptor& end) {
   return false;
 }
 
+// By the last of those that share a table: the others' memory is mapped from what is closed here.
 void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
+  if (!is_last_to_share(context.snapshot, process, kDescriptors)) return;
   const auto base = static_cast<uint64_t>(context.plan.file_base);
   seed.add("close descriptors", SYS_close_range, {0, base - 1, 0});
   for (const pb::Descriptor& descriptor : process.descriptors()) {
@@ -97,6 +86,7 @@ void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
   }
   seed.add("close descriptors", SYS_close_range, {base, ~0u, 0});
   seed.perform();
+  take_locks_of_process(context, process, seed);  // closing anything would lose them again
 }
 
 }  // namespace

@@ -67,22 +67,6 @@ Fd open_file(OpeningContext& context, const pb::Descriptor& descriptor) {
                     descriptor, false);
 }
 
-std::string path_obstacle(const Snapshot&, const pb::Descriptor& descriptor) {
-  struct stat status {};
-  if (descriptor.file().other_links() && descriptor.file().former_name().empty())
-    return fmt::format("that name of it was gone; of its {} others none is in the same directory",
-                       descriptor.file().other_links());
-  if (::stat(descriptor.target().c_str(), &status) != 0) return errno_text(errno);
-  if ((status.st_mode & S_IFMT) != (descriptor.mode() & S_IFMT))
-    return "another kind of file has its name now";
-  const uint32_t access = descriptor.flags() & O_ACCMODE;
-  const int wanted = access == O_RDONLY ? R_OK : access == O_WRONLY ? W_OK : R_OK | W_OK;
-  if (!(descriptor.flags() & O_PATH) &&
-      ::faccessat(AT_FDCWD, descriptor.target().c_str(), wanted, AT_EACCESS) != 0)
-    return errno_text(errno);
-  return "";
-}
-
 std::string file_obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
   return descriptor.file().unlinked() ? why_not_in_image(snapshot, descriptor)
                                       : path_obstacle(snapshot, descriptor);
@@ -108,6 +92,22 @@ std::string device_obstacle(const Snapshot& snapshot, const pb::Descriptor& desc
 }
 
 }  // namespace
+
+std::string path_obstacle(const Snapshot&, const pb::Descriptor& descriptor) {
+  struct stat status {};
+  if (descriptor.file().other_links() && descriptor.file().former_name().empty())
+    return fmt::format("that name of it was gone; of its {} others none is in the same directory",
+                       descriptor.file().other_links());
+  if (::stat(descriptor.target().c_str(), &status) != 0) return errno_text(errno);
+  if ((status.st_mode & S_IFMT) != (descriptor.mode() & S_IFMT))
+    return "another kind of file has its name now";
+  const uint32_t access = descriptor.flags() & O_ACCMODE;
+  const int wanted = access == O_RDONLY ? R_OK : access == O_WRONLY ? W_OK : R_OK | W_OK;
+  if (!(descriptor.flags() & O_PATH) &&
+      ::faccessat(AT_FDCWD, descriptor.target().c_str(), wanted, AT_EACCESS) != 0)
+    return errno_text(errno);
+  return "";
+}
 
 void go_to_position(const Fd& file, const pb::Descriptor& descriptor) {
   const bool seekable = !(descriptor.flags() & O_PATH) && !descriptor.has_device_node();

@@ -167,8 +167,8 @@ class Planner {
       else if (run.unwritten && early_)
         add_copied(vma, run);
       else if (run.what == PageClass::kAnonymous && has_marks)
-        for_each_present(
-            frozen_.task_proc, run.start, run.end, [&](uint64_t start, uint64_t end, bool present) {
+        pagemap_.for_each_present(
+            run.start, run.end, [&](uint64_t start, uint64_t end, bool present) {
               if (present)
                 otherwise(start, end, run.what);
               else

@@ -23,6 +23,7 @@
 #include "core/resource/memory.h"
 #include "core/resource/nameless.h"
 #include "core/resource/resources.h"
+#include "core/resource/sharing.h"
 #include "core/resource/vdso.h"
 
 namespace snapgdb {
@@ -286,6 +287,7 @@ Fd open_object(OpeningContext& context, const pb::Vma& vma, bool writable) {
 }
 
 void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
+  if (!is_first_to_share(context.snapshot, process, kMemory)) return;
   for (const pb::Vma& vma : process.mappings())
     if (!is_kernel_part(vma)) map(vma, context.plan, seed);
   add_kernel_parts(process, context.plan, seed);

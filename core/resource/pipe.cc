@@ -1,11 +1,12 @@
 #include <fcntl.h>
 #include <sys/ioctl.h>
-
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <utility>
 
 #include "core/base/error.h"
+#include "core/base/strings.h"
 #include "core/resource/resources.h"
 
 namespace snapgdb {
@@ -51,18 +52,37 @@ void capture(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor
 
 // ---- Restoring ----------------------------------------------------------------------------------
 
-std::string obstacle(const Snapshot&, const pb::Descriptor& descriptor) {
-  const pb::Pipe& pipe = descriptor.pipe();
-  if (pipe.fifo()) return "FIFOs with a name cannot be restored yet";
-  return "";
+std::string obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
+  return descriptor.pipe().fifo() ? path_obstacle(snapshot, descriptor) : "";
 }
 
-PipeEnds make_pipe_like(const pb::Pipe& pipe) {
-  PipeEnds made = make_pipe();
+// Of one with a name, both ends may read and write meanwhile: so opening it again waits for nobody.
+PipeEnds open_fifo(const std::string& path) {
+  const auto open = [&] {
+    Fd end(::open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC));
+    struct stat status {};
+    if (!end.valid() || ::fstat(end.get(), &status) != 0)
+      throw_errno("cannot open {}", printable(path));
+    if (!S_ISFIFO(status.st_mode)) throw Error("cannot open " + printable(path), "it is no FIFO");
+    return end;
+  };
+  return {open(), open()};
+}
+
+PipeEnds make_pipe_like(const pb::Descriptor& descriptor) {
+  const pb::Pipe& pipe = descriptor.pipe();
+  PipeEnds made = pipe.fifo() ? open_fifo(descriptor.target()) : make_pipe();
   if (pipe.capacity() &&
       ::fcntl(made.write.get(), F_SETPIPE_SZ, static_cast<int>(pipe.capacity())) < 0)
     throw_errno("cannot give a pipe {} bytes", pipe.capacity());
   return made;
+}
+
+// Not beside what others have queued in it: it may be the same.
+void queue_content(const Fd& end, const std::string& content) {
+  int queued = 0;
+  if (::ioctl(end.get(), FIONREAD, &queued) != 0) throw_errno("cannot look into a pipe");
+  if (queued == 0) write_all(end.get(), std::as_bytes(std::span(content)), "a pipe");
 }
 
 // The first description of an end is the end itself; another one is opened through it, and has
@@ -70,14 +90,14 @@ PipeEnds make_pipe_like(const pb::Pipe& pipe) {
 Fd open_end(OpeningContext& context, const pb::Descriptor& descriptor) {
   const auto [known, is_new] = context.pipes.try_emplace(descriptor.inode());
   OpeningContext::OpenPipe& pipe = known->second;
-  if (is_new) pipe.ends = make_pipe_like(descriptor.pipe());
+  if (is_new) pipe.ends = make_pipe_like(descriptor);
   if (const std::string& content = descriptor.pipe().content(); !content.empty())
-    write_all(pipe.ends.write.get(), std::as_bytes(std::span(content)), "a pipe");
+    queue_content(pipe.ends.write, content);
   const uint32_t access = descriptor.flags() & O_ACCMODE;
   const Fd& end = access == O_RDONLY ? pipe.ends.read : pipe.ends.write;
   bool& taken = access == O_RDONLY ? pipe.read_taken : pipe.write_taken;
   const auto status = static_cast<int>(descriptor.flags() & (O_NONBLOCK | O_DIRECT));
-  if (access != O_RDWR && !std::exchange(taken, true)) {
+  if (access != O_RDWR && !descriptor.pipe().fifo() && !std::exchange(taken, true)) {
     Fd same(::fcntl(end.get(), F_DUPFD_CLOEXEC, 0));
     if (!same.valid() || ::fcntl(same.get(), F_SETFL, status) != 0)
       throw_errno("cannot duplicate an end of a pipe");

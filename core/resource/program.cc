@@ -6,6 +6,7 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/resource/resources.h"
+#include "core/resource/sharing.h"
 
 namespace snapgdb {
 namespace {
@@ -103,7 +104,7 @@ void restore_oom_score(RestoreContext& context, const pb::Process& process,
   }
 }
 
-void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
+void restore_layout(RestoreContext& context, const pb::Process& process, Seed& seed) {
   const pb::MmLayout& from = process.layout();
   MmMap map{};
   map.start_code = from.start_code(), map.end_code = from.end_code();
@@ -118,8 +119,15 @@ void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
   const std::string executable = printable(process.executable());
   seed.add(fmt::format("make {} the executable, and set the bounds of its memory", executable),
            SYS_prctl, {PR_SET_MM, PR_SET_MM_MAP, seed.put_value(map), sizeof map});
+}
+
+void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
+  if (is_first_to_share(context.snapshot, process, kMemory)) restore_layout(context, process, seed);
   seed.add_if_allowed("change to " + printable(process.working_directory()), SYS_chdir,
                       {seed.put(process.working_directory())});
+  if (process.root_directory() != "/")  // not before: all names are as we see them
+    seed.add("make " + printable(process.root_directory()) + " its root", SYS_chroot,
+             {seed.put(process.root_directory())});
   seed.add("set the umask", SYS_umask, {process.umask()});
   seed.add("set the personality", SYS_personality, {process.personality()});
   context.perform(seed, process.pid());

@@ -38,6 +38,7 @@ struct Birth {
   Step step = Step::kClone;
   int32_t pid = 0;
   int32_t other = 0;  // kClone: the parent, 0: none of the tree; kSetpgid: the group
+  bool shares_memory = false, shares_descriptors = false;  // kClone: with the parent
 };
 
 // What a restore will do. A pure function of the snapshot and the options.
@@ -107,6 +108,10 @@ struct ThreadRestorer {
 std::span<const ProcessRestorer* const> process_restorers();
 std::span<const ThreadRestorer* const> thread_restorers();
 
+// Of a thread that is about to exit alone: its name and its rights.
+void restore_alone(RestoreContext& context, const pb::Process& process, const pb::Thread& thread,
+                   Seed& seed);
+
 // The end of it: what the program sees from now on. The task must not have been in user space since
 // its last stop.
 void set_program_registers(const Snapshot& snapshot, const pb::Process& process,
@@ -125,6 +130,8 @@ void prepare_shared_memory(OpeningContext& context, const RestorePlan& plan);
 Fd open_again(const Fd& object, uint32_t flags, const pb::Descriptor& descriptor, bool same);
 // Owner, rights and times of what has no name: they would be in the way while it is being opened.
 void finish_nameless(const OpeningContext& context);
+// Why it cannot be opened again by its path, as such a file; "" if it can.
+std::string path_obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor);
 void go_to_position(const Fd& file, const pb::Descriptor& descriptor);
 // The file without a name that a descriptor leads to, made when it is first asked for: with its
 // content, unless that comes with the mappings.
@@ -146,6 +153,11 @@ struct DescriptorRestorer {
 };
 // nullptr: that kind cannot be restored yet.
 const DescriptorRestorer* restorer_of(const pb::Descriptor& descriptor);
+
+// File locks, as far as they are free. Those of files once, those of processes when they have their
+// descriptors.
+void take_locks_of_files(RestoreContext& context);
+void take_locks_of_process(RestoreContext& context, const pb::Process& process, Seed& seed);
 
 // Whether the machine has the huge pages (hugetlb) that the tree needs.
 void check_huge_pages(const Snapshot& snapshot, RestorePlan& plan);

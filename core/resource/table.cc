@@ -37,6 +37,11 @@ std::span<const ProcessRestorer* const> process_restorers() {
 std::span<const ThreadRestorer* const> thread_restorers() {
   return kThreadRestorers;
 }
+void restore_alone(RestoreContext& context, const pb::Process& process, const pb::Thread& thread,
+                   Seed& seed) {
+  for (const ThreadRestorer* row : {&kThreadIdentityRestorer, &kCredentialRestorer})
+    row->restore(context, process, thread, seed);
+}
 const DescriptorRestorer* restorer_of(const pb::Descriptor& descriptor) {
   const auto found = std::ranges::find(kDescriptorRestorers, descriptor.kind_case(),
                                        [](const DescriptorRestorer* row) { return row->kind; });

@@ -1,14 +1,10 @@
 #include "core/resource/userfault.h"
 
-#include <fcntl.h>
 #include <linux/userfaultfd.h>
 
 #include <algorithm>
-#include <array>
 
-#include "core/base/error.h"
 #include "core/base/strings.h"
-#include "core/image/extents.h"
 #include "core/resource/memory.h"
 
 namespace snapgdb {
@@ -48,26 +44,6 @@ bool is_filled_on_demand(const pb::Vma& vma) {
 
 bool may_hold_marks(const pb::Vma& vma) {
   return is_filled_on_demand(vma) && has_flag(vma, "uw");
-}
-
-void for_each_present(
-    const ProcDirectory& proc, uint64_t start, uint64_t end,
-    const std::function<void(uint64_t start, uint64_t end, bool present)>& found) {
-  constexpr uint64_t kPresent = uint64_t{1} << 63;  // Documentation/admin-guide/mm/pagemap.rst
-  std::array<uint64_t, 512> entries;
-  const Fd pagemap = proc.open("pagemap", O_RDONLY);
-  if (!pagemap.valid()) throw_errno("cannot open {}/pagemap", proc.path());
-  while (start < end) {
-    const auto some =
-        std::span(entries).first(std::min<uint64_t>(entries.size(), (end - start) / kPageSize));
-    entries.fill(0);
-    pread_upto(pagemap.get(), std::as_writable_bytes(some), start / kPageSize * sizeof(uint64_t),
-               "pagemap");
-    for (const uint64_t entry : some) {
-      found(start, start + kPageSize, entry & kPresent);
-      start += kPageSize;
-    }
-  }
 }
 
 }  // namespace snapgdb

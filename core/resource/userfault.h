@@ -1,9 +1,6 @@
 #pragma once
 
-#include <functional>
-
 #include "core/image/snapshot.pb.h"
-#include "core/linux/procfs.h"
 
 namespace snapgdb {
 
@@ -20,8 +17,5 @@ bool is_filled_on_demand(const pb::Vma& vma);
 // Whether, besides, pages may be protected before they are there. Of such a page the page table
 // holds a mark that looks like a page that is swapped out (UFFD_FEATURE_WP_UNPOPULATED).
 bool may_hold_marks(const pb::Vma& vma);
-// Calls `found` for adjoining runs that cover [start, end), by whether they are in memory.
-void for_each_present(const ProcDirectory& proc, uint64_t start, uint64_t end,
-                      const std::function<void(uint64_t start, uint64_t end, bool present)>& found);
 
 }  // namespace snapgdb

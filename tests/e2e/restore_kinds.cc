@@ -1,6 +1,7 @@
 // snapgdb restore, kind by kind: what only its users had, and what is seldom used.
 
 #include <fmt/format.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
@@ -19,10 +20,157 @@ void check_restored(const std::string& name, const Words& arguments = {},
   const TempDir directory;
   if (user) std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
   Target target(name, arguments, {.user = user});
+  std::ofstream(target.scratch() + "/restored").put('\n');
   take_away(target.running(), directory / "image", {.user = user});
   const Result end = run_again(directory / "image", {}, {.user = user});
   INFO(end);
   CHECK(end.ok());
+}
+
+// ---- Tasks --------------------------------------------------------------------------------------
+
+TEST_CASE("a process goes on without its first thread, beside zombies and orphans") {
+  check_restored("zombies", {"--without-stopped"});
+}
+
+TEST_CASE("so does an ordinary user's") {
+  if (skip_unless(geteuid() == 0, "to become an ordinary user, one must be root")) return;
+  check_restored("zombies", {"--without-stopped"}, kNobody);
+}
+
+TEST_CASE("a first process whose first thread has exited ends as its last thread says") {
+  const TempDir directory;
+  Running python({"python3", "-c",
+                  "import ctypes, os, sys, threading\n"
+                  "def live():\n"
+                  "  while open('/proc/self/stat').read().split()[2] != 'Z': pass\n"
+                  "  print('ready', flush=True); sys.stdin.read(); os._exit(9)\n"
+                  "threading.Thread(target=live).start()\n"
+                  "ctypes.CDLL(None).syscall(60, 3)\n"},
+                 {.input = RunOptions::kPipe});
+  python.wait_for_line("ready");
+  take_away(python, directory / "image");
+  for (int round = 0; round < 2; ++round) {
+    const Result end = run_again(directory / "image");
+    INFO(end);
+    CHECK(end.status == 9);
+  }
+}
+
+TEST_CASE("processes share memory and descriptors as they did") {
+  check_restored("sharers");
+}
+
+TEST_CASE("a parent that waits in vfork is in the way by name, and killed with its child") {
+  const TempDir directory;
+  Target vforker("vforker", {}, {.input = RunOptions::kPipe});
+  const std::vector<pid_t> pids = tree_of(vforker.pid());
+  REQUIRE(pids.size() == 2);
+  const Result captured =
+      snapgdb({"capture", std::to_string(vforker.pid()), "-o", directory / "image", "--kill"});
+  INFO(captured);
+  CHECK(vforker.running().wait().signal == SIGKILL);
+  for (const pid_t pid : pids) await_end(pid);
+  const Result refused = snapgdb({"restore", directory / "image"});
+  INFO(refused);
+  CHECK(refused.status == 1);
+  CHECK(contains(refused.err, "waits in vfork(2)"));
+}
+
+// ---- Files with a name --------------------------------------------------------------------------
+
+// A script that says "ready", waits for a line, and prints what it finds.
+Running start_python(const std::string& script, const Words& arguments = {}) {
+  Words command{"python3", "-c", script};
+  command.insert(command.end(), arguments.begin(), arguments.end());
+  Running python(command, {.input = RunOptions::kPipe});
+  python.wait_for_line("ready");
+  return python;
+}
+
+TEST_CASE("FIFOs are opened again, with what was in them, and outsiders find them") {
+  const TempDir directory;
+  const std::string fifo = directory / "fifo";
+  Running python = start_python(
+      "import fcntl, os, sys\n"
+      "path = sys.argv[1]; os.mkfifo(path)\n"
+      "both = os.open(path, os.O_RDWR); r = os.open(path, os.O_RDONLY | os.O_NONBLOCK)\n"
+      "w = os.open(path, os.O_WRONLY); fcntl.fcntl(w, 1031, 1 << 17); os.write(w, b'x' * 100000)\n"
+      "print('ready', flush=True); sys.stdin.readline()\n"
+      "print(len(os.read(r, 1 << 20)), fcntl.fcntl(both, 1032), "
+      "os.readlink(f'/proc/self/fd/{r}'))\n"
+      "flags = [fcntl.fcntl(fd, fcntl.F_GETFL) & 0o4003 for fd in (both, r, w)]; print(flags)\n"
+      "os.write(os.open(path, os.O_WRONLY), b'new'); print(os.read(r, 9))\n",
+      {fifo});
+  take_away(python, directory / "image");
+  const Result end = run_again(directory / "image");
+  INFO(end);
+  CHECK(end.out == "100000 131072 " + fifo + "\n[2, 2048, 1]\nb'new'\n");
+  std::filesystem::remove(fifo);
+  const Result refused = snapgdb({"restore", directory / "image"});
+  INFO(refused);
+  CHECK(refused.status == 1);
+  CHECK(contains(refused.err, fifo + ": No such file or directory"));
+}
+
+// It holds a lock of each kind, and tells of its own kind's others whether they are in its way.
+constexpr const char* kLocks =
+    "import fcntl, os, struct, sys\n"
+    "files = [os.open(sys.argv[1] + f'/{i}', os.O_RDWR | os.O_CREAT) for i in range(3)]\n"
+    "def range_of(kind, start, length): return struct.pack('hhqqi4x', kind, 0, start, length, 0)\n"
+    "kept = []\n"
+    "def taken(i, at):\n"
+    "  fd = os.open(sys.argv[1] + f'/{i}', os.O_RDWR)\n"
+    "  if i == 2:\n"
+    "    try: fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB); return False\n"
+    "    except BlockingIOError: return True\n"
+    "  kept.append(fd)  # closing it would undo the process's own locks\n"
+    "  got = fcntl.fcntl(fd, 36, range_of(fcntl.F_WRLCK, at, 1))\n"
+    "  return struct.unpack('hhqqi4x', got)[0] != fcntl.F_UNLCK\n"
+    "fcntl.fcntl(files[0], fcntl.F_SETLK, range_of(fcntl.F_WRLCK, 100, 100))\n"
+    "fcntl.fcntl(files[0], fcntl.F_SETLK, range_of(fcntl.F_RDLCK, 1 << 40, 0))\n"
+    "fcntl.fcntl(files[1], 37, range_of(fcntl.F_WRLCK, 10, 10))\n"
+    "fcntl.flock(files[2], fcntl.LOCK_EX)\n"
+    "print('ready', flush=True); sys.stdin.readline()\n"
+    "places = [(1, 9), (1, 10), (1, 19), (1, 20), (2, 0), (0, 99), (0, 100)]\n"
+    "print([taken(i, at) for i, at in places])\n";
+
+TEST_CASE("file locks are taken again where they are free, and named where they are not") {
+  const TempDir directory;
+  Running python = start_python(kLocks, {directory.path()});
+  take_away(python, directory / "image");
+  const Result end = run_again(directory / "image");
+  INFO(end);
+  CHECK(end.out == "[False, True, True, False, True, False, True]\n");
+  CHECK_FALSE(contains(end.err, "lock"));
+
+  Running other = start_python(kLocks, {directory.path()});
+  const Result beside = run_again(directory / "image");
+  INFO(beside);
+  for (const char* file : {"/0", "/1", "/2"})
+    CHECK(contains(beside.err, fmt::format("a lock of {}{} is not taken again: somebody else",
+                                           directory.path(), file)));
+}
+
+TEST_CASE("a process's root directory is the one it had") {
+  if (skip_unless(geteuid() == 0, "only root changes the root directory")) return;
+  const TempDir directory;
+  std::filesystem::create_directories(directory / "jail/inner");
+  Running python = start_python(
+      "import os, sys\n"
+      "os.chdir(sys.argv[1]); os.chroot('.'); os.chdir('/inner')\n"
+      "print('ready', flush=True); sys.stdin.readline()\n"
+      "print(os.getcwd(), os.listdir('/'), os.path.exists('/etc'))\n",
+      {directory / "jail"});
+  take_away(python, directory / "image");
+  const Result end = run_again(directory / "image");
+  INFO(end);
+  CHECK(end.out == "/inner ['inner'] False\n");
+  std::filesystem::remove(directory / "jail/inner");
+  const Result refused = snapgdb({"restore", directory / "image"});
+  INFO(refused);
+  CHECK(refused.status == 1);
+  CHECK(contains(refused.err, "jail/inner: it is not there any more"));
 }
 
 // ---- Files without a name -----------------------------------------------------------------------

@@ -1,0 +1,90 @@
+// File locks: of processes (POSIX), of open file descriptions (OFD), and those of flock(2).
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+
+#include "core/base/error.h"
+#include "core/base/strings.h"
+#include "core/linux/task.h"
+#include "core/resource/resources.h"
+
+namespace snapgdb {
+namespace {
+
+// "1: POSIX  ADVISORY  WRITE 1234 fd:00:5678 0 EOF" (fs/locks.c, lock_get_status)
+void add_lock(std::string_view line, pb::Descriptor& out) {
+  auto fields = split_blank(line);
+  std::erase(fields, "->");  // marks one that waits
+  if (fields.size() < 8) return;
+  pb::FileLock& lock = *out.add_locks();
+  lock.set_kind(printable(fields[1]));
+  lock.set_mandatory(fields[2] == "MANDATORY");
+  lock.set_exclusive(fields[3] == "WRITE");
+  lock.set_owner(parse_number<int32_t>(fields[4]).value_or(0));
+  lock.set_start(parse_number<uint64_t>(fields[6]).value_or(0));
+  lock.set_end(parse_number<uint64_t>(fields[7]).value_or(UINT64_MAX));
+}
+
+// ---- Restoring ----------------------------------------------------------------------------------
+
+struct flock range_of(const pb::FileLock& lock) {
+  struct flock range {};
+  range.l_type = lock.exclusive() ? F_WRLCK : F_RDLCK;
+  range.l_whence = SEEK_SET;
+  range.l_start = static_cast<off_t>(lock.start());
+  if (lock.end() != UINT64_MAX) range.l_len = static_cast<off_t>(lock.end() - lock.start() + 1);
+  return range;
+}
+
+// -errno: it could not be taken.
+int take(const pb::FileLock& lock, const Fd& file) {
+  int result = 0;
+  if (lock.kind() == "FLOCK") {
+    result = ::flock(file.get(), (lock.exclusive() ? LOCK_EX : LOCK_SH) | LOCK_NB);
+  } else {
+    struct flock range = range_of(lock);
+    result = ::fcntl(file.get(), F_OFD_SETLK, &range);
+  }
+  return result == 0 ? 0 : -errno;
+}
+
+void note_unless_taken(RestoreContext& context, const std::string& what, int64_t result) {
+  if (result < 0)
+    context.notes.push_back(fmt::format("a lock of {} is not taken again: {}", what,
+                                        result == -EAGAIN || result == -EACCES
+                                            ? "somebody else has locked it"
+                                            : errno_text(static_cast<int>(-result))));
+}
+
+}  // namespace
+
+void capture_locks(const ProcFields& info, pb::Descriptor& out) {
+  for (const std::string_view lock : info.all("lock")) add_lock(lock, out);
+}
+
+void take_locks_of_process(RestoreContext& context, const pb::Process& process, Seed& seed) {
+  for (const pb::Descriptor& descriptor : process.descriptors())
+    for (const pb::FileLock& lock : descriptor.locks())
+      if (lock.kind() == "POSIX")
+        note_unless_taken(context, printable(descriptor.target()),
+                          seed.try_call(SYS_fcntl, {static_cast<uint64_t>(descriptor.number()),
+                                                    F_SETLK, seed.put_value(range_of(lock))}));
+}
+
+void take_locks_of_files(RestoreContext& context) {
+  const RestorePlan& plan = context.plan;
+  for (size_t i = 0; i < plan.files.size(); ++i) {
+    const PlannedFile& file = plan.files[i];
+    if (!file.descriptor || file.how != PlannedFile::How::kOpened) continue;
+    for (const pb::FileLock& lock : file.descriptor->locks()) {
+      if (lock.kind() != "FLOCK" && lock.kind() != "OFDLCK") continue;
+      const Fd same = duplicate_descriptor(context.keeper, plan.file_base + static_cast<int>(i));
+      note_unless_taken(context, file.what, same.valid() ? take(lock, same) : -errno);
+    }
+  }
+}
+
+}  // namespace snapgdb
