@@ -15,7 +15,7 @@ namespace {
 
 struct Arguments {
   std::string image;
-  bool detach = false, dry_run = false;
+  bool detach = false, dry_run = false, lazy = false;
   std::vector<std::string> without = {};
   OpenOptions open = {};
 };
@@ -78,8 +78,8 @@ class TerminalLoan {
 
 int run(const Arguments& arguments) {
   const auto snapshot = open_snapshot(arguments.image, arguments.open);
-  const RestorePlan plan =
-      plan_restore(*snapshot, {{arguments.without.begin(), arguments.without.end()}});
+  const RestorePlan plan = plan_restore(
+      *snapshot, {{arguments.without.begin(), arguments.without.end()}, arguments.lazy});
   report(plan);
   if (arguments.dry_run) fmt::print("{}", describe(plan, *snapshot));
   if (!plan.obstacles.empty())
@@ -115,6 +115,9 @@ Action define(CLI::App& app) {
                "Return once the tree runs, and print the number of its first process");
   app.add_flag("--dry-run", arguments->dry_run,
                "Say what would be done, and what is in the way; touch nothing");
+  app.add_flag("--lazy", arguments->lazy,
+               "Let it run before its memory is there: pages come as they are touched, the others "
+               "later (root)");
   app.add_option("--without", arguments->without,
                  "Go without descriptors of these kinds (socket, epoll, …): using one fails as "
                  "on a lost connection")

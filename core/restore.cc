@@ -9,10 +9,12 @@
 
 #include <algorithm>
 #include <ranges>
+#include <utility>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/linux/freezer.h"
+#include "core/linux/page_server.h"
 #include "core/linux/task.h"
 
 namespace snapgdb {
@@ -139,7 +141,7 @@ void RestoredTree::fill(const pb::Process& process) {
                      leader.clone(fmt::format("make thread {} of process {}", own_number(thread),
                                               own_number(process)),
                                   kThread, 0, own_number(thread)));
-  RestoreContext context{snapshot_, plan_, keeper_->tid(), notes_};
+  RestoreContext context{snapshot_, plan_, keeper_->tid(), notes_, lazy_};
   const auto within = [&](int32_t id, const char* row, const auto& work) {
     try {
       work();
@@ -196,9 +198,28 @@ void RestoredTree::finish(const pb::Process& process) {
   if (stopped) ::kill(leader.tid().value, SIGSTOP);
 }
 
+void RestoredTree::bring_memory_later() {
+  const auto hold = [](pid_t pid) {
+    Fd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+    if (!process.valid()) throw_errno("cannot hold process {} by a descriptor", pid);
+    return process;
+  };
+  ServedTree tree;
+  for (const pb::Process& process : snapshot_.processes())
+    if (!is_zombie(process)) tree.processes.push_back(hold(seed_of(process).tid().value));
+  if (own_pids_) tree.init = hold(keeper_->tid().value);
+  start_page_server(
+      std::exchange(lazy_, {}),
+      [this](uint64_t first, uint64_t count, const auto& visit) {
+        snapshot_.pages().visit_pages(first, count, visit);
+      },
+      tree);
+}
+
 // Those that run already may end the others at once. Who is killed while we still trace it is not
 // gone for its own tree before we have waited for it; a first thread only after all others.
 void RestoredTree::release() {
+  if (!lazy_.empty()) bring_memory_later();
   keeper_->let_go();
   std::vector<Seed> killed;
   // Threads and children before those that made them: they are the more likely to look at others.

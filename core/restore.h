@@ -32,6 +32,7 @@ class RestoredTree {
   void seal_memfds();
   void queue_signals(const pb::Process& process);
   void finish(const pb::Process& process);
+  void bring_memory_later();
   Seed& seed_of(const pb::Process& process) { return seeds_.at(own_number(process)); }
   Seed& seed_of(const pb::Thread& thread);
 
@@ -41,6 +42,7 @@ class RestoredTree {
   Pid root_;
   std::unique_ptr<Keeper> keeper_;
   std::vector<std::string> notes_;
+  std::vector<LazySpace> lazy_;
   std::map<int32_t, Seed> seeds_;  // by own number, of processes and threads
 };
 

@@ -346,6 +346,7 @@ std::string_view kind_name(const pb::Descriptor& descriptor) {
 
 RestorePlan plan_restore(const Snapshot& snapshot, const RestoreOptions& options) {
   RestorePlan plan;
+  plan.lazy = options.lazy;
   plan.seed_base = free_range(snapshot, Seed::kSize);
   Births(snapshot, plan).plan();
   Files(snapshot, options, plan).plan();

@@ -10,7 +10,9 @@ namespace snapgdb {
 struct RestoreOptions {
   // Kinds of descriptors ("socket", "epoll", …) to go without: each becomes one that fails as a
   // lost connection would.
-  std::set<std::string> without;
+  std::set<std::string> without = {};
+  // The tree runs before its memory is there.
+  bool lazy = false;
 };
 
 // What a restore of the snapshot would do here, and what is in its way. Creates nothing.

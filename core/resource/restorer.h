@@ -8,6 +8,7 @@
 
 #include "core/base/fd.h"
 #include "core/image/snapshot.h"
+#include "core/linux/lazy_space.h"
 #include "core/linux/seed.h"
 
 namespace snapgdb {
@@ -39,6 +40,7 @@ struct Birth {
 
 // What a restore will do. A pure function of the snapshot and the options.
 struct RestorePlan {
+  bool lazy = false;  // private memory comes when it is touched, or later
   uint64_t seed_base = 0;
   int file_base = 0;  // files[i] is descriptor file_base + i of every process, until it is complete
   std::vector<PlannedFile> files;
@@ -73,6 +75,7 @@ struct RestoreContext {
   const RestorePlan& plan;
   Tid keeper;                       // the process that has the files of the plan
   std::vector<std::string>& notes;  // what turned out to be otherwise than it was
+  std::vector<LazySpace>& lazy;     // whose memory is not there yet
 };
 
 // The numbers of a task as its program knows them.

@@ -10,49 +10,10 @@
 #include <fstream>
 #include <random>
 
-#include "tests/e2e/harness.h"
+#include "tests/e2e/restoring.h"
 
 namespace snapgdb::e2e {
 namespace {
-
-bool exists(pid_t pid) {
-  return std::filesystem::exists(fmt::format("/proc/{}", pid));
-}
-
-// A process and all below it.
-std::vector<pid_t> tree_of(pid_t root) {
-  std::vector<pid_t> pids{root};
-  for (size_t i = 0; i < pids.size(); ++i)
-    for (const pid_t child : children_of(pids[i])) pids.push_back(child);
-  return pids;
-}
-
-// Orphans of a test become its children.
-void await_end(pid_t pid) {
-  for (int tries = 0; tries < 500 && exists(pid); ++tries) {
-    waitpid(pid, nullptr, WNOHANG);
-    usleep(10'000);
-  }
-  REQUIRE_FALSE(exists(pid));
-}
-
-// Captures and kills; the tree's numbers are free again afterwards.
-void take_away(Running& program, const std::string& image) {
-  const std::vector<pid_t> pids = tree_of(program.pid());
-  capture(program.pid(), image, {"--kill", "--all-memory"});
-  CHECK(program.wait().signal == SIGKILL);
-  for (const pid_t pid : pids) await_end(pid);
-}
-
-// Runs the tree to its end, which comes when its standard input ends.
-Result run_again(const std::string& image, const Words& options = {}, RunOptions run = {}) {
-  Words command{program(), "restore", image};
-  command.insert(command.end(), options.begin(), options.end());
-  run.input = RunOptions::kPipe;
-  Running restored(command, std::move(run));
-  restored.close_input();
-  return restored.wait();
-}
 
 // Fields of /proc/PID/stat behind the name: state, parent, group, session.
 Words stat_of(pid_t pid) {
