@@ -16,7 +16,7 @@ namespace {
 
 struct Arguments {
   std::string image;
-  bool detach = false, dry_run = false, isolated = false;
+  bool detach = false, dry_run = false, isolated = false, lazy = false;
   std::string scratch = {};
   std::vector<std::string> without = {};
   OpenOptions open = {};
@@ -102,7 +102,8 @@ void report(const Keeper::End& end, const std::string& scratch) {
 int run(const Arguments& arguments) {
   const auto snapshot = open_snapshot(arguments.image, arguments.open);
   const RestorePlan plan = plan_restore(
-      *snapshot, {{arguments.without.begin(), arguments.without.end()}, arguments.isolated});
+      *snapshot,
+      {{arguments.without.begin(), arguments.without.end()}, arguments.isolated, arguments.lazy});
   report(plan);
   if (arguments.dry_run) fmt::print("{}", describe(plan, *snapshot));
   if (!plan.obstacles.empty())
@@ -151,6 +152,9 @@ Action define(CLI::App& app) {
                  "New directory for what an isolated tree has written [in $TMPDIR]")
       ->needs(isolated)
       ->type_name("DIR");
+  app.add_flag("--lazy", arguments->lazy,
+               "Let it run before its memory is there: pages come as they are touched, the others "
+               "later (root)");
   app.add_option("--without", arguments->without,
                  "Go without descriptors of these kinds (socket, epoll, …): using one fails as "
                  "on a lost connection")

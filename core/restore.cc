@@ -12,10 +12,12 @@
 #include <filesystem>
 #include <ranges>
 #include <set>
+#include <utility>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/linux/freezer.h"
+#include "core/linux/page_server.h"
 #include "core/linux/task.h"
 #include "core/resource/sharing.h"
 
@@ -96,38 +98,41 @@ Fd open_parent(const std::string& path) {
 RestoredTree::RestoredTree(const Snapshot& snapshot, const RestorePlan& plan,
                            const std::string& scratch)
     : snapshot_(snapshot), plan_(plan), own_pids_(plan.isolated || !may_have_old_pids(snapshot)) {
-  const Fd save_in = scratch.empty() ? Fd() : open_parent(scratch);
-  const pb::SnapshotRecord& record = snapshot.record();
-  Keeper::Options options{.own_pids = own_pids_,
-                          .own_user = plan.isolated || (own_pids_ && ::geteuid() != 0),
-                          .root_pid = own_number(snapshot.root()),
-                          .seed_base = plan.seed_base,
-                          .file_base = plan.file_base,
-                          .user = plan.user,
-                          .group = plan.group,
-                          .save_in = save_in.get(),
-                          .save_as = std::filesystem::path(scratch).filename(),
-                          .monotonic_ns = record.monotonic_ns(),
-                          .boottime_ns = record.boottime_ns()};
-  if (plan.isolated)
-    options.sandbox = sandbox_for(snapshot, plan), options.host_name = record.host().node_name();
-  OpeningContext context{snapshot};
-  prepare_shared_memory(context, plan);
   const ScopedPinning pinning;
-  keeper_ = std::make_unique<Keeper>(
-      options, [&](const Sandbox* sandbox) {
-    context.sandbox = sandbox;
-    return open_files(std::move(context), plan);
-  });
-  notes_ = keeper_->notes();
+  start_keeper(scratch);
   grow();
   for (const pb::Process& process : snapshot.processes())
     if (!is_zombie(process)) fill(process);
   seal_memfds();
-  RestoreContext context{snapshot_, plan_, keeper_->tid(), notes_};
-  take_locks_of_files(context);
+  RestoreContext shared = context();
+  take_locks_of_files(shared);
   for (const pb::Process& process : snapshot.processes())
     if (!is_zombie(process)) finish(process);
+}
+
+void RestoredTree::start_keeper(const std::string& scratch) {
+  const Fd save_in = scratch.empty() ? Fd() : open_parent(scratch);
+  const pb::SnapshotRecord& record = snapshot_.record();
+  Keeper::Options options{.own_pids = own_pids_,
+                          .own_user = plan_.isolated || (own_pids_ && ::geteuid() != 0),
+                          .root_pid = own_number(snapshot_.root()),
+                          .seed_base = plan_.seed_base,
+                          .file_base = plan_.file_base,
+                          .user = plan_.user,
+                          .group = plan_.group,
+                          .save_in = save_in.get(),
+                          .save_as = std::filesystem::path(scratch).filename(),
+                          .monotonic_ns = record.monotonic_ns(),
+                          .boottime_ns = record.boottime_ns()};
+  if (plan_.isolated)
+    options.sandbox = sandbox_for(snapshot_, plan_), options.host_name = record.host().node_name();
+  OpeningContext opening{snapshot_};
+  prepare_shared_memory(opening, plan_);
+  keeper_ = std::make_unique<Keeper>(options, [&](const Sandbox* sandbox) {
+    opening.sandbox = sandbox;
+    return open_files(std::move(opening), plan_);
+  });
+  notes_ = keeper_->notes();
 }
 
 // Not before all have what they hold, and are mapped as they were. Sealing takes a description that
@@ -216,7 +221,7 @@ void RestoredTree::fill(const pb::Process& process) {
                      leader.clone(fmt::format("make thread {} of process {}", own_number(thread),
                                               own_number(process)),
                                   kThread, 0, own_number(thread)));
-  RestoreContext context{snapshot_, plan_, keeper_->tid(), notes_};
+  RestoreContext context = this->context();
   const auto within = [&](int32_t id, const char* row, const auto& work) {
     try {
       work();
@@ -287,9 +292,28 @@ void RestoredTree::finish(const pb::Process& process) {
   if (stopped) ::kill(leader.tid().value, SIGSTOP);
 }
 
+void RestoredTree::bring_memory_later() {
+  const auto hold = [](pid_t pid) {
+    Fd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+    if (!process.valid()) throw_errno("cannot hold process {} by a descriptor", pid);
+    return process;
+  };
+  ServedTree tree;
+  for (const pb::Process& process : snapshot_.processes())
+    if (!is_zombie(process)) tree.processes.push_back(hold(seed_of(process).tid().value));
+  if (own_pids_) tree.init = hold(keeper_->tid().value);
+  start_page_server(
+      std::exchange(lazy_, {}),
+      [this](uint64_t first, uint64_t count, const auto& visit) {
+        snapshot_.pages().visit_pages(first, count, visit);
+      },
+      tree);
+}
+
 // Those that run already may end the others at once. Who is killed while we still trace it is not
 // gone for its own tree before we have waited for it; a first thread only after all others.
 void RestoredTree::release() {
+  if (!lazy_.empty()) bring_memory_later();
   keeper_->let_go();
   std::vector<Seed> killed;
   // Threads and children before those that made them: they are the more likely to look at others.

@@ -27,6 +27,8 @@ class RestoredTree {
   Keeper::End wait() { return keeper_->wait(); }
 
  private:
+  void start_keeper(const std::string& scratch);
+  RestoreContext context() { return {snapshot_, plan_, keeper_->tid(), notes_, lazy_}; }
   void grow();
   void step(const Birth& birth);
   void fill(const pb::Process& process);
@@ -34,6 +36,7 @@ class RestoredTree {
   void seal_memfds();
   void queue_signals(const pb::Process& process);
   void finish(const pb::Process& process);
+  void bring_memory_later();
   Seed& seed_of(const pb::Process& process);
   Seed& seed_of(const pb::Thread& thread);
 
@@ -43,6 +46,7 @@ class RestoredTree {
   Pid root_;
   std::unique_ptr<Keeper> keeper_;
   std::vector<std::string> notes_;
+  std::vector<LazySpace> lazy_;
   std::map<int32_t, Seed> seeds_;  // by own number, of processes and threads
 };
 

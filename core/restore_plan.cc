@@ -377,6 +377,7 @@ std::string_view kind_name(const pb::Descriptor& descriptor) {
 RestorePlan plan_restore(const Snapshot& snapshot, const RestoreOptions& options) {
   RestorePlan plan;
   plan.isolated = options.isolated;
+  plan.lazy = options.lazy;
   plan_user(snapshot, plan);
   plan.seed_base = free_range(snapshot, Seed::kSize + Seed::kParkingSize);
   Births(snapshot, plan).plan();

@@ -11,9 +11,11 @@ struct RestoreOptions {
   // Kinds of descriptors ("socket", "epoll", …) to go without: each becomes one that fails as a
   // lost connection would; "memory" that is not in the image: it reads as zeros; "processor": what
   // this one lacks.
-  std::set<std::string> without;
+  std::set<std::string> without = {};
   // Touches nothing outside: what cannot be had is replaced where that is possible.
   bool isolated = false;
+  // The tree runs before its memory is there.
+  bool lazy = false;
 };
 
 // What a restore of the snapshot would do here, and what is in its way. Creates nothing.

@@ -118,15 +118,19 @@ struct Slice {
 };
 constexpr uint64_t kSlice = uint64_t{4} << 20;
 
-// What has to be written: a fresh mapping has zeros, or its file's content, by itself.
-void add_slices(const pb::Vma& vma, const Extents& extents, const Fd* file, uint64_t file_offset,
-                std::vector<Slice>& slices) {
+struct Range {
+  uint64_t start, end;
+};
+
+// What of the mapping has to be written: fresh, it has zeros, or its file's content, by itself.
+void add_slices(const pb::Vma& vma, Range range, const Extents& extents, const Fd* file,
+                uint64_t file_offset, std::vector<Slice>& slices) {
   const bool over_a_file = vma.file() != 0 || (!is_anonymous(vma) && !vma.shared());
-  for (const Extent& extent : extents.overlapping(vma.start(), vma.end())) {
+  for (const Extent& extent : extents.overlapping(range.start, range.end)) {
     const bool stored = extent.source == pb::SOURCE_STORED;
     if (!stored && !(extent.source == pb::SOURCE_ZERO && over_a_file)) continue;
-    const uint64_t end = std::min(extent.end(), vma.end());
-    for (uint64_t at = std::max(extent.start, vma.start()); at < end; at += kSlice) {
+    const uint64_t end = std::min(extent.end(), range.end);
+    for (uint64_t at = std::max(extent.start, range.start); at < end; at += kSlice) {
       slices.push_back(
           {at, std::min(kSlice, end - at), file, file_offset + (at - vma.start()), {}});
       if (stored) slices.back().page = extent.where + (at - extent.start) / kPageSize;
@@ -183,8 +187,73 @@ void clip(std::span<Slice> slices, const Fd& file) {
   for (Slice& slice : slices) slice.size = std::min(slice.size, end - std::min(end, slice.offset));
 }
 
+// ---- What may come later ------------------------------------------------------------------------
+
+// Less than this is there sooner than the faults would be served.
+constexpr uint64_t kLazyAtLeast = 256 * 1024;
+
+// Private memory without a file, and without anything that a fault does not bring: its pages are
+// locked, or guards, or shall not be inherited.
+bool may_come_later(const pb::Vma& vma, const Extents& extents) {
+  constexpr std::string_view kNot[] = {"lo", "lf", "wf", "dc", "ht", "gd", "io", "pf"};
+  if (vma.shared() || vma.file() != 0 || vma.inode() != 0 || is_kernel_part(vma) ||
+      std::ranges::any_of(kNot, [&](std::string_view flag) { return has_flag(vma, flag); }))
+    return false;
+  uint64_t stored = 0;
+  for (const Extent& extent : extents.overlapping(vma.start(), vma.end())) {
+    if (extent.source != pb::SOURCE_STORED && extent.source != pb::SOURCE_ZERO) return false;
+    if (extent.source == pb::SOURCE_STORED) stored += extent.size;
+  }
+  return stored >= kLazyAtLeast;
+}
+
+// The kernel itself writes there while we restore.
+std::vector<Range> needed_at_once(const pb::Process& process, const pb::Vma& vma) {
+  std::vector<Range> ranges;
+  for (const pb::Thread& thread : process.threads())
+    if (thread.rseq() >= vma.start() && thread.rseq() < vma.end())
+      ranges.push_back({page_down(thread.rseq()),
+                        std::min(vma.end(), page_up(thread.rseq() + thread.rseq_size()))});
+  return ranges;
+}
+
+void leave_for_later(const RestoreContext& context, const pb::Process& process, LazySpace space) {
+  const Extents& extents = context.snapshot.extents(process);
+  for (const pb::Vma& vma : process.mappings()) {
+    if (!may_come_later(vma, extents)) continue;
+    for (const Extent& extent : extents.overlapping(vma.start(), vma.end())) {
+      if (extent.source != pb::SOURCE_STORED) continue;
+      const uint64_t start = std::max(extent.start, vma.start());
+      space.add_absent(start, std::min(extent.end(), vma.end()) - start,
+                       extent.where + (start - extent.start) / kPageSize);
+    }
+    space.watch(vma.start(), vma.end() - vma.start());
+  }
+  context.lazy.push_back(std::move(space));
+}
+
+// nullopt: it is not wanted, or not possible here.
+std::optional<LazySpace> lazy_space(const RestoreContext& context, const pb::Process& process,
+                                    Seed& seed) {
+  const Extents& extents = context.snapshot.extents(process);
+  if (!context.plan.lazy || std::ranges::none_of(process.mappings(), [&](const pb::Vma& vma) {
+        return may_come_later(vma, extents);
+      }))
+    return std::nullopt;
+  try {
+    return LazySpace(seed);
+  } catch (const SystemError& error) {
+    context.notes.push_back(fmt::format(
+        "the memory of process {} is there before it runs: {} (--lazy needs CAP_SYS_PTRACE)",
+        process.pid(), error.what()));
+    return std::nullopt;
+  }
+}
+
+// ---- Content, written ---------------------------------------------------------------------------
+
 // Reading, unpacking and the faults of the new pages take as many processors as there are.
-void write_content(const RestoreContext& context, const pb::Process& process, Tid tid) {
+void write_content(const RestoreContext& context, const pb::Process& process, Tid tid, bool lazy) {
   const Snapshot& snapshot = context.snapshot;
   const Fd mem = ProcDirectory::of(Pid{tid.value}).open("mem", O_RDWR);
   if (!mem.valid()) throw_errno("cannot open the memory of {}", tid.value);
@@ -193,15 +262,20 @@ void write_content(const RestoreContext& context, const pb::Process& process, Ti
   for (const pb::Vma& vma : process.mappings()) {
     const Extents& extents = snapshot.extents(process);
     if (is_in_a_file(vma, context.plan) || is_kernel_part(vma)) continue;
+    const Range whole{vma.start(), vma.end()};
     if (vma.shared() && vma.inode() != 0) {
       const size_t before = slices.size();
       const Fd& object = objects.emplace_back(open_shared(context, vma));
-      add_slices(vma, extents, &object, vma.offset(), slices);
+      add_slices(vma, whole, extents, &object, vma.offset(), slices);
       clip(std::span(slices).subspan(before), object);
-    } else if (first_protection(vma) & PROT_WRITE)
-      add_slices(vma, extents, nullptr, 0, slices);
-    else
-      add_slices(vma, extents, &mem, vma.start(), slices);
+    } else if (lazy && may_come_later(vma, extents)) {
+      for (const Range& range : needed_at_once(process, vma))
+        add_slices(vma, range, extents, &mem, vma.start(), slices);
+    } else if (first_protection(vma) & PROT_WRITE) {
+      add_slices(vma, whole, extents, nullptr, 0, slices);
+    } else {
+      add_slices(vma, whole, extents, &mem, vma.start(), slices);
+    }
   }
   std::atomic<size_t> next = 0;
   const auto work_off = [&] {
@@ -277,7 +351,7 @@ Fd open_object(OpeningContext& context, const pb::Vma& vma, bool writable) {
     object = make_nameless(context.snapshot, *context.snapshot.file(vma.nameless()));
   } else if (is_new) {
     const uint64_t size = size_of_object(context.snapshot, RestorePlan::key_of(vma));
-      object = make_nameless(vma.name());
+    object = make_nameless(vma.name());
     if (::ftruncate(object.get(), static_cast<off_t>(size)) != 0)
       throw_errno("cannot make shared memory of {} bytes", size);
   }
@@ -293,10 +367,12 @@ void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
   add_kernel_parts(process, context.plan, seed);
   seed.perform();
   redirect_vdso(context.snapshot, process, context.plan, seed);
-  write_content(context, process, seed.tid());
+  std::optional<LazySpace> space = lazy_space(context, process, seed);
+  write_content(context, process, seed.tid(), space.has_value());
   for (const pb::Vma& vma : process.mappings())
     if (!is_kernel_part(vma)) finish(vma, context.snapshot.extents(process), seed);
   context.perform(seed, process.pid());
+  if (space) leave_for_later(context, process, std::move(*space));
 }
 
 }  // namespace
@@ -305,11 +381,11 @@ const ProcessRestorer kMemoryRestorer{"memory", restore};
 
 void prepare_shared_memory(OpeningContext& context, const RestorePlan& plan) {
   for (const PlannedFile& file : plan.files) {
-    if (file.how != PlannedFile::How::kSharedMemory || file.mapping->name() != "/dev/zero") continue;
+    if (file.how != PlannedFile::How::kSharedMemory || file.mapping->name() != "/dev/zero")
+      continue;
     const pb::Vma& vma = *file.mapping;
     Fd object = anonymous_object(size_of_object(context.snapshot, RestorePlan::key_of(vma)));
-    if (object.valid())
-      context.objects[OpeningContext::key_of(vma)] = std::move(object);
+    if (object.valid()) context.objects[OpeningContext::key_of(vma)] = std::move(object);
   }
 }
 

@@ -8,6 +8,7 @@
 
 #include "core/base/fd.h"
 #include "core/image/snapshot.h"
+#include "core/linux/lazy_space.h"
 #include "core/linux/sandbox.h"
 #include "core/linux/seed.h"
 
@@ -45,6 +46,7 @@ struct Birth {
 struct RestorePlan {
   bool isolated = false;
   uint32_t user = 0, group = 0;  // as whom it runs, in a user namespace that has no others
+  bool lazy = false;             // private memory comes when it is touched, or later
   uint64_t seed_base = 0;
   uint64_t kernel_parts_at = 0;  // beside those of the snapshot, which are another kernel's; 0: in
                                  // their places
@@ -86,6 +88,7 @@ struct RestoreContext {
   const RestorePlan& plan;
   Tid keeper;                       // the process that has the files of the plan
   std::vector<std::string>& notes;  // what turned out to be otherwise than it was
+  std::vector<LazySpace>& lazy;     // whose memory is not there yet
 
   // Performs what is on the seed's list; what could not be done is noted.
   void perform(Seed& seed, int32_t id);

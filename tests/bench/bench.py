@@ -232,7 +232,7 @@ def compare_restores(options, title, name, *arguments):
     if shutil.which("criu"):
         criu_restores(options, lambda **streams: subprocess.Popen(
             [os.path.join(options.targets, name), *arguments], start_new_session=True, **streams), results)
-    snapgdb_restores(options, Target(options.targets, name, *arguments), results, [[]])
+    snapgdb_restores(options, Target(options.targets, name, *arguments), results, [[], ["--lazy"]])
     print(f"\n{title}: until it runs again")
     for name_, wall in results:
         print(f"  {name_:34} {wall * 1e3:9.0f} ms {wall / results[0][1]:7.3f}")

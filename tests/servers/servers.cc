@@ -183,19 +183,20 @@ class Scene {
  private:
   Running shell(const std::string& script) const {
     const std::string directory = directory_.path();
-    return Running({"bash", "-c", script}, {.directory = directory,
-                                            .environment = {{"PATH", search_path()},
-                                                            {"HERE", SNAPGDB_SERVERS},
-                                                            {"PORT", port_},
-                                            // nobody's own is nologin: tmux's shells would end
-                                            {"SHELL", "/bin/sh"},
-                                                            {"HOME", directory},
-                                                            {"TMPDIR", directory},
-                                                            {"PGHOST", "127.0.0.1"},
-                                                            {"PGPORT", port_},
-                                                            {"PGUSER", "test"},
-                                                            {"PGDATABASE", "postgres"}},
-                                            .user = user_});
+    return Running({"bash", "-c", script},
+                   {.directory = directory,
+                    .environment = {{"PATH", search_path()},
+                                    {"HERE", SNAPGDB_SERVERS},
+                                    {"PORT", port_},
+                                    // nobody's own is nologin: tmux's shells would end
+                                    {"SHELL", "/bin/sh"},
+                                    {"HOME", directory},
+                                    {"TMPDIR", directory},
+                                    {"PGHOST", "127.0.0.1"},
+                                    {"PGPORT", port_},
+                                    {"PGUSER", "test"},
+                                    {"PGDATABASE", "postgres"}},
+                    .user = user_});
   }
 
   uid_t user_;

@@ -1,0 +1,112 @@
+// The memory of restored trees: when it comes, and how much of it there is.
+
+#include <fmt/format.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <filesystem>
+#include <fstream>
+
+#include "tests/e2e/restoring.h"
+
+namespace snapgdb::e2e {
+namespace {
+
+constexpr char kNeedsRoot[] = "only root may have a process's page faults told, its own included";
+
+// Living processes of that name, as /proc/PID/comm has it.
+std::vector<pid_t> processes_named(const std::string& name) {
+  std::vector<pid_t> found;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+    const std::string pid = entry.path().filename();
+    std::ifstream comm(entry.path() / "comm");
+    std::string line;
+    if (pid.find_first_not_of("0123456789") == std::string::npos && std::getline(comm, line) &&
+        line == name && state_of(std::stoi(pid)) != 'Z')
+      found.push_back(std::stoi(pid));
+  }
+  return found;
+}
+
+// ---- Lazily -------------------------------------------------------------------------------------
+
+TEST_CASE("a tree that runs before its memory is there finds all of it") {
+  if (skip_unless(geteuid() == 0, kNeedsRoot)) return;
+  const TempDir directory;
+  const std::vector<Words> programs{{"busy", "--mib", "40"},
+                                    {"crowd", "--processes", "6", "--threads", "3"},
+                                    {"mapper", "--move"},
+                                    {"forker"}};
+  for (const Words& words : programs) {
+    CAPTURE(words);
+    Target target(words.front(), Words(words.begin() + 1, words.end()));
+    take_away(target.running(), directory / "image");
+    const Result end = run_again(directory / "image", {"--lazy"});
+    INFO(end);
+    CHECK(end.ok());
+    CHECK(end.err == "");
+  }
+}
+
+TEST_CASE("memory that is not there yet is moved, dropped, unmapped and inherited as any other") {
+  if (skip_unless(geteuid() == 0, kNeedsRoot)) return;
+  const TempDir directory;
+  Target changer("changer", {"--children", "2"});
+  take_away(changer.running(), directory / "image");
+  for (int round = 0; round < 20; ++round) {
+    CAPTURE(round);
+    const Result end = run_again(directory / "image", {"--lazy"});
+    INFO(end);
+    CHECK(end.ok());
+  }
+}
+
+TEST_CASE("who may not have page faults told gets memory before the tree runs, and is told") {
+  if (skip_unless(geteuid() == 0, "to become an ordinary user, one must be root")) return;
+  const TempDir directory;
+  std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
+  Target changer("changer", {"--mib", "8"}, {.user = kNobody});
+  capture(changer.pid(), directory / "image", {"--kill"}, {.user = kNobody});
+  changer.running().wait();
+  const Result end = run_again(directory / "image", {"--lazy"}, {.user = kNobody});
+  INFO(end);
+  CHECK(end.ok());
+  CHECK(contains(end.err, "--lazy needs CAP_SYS_PTRACE"));
+}
+
+TEST_CASE("a tree whose memory cannot be brought is ended, not left with zeros") {
+  if (skip_unless(geteuid() == 0, kNeedsRoot)) return;
+  const TempDir directory;
+  Target changer("changer", {"--mib", "256", "--children", "1"});
+  const std::vector<pid_t> pids = tree_of(changer.pid());
+  take_away(changer.running(), directory / "image");
+
+  SECTION("since what brings it was killed") {
+    const Result restored = snapgdb({"restore", "--lazy", "--detach", directory / "image"},
+                                    {.input = RunOptions::kPipe});
+    INFO(restored);
+    REQUIRE(restored.ok());
+    const std::vector<pid_t> servers = processes_named("snapgdb-pages");
+    REQUIRE(servers.size() == 1);
+    REQUIRE(kill(servers.front(), SIGKILL) == 0);
+    for (const pid_t pid : pids) await_end(pid);
+  }
+  SECTION("since the image is damaged") {
+    std::fstream image(directory / "image", std::ios::in | std::ios::out | std::ios::binary);
+    image.seekp(static_cast<std::streamoff>(std::filesystem::file_size(directory / "image") / 2));
+    image.write("damage", 6);
+    image.close();
+    const Result end = run_again(directory / "image", {"--lazy"});
+    INFO(end);
+    CHECK(end.signal == SIGKILL);
+    CHECK(contains(end.err, "a PAGE chunk is damaged; the tree is ended"));
+    for (const pid_t pid : pids) await_end(pid);
+  }
+  for (int tries = 0; tries < 500 && !processes_named("snapgdb-watch").empty(); ++tries)
+    usleep(10'000);
+  CHECK(processes_named("snapgdb-watch").empty());
+}
+
+}  // namespace
+}  // namespace snapgdb::e2e
