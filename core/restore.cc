@@ -28,6 +28,14 @@ bool is_zombie(const pb::Process& process) {
   return process.state() == "Z";
 }
 
+void within(int32_t id, const char* row, const auto& work) {
+  try {
+    work();
+  } catch (const Error& error) {
+    throw Error(fmt::format("cannot restore task {}, {}", id, row), error.what());
+  }
+}
+
 // The numbers that the tree needs are free here, and ours to choose.
 bool may_have_old_pids(const Snapshot& snapshot) {
   if (::geteuid() != 0) return false;
@@ -84,7 +92,12 @@ Seed& RestoredTree::seed_of(const pb::Thread& thread) {
   return seeds_.at(own_number(thread));
 }
 
-// First the processes, each an empty one; so that parents, sessions and groups come about by
+const pb::Process& RestoredTree::process_of(int32_t number) const {
+  return *std::ranges::find(snapshot_.processes(), number,
+                            [](const pb::Process& process) { return own_number(process); });
+}
+
+// First the processes; so that parents, sessions and groups come about by
 // themselves.
 void RestoredTree::grow() {
   Seed root = keeper_->take_root();
@@ -109,13 +122,34 @@ void RestoredTree::grow() {
   for (const Birth& birth : plan_.births) step(birth);
 }
 
+// With the memory of its parent, so that both share what they shared; but not where that comes
+// later only.
+void RestoredTree::bear(const Birth& birth) {
+  const pb::Process& parent = process_of(birth.other);
+  if (!plan_.lazy) {
+    restore_memory_of(parent);
+    memory_from_[birth.pid] = &parent;
+  }
+  seeds_.emplace(birth.pid, seed_of(parent).clone(fmt::format("make process {}", birth.pid), 0,
+                                                  SIGCHLD, birth.pid));
+}
+
+void RestoredTree::restore_memory_of(const pb::Process& process) {
+  const int32_t number = own_number(process);
+  if (!has_memory_.insert(number).second) return;
+  RestoreContext context{snapshot_, plan_, keeper_->tid(), notes_, lazy_};
+  const auto parent = memory_from_.find(number);
+  within(process.pid(), "memory", [&] {
+    restore_memory(context, process, parent == memory_from_.end() ? nullptr : parent->second,
+                   seed_of(process));
+  });
+}
+
 void RestoredTree::step(const Birth& birth) {
   const std::string name = fmt::format("process {}", birth.pid);
   switch (birth.step) {
     case Birth::Step::kClone:
-      if (birth.other)
-        seeds_.emplace(birth.pid,
-                       seeds_.at(birth.other).clone("make " + name, 0, SIGCHLD, birth.pid));
+      if (birth.other) bear(birth);
       break;
     case Birth::Step::kSetsid:
       seeds_.at(birth.pid).call("make a session of " + name, SYS_setsid);
@@ -125,8 +159,7 @@ void RestoredTree::step(const Birth& birth) {
                                 {0, static_cast<uint64_t>(birth.other)});
       break;
     case Birth::Step::kExit:
-      for (const pb::Process& process : snapshot_.processes())
-        if (own_number(process) == birth.pid) seeds_.at(birth.pid).end(process.exit_status());
+      seeds_.at(birth.pid).end(process_of(birth.pid).exit_status());
       seeds_.erase(birth.pid);
       break;
   }
@@ -141,14 +174,8 @@ void RestoredTree::fill(const pb::Process& process) {
                      leader.clone(fmt::format("make thread {} of process {}", own_number(thread),
                                               own_number(process)),
                                   kThread, 0, own_number(thread)));
+  restore_memory_of(process);
   RestoreContext context{snapshot_, plan_, keeper_->tid(), notes_, lazy_};
-  const auto within = [&](int32_t id, const char* row, const auto& work) {
-    try {
-      work();
-    } catch (const Error& error) {
-      throw Error(fmt::format("cannot restore task {}, {}", id, row), error.what());
-    }
-  };
   for (const ProcessRestorer* row : process_restorers())
     within(process.pid(), row->name, [&] { row->restore(context, process, leader); });
   for (const pb::Thread& thread : process.threads())
