@@ -102,7 +102,7 @@ TEST_CASE("who may not have page faults told gets memory before the tree runs, a
   if (skip_unless(geteuid() == 0, "to become an ordinary user, one must be root")) return;
   const TempDir directory;
   std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
-  Target changer("changer", {"--mib", "8"}, {.user = kNobody});
+  Target changer("changer", {"--mib", "8", "--children", "2"}, {.user = kNobody});
   capture(changer.pid(), directory / "image", {"--kill"}, {.user = kNobody});
   changer.running().wait();
   const Result end = run_again(directory / "image", {"--lazy"}, {.user = kNobody});
