@@ -37,6 +37,14 @@ bool has_lost_leader(const pb::Process& process) {
   return process.threads(0).tid() != process.pid();
 }
 
+void within(int32_t id, const char* row, const auto& work) {
+  try {
+    work();
+  } catch (const Error& error) {
+    throw Error(fmt::format("cannot restore task {}, {}", id, row), error.what());
+  }
+}
+
 // The numbers that the tree needs are free here, and ours to choose.
 bool may_have_old_pids(const Snapshot& snapshot) {
   if (::geteuid() != 0) return false;
@@ -161,7 +169,12 @@ Seed& RestoredTree::seed_of(const pb::Process& process) {
   return leader != seeds_.end() ? leader->second : seed_of(process.threads(0));
 }
 
-// First the processes, each an empty one; so that parents, sessions and groups come about by
+const pb::Process& RestoredTree::process_of(int32_t number) const {
+  return *std::ranges::find(snapshot_.processes(), number,
+                            [](const pb::Process& process) { return own_number(process); });
+}
+
+// First the processes; so that parents, sessions and groups come about by
 // themselves.
 void RestoredTree::grow() {
   Seed root = keeper_->take_root();
@@ -186,16 +199,39 @@ void RestoredTree::grow() {
   for (const Birth& birth : plan_.births) step(birth);
 }
 
+// With the memory of its parent, so that both share what they shared; but not where that comes
+// later only.
+void RestoredTree::bear(const Birth& birth) {
+  const pb::Process& parent = process_of(birth.other);
+  if (!plan_.lazy) {
+    // Of several that have it in common, the first restores it.
+    const pb::Process& owner = *std::ranges::find(snapshot_.processes(), parent.address_space(),
+                                                  &pb::Process::address_space);
+    restore_memory_of(owner);
+    memory_from_[birth.pid] = &owner;
+  }
+  const uint64_t flags = (birth.shares_memory ? uint64_t{CLONE_VM} : 0) |
+                         (birth.shares_descriptors ? uint64_t{CLONE_FILES} : 0);
+  seeds_.emplace(birth.pid, seed_of(parent).clone(fmt::format("make process {}", birth.pid), flags,
+                                                  SIGCHLD, birth.pid));
+}
+
+void RestoredTree::restore_memory_of(const pb::Process& process) {
+  const int32_t number = own_number(process);
+  if (!is_first_to_share(snapshot_, process, kMemory) || !has_memory_.insert(number).second) return;
+  RestoreContext context = this->context();
+  const auto parent = memory_from_.find(number);
+  within(process.pid(), "memory", [&] {
+    restore_memory(context, process, parent == memory_from_.end() ? nullptr : parent->second,
+                   seed_of(process));
+  });
+}
+
 void RestoredTree::step(const Birth& birth) {
   const std::string name = fmt::format("process {}", birth.pid);
   switch (birth.step) {
     case Birth::Step::kClone:
-      if (birth.other)
-        seeds_.emplace(birth.pid, seeds_.at(birth.other)
-                                      .clone("make " + name,
-                                             (birth.shares_memory ? CLONE_VM : 0u) |
-                                                 (birth.shares_descriptors ? CLONE_FILES : 0u),
-                                             SIGCHLD, birth.pid));
+      if (birth.other) bear(birth);
       break;
     case Birth::Step::kSetsid:
       seeds_.at(birth.pid).call("make a session of " + name, SYS_setsid);
@@ -205,8 +241,7 @@ void RestoredTree::step(const Birth& birth) {
                                 {0, static_cast<uint64_t>(birth.other)});
       break;
     case Birth::Step::kExit:
-      for (const pb::Process& process : snapshot_.processes())
-        if (own_number(process) == birth.pid) seeds_.at(birth.pid).end(process.exit_status());
+      seeds_.at(birth.pid).end(process_of(birth.pid).exit_status());
       seeds_.erase(birth.pid);
       break;
   }
@@ -221,14 +256,8 @@ void RestoredTree::fill(const pb::Process& process) {
                      leader.clone(fmt::format("make thread {} of process {}", own_number(thread),
                                               own_number(process)),
                                   kThread, 0, own_number(thread)));
+  restore_memory_of(process);
   RestoreContext context = this->context();
-  const auto within = [&](int32_t id, const char* row, const auto& work) {
-    try {
-      work();
-    } catch (const Error& error) {
-      throw Error(fmt::format("cannot restore task {}, {}", id, row), error.what());
-    }
-  };
   for (const ProcessRestorer* row : process_restorers())
     within(process.pid(), row->name, [&] { row->restore(context, process, leader); });
   for (const pb::Thread& thread : process.threads())

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <map>
 #include <memory>
+#include <set>
 
 #include "core/linux/keeper.h"
 #include "core/restore_plan.h"
@@ -31,12 +33,15 @@ class RestoredTree {
   RestoreContext context() { return {snapshot_, plan_, keeper_->tid(), notes_, lazy_}; }
   void grow();
   void step(const Birth& birth);
+  void bear(const Birth& birth);
+  void restore_memory_of(const pb::Process& process);
   void fill(const pb::Process& process);
   void end_leader(RestoreContext& context, const pb::Process& process);
   void seal_memfds();
   void queue_signals(const pb::Process& process);
   void finish(const pb::Process& process);
   void bring_memory_later();
+  const pb::Process& process_of(int32_t number) const;
   Seed& seed_of(const pb::Process& process);
   Seed& seed_of(const pb::Thread& thread);
 
@@ -47,7 +52,9 @@ class RestoredTree {
   std::unique_ptr<Keeper> keeper_;
   std::vector<std::string> notes_;
   std::vector<LazySpace> lazy_;
-  std::map<int32_t, Seed> seeds_;  // by own number, of processes and threads
+  std::map<int32_t, const pb::Process*> memory_from_;  // whose they were born with, by own number
+  std::set<int32_t> has_memory_;                       // own numbers
+  std::map<int32_t, Seed> seeds_;                      // by own number, of processes and threads
 };
 
 }  // namespace snapgdb

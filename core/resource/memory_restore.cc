@@ -20,6 +20,7 @@
 #include "core/base/strings.h"
 #include "core/linux/freezer.h"
 #include "core/linux/remote_memory.h"
+#include "core/resource/inheritance.h"
 #include "core/resource/memory.h"
 #include "core/resource/nameless.h"
 #include "core/resource/resources.h"
@@ -87,17 +88,26 @@ void install_guards(const pb::Vma& vma, const Extents& extents, Seed& seed) {
   }
 }
 
+void protect(const pb::Vma& vma, uint32_t now, Seed& seed) {
+  if (now != vma.protection())
+    seed.add("protect memory", SYS_mprotect,
+             {vma.start(), vma.end() - vma.start(), vma.protection()});
+}
+
+void lock(const pb::Vma& vma, Seed& seed) {
+  if (!has_flag(vma, "lo")) return;
+  const bool on_fault = has_flag(vma, "lf");
+  seed.add_if_allowed(
+      "lock memory", SYS_mlock2,
+      {vma.start(), vma.end() - vma.start(), on_fault ? uint64_t{MLOCK_ONFAULT} : 0});
+}
+
 void finish(const pb::Vma& vma, const Extents& extents, Seed& seed) {
   const uint64_t size = vma.end() - vma.start();
-  if (first_protection(vma) != vma.protection())
-    seed.add("protect memory", SYS_mprotect, {vma.start(), size, vma.protection()});
+  protect(vma, first_protection(vma), seed);
   install_guards(vma, extents, seed);
   advise(vma, kAdvice, seed);
-  if (has_flag(vma, "lo")) {
-    const bool on_fault = has_flag(vma, "lf");
-    seed.add_if_allowed("lock memory", SYS_mlock2,
-                        {vma.start(), size, on_fault ? uint64_t{MLOCK_ONFAULT} : 0});
-  }
+  lock(vma, seed);
   constexpr std::string_view kNamed = "[anon:";
   if (std::string_view name = vma.name(); name.starts_with(kNamed)) {
     name = name.substr(kNamed.size(), name.size() - kNamed.size() - 1);
@@ -118,22 +128,22 @@ struct Slice {
 };
 constexpr uint64_t kSlice = uint64_t{4} << 20;
 
-struct Range {
-  uint64_t start, end;
-};
+// What is not there by itself: a fresh mapping has zeros, or its file's content.
+bool is_written(const pb::Vma& vma, const Extent& extent) {
+  const bool over_a_file = vma.file() != 0 || (!is_anonymous(vma) && !vma.shared());
+  return extent.source == pb::SOURCE_STORED || (extent.source == pb::SOURCE_ZERO && over_a_file);
+}
 
-// What of the mapping has to be written: fresh, it has zeros, or its file's content, by itself.
 void add_slices(const pb::Vma& vma, Range range, const Extents& extents, const Fd* file,
                 uint64_t file_offset, std::vector<Slice>& slices) {
-  const bool over_a_file = vma.file() != 0 || (!is_anonymous(vma) && !vma.shared());
   for (const Extent& extent : extents.overlapping(range.start, range.end)) {
-    const bool stored = extent.source == pb::SOURCE_STORED;
-    if (!stored && !(extent.source == pb::SOURCE_ZERO && over_a_file)) continue;
+    if (!is_written(vma, extent)) continue;
     const uint64_t end = std::min(extent.end(), range.end);
     for (uint64_t at = std::max(extent.start, range.start); at < end; at += kSlice) {
       slices.push_back(
-          {at, std::min(kSlice, end - at), file, file_offset + (at - vma.start()), {}});
-      if (stored) slices.back().page = extent.where + (at - extent.start) / kPageSize;
+          {at, std::min(kSlice, end - at), file, file_offset + (at - range.start), {}});
+      if (extent.source == pb::SOURCE_STORED)
+        slices.back().page = extent.where + (at - extent.start) / kPageSize;
     }
   }
 }
@@ -253,7 +263,8 @@ std::optional<LazySpace> lazy_space(const RestoreContext& context, const pb::Pro
 // ---- Content, written ---------------------------------------------------------------------------
 
 // Reading, unpacking and the faults of the new pages take as many processors as there are.
-void write_content(const RestoreContext& context, const pb::Process& process, Tid tid, bool lazy) {
+void write_content(const RestoreContext& context, const pb::Process& process, Tid tid, bool lazy,
+                   const Inheritance& inheritance) {
   const Snapshot& snapshot = context.snapshot;
   const Fd mem = ProcDirectory::of(Pid{tid.value}).open("mem", O_RDWR);
   if (!mem.valid()) throw_errno("cannot open the memory of {}", tid.value);
@@ -270,11 +281,13 @@ void write_content(const RestoreContext& context, const pb::Process& process, Ti
       clip(std::span(slices).subspan(before), object);
     } else if (lazy && may_come_later(vma, extents)) {
       for (const Range& range : needed_at_once(process, vma))
-        add_slices(vma, range, extents, &mem, vma.start(), slices);
-    } else if (first_protection(vma) & PROT_WRITE) {
-      add_slices(vma, whole, extents, nullptr, 0, slices);
+        add_slices(vma, range, extents, &mem, range.start, slices);
     } else {
-      add_slices(vma, whole, extents, &mem, vma.start(), slices);
+      const pb::Vma* kept = inheritance.kept(vma);
+      const uint32_t protection = kept ? kept->protection() : first_protection(vma);
+      for (const Range& range : inheritance.differing(vma))
+        add_slices(vma, range, extents, protection & PROT_WRITE ? nullptr : &mem, range.start,
+                   slices);
     }
   }
   std::atomic<size_t> next = 0;
@@ -360,24 +373,44 @@ Fd open_object(OpeningContext& context, const pb::Vma& vma, bool writable) {
   return again;
 }
 
-void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
-  if (!is_first_to_share(context.snapshot, process, kMemory)) return;
-  for (const pb::Vma& vma : process.mappings())
-    if (!is_kernel_part(vma)) map(vma, context.plan, seed);
-  add_kernel_parts(process, context.plan, seed);
-  seed.perform();
-  redirect_vdso(context.snapshot, process, context.plan, seed);
-  std::optional<LazySpace> space = lazy_space(context, process, seed);
-  write_content(context, process, seed.tid(), space.has_value());
-  for (const pb::Vma& vma : process.mappings())
-    if (!is_kernel_part(vma)) finish(vma, context.snapshot.extents(process), seed);
-  context.perform(seed, process.pid());
-  if (space) leave_for_later(context, process, std::move(*space));
+// What its parent has and it has not goes: then it is as in a fresh mapping.
+void drop_differing(const pb::Vma& vma, const Extents& extents, const Inheritance& inheritance,
+                    Seed& seed) {
+  for (const Range& range : inheritance.differing(vma))
+    for (const Extent& extent : extents.overlapping(range.start, range.end)) {
+      const uint64_t start = std::max(extent.start, range.start);
+      if (!is_written(vma, extent))
+        seed.add("drop memory of the parent", SYS_madvise,
+                 {start, std::min(extent.end(), range.end) - start, MADV_DONTNEED});
+    }
 }
 
 }  // namespace
 
-const ProcessRestorer kMemoryRestorer{"memory", restore};
+void restore_memory(RestoreContext& context, const pb::Process& process, const pb::Process* parent,
+                    Seed& seed) {
+  const Extents& extents = context.snapshot.extents(process);
+  const Inheritance inheritance(context.snapshot, process, parent);
+  if (parent) park_kernel_parts(*parent, context.plan, seed);
+  inheritance.clear_the_rest(seed);
+  for (const pb::Vma& vma : process.mappings())
+    if (inheritance.kept(vma))
+      drop_differing(vma, extents, inheritance, seed);
+    else if (!is_kernel_part(vma))
+      map(vma, context.plan, seed);
+  add_kernel_parts(process, context.plan, seed);
+  seed.perform();
+  redirect_vdso(context.snapshot, process, context.plan, seed);
+  std::optional<LazySpace> space = lazy_space(context, process, seed);
+  write_content(context, process, seed.tid(), space.has_value(), inheritance);
+  for (const pb::Vma& vma : process.mappings())
+    if (const pb::Vma* kept = inheritance.kept(vma))
+      protect(vma, kept->protection(), seed), lock(vma, seed);
+    else if (!is_kernel_part(vma))
+      finish(vma, extents, seed);
+  context.perform(seed, process.pid());
+  if (space) leave_for_later(context, process, std::move(*space));
+}
 
 void prepare_shared_memory(OpeningContext& context, const RestorePlan& plan) {
   for (const PlannedFile& file : plan.files) {

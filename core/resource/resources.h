@@ -46,10 +46,9 @@
   ROW(kPidFd)                             \
   ROW(kOther)
 
-// Restoring: memory first, while the files it is mapped from are open; descriptors close them.
+// Restoring, once there is memory (restore_memory): descriptors close the files it is mapped from.
 // Limits come last, since they would bind what comes before.
 #define SNAPGDB_PROCESS_RESTORERS(ROW) \
-  ROW(kMemoryRestorer)                 \
   ROW(kProgramRestorer)                \
   ROW(kInsideRestorer)                 \
   ROW(kDescriptorRestorer)             \

@@ -98,6 +98,11 @@ struct RestoreContext {
 int32_t own_number(const pb::Process& process);
 int32_t own_number(const pb::Thread& thread);
 
+// Its memory, first of all: a child is born with that of its parent. `parent`: the process whose
+// memory was restored before this one was born; nullptr: none.
+void restore_memory(RestoreContext& context, const pb::Process& process, const pb::Process* parent,
+                    Seed& seed);
+
 // Capture's counterpart, in the same file where the resource allows it; in the order of the lists
 // in resources.h. What one throws ends the restore.
 struct ProcessRestorer {

@@ -171,22 +171,45 @@ void plan_kernel_parts(const Snapshot& snapshot, RestorePlan& plan) {
       if (vma.name() == "[vdso]") check_foreign_vdso(snapshot, process, vma, plan);
 }
 
+namespace {
+
+// Where the kernel's parts are in a restored process.
+struct Placed {
+  const Seed::KernelPart& part;
+  uint64_t address;
+};
+std::vector<Placed> placed_in(const pb::Process& process, const RestorePlan& plan) {
+  std::vector<Placed> placed;
+  for (const pb::Vma& vma : process.mappings())
+    if (const auto* part = own_part(vma); part && !plan.kernel_parts_at)
+      placed.push_back({*part, vma.start()});
+    else if (vma.name() == "[vdso]")
+      for (const Seed::KernelPart& own : Seed::kernel_parts())
+        placed.push_back({own, plan.kernel_parts_at + offset_of(own)});
+  return placed;
+}
+
+void add_move(const Seed::KernelPart& part, uint64_t from, uint64_t to, Seed& seed) {
+  seed.add("move " + part.name, SYS_mremap,
+           {from, part.size, part.size, MREMAP_MAYMOVE | MREMAP_FIXED, to});
+}
+
+}  // namespace
+
+void park_kernel_parts(const pb::Process& parent, const RestorePlan& plan, Seed& seed) {
+  for (const auto& [part, address] : placed_in(parent, plan))
+    add_move(part, address, seed.base() + part.parked, seed);
+}
+
 void add_kernel_parts(const pb::Process& process, const RestorePlan& plan, Seed& seed) {
-  const auto move = [&](const Seed::KernelPart& part, uint64_t to) {
-    seed.add("move " + part.name, SYS_mremap,
-             {seed.base() + part.parked, part.size, part.size, MREMAP_MAYMOVE | MREMAP_FIXED, to});
-  };
-  for (const pb::Vma& vma : process.mappings()) {
-    if (const auto* part = own_part(vma); part && !plan.kernel_parts_at) {
-      move(*part, vma.start());
-    } else if (vma.name() == "[vdso]") {
+  for (const auto& [part, address] : placed_in(process, plan))
+    add_move(part, seed.base() + part.parked, address, seed);
+  if (!plan.kernel_parts_at) return;
+  for (const pb::Vma& vma : process.mappings())
+    if (vma.name() == "[vdso]")
       seed.add("map the vDSO of the snapshot", SYS_mmap,
                {vma.start(), vma.end() - vma.start(), PROT_READ | PROT_EXEC,
                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, ~uint64_t{0}, 0});
-      for (const Seed::KernelPart& own : Seed::kernel_parts())
-        move(own, plan.kernel_parts_at + offset_of(own));
-    }
-  }
 }
 
 void redirect_vdso(const Snapshot& snapshot, const pb::Process& process, const RestorePlan& plan,

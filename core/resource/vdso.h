@@ -14,7 +14,9 @@ bool is_kernel_part(const pb::Vma& vma);
 // than those, plans a place for them beside. Precondition: plan.seed_base.
 void plan_kernel_parts(const Snapshot& snapshot, RestorePlan& plan);
 
-// What maps them. They are parked in the seed.
+// What maps them. They are parked in the seed. And the reverse, in a child that was born with its
+// parent's.
+void park_kernel_parts(const pb::Process& parent, const RestorePlan& plan, Seed& seed);
 void add_kernel_parts(const pb::Process& process, const RestorePlan& plan, Seed& seed);
 // After that was performed: the functions of the program's vDSO lead to this kernel's.
 void redirect_vdso(const Snapshot& snapshot, const pb::Process& process, const RestorePlan& plan,

@@ -48,14 +48,23 @@ class Memory {
     }
   }
 
-  // In a child: some pages are its own, some zeros.
+  // In a child: some pages are its own, some zeros; its heap is larger, and an area is read-only.
   void change(unsigned child) {
     child_ = child;
+    const size_t pages = 64;
+    areas_.push_back({static_cast<uint64_t*>(sbrk(pages * kPage)), pages, kAreas << 40});
+    Area& heap = areas_.back();
+    heap.words = reinterpret_cast<uint64_t*>((reinterpret_cast<uintptr_t>(heap.words) + kPage - 1) &
+                                             ~(kPage - 1));
+    --heap.pages;
+    for (size_t page = 0; page < heap.pages; ++page) fill_page(at(heap, page), seed_of(heap, page));
     for (const Area& area : areas_)
       for (size_t page = 0; page < area.pages; page += kChangedByChildren) {
         fill_page(at(area, page), seed_of(area, page));
         if (page + 1 < area.pages) madvise(at(area, page + 1), kPage, MADV_DONTNEED);
       }
+    const Area& last = areas_[kAreas - 1];
+    target::setup("mprotect", mprotect(last.words, last.pages * kPage, PROT_READ));
   }
 
   void check(const Area& area, size_t first, size_t end) const {
