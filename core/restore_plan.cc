@@ -195,8 +195,8 @@ class Files {
       file.how = PlannedFile::How::kOpened;
     } else if (is_object(vma)) {
       file.how = PlannedFile::How::kSharedMemory;
-      if (const auto* record = snapshot_.file(vma.nameless()); record && !record->embedded())
-        object(process, words_for(vma), kNotInImage + (": " + record->why_not_embedded()));
+      if (const uint32_t id = vma.nameless(); id && !why_not_in_image(snapshot_, id).empty())
+        object(process, words_for(vma), why_not_in_image(snapshot_, id));
     } else if (const pb::FileRecord& record = *snapshot_.file(vma.file()); is_unchanged(record)) {
       file.how = PlannedFile::How::kOpened;
     } else if (record.embedded()) {
@@ -321,9 +321,10 @@ void check_process(const Snapshot& snapshot, const pb::Process& process, Restore
   const bool alive = process.state() != "Z";
   struct stat status {};
   for (const std::string& directory : {process.root_directory(), process.working_directory()})
-    if (alive && (::stat(directory.c_str(), &status) != 0 || !S_ISDIR(status.st_mode)))
+    if (alive && !directory.empty() &&
+        (::stat(directory.c_str(), &status) != 0 || !S_ISDIR(status.st_mode)))
       object("directory " + printable(directory), "it is not there any more", "make it again");
-  if (alive && process.root_directory() != "/" && ::geteuid() != 0)
+  if (alive && has_other_root(process) && ::geteuid() != 0)
     object("root directory", "only root may change it", "restore it as root");
   for (const pb::Process& other : snapshot.processes())
     if (other.pid() < process.pid() && process.state() != "Z" && other.state() != "Z") {

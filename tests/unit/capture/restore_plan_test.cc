@@ -24,9 +24,10 @@ SnapshotBuilder::ProcessBuilder& add(SnapshotBuilder& builder, int32_t pid, int3
 
 std::vector<std::string> births_of(const RestorePlan& plan) {
   std::vector<std::string> words;
-  for (const auto& [step, pid, other] : plan.births) {
+  for (const Birth& birth : plan.births) {
     constexpr const char* kWords[] = {"clone", "setsid", "setpgid", "exit"};
-    words.push_back(fmt::format("{} {} {}", kWords[static_cast<int>(step)], pid, other));
+    words.push_back(
+        fmt::format("{} {} {}", kWords[static_cast<int>(birth.step)], birth.pid, birth.other));
   }
   return words;
 }
