@@ -108,10 +108,6 @@ bool is_unchanged(const pb::FileRecord& file) {
          status.st_mtim.tv_sec * 1'000'000'000 + status.st_mtim.tv_nsec == file.mtime_ns();
 }
 
-std::string words_for(const pb::Vma& vma) {
-  return fmt::format("mapping of {} at {:#x}", printable(vma.name()), vma.start());
-}
-
 class Files {
  public:
   Files(const Snapshot& snapshot, const RestoreOptions& options, RestorePlan& plan)
@@ -188,7 +184,7 @@ class Files {
 
   void add_mapping(const pb::Process& process, const pb::Vma& vma) {
     if (vma.protection_key())
-      object(process, words_for(vma), "memory protection keys cannot be restored yet");
+      object(process, describe(vma), "memory protection keys cannot be restored yet");
     if (is_kernel_part(vma) || (vma.file() == 0 && !is_object(vma))) return;
     const auto [known, is_new] =
         plan_.by_mapping.try_emplace(RestorePlan::key_of(vma), plan_.files.size());
@@ -204,8 +200,8 @@ class Files {
       file.how = PlannedFile::How::kOpened;
     } else if (is_object(vma)) {
       file.how = PlannedFile::How::kSharedMemory;
-      if (const auto* record = snapshot_.file(vma.nameless()); record && !record->embedded())
-        object(process, words_for(vma), kNotInImage + (": " + record->why_not_embedded()));
+      if (const uint32_t id = vma.nameless(); id && !why_not_in_image(snapshot_, id).empty())
+        object(process, describe(vma), why_not_in_image(snapshot_, id));
     } else if (const pb::FileRecord& record = *snapshot_.file(vma.file()); is_unchanged(record)) {
       file.how = PlannedFile::How::kOpened;
     } else if (record.embedded()) {
@@ -216,7 +212,7 @@ class Files {
         if (options_.isolated) file.replacement = replacements_++;
       }
     } else {
-      object(process, words_for(vma),
+      object(process, describe(vma),
              "the file has changed since, and its content is not in the image");
     }
     plan_.files.push_back(std::move(file));
@@ -229,7 +225,7 @@ class Files {
   size_t replacements_ = 0;
 };
 
-// ---- What is in the way -------------------------------------------------------------------------
+// ---- Places ----------------------------------------------------------------------------------
 
 // A range that no process of the tree uses, and no stack will grow into. Low addresses: programs
 // and libraries are far above.
@@ -245,112 +241,6 @@ uint64_t free_range(const Snapshot& snapshot, uint64_t size) {
     at = std::max(at, page_up(end) + kMargin);
   }
   return at;
-}
-
-// What the kernel keeps to itself comes from this kernel; anything else would read as zeros.
-void check_memory(const Snapshot& snapshot, const pb::Process& process,
-                  const RestoreOptions& options, RestorePlan& plan) {
-  std::map<std::string, uint64_t> lost;
-  const Extents& extents = snapshot.extents(process);
-  for (const pb::Vma& vma : process.mappings()) {
-    if (has_flag(vma, "io") || has_flag(vma, "pf"))
-      if (!is_kernel_part(vma))
-        plan.obstacles.push_back({process.pid(), words_for(vma), "memory of a device", ""});
-    if (is_kernel_part(vma) || (vma.shared() && vma.file() != 0)) continue;
-    for (const Extent& extent : extents.overlapping(vma.start(), vma.end()))
-      if (extent.source == pb::SOURCE_MISSING && Extents::kept_by(extent) != KeptBy::kKernel)
-        lost[extents.reason(extent)] +=
-            std::min(extent.end(), vma.end()) - std::max(extent.start, vma.start());
-  }
-  for (const auto& [why, bytes] : lost) {
-    const auto what = fmt::format("{} bytes of memory", bytes);
-    if (options.without.contains("memory"))
-      plan.notes.push_back(
-          fmt::format("process {}: {} reads as zeros: {}", process.pid(), what, why));
-    else
-      plan.obstacles.push_back(
-          {process.pid(), what, "it is not in the image: " + why,
-           "capture with --all-memory, or --without memory: it reads as zeros"});
-  }
-}
-
-// An ordinary user is one user: the one of the tree, if it is isolated, otherwise themselves.
-void plan_user(const Snapshot& snapshot, RestorePlan& plan) {
-  plan.user = ::geteuid(), plan.group = ::getegid();
-  const pb::Process& root = snapshot.root();
-  if (plan.user == 0 || !plan.isolated || root.threads().empty()) return;
-  plan.user = root.threads(0).credentials().euid();
-  plan.group = root.threads(0).credentials().egid();
-}
-
-void check_user(const pb::Process& process, const pb::Thread& thread, RestorePlan& plan) {
-  if (::geteuid() == 0) return;
-  const pb::Credentials& wanted = thread.credentials();
-  for (const uint32_t user : {wanted.ruid(), wanted.euid(), wanted.suid()})
-    if (user != plan.user)
-      return plan.obstacles.push_back(
-          {process.pid(), "credentials",
-           fmt::format("it belongs to user {}, not {}", user, plan.user),
-           plan.isolated ? "restore it as root" : "restore it as root, or --isolated"});
-  for (const uint32_t group : {wanted.rgid(), wanted.egid(), wanted.sgid()})
-    if (group != plan.group)
-      return plan.obstacles.push_back(
-          {process.pid(), "credentials",
-           fmt::format("it belongs to group {}, not {}", group, plan.group), "restore it as root"});
-}
-
-void check_directory(const pb::Process& process, RestorePlan& plan) {
-  struct stat status {};
-  const std::string& path = process.working_directory();
-  if (process.state() == "Z" || ::stat(path.c_str(), &status) == 0) return;
-  const std::string why = errno_text(errno), resource = "working directory " + printable(path);
-  if (plan.isolated)
-    plan.notes.push_back(
-        fmt::format("process {}: {} cannot be had: {}", process.pid(), resource, why));
-  else
-    plan.obstacles.push_back({process.pid(), resource, why, "make it, or --isolated"});
-}
-
-void check_process(const Snapshot& snapshot, const pb::Process& process, RestorePlan& plan) {
-  const auto object = [&](std::string resource, std::string why, std::string help = "") {
-    plan.obstacles.push_back({process.pid(), std::move(resource), std::move(why), std::move(help)});
-  };
-  for (const pb::Thread& thread : process.threads()) {
-    if (thread.credentials().seccomp_mode()) object("seccomp", "filters cannot be restored yet");
-    check_user(process, thread, plan);
-    if (const std::string& label = thread.credentials().lsm_label(); !label.empty())
-      plan.notes.push_back(fmt::format("task {}: its security label {} is not set again",
-                                       thread.tid(), printable(label)));
-    if (thread.xstate().empty() || thread.registers().empty())
-      object("registers",
-             "they are not in the image" +
-                 std::string(thread.state() == "D" ? ": it waits in vfork(2)" : ""),
-             thread.state() == "D" ? "capture it when its child has exec'd or exited" : "");
-  }
-  check_directory(process, plan);
-  if (leads_session(process) && process.terminal() != 0)
-    plan.notes.push_back(
-        fmt::format("process {}: its session has no controlling terminal now", process.pid()));
-  if (process.state() != "Z" && process.threads().empty())
-    object("threads", "they are not in the image");
-  const bool alive = process.state() != "Z";
-  struct stat status {};
-  for (const std::string& directory : {process.root_directory(), process.working_directory()})
-    if (alive && (::stat(directory.c_str(), &status) != 0 || !S_ISDIR(status.st_mode)))
-      object("directory " + printable(directory), "it is not there any more", "make it again");
-  if (alive && process.root_directory() != "/" && ::geteuid() != 0)
-    object("root directory", "only root may change it", "restore it as root");
-  for (const pb::Process& other : snapshot.processes())
-    if (other.pid() < process.pid() && process.state() != "Z" && other.state() != "Z") {
-      if (other.address_space() == process.address_space() &&
-          is_first_to_share(snapshot, process, kMemory))
-        object("address space",
-               fmt::format("it is shared with process {}, which is not its parent", other.pid()));
-      else if (other.descriptor_table() == process.descriptor_table() &&
-               is_first_to_share(snapshot, process, kDescriptors))
-        plan.notes.push_back(fmt::format("processes {} and {} get descriptor tables of their own",
-                                         other.pid(), process.pid()));
-    }
 }
 
 }  // namespace
@@ -378,22 +268,17 @@ RestorePlan plan_restore(const Snapshot& snapshot, const RestoreOptions& options
   RestorePlan plan;
   plan.isolated = options.isolated;
   plan.lazy = options.lazy;
-  plan_user(snapshot, plan);
   plan.seed_base = free_range(snapshot, Seed::kSize + Seed::kParkingSize);
   Births(snapshot, plan).plan();
   Files(snapshot, options, plan).plan();
   plan_kernel_parts(snapshot, plan);
-  check_processor(snapshot, options.without.contains("processor"), plan);
   check_huge_pages(snapshot, plan);
-  for (const pb::Process& process : snapshot.processes()) {
-    check_process(snapshot, process, plan);
-    if (process.address_space() && is_first_to_share(snapshot, process, kMemory))
-      check_memory(snapshot, process, options, plan);
-  }
-  for (const pb::Missing& missing : snapshot.record().missing())
-    plan.notes.push_back(fmt::format("process {}: {} is not in the image: {}", missing.pid(),
-                                     printable(missing.resource()), printable(missing.reason())));
+  check_tree(snapshot, options, plan);
   return plan;
+}
+
+std::string describe(const pb::Vma& vma) {
+  return fmt::format("mapping of {} at {:#x}", printable(vma.name()), vma.start());
 }
 
 std::string_view words_for(PlannedFile::How how) {

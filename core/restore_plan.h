@@ -21,8 +21,14 @@ struct RestoreOptions {
 // What a restore of the snapshot would do here, and what is in its way. Creates nothing.
 RestorePlan plan_restore(const Snapshot& snapshot, const RestoreOptions& options);
 
+// Adds as whom it runs, and what of its processes, threads and memory is in the way.
+void check_tree(const Snapshot& snapshot, const RestoreOptions& options, RestorePlan& plan);
+
 // The plan in words, line by line.
 std::string describe(const RestorePlan& plan, const Snapshot& snapshot);
+
+// What a mapping is, in words.
+std::string describe(const pb::Vma& vma);
 
 // What a descriptor is, in a word: "file", "socket", …
 std::string_view kind_name(const pb::Descriptor& descriptor);

@@ -29,6 +29,7 @@ void describe(CaptureContext& context, const OpenDescriptor& open, pb::Descripto
   out.set_size(static_cast<uint64_t>(open.status.st_size));
   out.set_description(context.descriptions.of(open.process.a_task(), open.number));
   capture_locks(open.info, out);
+  capture_receiver(context, open, out);
   const auto rows = descriptor_resources();
   const auto row = std::ranges::find_if(rows, [&](const auto* r) { return r->matches(open); });
   (*row)->capture(context, open, out);
@@ -86,6 +87,7 @@ void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
   }
   seed.add("close descriptors", SYS_close_range, {base, ~0u, 0});
   seed.perform();
+  restore_receivers(context, process, seed);
   take_locks_of_process(context, process, seed);  // closing anything would lose them again
 }
 

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
 #include <map>
 #include <set>
 
@@ -15,13 +16,14 @@ namespace {
 
 // Where there is content, in units of huge pages.
 uint64_t pages_with_content(const Extents& extents, uint64_t start, uint64_t end, uint64_t size) {
-  std::set<uint64_t> pages;
-  for (const Extent& extent : extents.overlapping(start, end))
-    if (extent.source == pb::SOURCE_STORED)
-      for (uint64_t at = std::max(extent.start, start) / size * size;
-           at < std::min(extent.end(), end); at += size)
-        pages.insert(at);
-  return pages.size();
+  uint64_t pages = 0, uncounted = 0;
+  for (const Extent& extent : extents.overlapping(start, end)) {
+    if (extent.source != pb::SOURCE_STORED) continue;
+    const uint64_t first = std::max(std::max(extent.start, start) / size, uncounted);
+    uncounted = (std::min(extent.end(), end) - 1) / size + 1;
+    pages += uncounted - std::min(first, uncounted);
+  }
+  return pages;
 }
 
 // Mapping reserves pages, unless the program did not want it to (MAP_NORESERVE).

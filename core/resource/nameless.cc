@@ -375,6 +375,9 @@ Fd make_removed(const std::string& path) {
 }  // namespace
 
 Fd make_nameless(const std::string& path, uint64_t huge_page_size) {
+  if (huge_page_size && !std::has_single_bit(huge_page_size))
+    throw Error("cannot make " + printable(path),
+                fmt::format("there are no pages of {} bytes", huge_page_size));
   const auto starts_with = [&](std::string_view prefix) { return path.starts_with(prefix); };
   const bool was_somewhere = starts_with("/") && !starts_with(kMemfd) && !huge_page_size &&
                              std::ranges::none_of(kOnlyMapped, starts_with);
@@ -441,9 +444,14 @@ const Fd& nameless_object(OpeningContext& context, const pb::Descriptor& descrip
   return object;
 }
 
+std::string why_not_in_image(const Snapshot& snapshot, uint32_t nameless) {
+  const pb::FileRecord* record = snapshot.file(nameless);
+  if (!record) return kNotInImage;
+  return record->embedded() ? "" : kNotInImage + (": " + record->why_not_embedded());
+}
+
 std::string why_not_in_image(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
-  if (const pb::FileRecord* record = snapshot.file(descriptor.nameless()))
-    return record->embedded() ? "" : kNotInImage + (": " + record->why_not_embedded());
+  if (descriptor.nameless()) return why_not_in_image(snapshot, descriptor.nameless());
   if (descriptor.size() == 0) return "";
   const auto shows_it = [&](const pb::Vma& vma) {
     return vma.shared() && vma.deleted() && vma.inode() == descriptor.inode();

@@ -125,7 +125,7 @@ void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
   if (is_first_to_share(context.snapshot, process, kMemory)) restore_layout(context, process, seed);
   seed.add_if_allowed("change to " + printable(process.working_directory()), SYS_chdir,
                       {seed.put(process.working_directory())});
-  if (process.root_directory() != "/")  // not before: all names are as we see them
+  if (has_other_root(process))  // not before: all names are as we see them
     seed.add("make " + printable(process.root_directory()) + " its root", SYS_chroot,
              {seed.put(process.root_directory())});
   seed.add("set the umask", SYS_umask, {process.umask()});
@@ -137,6 +137,10 @@ void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
 }
 
 }  // namespace
+
+bool has_other_root(const pb::Process& process) {
+  return !process.root_directory().empty() && process.root_directory() != "/";
+}
 
 const ProcessRestorer kProgramRestorer{"program", restore};
 const ProcessResource kProgram{"program", capture};

@@ -111,6 +111,8 @@ std::span<const DescriptorResource* const> descriptor_resources();
 
 // As fdinfo shows them.
 void capture_locks(const ProcFields& info, pb::Descriptor& out);
+// Of its signals.
+void capture_receiver(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor& out);
 
 // The id of its record, if it is a file without a name; 0 otherwise.
 uint32_t nameless_id(CaptureContext& context, const OpenDescriptor& open);

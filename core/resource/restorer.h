@@ -146,6 +146,7 @@ void go_to_position(const Fd& file, const pb::Descriptor& descriptor);
 const Fd& nameless_object(OpeningContext& context, const pb::Descriptor& descriptor);
 // "" if it is.
 inline constexpr const char* kNotInImage = "its content is not in the image";
+std::string why_not_in_image(const Snapshot& snapshot, uint32_t nameless);
 std::string why_not_in_image(const Snapshot& snapshot, const pb::Descriptor& descriptor);
 // That of a mapping: the file, its content from the image, or shared memory.
 Fd open_mapped(OpeningContext& context, const PlannedFile& file);
@@ -166,6 +167,12 @@ const DescriptorRestorer* restorer_of(const pb::Descriptor& descriptor);
 // descriptors.
 void take_locks_of_files(RestoreContext& context);
 void take_locks_of_process(RestoreContext& context, const pb::Process& process, Seed& seed);
+
+// Of the signals of its descriptors, when it has them.
+void restore_receivers(RestoreContext& context, const pb::Process& process, Seed& seed);
+
+// Whether its root directory is another one than ours (chroot(2)).
+bool has_other_root(const pb::Process& process);
 
 // Whether the machine has the huge pages (hugetlb) that the tree needs.
 void check_huge_pages(const Snapshot& snapshot, RestorePlan& plan);

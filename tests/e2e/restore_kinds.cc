@@ -173,6 +173,22 @@ TEST_CASE("a process's root directory is the one it had") {
   CHECK(contains(refused.err, "jail/inner: it is not there any more"));
 }
 
+TEST_CASE("a descriptor sends its signals to whom it sent them") {
+  const TempDir directory;
+  Running python = start_python(
+      "import fcntl, os, signal, sys\n"
+      "r, w = os.pipe(); got = []\n"
+      "signal.signal(signal.SIGUSR2, lambda number, _: got.append(number))\n"
+      "fcntl.fcntl(r, fcntl.F_SETOWN, os.getpid()); fcntl.fcntl(r, 10, signal.SIGUSR2)\n"
+      "fcntl.fcntl(r, fcntl.F_SETFL, os.O_ASYNC)\n"
+      "print('ready', flush=True); sys.stdin.readline()\n"
+      "os.write(w, b'x'); print(got == [signal.SIGUSR2], fcntl.fcntl(r, 11) == signal.SIGUSR2)\n");
+  take_away(python, directory / "image");
+  const Result end = run_again(directory / "image");
+  INFO(end);
+  CHECK(end.out == "True True\n");
+}
+
 // ---- Files without a name -----------------------------------------------------------------------
 
 TEST_CASE("removed files and memfds have their content, holes, sharing, seals and times") {
@@ -246,6 +262,33 @@ TEST_CASE("huge pages come back as such, or are said to be lacking beforehand") 
   CHECK(refused.status == 1);
   CHECK(contains(refused.err, "the tree needs 6, of which 0 are free"));
   CHECK(contains(refused.err, "nr_hugepages"));
+}
+
+// ---- All at once --------------------------------------------------------------------------------
+
+TEST_CASE("a busy tree of thirty processes in four sessions is moved ten times, and counts right") {
+  if (skip_unless(geteuid() == 0, "is found again by its process numbers as root only")) return;
+  const TempDir directory;
+  Target tangle("tangle", {}, {.input = RunOptions::kPipe});
+  const std::vector<pid_t> pids = tree_of(tangle.pid());
+  REQUIRE(pids.size() == 30);
+  take_away(tangle.running(), directory / "image");
+  for (int round = 0; round < 10; ++round) {
+    CAPTURE(round);
+    // Its standard input is held open until it has been captured again.
+    Running restore({program(), "restore", "--detach", directory / "image"},
+                    {.input = RunOptions::kPipe});
+    const Result restored = restore.wait();
+    INFO(restored);
+    REQUIRE(restored.ok());
+    usleep(20'000);
+    CHECK(tree_of(pids.front()).size() == pids.size());
+    capture(pids.front(), directory / "image", {"--kill", "--all-memory"});
+    for (const pid_t pid : pids) await_end(pid);
+  }
+  const Result end = run_again(directory / "image");
+  INFO(end);
+  CHECK(end.ok());
 }
 
 }  // namespace

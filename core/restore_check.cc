@@ -1,0 +1,146 @@
+// What is in the way of a restore: of processes, threads and memory.
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <map>
+
+#include "core/base/error.h"
+#include "core/base/strings.h"
+#include "core/resource/memory.h"
+#include "core/resource/processor.h"
+#include "core/resource/sharing.h"
+#include "core/resource/vdso.h"
+#include "core/restore_plan.h"
+
+namespace snapgdb {
+namespace {
+
+// What the kernel keeps to itself comes from this kernel; anything else would read as zeros.
+void check_memory(const Snapshot& snapshot, const pb::Process& process,
+                  const RestoreOptions& options, RestorePlan& plan) {
+  std::map<std::string, uint64_t> lost;
+  const Extents& extents = snapshot.extents(process);
+  for (const pb::Vma& vma : process.mappings()) {
+    if (has_flag(vma, "io") || has_flag(vma, "pf"))
+      if (!is_kernel_part(vma))
+        plan.obstacles.push_back({process.pid(), describe(vma), "memory of a device", ""});
+    if (is_kernel_part(vma) || (vma.shared() && vma.file() != 0)) continue;
+    for (const Extent& extent : extents.overlapping(vma.start(), vma.end()))
+      if (extent.source == pb::SOURCE_MISSING && Extents::kept_by(extent) != KeptBy::kKernel)
+        lost[extents.reason(extent)] +=
+            std::min(extent.end(), vma.end()) - std::max(extent.start, vma.start());
+  }
+  for (const auto& [why, bytes] : lost) {
+    const auto what = fmt::format("{} bytes of memory", bytes);
+    if (options.without.contains("memory"))
+      plan.notes.push_back(
+          fmt::format("process {}: {} reads as zeros: {}", process.pid(), what, why));
+    else
+      plan.obstacles.push_back(
+          {process.pid(), what, "it is not in the image: " + why,
+           "capture with --all-memory, or --without memory: it reads as zeros"});
+  }
+}
+
+// An ordinary user is one user: the one of the tree, if it is isolated, otherwise themselves.
+void plan_user(const Snapshot& snapshot, RestorePlan& plan) {
+  plan.user = ::geteuid(), plan.group = ::getegid();
+  const pb::Process& root = snapshot.root();
+  if (plan.user == 0 || !plan.isolated || root.threads().empty()) return;
+  plan.user = root.threads(0).credentials().euid();
+  plan.group = root.threads(0).credentials().egid();
+}
+
+void check_user(const pb::Process& process, const pb::Thread& thread, RestorePlan& plan) {
+  if (::geteuid() == 0) return;
+  const pb::Credentials& wanted = thread.credentials();
+  for (const uint32_t user : {wanted.ruid(), wanted.euid(), wanted.suid()})
+    if (user != plan.user)
+      return plan.obstacles.push_back(
+          {process.pid(), "credentials",
+           fmt::format("it belongs to user {}, not {}", user, plan.user),
+           plan.isolated ? "restore it as root" : "restore it as root, or --isolated"});
+  for (const uint32_t group : {wanted.rgid(), wanted.egid(), wanted.sgid()})
+    if (group != plan.group)
+      return plan.obstacles.push_back(
+          {process.pid(), "credentials",
+           fmt::format("it belongs to group {}, not {}", group, plan.group), "restore it as root"});
+}
+
+void check_directory(const pb::Process& process, const std::string& path, bool may_lack,
+                     RestorePlan& plan) {
+  struct stat status {};
+  if (path.empty() || (::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode))) return;
+  const std::string resource = "directory " + printable(path);
+  if (may_lack)
+    plan.notes.push_back(fmt::format("process {}: {} is not there", process.pid(), resource));
+  else
+    plan.obstacles.push_back(
+        {process.pid(), resource, "it is not there any more", "make it again"});
+}
+
+void check_thread(const pb::Process& process, const pb::Thread& thread, RestorePlan& plan) {
+  const auto object = [&](std::string resource, std::string why, std::string help = "") {
+    plan.obstacles.push_back({process.pid(), std::move(resource), std::move(why), std::move(help)});
+  };
+  if (thread.credentials().seccomp_mode()) object("seccomp", "filters cannot be restored yet");
+  check_user(process, thread, plan);
+  if (const std::string& label = thread.credentials().lsm_label(); !label.empty())
+    plan.notes.push_back(fmt::format("task {}: its security label {} is not set again",
+                                     thread.tid(), printable(label)));
+  if (!thread.xstate().empty() && !thread.registers().empty()) return;
+  if (thread.state() == "D")
+    object("registers", "they are not in the image: it waits in vfork(2)",
+           "capture it when its child has exec'd or exited");
+  else
+    object("registers", "they are not in the image");
+}
+
+void check_sharing(const Snapshot& snapshot, const pb::Process& process, RestorePlan& plan) {
+  for (const pb::Process& other : snapshot.processes()) {
+    if (other.pid() >= process.pid() || other.state() == "Z") continue;
+    if (other.address_space() == process.address_space() &&
+        is_first_to_share(snapshot, process, kMemory))
+      plan.obstacles.push_back(
+          {process.pid(), "address space",
+           fmt::format("it is shared with process {}, which is not its parent", other.pid()), ""});
+    else if (other.descriptor_table() == process.descriptor_table() &&
+             is_first_to_share(snapshot, process, kDescriptors))
+      plan.notes.push_back(fmt::format("processes {} and {} get descriptor tables of their own",
+                                       other.pid(), process.pid()));
+  }
+}
+
+void check_process(const Snapshot& snapshot, const pb::Process& process, RestorePlan& plan) {
+  if (process.session() == process.pid() && process.terminal() != 0)
+    plan.notes.push_back(
+        fmt::format("process {}: its session has no controlling terminal now", process.pid()));
+  if (process.state() == "Z") return;
+  for (const pb::Thread& thread : process.threads()) check_thread(process, thread, plan);
+  if (process.threads().empty())
+    plan.obstacles.push_back({process.pid(), "threads", "they are not in the image", ""});
+  check_directory(process, process.working_directory(), plan.isolated, plan);
+  check_directory(process, process.root_directory(), false, plan);
+  if (has_other_root(process) && ::geteuid() != 0)
+    plan.obstacles.push_back(
+        {process.pid(), "root directory", "only root may change it", "restore it as root"});
+  check_sharing(snapshot, process, plan);
+}
+
+}  // namespace
+
+void check_tree(const Snapshot& snapshot, const RestoreOptions& options, RestorePlan& plan) {
+  plan_user(snapshot, plan);
+  check_processor(snapshot, options.without.contains("processor"), plan);
+  for (const pb::Process& process : snapshot.processes()) {
+    check_process(snapshot, process, plan);
+    if (process.address_space() && is_first_to_share(snapshot, process, kMemory))
+      check_memory(snapshot, process, options, plan);
+  }
+  for (const pb::Missing& missing : snapshot.record().missing())
+    plan.notes.push_back(fmt::format("process {}: {} is not in the image: {}", missing.pid(),
+                                     printable(missing.resource()), printable(missing.reason())));
+}
+
+}  // namespace snapgdb
