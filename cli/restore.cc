@@ -156,7 +156,7 @@ Action define(CLI::App& app) {
                "Let it run before its memory is there: pages come as they are touched, the others "
                "later (root)");
   app.add_option("--without", arguments->without,
-                 "Go without descriptors of these kinds (socket, epoll, …): using one fails as "
+                 "Go without descriptors of these kinds (socket, timerfd, …): using one fails as "
                  "on a lost connection")
       ->delimiter(',')
       ->type_name("KIND,…");

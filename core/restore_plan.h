@@ -8,7 +8,7 @@
 namespace snapgdb {
 
 struct RestoreOptions {
-  // Kinds of descriptors ("socket", "epoll", …) to go without: each becomes one that fails as a
+  // Kinds of descriptors ("socket", "timerfd", …) to go without: each becomes one that fails as a
   // lost connection would; "memory" that is not in the image: it reads as zeros; "processor": what
   // this one lacks.
   std::set<std::string> without = {};

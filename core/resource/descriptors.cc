@@ -87,6 +87,7 @@ void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
   }
   seed.add("close descriptors", SYS_close_range, {base, ~0u, 0});
   seed.perform();
+  watch_again(context, process, seed);
   restore_receivers(context, process, seed);
   take_locks_of_process(context, process, seed);  // closing anything would lose them again
 }

@@ -68,7 +68,8 @@
   ROW(kRegularFileRestorer)               \
   ROW(kDirectoryRestorer)                 \
   ROW(kDeviceRestorer)                    \
-  ROW(kEventFdRestorer)
+  ROW(kEventFdRestorer)                   \
+  ROW(kEpollRestorer)
 
 namespace snapgdb {
 

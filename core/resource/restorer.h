@@ -151,6 +151,9 @@ std::string why_not_in_image(const Snapshot& snapshot, const pb::Descriptor& des
 // That of a mapping: the file, its content from the image, or shared memory.
 Fd open_mapped(OpeningContext& context, const PlannedFile& file);
 
+// Once the process has its descriptors: what its epolls watch.
+void watch_again(RestoreContext& context, const pb::Process& process, Seed& seed);
+
 // A kind of descriptor, by its member of Descriptor.kind.
 struct DescriptorRestorer {
   pb::Descriptor::KindCase kind;

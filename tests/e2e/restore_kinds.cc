@@ -264,6 +264,34 @@ TEST_CASE("huge pages come back as such, or are said to be lacking beforehand") 
   CHECK(contains(refused.err, "nr_hugepages"));
 }
 
+// ---- Epoll --------------------------------------------------------------------------------------
+
+TEST_CASE(
+    "an epoll watches what it watched, by the same numbers, also for a child and another epoll") {
+  const TempDir directory;
+  Running python(
+      {"python3", "-c",
+       "import os, select, sys\n"
+       "inner, outer, e, (r, w) = select.epoll(), select.epoll(), os.eventfd(0), os.pipe()\n"
+       "os.dup2(r, 77); os.close(r)\n"
+       "inner.register(77, select.EPOLLIN | select.EPOLLET); inner.register(e, select.EPOLLIN)\n"
+       "outer.register(inner.fileno(), select.EPOLLIN)\n"
+       "child = os.fork(); print('ready', flush=True)\n"
+       "if child == 0:\n"
+       "    events = inner.poll(20); os._exit(0 if events == [(e, 1)] else 1)\n"
+       "input(); print(outer.poll(0), inner.poll(0)); os.eventfd_write(e, 5)\n"
+       "print(os.waitpid(child, 0)[1], outer.poll(5) == [(inner.fileno(), 1)])\n"
+       "os.eventfd_read(e); os.write(w, b'x'); print(inner.poll(5), inner.poll(0))\n"
+       "inner.modify(77, 0); inner.unregister(77); inner.unregister(e); print('done')\n"},
+      {.input = RunOptions::kPipe});
+  python.wait_for_line("ready");
+  usleep(200'000);
+  take_away(python, directory / "image");
+  const Result end = run_again(directory / "image", {}, {}, "\n");
+  INFO(end);
+  CHECK(end.out == "[] []\n0 True\n[(77, 1)] []\ndone\n");
+}
+
 // ---- All at once --------------------------------------------------------------------------------
 
 TEST_CASE("a busy tree of thirty processes in four sessions is moved ten times, and counts right") {

@@ -15,17 +15,15 @@ namespace {
 
 constexpr char kNeedsRoot[] = "only root may have a process's page faults told, its own included";
 
-// Living processes of that name, as /proc/PID/comm has it.
+// Living processes of that name, as /proc/PID/comm has it, below this one: orphans become its
+// children. Other tests have such, too.
 std::vector<pid_t> processes_named(const std::string& name) {
-  std::vector<pid_t> found;
-  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
-    const std::string pid = entry.path().filename();
-    std::ifstream comm(entry.path() / "comm");
+  std::vector<pid_t> found = tree_of(getpid());
+  std::erase_if(found, [&](pid_t pid) {
     std::string line;
-    if (pid.find_first_not_of("0123456789") == std::string::npos && std::getline(comm, line) &&
-        line == name && state_of(std::stoi(pid)) != 'Z')
-      found.push_back(std::stoi(pid));
-  }
+    std::getline(std::ifstream(fmt::format("/proc/{}/comm", pid)), line);
+    return line != name || state_of(pid) == 'Z';
+  });
   return found;
 }
 
