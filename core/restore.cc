@@ -82,6 +82,7 @@ std::set<std::string> written_directories(const Snapshot& snapshot) {
 // What the tree needs of a sandbox.
 Sandbox::Options sandbox_for(const Snapshot& snapshot, const RestorePlan& plan) {
   Sandbox::Options options;
+  if (plan.lazy) options.devices.emplace_back(kUserfaultDevice);
   if (::geteuid() != 0)
     std::ranges::copy_if(written_directories(snapshot), std::back_inserter(options.directories),
                          belongs_to_others);

@@ -28,8 +28,29 @@ constexpr uint64_t kFeatures = UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMA
 }  // namespace
 
 // Faults of the kernel's own, as in read(2), must be told too: so never UFFD_USER_MODE_ONLY.
+namespace {
+
+// The system call wants CAP_SYS_PTRACE outside of all user namespaces; the device (Linux 6.1) whom
+// its file lets.
+int64_t make_userfault(Seed& seed) {
+  constexpr uint64_t kFlags = O_CLOEXEC | O_NONBLOCK;
+  const int64_t number = seed.try_call(SYS_userfaultfd, {kFlags});
+  if (number != -EPERM) return number;
+  const int64_t device = seed.try_call(
+      SYS_openat,
+      {static_cast<uint64_t>(AT_FDCWD), seed.put(kUserfaultDevice), uint64_t{O_RDWR | O_CLOEXEC}});
+  if (device < 0) return number;
+  const auto opened = static_cast<uint64_t>(device);
+  const int64_t made = seed.try_call(SYS_ioctl, {opened, USERFAULTFD_IOC_NEW, kFlags});
+  seed.call("close a device", SYS_close, {opened});
+  return made;
+}
+
+}  // namespace
+
 LazySpace::LazySpace(Seed& seed) {
-  const int64_t number = seed.call("make a userfaultfd", SYS_userfaultfd, {O_CLOEXEC | O_NONBLOCK});
+  const int64_t number = make_userfault(seed);
+  if (number < 0) throw SystemError("cannot make a userfaultfd", static_cast<int>(-number));
   userfault_ = duplicate_descriptor(seed.tid(), static_cast<int>(number));
   seed.call("close a userfaultfd", SYS_close, {static_cast<uint64_t>(number)});
   if (!userfault_.valid()) throw_errno("cannot get a userfaultfd of {}", seed.tid().value);

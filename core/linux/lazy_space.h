@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "core/base/fd.h"
@@ -14,6 +15,8 @@ namespace snapgdb {
 // Shows so many pages from the `first` on, piece by piece. Throws Error where they cannot be had.
 using PageSource = std::function<void(
     uint64_t first, uint64_t count, const std::function<void(std::span<const std::byte>)>& visit)>;
+
+inline constexpr std::string_view kUserfaultDevice = "/dev/userfaultfd";
 
 // An address space that runs before its pages are there: the kernel tells, through a userfaultfd,
 // which of them it waits for, and what becomes of the mappings meanwhile. Once the last

@@ -352,6 +352,9 @@ void write_content(const Fd& fd, const Snapshot& snapshot, const pb::FileRecord&
     for (uint64_t at = extent.start; at < end;) {
       const auto block = std::span(buffer).first(std::min<uint64_t>(buffer.size(), end - at));
       const size_t n = snapshot.read_file(file, at, block);
+      if (n == 0)
+        throw Error("cannot read " + printable(file.path()) + " in the image",
+                    "it is not all there");
       if (file.huge_page_size())
         write_huge(fd, file.huge_page_size(), at, block.first(n), file.path());
       else
@@ -423,7 +426,9 @@ void finish_nameless(const OpeningContext& context) {
   for (const auto& [key, file] : context.objects) {
     if (key.first != 0) continue;
     const pb::FileRecord& record = *context.snapshot.file(static_cast<uint32_t>(key.second));
-    if (may_give_away && ::fchown(file.get(), record.owner(), record.group()) != 0)
+    // EINVAL: a user that the tree's user namespace does not have.
+    if (may_give_away && ::fchown(file.get(), record.owner(), record.group()) != 0 &&
+        errno != EINVAL)
       throw_errno("cannot give {} to user {}", printable(record.path()), record.owner());
     const timespec times[] = {{.tv_sec = 0, .tv_nsec = UTIME_OMIT}, mtime_of(record)};
     if (::fchmod(file.get(), record.mode() & 07777) != 0 || ::futimens(file.get(), times) != 0)

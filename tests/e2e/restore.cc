@@ -8,7 +8,6 @@
 #include <catch2/catch.hpp>
 #include <filesystem>
 #include <fstream>
-#include <random>
 
 #include "tests/e2e/restoring.h"
 
@@ -230,17 +229,7 @@ TEST_CASE("a restore that is killed leaves nothing behind") {
   Target crowd("crowd", {"--processes", "10", "--threads", "3"});
   const std::vector<pid_t> pids = tree_of(crowd.pid());
   take_away(crowd.running(), directory / "image");
-  std::mt19937 random(20261123);
-  for (int round = 0; round < 25; ++round) {
-    CAPTURE(round);
-    Running restore({program(), "restore", directory / "image"}, {.input = RunOptions::kPipe});
-    usleep(random() % 60'000);
-    kill(restore.pid(), SIGKILL);
-    restore.wait();
-    // A tree that was complete lives on, and ends with its standard input.
-    restore.close_input();
-    for (const pid_t pid : pids) await_end(pid);
-  }
+  check_killed_at_any_moment({program(), "restore", directory / "image"}, 25, 60'000, pids);
 }
 
 }  // namespace

@@ -9,7 +9,6 @@
 #include <catch2/catch.hpp>
 #include <filesystem>
 #include <fstream>
-#include <random>
 
 #include "tests/e2e/restoring.h"
 
@@ -264,19 +263,8 @@ TEST_CASE("an isolated restore that is killed leaves nothing behind") {
   const TempDir directory;
   Target crowd("crowd", {"--processes", "10", "--threads", "3"});
   take_away(crowd.running(), directory / "image");
-  std::mt19937 random(20261123);
-  for (int round = 0; round < 15; ++round) {
-    CAPTURE(round);
-    Running restore({program(), "restore", "--isolated", directory / "image"},
-                    {.input = RunOptions::kPipe});
-    usleep(random() % 100'000);
-    const std::vector<pid_t> pids = tree_of(restore.pid());
-    kill(restore.pid(), SIGKILL);
-    restore.wait();
-    // A tree that was complete lives on, and ends with its standard input.
-    restore.close_input();
-    for (const pid_t pid : pids) await_end(pid);
-  }
+  check_killed_at_any_moment({program(), "restore", "--isolated", directory / "image"}, 15,
+                             100'000);
 }
 
 }  // namespace

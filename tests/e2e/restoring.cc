@@ -7,6 +7,7 @@
 
 #include <catch2/catch.hpp>
 #include <filesystem>
+#include <random>
 
 namespace snapgdb::e2e {
 
@@ -45,6 +46,23 @@ Result run_again(const std::string& image, const Words& options, RunOptions run,
   if (!input.empty()) restored.write(input);
   restored.close_input();
   return restored.wait();
+}
+
+void check_killed_at_any_moment(const Words& command, int rounds, useconds_t longest,
+                                const std::vector<pid_t>& pids) {
+  std::mt19937 random(20261123);
+  for (int round = 0; round < rounds; ++round) {
+    CAPTURE(round);
+    Running restore(command, {.input = RunOptions::kPipe});
+    usleep(static_cast<useconds_t>(random() % longest));
+    const std::vector<pid_t> made = tree_of(restore.pid());
+    kill(restore.pid(), SIGKILL);
+    restore.wait();
+    // A tree that was complete lives on, and ends with its standard input.
+    restore.close_input();
+    for (const pid_t pid : made) await_end(pid);
+    for (const pid_t pid : pids) await_end(pid);
+  }
 }
 
 }  // namespace snapgdb::e2e

@@ -15,4 +15,9 @@ void take_away(Running& program, const std::string& image, RunOptions options = 
 Result run_again(const std::string& image, const Words& options = {}, RunOptions run = {},
                  const std::string& input = "");
 
+// Kills `command`, a restore, at random moments, so often: nothing may be left behind, of the
+// processes that it had made then or of `pids`. The tree ends with its standard input.
+void check_killed_at_any_moment(const Words& command, int rounds, useconds_t longest,
+                                const std::vector<pid_t>& pids = {});
+
 }  // namespace snapgdb::e2e
