@@ -120,6 +120,10 @@ void check_process(const Snapshot& snapshot, const pb::Process& process, Restore
   for (const pb::Thread& thread : process.threads()) check_thread(process, thread, plan);
   if (process.threads().empty())
     plan.obstacles.push_back({process.pid(), "threads", "they are not in the image", ""});
+  if (own_number(process) == 1)
+    plan.obstacles.push_back({process.pid(), "number 1",
+                              "it is the first of a pid namespace, which cannot be restored yet",
+                              ""});
   check_directory(process, process.working_directory(), plan.isolated, plan);
   check_directory(process, process.root_directory(), false, plan);
   if (has_other_root(process) && ::geteuid() != 0)

@@ -244,7 +244,7 @@ std::string read_line(const Fd& from) {
 }  // namespace
 
 Keeper::Keeper(const Options& options, const OpenFiles& open_files)
-    : pid_{}, seed_base_(options.seed_base) {
+    : pid_{}, seed_base_(options.seed_base), stays_(options.own_pids) {
   PipeEnds reports = make_pipe(), controls = make_pipe();
   uint64_t flags = 0;
   if (options.own_pids) flags |= CLONE_NEWPID | CLONE_NEWNS;
@@ -308,6 +308,7 @@ Keeper::End Keeper::wait() {
   if (::sscanf(line.c_str(), "%d %zu %n", &end.status, &end.files, &behind) != 2)
     throw Error("cannot tell how the tree ended", "the process that keeps it was killed");
   end.not_saved = trim(line.substr(static_cast<size_t>(behind)));
+  if (!stays_) ::waitpid(pid_.value, nullptr, __WALL);
   return end;
 }
 

@@ -65,6 +65,7 @@ class Keeper {
   uint64_t seed_base_;
   std::vector<std::string> notes_;
   bool holds_ = true;
+  bool stays_ = false;  // as long as anybody of the tree, whose init it is
 };
 
 }  // namespace snapgdb

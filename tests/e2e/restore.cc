@@ -155,6 +155,39 @@ TEST_CASE("a restored program's signals are those that snapgdb gets, and so is i
   CHECK(end.signal == SIGTERM);
 }
 
+TEST_CASE("a restored program has the terminal of who restores it, and its ^C") {
+  // As a part of its shell's group, and as a job of its own. script(1) gives a terminal.
+  for (const char* shell : {"sh -c", "bash --norc -ic"}) {
+    CAPTURE(shell);
+    const TempDir directory;
+    write_file(directory / "program",
+               "import os, sys\n"
+               "print('ready', os.getpid(), flush=True); input()\n"
+               "print('has it:', os.isatty(0), os.isatty(1), os.tcgetpgrp(0) == os.getpgrp(),"
+               " flush=True)\n"
+               "input()\n");
+    const auto in_terminal = [&](const std::string& command) {
+      return Running({"script", "-qec", command, "/dev/null"}, {.input = RunOptions::kPipe});
+    };
+    Running before =
+        in_terminal(fmt::format("{} 'python3 {}; true'", shell, directory / "program"));
+    const pid_t pid = std::stoi(before.wait_for_line("ready ").substr(6));
+    capture(pid, directory / "image", {"--kill", "--all-memory"});
+    before.close_input();
+    before.wait();
+
+    Running restored = in_terminal(program() + " restore " + (directory / "image"));
+    restored.write("\n");
+    INFO(restored.out());
+    CHECK(restored.wait_for_line("has it:").starts_with("has it: True True True"));
+    restored.write("\x03");
+    const Result end = restored.wait();
+    INFO(end);
+    CHECK(contains(end.out, "KeyboardInterrupt"));
+    CHECK(end.status == 128 + SIGINT);
+  }
+}
+
 TEST_CASE("clocks go on from where they were, and timers with the time they had left") {
   const TempDir directory;
   Running python({"python3", "-c",

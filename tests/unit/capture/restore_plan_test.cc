@@ -95,6 +95,14 @@ TEST_CASE("descriptors of one open file are opened once") {
   CHECK(plan.file_base > 51);
 }
 
+TEST_CASE("the first process of a pid namespace is in the way") {
+  SnapshotBuilder builder;
+  auto& init = add(builder, 10, 1, 10, 10);
+  init.record().add_ns_pids(10);
+  init.record().add_ns_pids(1);
+  CHECK(is_in_the_way(plan_restore(*builder.build(), {}), 10, "pid namespace"));
+}
+
 TEST_CASE("what cannot be restored is named, all of it") {
   SnapshotBuilder builder;
   auto& process = add(builder, 10, 1, 10, 10);
