@@ -154,33 +154,39 @@ bool Sandbox::overlay(const std::string& path) {
   return true;
 }
 
-// A directory that leads to mounts.
+// A directory that leads to mounts. Others go on working in it: what is gone meanwhile is not
+// there.
 void Sandbox::imitate(const std::string& path) {
+  skeleton_.push_back(path);
   for (const auto& entry : fs::directory_iterator(path + "/")) {
     const std::string name = path + "/" + entry.path().filename().string();
-    // Nobody answers at a socket or a pipe of others.
-    switch (entry.symlink_status().type()) {
-      case fs::file_type::directory:
-        place(name);
-        imitated_[name];
-        break;
-      case fs::file_type::symlink:
-        fs::copy_symlink(name, kView + name);
-        imitated_[name];
-        break;
-      case fs::file_type::regular:
-        imitate_file(name);
-        imitated_[name] = fs::last_write_time(kView + name);
-        break;
-      default:
-        break;
+    std::error_code failed;
+    try {
+      imitate_entry(name);
+    } catch (const std::exception&) {
+      if (fs::exists(fs::symlink_status(name, failed))) throw;
+      fs::remove(kView + name, failed);
     }
   }
-  skeleton_.push_back(path);
   struct stat status {};
   if (::stat((path + "/").c_str(), &status) == 0) imitate_attributes(status, kView + path);
 }
 
+// But for sockets and pipes of others: nobody answers there.
+void Sandbox::imitate_entry(const std::string& path) {
+  const fs::file_type type = fs::symlink_status(path).type();
+  if (type == fs::file_type::directory)
+    place(path);
+  else if (type == fs::file_type::symlink)
+    fs::copy_symlink(path, kView + path);
+  else if (type == fs::file_type::regular)
+    return imitate_file(path);
+  else
+    return;
+  imitated_[path];
+}
+
+// A copy, or, of what is large or secret, the file itself, which cannot be written to.
 void Sandbox::imitate_file(const std::string& path) {
   const std::string target = kView + path;
   struct stat status {};
@@ -189,9 +195,11 @@ void Sandbox::imitate_file(const std::string& path) {
       ::access(path.c_str(), R_OK) == 0) {
     fs::copy_file(path, target);
     imitate_attributes(status, target);
+    imitated_[path] = fs::last_write_time(target);
   } else {
     make_file(target, 0);
     show_unchanging(path);
+    imitated_[path];
   }
 }
 
@@ -329,8 +337,7 @@ size_t Sandbox::save(const Fd& parent, const std::string& directory) const {
       if (known == imitated_.end() && entry.symlink_status().type() == fs::file_type::directory)
         save_all(entry.path(), name);
       else if (known == imitated_.end() ||
-               (entry.symlink_status().type() == fs::file_type::regular &&
-                entry.last_write_time() != known->second))
+               (known->second && entry.last_write_time() != *known->second))
         saving.file(entry.path(), name);
     }
   for (const auto& [name, time] : imitated_)

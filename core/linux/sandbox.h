@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -53,6 +54,7 @@ class Sandbox {
   void place_proc();
   bool overlay(const std::string& path);
   void imitate(const std::string& path);
+  void imitate_entry(const std::string& path);
   void imitate_file(const std::string& path);
   void show_unchanging(const std::string& path);
   void place_devices(std::span<const std::string> devices);
@@ -63,7 +65,8 @@ class Sandbox {
   std::vector<std::string> cuts_;  // directories that cannot be part of an overlay above them
   std::vector<std::string> layers_;
   std::vector<std::string> skeleton_;  // directories made anew, and what was in them
-  std::map<std::string, std::filesystem::file_time_type> imitated_;
+  // With the times of those files that are copies: they differ once a copy was written to.
+  std::map<std::string, std::optional<std::filesystem::file_time_type>> imitated_;
   std::set<std::string> replaced_;
   std::vector<bool> in_place_;
   std::vector<std::string> notes_;

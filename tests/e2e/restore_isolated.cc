@@ -70,7 +70,12 @@ TEST_CASE("what an isolated tree writes lands in a scratch, and files outside st
                             "echo deep >a/b/c; cat data; ls",
                             {.directory = directory.path(), .user = user});
     take_away(program, image, {.user = user});
-    for (int round = 0; round < 2; ++round) {
+    // Others go on working beside it, with files that they keep to themselves.
+    const Running others({"bash", "-c",
+                          "umask 077; echo x >kept; while :; do file=$(mktemp noise.XXXXXX); "
+                          "echo x | tee -a kept >$file; rm $file; done"},
+                         {.directory = directory.path()});
+    for (int round = 0; round < 5; ++round) {
       const std::string scratch = fmt::format("{}/scratch{}", directory.path(), round);
       const Result end =
           run_again(image, {"--isolated", "--scratch", scratch}, {.user = user}, "\n");
