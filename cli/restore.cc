@@ -88,7 +88,8 @@ std::string scratch_for(const Arguments& arguments) {
   if (fs::exists(fs::symlink_status(arguments.scratch)))
     throw Error("cannot save what the tree writes in " + printable(arguments.scratch),
                 "it exists already", "name a directory that does not");
-  return arguments.scratch;
+  const fs::path path = fs::absolute(arguments.scratch).lexically_normal();
+  return path.has_filename() ? path : path.parent_path();  // without a slash at its end
 }
 
 void report(const Keeper::End& end, const std::string& scratch) {

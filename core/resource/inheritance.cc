@@ -8,6 +8,7 @@
 
 #include "core/base/strings.h"
 #include "core/resource/memory.h"
+#include "core/resource/vdso.h"
 
 namespace snapgdb {
 namespace {
@@ -62,7 +63,7 @@ Inheritance::Inheritance(const Snapshot& snapshot, const pb::Process& process,
 // What may grow or shrink is a heap; a stack grows at its other end.
 bool Inheritance::may_keep(const pb::Vma& own, const pb::Vma& parents) const {
   constexpr std::string_view kNotHandedOn[] = {"dc", "wf", "ht", "io", "pf"};
-  return is_alike(own, parents) && !own.shared() && !own.name().starts_with("[v") &&
+  return is_alike(own, parents) && !own.shared() && !is_kernel_part(own) &&
          (own.end() == parents.end() || (is_anonymous(own) && !has_flag(own, "gd"))) &&
          std::ranges::none_of(kNotHandedOn, [&](auto flag) { return has_flag(own, flag); }) &&
          !has_gaps(snapshot_.extents(process_), own) &&

@@ -92,9 +92,9 @@ void write_call(std::byte* at, uint32_t number) {
   std::memcpy(at + 1, &number, sizeof number);
 }
 
-const Seed::KernelPart* own_part(const pb::Vma& vma) {
+const Seed::KernelPart* own_part(std::string_view name) {
   const auto& parts = Seed::kernel_parts();
-  const auto part = std::ranges::find(parts, vma.name(), &Seed::KernelPart::name);
+  const auto part = std::ranges::find(parts, name, &Seed::KernelPart::name);
   return part == parts.end() ? nullptr : &*part;
 }
 
@@ -104,9 +104,7 @@ uint64_t offset_of(const Seed::KernelPart& part) {
 }
 
 const Seed::KernelPart* own_vdso() {
-  const auto& parts = Seed::kernel_parts();
-  const auto part = std::ranges::find(parts, "[vdso]", &Seed::KernelPart::name);
-  return part == parts.end() ? nullptr : &*part;
+  return own_part("[vdso]");
 }
 
 std::span<const std::byte> bytes_of(const Seed::KernelPart& part) {
@@ -121,7 +119,7 @@ std::vector<std::byte> content_then(const Snapshot& snapshot, const pb::Process&
 }
 
 bool is_same(const Snapshot& snapshot, const pb::Process& process, const pb::Vma& vma) {
-  const Seed::KernelPart* part = own_part(vma);
+  const Seed::KernelPart* part = own_part(vma.name());
   if (!part || part->size != vma.end() - vma.start()) return false;
   return vma.name() != "[vdso]" ||
          std::ranges::equal(content_then(snapshot, process, vma), bytes_of(*part));
@@ -181,7 +179,7 @@ struct Placed {
 std::vector<Placed> placed_in(const pb::Process& process, const RestorePlan& plan) {
   std::vector<Placed> placed;
   for (const pb::Vma& vma : process.mappings())
-    if (const auto* part = own_part(vma); part && !plan.kernel_parts_at)
+    if (const auto* part = own_part(vma.name()); part && !plan.kernel_parts_at)
       placed.push_back({*part, vma.start()});
     else if (vma.name() == "[vdso]")
       for (const Seed::KernelPart& own : Seed::kernel_parts())

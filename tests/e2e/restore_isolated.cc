@@ -105,6 +105,18 @@ TEST_CASE("a tree that writes nothing leaves no scratch") {
   CHECK_FALSE(fs::exists(directory / "scratch"));
 }
 
+TEST_CASE("a scratch may be named as directories are, with a slash at the end") {
+  const TempDir directory;
+  Running program =
+      shell("true", "echo x >$HOME/new", {.environment = {{"HOME", directory.path()}}});
+  take_away(program, directory / "image");
+  const Result end =
+      run_again(directory / "image", {"--isolated", "--scratch", directory / "scratch/"}, {}, "\n");
+  INFO(end);
+  CHECK(read_file(directory / "scratch" + directory.path() + "/new") == "x\n");
+  CHECK(fs::exists(directory / "image"));
+}
+
 TEST_CASE("a scratch that exists already is refused, and stays as it is") {
   const TempDir directory;
   fs::create_directory(directory / "scratch");
