@@ -57,28 +57,6 @@ class FileSystem {
   virtual std::optional<std::string> read_link(Pid seen_by, std::string_view path) const = 0;
 };
 
-// The number after the packets Z and z.
-enum class BreakpointKind { kSoftware = 0, kHardware = 1, kWrite = 2, kRead = 3, kAccess = 4 };
-
-struct Breakpoint {
-  BreakpointKind kind = BreakpointKind::kSoftware;
-  uint64_t address = 0;
-  uint64_t size = 0;
-};
-
-// What is to happen to threads when the client says continue.
-struct ResumeAction {
-  std::optional<Pid> pid;  // nullopt: every process
-  std::optional<Tid> tid;  // nullopt: every thread of it
-  bool step = false;       // one instruction
-  int signal = 0;          // the protocol's number of a signal to deliver
-};
-
-// A target that cannot let anything run throws this; the text is shown to the user.
-struct CannotRun {
-  std::string text;
-};
-
 // What a debugger looks at: processes, threads, memory, registers. Reading never changes anything
 // and never starts anything. The default of a capability is not to have it.
 class Target {
@@ -109,13 +87,6 @@ class Target {
   virtual std::optional<std::string> auxv(Pid) const { return std::nullopt; }
   virtual std::optional<std::string> executable(Pid) const { return std::nullopt; }
   virtual const FileSystem* files() const { return nullptr; }
-
-  // A debugger inserts its breakpoints right before it resumes, and removes them after the stop.
-  virtual void insert(Pid pid, const Breakpoint& breakpoint) = 0;
-  virtual void remove(Pid pid, const Breakpoint& breakpoint) = 0;
-  // Lets threads run, by the first action that fits each of them, until one has something to
-  // report; returns that one.
-  virtual ThreadId resume(std::span<const ResumeAction> actions) = 0;
 };
 
 }  // namespace snapgdb::gdbstub
