@@ -95,6 +95,20 @@ Sandbox::Options sandbox_for(const Snapshot& snapshot, const RestorePlan& plan) 
   return options;
 }
 
+// Out of the exit of a system call, where the kernel would not look after an interrupted one, to
+// where it deals with signals (get_signal(), kernel/signal.c): not into user space. Further, to the
+// delivery of a signal, if there `is_one`.
+void go_to_signals(Tracee& task, bool is_one) {
+  constexpr std::chrono::seconds kPatience{10};
+  task.interrupt_if_alive();
+  for (int stops = is_one ? 2 : 1; stops > 0; --stops) {
+    task.resume_if_alive(0);
+    if (!task.wait_stop(kPatience))
+      throw Error(fmt::format("cannot hold restored task {}", task.tid().value),
+                  task.status().gone() ? "it was killed" : "it does not stop");
+  }
+}
+
 Fd open_parent(const std::string& path) {
   const std::string parent = std::filesystem::absolute(path).parent_path();
   Fd directory(::open(parent.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
@@ -340,11 +354,15 @@ void RestoredTree::bring_memory_later() {
       tree);
 }
 
-// Those that run already may end the others at once. Who is killed while we still trace it is not
-// gone for its own tree before we have waited for it; a first thread only after all others.
 void RestoredTree::release() {
   if (!lazy_.empty()) bring_memory_later();
   keeper_->let_go();
+  detach_from_all();
+}
+
+// Those that run already may end the others at once. Who is killed while we still trace it is not
+// gone for its own tree before we have waited for it; a first thread only after all others.
+void RestoredTree::detach_from_all() {
   std::vector<Seed> killed;
   // Threads and children before those that made them: they are the more likely to look at others.
   for (auto& [number, seed] : seeds_ | std::views::reverse)
@@ -358,6 +376,28 @@ void RestoredTree::release() {
     });
     if (!killed.empty()) ::usleep(1000);
   }
+}
+
+std::optional<Pid> RestoredTree::real_pid(const pb::Process& process) const {
+  const auto seed = seeds_.find(own_number(process));
+  if (seed == seeds_.end()) return std::nullopt;
+  return Pid{seed->second.tid().value};
+}
+
+std::vector<RestoredTree::HeldTask> RestoredTree::hand_over(std::span<const Pid> held) {
+  if (!lazy_.empty()) bring_memory_later();
+  std::vector<HeldTask> tasks;
+  for (const pb::Process& process : snapshot_.processes()) {
+    if (is_zombie(process) || std::ranges::find(held, Pid{process.pid()}) == held.end()) continue;
+    for (const pb::Thread& thread : process.threads()) {
+      auto seed = seeds_.extract(own_number(thread));
+      Tracee& task = seed.mapped().task();
+      go_to_signals(task, !thread.stop_siginfo().empty());
+      tasks.push_back({Pid{process.pid()}, Tid{thread.tid()}, std::move(task)});
+    }
+  }
+  detach_from_all();
+  return tasks;
 }
 
 }  // namespace snapgdb

@@ -2,7 +2,10 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
+#include <span>
+#include <vector>
 
 #include "core/linux/keeper.h"
 #include "core/restore_plan.h"
@@ -28,6 +31,24 @@ class RestoredTree {
   // After release(): waits for the first process's end.
   Keeper::End wait() { return keeper_->wait(); }
 
+  // One of its tasks, by its numbers in the snapshot: short of its first instruction in user space,
+  // and with the signal that was being delivered in the snapshot, if there was one.
+  struct HeldTask {
+    Pid pid;
+    Tid tid;
+    Tracee tracee;
+  };
+  // Instead of release(): lets every process run but those, whose tasks the caller has from now on.
+  // All of the tree ends with this object, unless it is let go.
+  std::vector<HeldTask> hand_over(std::span<const Pid> held);
+  // Before that: the number of a process of the snapshot, as we see it; nullopt: nothing is left
+  // of it but its exit status.
+  std::optional<Pid> real_pid(const pb::Process& process) const;
+  // After hand_over(): the tree lives without us.
+  void let_go() { keeper_->let_go(); }
+  // Whose children, and theirs, are the tree.
+  Pid keeper() const { return Pid{keeper_->tid().value}; }
+
  private:
   void start_keeper(const std::string& scratch);
   RestoreContext context() { return {snapshot_, plan_, keeper_->tid(), notes_, lazy_}; }
@@ -41,6 +62,7 @@ class RestoredTree {
   void queue_signals(const pb::Process& process);
   void finish(const pb::Process& process);
   void bring_memory_later();
+  void detach_from_all();
   const pb::Process& process_of(int32_t number) const;
   Seed& seed_of(const pb::Process& process);
   Seed& seed_of(const pb::Thread& thread);

@@ -5,26 +5,26 @@
 namespace snapgdb::gdbstub {
 namespace {
 
-// What the processor had: from the machine's record, or from what the kernel notes in the area it
-// hands out, or just what every x86-64 has (x87 and SSE).
-RegisterLayout layout_of(const Snapshot& snapshot) {
-  const pb::Host& host = snapshot.record().host();
-  const std::vector<pb::XstateComponent> components(host.xstate().begin(), host.xstate().end());
-  if (host.xcr0() != 0) return {host.xcr0(), components};
-  for (const pb::Process& process : snapshot.processes())
-    for (const pb::Thread& thread : process.threads())
-      if (const auto xcr0 = xcr0_of(thread.xstate())) return {*xcr0, components};
-  return {3, components};
-}
-
 bool has_signal(const pb::Thread& thread) {
   return thread.stop_signal() != 0 && !thread.job_stopped();
 }
 
 }  // namespace
 
+// From the machine's record, or from what the kernel notes in the area it hands out, or just what
+// every x86-64 has (x87 and SSE).
+uint64_t xcr0_of(const Snapshot& snapshot) {
+  if (const uint64_t xcr0 = snapshot.record().host().xcr0()) return xcr0;
+  for (const pb::Process& process : snapshot.processes())
+    for (const pb::Thread& thread : process.threads())
+      if (const auto xcr0 = xcr0_of(thread.xstate())) return *xcr0;
+  return 3;
+}
+
 SnapshotTarget::SnapshotTarget(std::shared_ptr<const Snapshot> snapshot)
-    : snapshot_(std::move(snapshot)), layout_(layout_of(*snapshot_)), files_(snapshot_, *this) {
+    : snapshot_(std::move(snapshot)), layout_(xcr0_of(*snapshot_), std::vector<pb::XstateComponent>(
+                                      snapshot_->record().host().xstate().begin(),
+                                      snapshot_->record().host().xstate().end())), files_(snapshot_, *this) {
   for (const pb::Process& process : snapshot_->processes())
     for (const pb::Thread& thread : process.threads())
       threads_.emplace(ThreadId{Pid{process.pid()}, Tid{thread.tid()}}, &thread);
@@ -119,12 +119,6 @@ std::optional<std::string> SnapshotTarget::executable(Pid pid) const {
   const pb::Process* process = snapshot_->process(pid.value);
   if (!process || process->executable().empty()) return std::nullopt;
   return process->executable();
-}
-
-ThreadId SnapshotTarget::resume(std::span<const ResumeAction>) {
-  throw CannotRun{
-      "snapgdb: nothing has run: this is a snapshot, a moment of the program. It can be looked at "
-      "and changed, but not continued, stepped or called into."};
 }
 
 }  // namespace snapgdb::gdbstub

@@ -35,10 +35,10 @@ class SnapshotTarget : public Target {
   std::optional<std::string> executable(Pid pid) const override;
   const FileSystem* files() const override { return &files_; }
 
-  // Accepted, so that the refusal the user sees is that of resume(): nothing can run into them.
-  void insert(Pid, const Breakpoint&) override {}
-  void remove(Pid, const Breakpoint&) override {}
-  ThreadId resume(std::span<const ResumeAction> actions) override;
+  // What was changed, for a target that carries it on: by address space, by thread.
+  const std::map<uint32_t, MemoryOverlay>& changed_memory() const { return memory_; }
+  const std::map<ThreadId, RegisterSet>& changed_registers() const { return registers_; }
+  const std::shared_ptr<const Snapshot>& snapshot() const { return snapshot_; }
 
  private:
   const pb::Thread* find(ThreadId thread) const;
@@ -51,5 +51,8 @@ class SnapshotTarget : public Target {
   std::map<ThreadId, RegisterSet> registers_;  // of threads that were changed
   ImageFiles files_;
 };
+
+// What its processor had: XCR0.
+uint64_t xcr0_of(const Snapshot& snapshot);
 
 }  // namespace snapgdb::gdbstub

@@ -200,7 +200,7 @@ bool Detour::is_noise() {
 // Goes on to the next entry into a system call or exit from one.
 void Detour::advance() {
   for (int tries = 0; tries < 100; ++tries) {
-    task_.resume_to_system_call_if_alive();
+    task_.resume_if_alive(0, Tracee::Until::kNextSystemCall);
     expect_stop("perform a system call");
     if (!is_noise()) return;
   }

@@ -24,6 +24,7 @@ class RemoteMemory {
   // process_vm_readv(2) is twice as fast as /proc/PID/mem but honours the mapping's protection;
   // what it refuses is read through mem.
   size_t read(uint64_t address, std::span<std::byte> out) const;
+  Tid tid() const { return tid_; }
 
  private:
   Tid tid_;

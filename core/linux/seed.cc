@@ -287,7 +287,7 @@ void Seed::unplant() {
   registers.rsi = kSize;
   task_.set_registers(registers);
   for (int stops = 0; stops < 2;) {
-    task_.resume_to_system_call_if_alive();
+    task_.resume_if_alive(0, Tracee::Until::kNextSystemCall);
     if (!task_.wait_stop(kPatience)) fail("finish", "the task was killed");
     stops += task_.status().system_call();
   }

@@ -29,6 +29,10 @@ void* as_pointer(uint64_t value) {
   return reinterpret_cast<void*>(value);
 }
 
+void* place_of_debug_register(int number) {
+  return as_pointer(offsetof(struct user, u_debugreg) + static_cast<size_t>(number) * 8);
+}
+
 struct Refusal {
   std::string why, help;
 };
@@ -127,6 +131,17 @@ bool WaitStatus::job_control_stop() const {
   return stopped() && event() == PTRACE_EVENT_STOP && signal() != SIGTRAP;
 }
 
+WaitStatus::Report WaitStatus::report() const {
+  constexpr std::pair<int, Report> kEvents[] = {
+      {PTRACE_EVENT_FORK, Report::kFork},   {PTRACE_EVENT_VFORK, Report::kVfork},
+      {PTRACE_EVENT_CLONE, Report::kClone}, {PTRACE_EVENT_VFORK_DONE, Report::kVforkDone},
+      {PTRACE_EVENT_EXEC, Report::kExec},   {PTRACE_EVENT_STOP, Report::kStop},
+  };
+  for (const auto& [event_number, report] : kEvents)
+    if (event() == event_number) return report;
+  return system_call() ? Report::kSystemCall : Report::kSignal;
+}
+
 std::optional<Tracee> Tracee::seize_if_alive(Tid tid, uint64_t options) {
   if (request(PTRACE_SEIZE, tid, nullptr, as_pointer(options)) == 0) return Tracee(tid, options);
   const int error_number = errno;
@@ -139,6 +154,13 @@ std::optional<Tracee> Tracee::seize_if_alive(Tid tid, uint64_t options) {
   if (error_number != EPERM) throw SystemError(tried, error_number);
   const auto [why, help] = explain_refusal(*task, *stat);
   throw Error(tried, why, help);
+}
+
+std::optional<Tid> Tracee::next_to_report() {
+  siginfo_t info{};
+  constexpr int kAny = WEXITED | WSTOPPED | WNOHANG | WNOWAIT | __WALL | __WNOTHREAD;
+  if (::waitid(P_ALL, 0, &info, kAny) != 0 || info.si_pid == 0) return std::nullopt;
+  return Tid{info.si_pid};
 }
 
 Tracee::Tracee(Tracee&& other) noexcept
@@ -255,6 +277,24 @@ siginfo_t Tracee::siginfo() const {
   return info;
 }
 
+void Tracee::set_siginfo(const siginfo_t& info) {
+  siginfo_t copy = info;
+  if (request(PTRACE_SETSIGINFO, tid_, nullptr, &copy) != 0)
+    throw_errno("cannot set the signal information of {}", tid_.value);
+}
+
+uint64_t Tracee::debug_register(int number) const {
+  errno = 0;
+  const long value = request(PTRACE_PEEKUSER, tid_, place_of_debug_register(number), nullptr);
+  if (errno != 0) throw_errno("cannot read debug register {} of {}", number, tid_.value);
+  return static_cast<uint64_t>(value);
+}
+
+void Tracee::set_debug_register(int number, uint64_t value) {
+  if (request(PTRACE_POKEUSER, tid_, place_of_debug_register(number), as_pointer(value)) != 0)
+    throw_errno("cannot set debug register {} of {}", number, tid_.value);
+}
+
 std::vector<siginfo_t> Tracee::pending(bool of_process) const {
   std::vector<siginfo_t> queue;
   while (true) {
@@ -284,13 +324,17 @@ unsigned long Tracee::event_message() const {
   return message;
 }
 
-void Tracee::resume_if_alive(int signal) {
-  request(PTRACE_CONT, tid_, nullptr, as_pointer(static_cast<uint64_t>(signal)));
-  goes_on();
+bool Tracee::enters_system_call() const {
+  __ptrace_syscall_info info{};
+  if (request(PTRACE_GET_SYSCALL_INFO, tid_, as_pointer(sizeof info), &info) < 0)
+    throw_errno("cannot read the system call of {}", tid_.value);
+  return info.op == PTRACE_SYSCALL_INFO_ENTRY;
 }
 
-void Tracee::resume_to_system_call_if_alive() {
-  request(PTRACE_SYSCALL, tid_, nullptr, nullptr);
+void Tracee::resume_if_alive(int signal, Until until) {
+  constexpr std::array kRequests = {PTRACE_CONT, PTRACE_SINGLESTEP, PTRACE_SYSCALL};
+  request(kRequests[static_cast<size_t>(until)], tid_, nullptr,
+          as_pointer(static_cast<uint64_t>(signal)));
   goes_on();
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <signal.h>
+#include <sys/ptrace.h>
 #include <sys/user.h>
 
 #include <chrono>
@@ -31,6 +32,9 @@ class WaitStatus {
   bool signal_delivery() const { return stopped() && event() == 0 && !system_call(); }
   bool system_call() const;  // entered or left, with PTRACE_O_TRACESYSGOOD
   bool job_control_stop() const;
+  // Of a stop: what it is about.
+  enum class Report { kSignal, kSystemCall, kFork, kVfork, kVforkDone, kClone, kExec, kStop };
+  Report report() const;
 
  private:
   std::optional<int> status_;  // nullopt: nothing reported since it was set going
@@ -45,6 +49,9 @@ class Tracee {
   // nullopt: the task is gone or a zombie. Throws Error if the kernel refuses it, saying why
   // (traced by another, belongs to another user, a kernel thread).
   static std::optional<Tracee> seize_if_alive(Tid tid, uint64_t options = 0);
+  // A task that has something to report to this thread, or a child of ours that has ended; nullopt:
+  // none has. It stays there to be waited for.
+  static std::optional<Tid> next_to_report();
   // Takes over a task that our options made the kernel attach (PTRACE_O_TRACECLONE and the like).
   static Tracee adopt(Tid tid, uint64_t options) { return Tracee(tid, options); }
 
@@ -54,6 +61,10 @@ class Tracee {
 
   Tid tid() const { return tid_; }
   uint64_t options() const { return options_; }  // PTRACE_O_*
+  // All reports there are, of all that it makes too; they end with us.
+  static constexpr uint64_t kDebugged =
+      PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK |
+      PTRACE_O_TRACEVFORKDONE | PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC;
   // The kernel function it slept in before it was stopped; "" if that is not known.
   const std::string& wait_channel() const { return wait_channel_; }
   void set_wait_channel(std::string name) { wait_channel_ = std::move(name); }
@@ -76,6 +87,10 @@ class Tracee {
   void set_signal_mask(uint64_t mask);
   void set_options(uint64_t options);
   siginfo_t siginfo() const;
+  void set_siginfo(const siginfo_t& info);
+  // DR0 to DR3, DR6, DR7.
+  uint64_t debug_register(int number) const;
+  void set_debug_register(int number, uint64_t value);
   // The queue of the task, or that of its process: siginfo in queue order.
   std::vector<siginfo_t> pending(bool of_process) const;
   struct Rseq {
@@ -84,11 +99,12 @@ class Tracee {
   };
   std::optional<Rseq> rseq() const;  // nullopt on kernels before 5.13
   unsigned long event_message() const;
+  // In a stop of a system call: it is about to begin, not over (Linux 5.3).
+  bool enters_system_call() const;
 
   // Let it run, delivering `signal` (0: none). _if_alive: a task killed meanwhile is no error.
-  void resume_if_alive(int signal);
-  // The same, until it enters or leaves a system call.
-  void resume_to_system_call_if_alive();
+  enum class Until { kNextReport, kNextInstruction, kNextSystemCall };
+  void resume_if_alive(int signal, Until until = Until::kNextReport);
   // A job-control stop goes on, and we hear of its end.
   void listen_if_alive();
   // False: it was killed meanwhile, and its end has to be waited for: until then it is there for

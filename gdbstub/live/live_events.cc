@@ -1,0 +1,286 @@
+#include <signal.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+
+#include "core/base/error.h"
+#include "core/base/strings.h"
+#include "gdbstub/agent_expression.h"
+#include "gdbstub/live/live_target.h"
+
+namespace snapgdb::gdbstub {
+namespace {
+
+constexpr std::chrono::milliseconds kPatience{10'000};
+
+}  // namespace
+
+// ---- Asking -------------------------------------------------------------------------------------
+
+// Threads take turns: one that stops again and again does not keep the others from being heard.
+std::optional<Event> LiveTarget::next_event() {
+  collect();
+  if (events_.empty()) return std::nullopt;
+  const auto next = std::ranges::find_if(
+      events_, [&](const Event& event) { return event.thread > last_reported_; });
+  const auto chosen = next == events_.end() ? events_.begin() : next;
+  Event event = std::move(*chosen);
+  events_.erase(chosen);
+  last_reported_ = event.thread;
+  return event;
+}
+
+void LiveTarget::collect() {
+  std::array<signalfd_siginfo, 16> signals;
+  while (::read(child_signals_.get(), signals.data(), sizeof signals) > 0) continue;
+  while (const auto real = Tracee::next_to_report()) take(*real);
+}
+
+void LiveTarget::take(Tid real) {
+  if (const auto known = by_real_.find(real); known != by_real_.end()) {
+    Thread& thread = threads_.at(known->second);
+    thread.task.poll_stop();
+    return take(thread);
+  }
+  if (real.value == tree_->keeper().value)
+    throw Error("the restored tree is gone", "the process that keeps it was killed");
+  Tracee task = Tracee::adopt(real, Tracee::kDebugged);
+  task.poll_stop();
+  if (!task.status().gone()) early_.insert_or_assign(real, std::move(task));
+}
+
+// ---- What a report means ------------------------------------------------------------------------
+
+void LiveTarget::take(Thread& thread) {
+  const Asked asked = std::exchange(thread.asked, Asked::kNothing);
+  try {
+    if (thread.task.status().gone()) return lost(thread, asked);
+    if (thread.task.is_stopped()) took_stop(thread, asked);
+  } catch (const SystemError& error) {
+    if (error.error_number() != ESRCH) throw;  // killed meanwhile: we hear of that next
+    thread.task.set_status({});
+  }
+}
+
+// Who was told to stop silently will come to the same breakpoint again, or has made its step.
+void LiveTarget::took_stop(Thread& thread, Asked asked) {
+  const ThreadId id = thread.id;
+  if (auto event = what_happened(thread)) {
+    const bool repeats = event->kind == Event::Kind::kSoftwareBreakpoint ||
+                         event->kind == Event::Kind::kStepped;
+    if (asked != Asked::kHalt || !repeats) events_.push_back(std::move(*event));
+    return;
+  }
+  const auto still = threads_.find(id);
+  if (still == threads_.end() || !still->second.task.is_stopped()) return;
+  switch (asked) {
+    case Asked::kNothing:
+      return go(still->second);
+    case Asked::kHalt:
+      return;
+    case Asked::kStop:
+      events_.push_back({.kind = Event::Kind::kStopped, .thread = id});
+      return;
+    case Asked::kInterrupt:
+      events_.push_back({.kind = Event::Kind::kSignal, .thread = id, .signal = SIGINT});
+      return;
+  }
+}
+
+// nullopt: nothing that the client should know. The thread may run again then, or be gone.
+std::optional<Event> LiveTarget::what_happened(Thread& thread) {
+  using Report = WaitStatus::Report;
+  struct Row {
+    Report report;
+    std::optional<Event> (LiveTarget::*handle)(Thread&);
+  };
+  constexpr Row kRows[] = {
+      {Report::kSignal, &LiveTarget::on_signal},
+      {Report::kSystemCall, &LiveTarget::on_system_call},
+      {Report::kFork, &LiveTarget::on_new_process},
+      {Report::kVfork, &LiveTarget::on_new_process},
+      {Report::kVforkDone, &LiveTarget::on_vfork_done},
+      {Report::kClone, &LiveTarget::on_new_thread},
+      {Report::kExec, &LiveTarget::on_exec},
+      {Report::kStop, &LiveTarget::on_stop},
+  };
+  const Report report = thread.task.status().report();
+  return (this->*std::ranges::find(kRows, report, &Row::report)->handle)(thread);
+}
+
+std::optional<Event> LiveTarget::on_signal(Thread& thread) {
+  const int signal = thread.task.status().signal();
+  if (signal == SIGTRAP && thread.task.siginfo().si_code > 0) return on_trap(thread);
+  const bool known = std::exchange(thread.unreported, 0) == signal;
+  if (known || (wishes_.passed_signals.contains(signal) && !thread.wanted.step)) {
+    thread.deliver = signal;
+    return std::nullopt;
+  }
+  return Event{.kind = Event::Kind::kSignal, .thread = thread.id, .signal = signal};
+}
+
+// si_code tells why (arch/x86/kernel/traps.c): of int3 the kernel sends SI_KERNEL.
+std::optional<Event> LiveTarget::on_trap(Thread& thread) {
+  const siginfo_t info = thread.task.siginfo();
+  if (info.si_code == SI_KERNEL) return on_breakpoint(thread);
+  const Process& owner = process(thread.id.pid);
+  if (!owner.debug_registers.empty()) {
+    const uint64_t status = thread.task.debug_register(DebugRegisters::kStatus);
+    thread.task.set_debug_register(DebugRegisters::kStatus, 0);
+    if (const auto met = owner.debug_registers.met(status)) {
+      const bool is_code = met->kind == BreakpointKind::kHardware;
+      return Event{.kind = is_code ? Event::Kind::kHardwareBreakpoint : Event::Kind::kWatchpoint,
+                   .thread = thread.id,
+                   .signal = SIGTRAP,
+                   .value = met->address,
+                   .watch = met->kind};
+    }
+  }
+  if (thread.wanted.step) return on_step(thread);
+  return Event{.kind = Event::Kind::kSignal, .thread = thread.id, .signal = SIGTRAP};
+}
+
+std::optional<Event> LiveTarget::on_breakpoint(Thread& thread) {
+  user_regs_struct registers = thread.task.registers();
+  const auto* conditions = process(thread.id.pid).memory->breakpoint(registers.rip - 1);
+  if (!conditions)  // one of the program's own
+    return Event{.kind = Event::Kind::kSignal, .thread = thread.id, .signal = SIGTRAP};
+  --registers.rip;
+  thread.task.set_registers(registers);
+  const auto holds_here = [&](const std::string& condition) {
+    return holds(condition, *this, thread.id);
+  };
+  if (!conditions->empty() && std::ranges::none_of(*conditions, holds_here)) {
+    step_over(thread);
+    return std::nullopt;
+  }
+  return Event{.kind = Event::Kind::kSoftwareBreakpoint, .thread = thread.id, .signal = SIGTRAP};
+}
+
+std::optional<Event> LiveTarget::on_step(Thread& thread) {
+  const uint64_t pc = thread.task.registers().rip;
+  if (pc >= thread.wanted.range_start && pc < thread.wanted.range_end) return std::nullopt;
+  return Event{.kind = Event::Kind::kStepped, .thread = thread.id, .signal = SIGTRAP};
+}
+
+std::optional<Event> LiveTarget::on_system_call(Thread& thread) {
+  const auto caught = wishes_.system_calls.find(thread.id.pid);
+  const uint64_t number = thread.task.registers().orig_rax;
+  if (caught == wishes_.system_calls.end() ||
+      (!caught->second.empty() && !caught->second.contains(number)))
+    return std::nullopt;
+  const bool enters = thread.task.enters_system_call();
+  return Event{.kind = enters ? Event::Kind::kSyscallEntry : Event::Kind::kSyscallReturn,
+               .thread = thread.id,
+               .signal = SIGTRAP,
+               .value = number};
+}
+
+// Nothing but a stop that was asked for, job control, or the end of it.
+std::optional<Event> LiveTarget::on_stop(Thread&) {
+  return std::nullopt;
+}
+
+std::optional<Event> LiveTarget::on_vfork_done(Thread& thread) {
+  thread.in_vfork = false;
+  if (!wishes_.vforks) return std::nullopt;
+  return Event{.kind = Event::Kind::kVforkDone, .thread = thread.id, .signal = SIGTRAP};
+}
+
+// ---- New ones -----------------------------------------------------------------------------------
+
+// The child that the parent's report is about; nullopt: it was killed already.
+std::optional<Tracee> LiveTarget::newborn(const Thread& parent) {
+  const Tid real{static_cast<pid_t>(parent.task.event_message())};
+  const auto early = early_.extract(real);
+  Tracee child = early.empty() ? Tracee::adopt(real, Tracee::kDebugged) : std::move(early.mapped());
+  if (!child.wait_stop(kPatience)) return std::nullopt;
+  return child;
+}
+
+std::optional<Event> LiveTarget::on_new_thread(Thread& parent) {
+  auto task = newborn(parent);
+  if (!task) return std::nullopt;
+  const ThreadId id{parent.id.pid, number_of(task->tid()).tid};
+  Thread& thread = add(id, std::move(*task));
+  thread.wanted = {};
+  if (wishes_.threads) {
+    events_.push_back({.kind = Event::Kind::kThreadCreated, .thread = id, .signal = SIGTRAP});
+    return std::nullopt;
+  }
+  if (!halting_) go(thread);
+  return std::nullopt;
+}
+
+std::optional<Event> LiveTarget::on_new_process(Thread& parent) {
+  const bool is_vfork = parent.task.status().report() == WaitStatus::Report::kVfork;
+  parent.in_vfork = is_vfork;
+  auto task = newborn(parent);
+  if (!task) return std::nullopt;
+  const ThreadId id = number_of(task->tid());
+  const auto& memory = process(parent.id.pid).memory;
+  Process child{Pid{task->tid().value},
+                is_vfork ? memory : std::shared_ptr(memory->of_child(task->tid())),
+                {}};
+  processes_.emplace(id.pid, std::move(child));
+  add(id, std::move(*task));
+  if (is_vfork ? !wishes_.vforks : !wishes_.forks) {
+    detach(id.pid);
+    return std::nullopt;
+  }
+  return Event{.kind = is_vfork ? Event::Kind::kVfork : Event::Kind::kFork,
+               .thread = parent.id,
+               .signal = SIGTRAP,
+               .child = id};
+}
+
+// The thread has the number of its process now; of the others nothing is left (ptrace(2),
+// "execve(2) under ptrace").
+std::optional<Event> LiveTarget::on_exec(Thread& thread) {
+  const ThreadId id{thread.id.pid, leader_of(thread.id.pid)};
+  if (thread.id != id) throw Error("cannot follow an execve", "it was told of by another thread");
+  for (Thread* each : threads_of(id.pid))
+    if (each->id != id) {
+      by_real_.erase(each->task.tid());
+      each->task.set_status(WaitStatus::exited());
+    }
+  std::erase_if(threads_, [&](const auto& each) { return each.first.pid == id.pid && each.first != id; });
+  std::erase_if(events_, [&](const Event& event) { return event.thread.pid == id.pid; });
+  Process& owner = process(id.pid);
+  owner.memory = std::make_shared<LiveMemory>(thread.task.tid());
+  owner.debug_registers = {};
+  thread.debug_generation = 0;
+  thread.restart.reset();
+  if (!wishes_.execs) return std::nullopt;
+  return Event{.kind = Event::Kind::kExec,
+               .thread = id,
+               .signal = SIGTRAP,
+               .path = executable(id.pid).value_or("")};
+}
+
+// ---- Ends ---------------------------------------------------------------------------------------
+
+// The last thread's end is that of its process.
+void LiveTarget::lost(Thread& thread, Asked asked) {
+  const ThreadId id = thread.id;
+  const int status = thread.task.status().raw();
+  by_real_.erase(thread.task.tid());
+  std::erase_if(events_, [&](const Event& event) { return event.thread == id; });
+  threads_.erase(id);
+  const auto code = static_cast<uint64_t>(WIFEXITED(status) ? WEXITSTATUS(status) : 0);
+  if (!threads_of(id.pid).empty()) {
+    if (wishes_.threads)
+      events_.push_back({.kind = Event::Kind::kThreadExited, .thread = id, .value = code});
+    if (asked == Asked::kInterrupt) interrupt();
+    return;
+  }
+  processes_.erase(id.pid);
+  Event event{.kind = Event::Kind::kExited, .thread = {id.pid, {}}, .value = code};
+  if (WIFSIGNALED(status)) event.kind = Event::Kind::kKilled, event.signal = WTERMSIG(status);
+  events_.push_back(std::move(event));
+}
+
+}  // namespace snapgdb::gdbstub

@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/linux/remote_memory.h"
+
+namespace snapgdb::gdbstub {
+
+// The memory of a living process, with software breakpoints in it that nobody sees who reads it
+// here. One for each address space.
+class LiveMemory {
+ public:
+  // Throws SystemError.
+  explicit LiveMemory(Tid tid);
+  // That of a child after fork(2): a copy of this one, breakpoints included.
+  std::unique_ptr<LiveMemory> of_child(Tid tid) const;
+
+  size_t read(uint64_t address, std::span<std::byte> out) const;
+  // All or (false) nothing. Also where the program itself may not write.
+  bool write(uint64_t address, std::span<const std::byte> bytes);
+
+  // False: there is no memory. A second one at an address takes the place of the first.
+  bool insert(uint64_t address, std::vector<std::string> conditions);
+  void remove(uint64_t address);
+  void remove_all();
+  // Agent expressions of the breakpoint there; nullptr: there is none.
+  const std::vector<std::string>* breakpoint(uint64_t address) const;
+
+ private:
+  struct Site {
+    std::byte original;
+    std::vector<std::string> conditions;
+  };
+  bool put(uint64_t address, std::span<const std::byte> bytes);
+
+  RemoteMemory memory_;
+  Fd writable_;
+  std::map<uint64_t, Site> sites_;
+};
+
+}  // namespace snapgdb::gdbstub

@@ -1,0 +1,268 @@
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "core/base/error.h"
+#include "gdbstub/live/live_target.h"
+
+namespace snapgdb::gdbstub {
+namespace {
+
+constexpr std::chrono::milliseconds kPatience{10'000};
+
+bool fits(const ResumeAction& action, ThreadId thread) {
+  return (!action.pid || *action.pid == thread.pid) && (!action.tid || *action.tid == thread.tid);
+}
+
+}  // namespace
+
+// ---- Letting run --------------------------------------------------------------------------------
+
+void LiveTarget::resume(std::span<const ResumeAction> actions) {
+  const auto has_event = [&](const ThreadId& id) {
+    return std::ranges::find(events_, id, &Event::thread) != events_.end();
+  };
+  for (auto& [id, thread] : threads_) {
+    const auto action = std::ranges::find_if(
+        actions, [&](const ResumeAction& each) { return fits(each, thread.id); });
+    if (action == actions.end() || !thread.task.is_stopped() || has_event(id)) continue;
+    thread.wanted = *action;
+    deliver_on_resume(thread, action->signal);
+    go(thread);
+  }
+  const bool any_runs =
+      std::ranges::any_of(threads_, [](const auto& each) { return !each.second.task.is_stopped(); });
+  if (!any_runs && events_.empty()) events_.push_back({Event::Kind::kNothingRuns});
+}
+
+// The kernel takes a signal only where it had one to deliver; elsewhere the thread has to be sent
+// it, and the client knows of it already.
+void LiveTarget::deliver_on_resume(Thread& thread, int signal) {
+  if (signal == 0) return;
+  if (thread.task.signal_on_its_way()) {
+    thread.deliver = signal;
+    return;
+  }
+  thread.unreported = signal;
+  ::syscall(SYS_tgkill, process(thread.id.pid).real.value, thread.task.tid().value, signal);
+}
+
+void LiveTarget::go(Thread& thread) {
+  if (thread.task.status().job_control_stop()) return thread.task.listen_if_alive();
+  if (thread.restart) {
+    const user_regs_struct now = thread.task.registers();
+    const user_regs_struct& actual = thread.restart->actual;
+    if (now.rip == actual.rip && now.rsp == actual.rsp) thread.restart.reset();
+  }
+  load_debug_registers(thread);
+  const int signal = std::exchange(thread.deliver, 0);
+  const Tracee::Until until = thread.wanted.step ? Tracee::Until::kNextInstruction
+                              : wishes_.system_calls.contains(thread.id.pid)
+                                  ? Tracee::Until::kNextSystemCall
+                                  : Tracee::Until::kNextReport;
+  thread.task.resume_if_alive(signal, until);
+}
+
+// They belong to each thread, and a new one has none.
+void LiveTarget::load_debug_registers(Thread& thread) {
+  const Process& owner = process(thread.id.pid);
+  if (thread.debug_generation == owner.debug_generation) return;
+  if (thread.debug_generation == 0 && owner.debug_registers.empty()) return;
+  try {
+    thread.task.set_debug_register(DebugRegisters::kControl, 0);
+    const auto addresses = owner.debug_registers.addresses();
+    for (int i = 0; i < DebugRegisters::kAddresses; ++i)
+      thread.task.set_debug_register(i, addresses[static_cast<size_t>(i)]);
+    thread.task.set_debug_register(DebugRegisters::kControl, owner.debug_registers.control());
+    thread.debug_generation = owner.debug_generation;
+  } catch (const SystemError& error) {
+    if (error.error_number() != ESRCH) throw;  // killed meanwhile
+  }
+}
+
+// ---- Stopping -----------------------------------------------------------------------------------
+
+bool LiveTarget::runs(ThreadId id) const {
+  const auto thread = threads_.find(id);
+  return thread != threads_.end() && !thread->second.task.is_stopped();
+}
+
+void LiveTarget::ask(Thread& thread, Asked why) {
+  if (thread.asked == Asked::kNothing) thread.task.interrupt_if_alive();
+  thread.asked = why;
+}
+
+void LiveTarget::stop(std::optional<Pid> pid, std::optional<Tid> tid) {
+  for (auto& [id, thread] : threads_)
+    if (fits({pid, tid}, id) && !thread.task.is_stopped()) ask(thread, Asked::kStop);
+}
+
+void LiveTarget::interrupt() {
+  for (auto& [id, thread] : threads_)
+    if (!thread.task.is_stopped() && !thread.in_vfork) return ask(thread, Asked::kInterrupt);
+}
+
+// A first thread that has exited before the others is there, but does nothing any more.
+void LiveTarget::await(Thread& thread, std::chrono::milliseconds patience) {
+  constexpr std::chrono::milliseconds kLook{20};
+  for (auto waited = kLook; !thread.task.wait_stop(kLook); waited += kLook) {
+    if (thread.task.status().gone() || waited >= patience) return;
+    const auto proc = ProcDirectory::of_if_alive(Pid{thread.task.tid().value});
+    const auto stat = proc ? proc->stat_if_alive() : std::nullopt;
+    if (!stat || stat->state == 'Z') return;
+  }
+}
+
+void LiveTarget::halt() {
+  halting_ = true;
+  for (auto& [id, thread] : threads_)
+    if (!thread.task.is_stopped() && !thread.in_vfork) ask(thread, Asked::kHalt);
+  // What one of them reports may bring new ones, or take others away.
+  const auto awaited = [&] {
+    return std::ranges::find_if(threads_, [](const auto& each) {
+      return each.second.asked != Asked::kNothing && !each.second.task.is_stopped();
+    });
+  };
+  for (auto at = awaited(); at != threads_.end(); at = awaited()) {
+    await(at->second, kPatience);
+    if (at->second.task.is_stopped() || at->second.task.status().gone())
+      take(at->second);
+    else
+      at->second.asked = Asked::kNothing;  // dead, or deep in the kernel: it stops when it can
+  }
+  halting_ = false;
+}
+
+// ---- Breakpoints --------------------------------------------------------------------------------
+
+bool LiveTarget::insert(Pid pid, const Breakpoint& breakpoint) {
+  if (!processes_.contains(pid)) return false;
+  Process& owner = process(pid);
+  if (breakpoint.kind == BreakpointKind::kSoftware)
+    return owner.memory->insert(breakpoint.address, breakpoint.conditions);
+  if (!owner.debug_registers.insert(breakpoint)) return false;
+  ++owner.debug_generation;
+  return true;
+}
+
+void LiveTarget::remove(Pid pid, const Breakpoint& breakpoint) {
+  if (!processes_.contains(pid)) return;
+  Process& owner = process(pid);
+  if (breakpoint.kind == BreakpointKind::kSoftware) return owner.memory->remove(breakpoint.address);
+  owner.debug_registers.remove(breakpoint);
+  ++owner.debug_generation;
+}
+
+// Those that were running, and stand still now.
+std::vector<LiveTarget::Thread*> LiveTarget::pause(Pid pid, const Thread* but) {
+  std::vector<Thread*> paused;
+  for (Thread* each : threads_of(pid)) {
+    if (each == but || each->task.is_stopped() || each->in_vfork) continue;
+    if (each->asked == Asked::kNothing) ask(*each, Asked::kHalt);
+    paused.push_back(each);
+  }
+  for (Thread* each : paused) await(*each, kPatience);
+  return paused;
+}
+
+// Past a breakpoint whose conditions do not hold, while nobody else could run past it unseen.
+void LiveTarget::step_over(Thread& thread) {
+  const Pid pid = thread.id.pid;
+  LiveMemory& memory = *process(pid).memory;
+  const uint64_t at = thread.task.registers().rip;
+  const auto* found = memory.breakpoint(at);
+  if (!found) return go(thread);
+  const auto conditions = *found;
+  std::vector<ThreadId> paused;
+  for (const Thread* each : pause(pid, &thread)) paused.push_back(each->id);
+  memory.remove(at);
+  thread.task.resume_if_alive(std::exchange(thread.deliver, 0), Tracee::Until::kNextInstruction);
+  constexpr std::chrono::milliseconds kOneInstruction{200};
+  await(thread, kOneInstruction);
+  memory.insert(at, conditions);
+  // What else it reports is dealt with as ever.
+  const WaitStatus status = thread.task.status();
+  const bool stepped = status.signal_delivery() && status.signal() == SIGTRAP;
+  if (stepped && !thread.wanted.step && thread.asked == Asked::kNothing)
+    go(thread);
+  else if (stepped || status.gone() || status.stopped())
+    take(thread);
+  for (const ThreadId id : paused)
+    if (const auto each = threads_.find(id); each != threads_.end()) {
+      Thread& other = each->second;
+      if (other.asked == Asked::kHalt) other.asked = Asked::kNothing;
+      if (other.task.is_stopped() || other.task.status().gone()) take(other);
+    }
+}
+
+// ---- Attaching and detaching ---------------------------------------------------------------------
+
+void LiveTarget::attach(Pid pid) {
+  const auto found = free_.find(pid);
+  const auto proc =
+      found == free_.end() ? std::nullopt : ProcDirectory::of_if_alive(found->second);
+  if (!proc)
+    throw Error(fmt::format("cannot attach to {}", pid.value),
+                "the restored tree has no such process any more");
+  const Pid real = found->second;
+  free_.erase(found);
+  Process made{real, std::make_shared<LiveMemory>(leader_of(real)), {}};
+  processes_.emplace(pid, std::move(made));
+  for (const Tid tid : proc->tasks())
+    if (auto task = Tracee::seize_if_alive(tid, Tracee::kDebugged)) {
+      const ThreadId id{pid, tid.value == real.value ? leader_of(pid) : number_of(tid).tid};
+      ask(add(id, std::move(*task)), Asked::kHalt);
+    }
+  for (Thread* thread : threads_of(pid)) await(*thread, kPatience);
+  std::erase_if(by_real_, [&](const auto& each) { return !threads_.contains(each.second); });
+}
+
+void LiveTarget::detach(Pid pid) {
+  const auto found = processes_.find(pid);
+  if (found == processes_.end()) return;
+  pause(pid, nullptr);
+  if (found->second.memory.use_count() == 1) found->second.memory->remove_all();
+  found->second.debug_registers = {};
+  ++found->second.debug_generation;
+  for (Thread* thread : threads_of(pid)) {
+    if (thread->task.is_stopped()) {
+      load_debug_registers(*thread);
+      const int signal = thread->task.signal_on_its_way();
+      thread->task.detach_if_alive(signal == SIGTRAP ? 0 : signal);
+    }
+    by_real_.erase(thread->task.tid());
+  }
+  free_[pid] = found->second.real;
+  std::erase_if(threads_, [&](const auto& each) { return each.first.pid == pid; });
+  std::erase_if(events_, [&](const Event& event) { return event.thread.pid == pid; });
+  processes_.erase(found);
+}
+
+// Waits for its end, so that its number is free and nobody hears of it later.
+void LiveTarget::kill(Pid pid) {
+  const auto found = processes_.find(pid);
+  if (found == processes_.end()) return;
+  ::kill(found->second.real.value, SIGKILL);
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  const auto is_left = [&](Thread* thread) {
+    if (thread->task.is_stopped()) thread->task.resume_if_alive(0);
+    thread->task.poll_stop();
+    return !thread->task.status().gone();
+  };
+  while (std::ranges::any_of(threads_of(pid), is_left) &&
+         std::chrono::steady_clock::now() < deadline)
+    ::usleep(100);
+  std::erase_if(by_real_, [&](const auto& each) { return each.second.pid == pid; });
+  std::erase_if(threads_, [&](const auto& each) { return each.first.pid == pid; });
+  std::erase_if(events_, [&](const Event& event) { return event.thread.pid == pid; });
+  processes_.erase(found);
+}
+
+void LiveTarget::let_go() {
+  tree_->let_go();
+  terminal_.leave_reader();
+}
+
+}  // namespace snapgdb::gdbstub

@@ -1,0 +1,293 @@
+#include "gdbstub/live/live_target.h"
+
+#include <elf.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "core/base/error.h"
+#include "core/base/strings.h"
+#include "core/linux/host.h"
+#include "core/resource/processor.h"
+
+namespace snapgdb::gdbstub {
+namespace {
+
+std::vector<pb::XstateComponent> components_here() {
+  std::vector<pb::XstateComponent> components;
+  for (const XstateRange& range : describe_host().xstate) {
+    pb::XstateComponent component;
+    component.set_number(range.number);
+    component.set_offset(range.offset);
+    component.set_size(range.size);
+    components.push_back(component);
+  }
+  return components;
+}
+
+// Readable when a task has something to report. The signal stays blocked afterwards: a tree is
+// followed by the next one.
+Fd receive_child_signals() {
+  sigset_t signals;
+  ::sigemptyset(&signals);
+  ::sigaddset(&signals, SIGCHLD);
+  ::sigprocmask(SIG_BLOCK, &signals, nullptr);
+  Fd fd(::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!fd.valid()) throw_errno("cannot receive signals of the restored tree");
+  return fd;
+}
+
+Fd readable_if_any(std::initializer_list<int> descriptors) {
+  Fd all(::epoll_create1(EPOLL_CLOEXEC));
+  for (const int descriptor : descriptors) {
+    epoll_event event{.events = EPOLLIN, .data = {}};
+    if (::epoll_ctl(all.get(), EPOLL_CTL_ADD, descriptor, &event) != 0)
+      throw_errno("cannot wait for the restored tree");
+  }
+  return all;
+}
+
+RestorePlan plan_for(const Snapshot& snapshot) {
+  RestorePlan plan = plan_restore(snapshot, {.isolated = true});
+  if (plan.obstacles.empty()) return plan;
+  const Obstacle& first = plan.obstacles.front();
+  const size_t others = plan.obstacles.size() - 1;
+  throw Error("cannot make the snapshot run",
+              fmt::format("{}{}: {}{}", first.pid ? fmt::format("process {}: ", first.pid) : "",
+                          first.resource, first.why,
+                          others ? fmt::format(" (and {} more in the way)", others) : ""),
+              first.help);
+}
+
+template <typename T>
+std::string bytes_of(const T& value) {
+  return {reinterpret_cast<const char*>(&value), sizeof value};
+}
+
+user_regs_struct general_of(const std::string& bytes) {
+  user_regs_struct registers{};
+  std::memcpy(&registers, bytes.data(), std::min(bytes.size(), sizeof registers));
+  return registers;
+}
+
+bool equal(const user_regs_struct& a, const user_regs_struct& b) {
+  return std::memcmp(&a, &b, sizeof a) == 0;
+}
+
+}  // namespace
+
+LiveTarget::LiveTarget(const SnapshotTarget& from, std::span<const Pid> attached)
+    : snapshot_(from.snapshot()),
+      layout_(xcr0_of(*snapshot_), components_here()),
+      child_signals_(receive_child_signals()),
+      readable_(readable_if_any({child_signals_.get(), terminal_.descriptor()})),
+      plan_(plan_for(*snapshot_)),
+      files_([this](Pid pid) -> std::optional<Pid> {
+        const Process* process = find(pid);
+        return process ? std::optional(process->real) : std::nullopt;
+      }) {
+  {
+    const ProgramTerminal::Lent lent(terminal_);
+    tree_.emplace(*snapshot_, plan_);
+  }
+  for (const pb::Process& process : snapshot_->processes())
+    if (std::ranges::find(attached, Pid{process.pid()}) == attached.end())
+      if (const auto real = tree_->real_pid(process)) free_[Pid{process.pid()}] = *real;
+  for (RestoredTree::HeldTask& held : tree_->hand_over(attached)) take_over(std::move(held), from);
+  carry_over(from);
+}
+
+// Who dies while we trace it is gone only when we have waited for it.
+LiveTarget::~LiveTarget() {
+  for (const Pid pid : processes()) kill(pid);
+  for (auto& [tid, task] : early_) ::kill(tid.value, SIGKILL);
+}
+
+LiveTarget::Thread& LiveTarget::add(ThreadId id, Tracee task) {
+  by_real_[task.tid()] = id;
+  return threads_.insert_or_assign(id, Thread{id, std::move(task)}).first->second;
+}
+
+void LiveTarget::take_over(RestoredTree::HeldTask held, const SnapshotTarget& from) {
+  held.tracee.set_options(Tracee::kDebugged);
+  const Tid real = held.tracee.tid();
+  Process& owner = processes_[held.pid];
+  if (!owner.memory)
+    owner = {Pid{real.value}, std::make_shared<LiveMemory>(real), {}};
+  Thread& thread = add({held.pid, held.tid}, std::move(held.tracee));
+  const pb::Process& process = *snapshot_->process(held.pid.value);
+  const auto& record = *std::ranges::find(process.threads(), held.tid.value, &pb::Thread::tid);
+  if (record.job_stopped()) thread.unreported = SIGSTOP;
+  const user_regs_struct recorded = general_of(record.registers());
+  const user_regs_struct actual = thread.task.registers();
+  if (!equal(recorded, actual)) thread.restart = {recorded, actual};
+  if (const auto changed = from.changed_registers().find(thread.id);
+      changed != from.changed_registers().end()) {
+    RegisterSet set = changed->second;
+    set.xstate = xstate_here(snapshot_->record().host(), set.xstate);
+    set_registers(thread.id, std::move(set));
+  }
+}
+
+void LiveTarget::carry_over(const SnapshotTarget& from) {
+  for (const auto& [pid, live] : processes_) {
+    const auto changed = from.changed_memory().find(snapshot_->process(pid.value)->address_space());
+    if (changed == from.changed_memory().end()) continue;
+    for (const auto& [address, page] : changed->second.pages())
+      if (!write_memory(pid, address, std::as_bytes(std::span(page))))
+        throw Error("cannot make the snapshot run",
+                    fmt::format("what was written at {:#x} does not fit into process {}", address,
+                                pid.value));
+  }
+}
+
+// As its program knows it; another one, if that is taken: captured trees may show numbers of a
+// namespace they no longer belong to.
+ThreadId LiveTarget::number_of(Tid real) const {
+  const ProcFields status(ProcDirectory::of(Pid{real.value}).read("status"));
+  const std::string text(status.text("NSpid")), group(status.text("NStgid"));
+  const auto last = [](const std::string& numbers) {
+    const auto words = split_blank(numbers);
+    return static_cast<pid_t>(std::stol(std::string(words.back())));
+  };
+  ThreadId id{Pid{last(group)}, Tid{last(text)}};
+  constexpr pid_t kBeyondAll = 1 << 22;  // PID_MAX_LIMIT
+  const pid_t real_group = static_cast<pid_t>(status.number("Tgid"));
+  for (const auto& [pid, each] : processes_)
+    if (each.real.value == real_group) return {pid, has({pid, id.tid}) ? Tid{id.tid.value + kBeyondAll} : id.tid};
+  if (processes_.contains(id.pid) || free_.contains(id.pid))
+    id = {Pid{id.pid.value + kBeyondAll}, Tid{id.tid.value + kBeyondAll}};
+  return id;
+}
+
+const LiveTarget::Process* LiveTarget::find(Pid pid) const {
+  const auto found = processes_.find(pid);
+  return found == processes_.end() ? nullptr : &found->second;
+}
+
+LiveTarget::Process& LiveTarget::process(Pid pid) {
+  return processes_.at(pid);
+}
+
+std::vector<LiveTarget::Thread*> LiveTarget::threads_of(Pid pid) {
+  std::vector<Thread*> out;
+  for (auto at = threads_.lower_bound({pid, Tid{}}); at != threads_.end() && at->first.pid == pid;
+       ++at)
+    out.push_back(&at->second);
+  return out;
+}
+
+// ---- Looking ------------------------------------------------------------------------------------
+
+std::vector<Pid> LiveTarget::processes() const {
+  std::vector<Pid> out;
+  for (const auto& [pid, process] : processes_) out.push_back(pid);
+  return out;
+}
+
+std::vector<Tid> LiveTarget::threads(Pid pid) const {
+  std::vector<Tid> out;
+  for (auto at = threads_.lower_bound({pid, Tid{}}); at != threads_.end() && at->first.pid == pid;
+       ++at)
+    out.push_back(at->first.tid);
+  const auto leader = std::ranges::find(out, leader_of(pid));
+  if (leader != out.end()) std::rotate(out.begin(), leader, leader + 1);
+  return out;
+}
+
+Tid LiveTarget::focus(Pid pid) const {
+  return last_reported_.pid == pid && has(last_reported_) ? last_reported_.tid
+                                                          : threads(pid).front();
+}
+
+ThreadDescription LiveTarget::describe(ThreadId id) const {
+  const Tracee& task = threads_.at(id).task;
+  const auto proc = ProcDirectory::of_if_alive(Pid{task.tid().value});
+  const auto stat = proc ? proc->stat_if_alive() : std::nullopt;
+  const int signal = task.signal_on_its_way();
+  return {stat ? stat->name : "", stat ? stat->cpu : 0, signal == SIGTRAP ? 0 : signal};
+}
+
+size_t LiveTarget::read_memory(Pid pid, uint64_t address, std::span<std::byte> out) const {
+  const Process* process = find(pid);
+  return process ? process->memory->read(address, out) : 0;
+}
+
+bool LiveTarget::write_memory(Pid pid, uint64_t address, std::span<const std::byte> bytes) {
+  return processes_.contains(pid) && process(pid).memory->write(address, bytes);
+}
+
+std::optional<Mapping> LiveTarget::mapping_at_or_after(Pid pid, uint64_t address) const {
+  const Process* process = find(pid);
+  if (!process) return std::nullopt;
+  const auto mappings = parse_mappings(ProcDirectory::of(process->real).read("maps"));
+  const auto found = std::ranges::upper_bound(mappings, address, {}, &ProcMapping::end);
+  if (found == mappings.end()) return std::nullopt;
+  return Mapping{found->start, found->end, found->protection, found->name};
+}
+
+RegisterSet LiveTarget::registers(ThreadId id) const {
+  const Thread& thread = threads_.at(id);
+  if (!thread.task.is_stopped())
+    throw Error(fmt::format("cannot read registers of {}", id.tid.value), "the thread runs");
+  user_regs_struct general = thread.task.registers();
+  if (thread.restart && equal(general, thread.restart->actual)) general = thread.restart->recorded;
+  const auto xstate = thread.task.register_set(NT_X86_XSTATE);
+  return {bytes_of(general),
+          std::string(reinterpret_cast<const char*>(xstate.data()), xstate.size())};
+}
+
+// A debugger puts registers back after a function call: then the call of the system that was
+// interrupted in the snapshot begins anew, as it would have.
+void LiveTarget::set_registers(ThreadId id, RegisterSet registers) {
+  Thread& thread = threads_.at(id);
+  if (!thread.task.is_stopped())
+    throw Error(fmt::format("cannot set registers of {}", id.tid.value), "the thread runs");
+  user_regs_struct general = general_of(registers.general);
+  if (thread.restart) {
+    const auto& [recorded, actual] = *thread.restart;
+    constexpr std::array kPlace = {&user_regs_struct::rip, &user_regs_struct::rax,
+                             &user_regs_struct::orig_rax};
+    if (std::ranges::all_of(kPlace, [&](auto each) { return general.*each == recorded.*each; })) {
+      for (const auto each : kPlace) general.*each = actual.*each;
+      for (const auto argument : {&user_regs_struct::rdi, &user_regs_struct::rdx})
+        if (general.*argument == recorded.*argument) general.*argument = actual.*argument;
+    }
+  }
+  thread.task.set_registers(general);
+  if (!registers.xstate.empty())
+    thread.task.set_register_set(NT_X86_XSTATE, std::as_bytes(std::span(registers.xstate)));
+}
+
+std::optional<std::string> LiveTarget::siginfo(ThreadId id) const {
+  const Tracee& task = threads_.at(id).task;
+  if (task.signal_on_its_way() == 0) return std::nullopt;
+  return bytes_of(task.siginfo());
+}
+
+bool LiveTarget::set_siginfo(ThreadId id, std::string_view bytes) {
+  Tracee& task = threads_.at(id).task;
+  siginfo_t info{};
+  if (task.signal_on_its_way() == 0 || bytes.size() != sizeof info) return false;
+  std::memcpy(&info, bytes.data(), sizeof info);
+  task.set_siginfo(info);
+  return true;
+}
+
+std::optional<std::string> LiveTarget::auxv(Pid pid) const {
+  const Process* process = find(pid);
+  const auto proc = process ? ProcDirectory::of_if_alive(process->real) : std::nullopt;
+  return proc ? proc->read_if_allowed("auxv") : std::nullopt;
+}
+
+std::optional<std::string> LiveTarget::executable(Pid pid) const {
+  const Process* process = find(pid);
+  const auto proc = process ? ProcDirectory::of_if_alive(process->real) : std::nullopt;
+  return proc ? proc->link_if_allowed("exe") : std::nullopt;
+}
+
+}  // namespace snapgdb::gdbstub

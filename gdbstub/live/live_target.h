@@ -1,0 +1,150 @@
+#pragma once
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/linux/tracee.h"
+#include "core/restore.h"
+#include "gdbstub/live/debug_registers.h"
+#include "gdbstub/live/live_files.h"
+#include "gdbstub/live/live_memory.h"
+#include "gdbstub/live/program_terminal.h"
+#include "gdbstub/running_target.h"
+#include "gdbstub/snapshot_target.h"
+
+namespace snapgdb::gdbstub {
+
+// A restored tree, isolated, under our ptrace.
+class LiveTarget : public RunningTarget {
+ public:
+  // With what was changed in `from`. Throws Error: what is in the way.
+  LiveTarget(const SnapshotTarget& from, std::span<const Pid> attached);
+  LiveTarget(const LiveTarget&) = delete;
+  LiveTarget& operator=(const LiveTarget&) = delete;
+  ~LiveTarget() override;
+
+  // ---- Looking ----
+  std::vector<Pid> processes() const override;
+  std::vector<Tid> threads(Pid pid) const override;
+  bool has(ThreadId thread) const override { return threads_.contains(thread); }
+  Tid focus(Pid pid) const override;
+  ThreadDescription describe(ThreadId thread) const override;
+  size_t read_memory(Pid pid, uint64_t address, std::span<std::byte> out) const override;
+  bool write_memory(Pid pid, uint64_t address, std::span<const std::byte> bytes) override;
+  std::optional<Mapping> mapping_at_or_after(Pid pid, uint64_t address) const override;
+  const RegisterLayout& layout() const override { return layout_; }
+  RegisterSet registers(ThreadId thread) const override;
+  void set_registers(ThreadId thread, RegisterSet registers) override;
+  std::optional<std::string> siginfo(ThreadId thread) const override;
+  std::optional<std::string> auxv(Pid pid) const override;
+  std::optional<std::string> executable(Pid pid) const override;
+  const FileSystem* files() const override { return &files_; }
+
+  // ---- Running ----
+  int event_descriptor() const override { return readable_.get(); }
+  std::optional<Event> next_event() override;
+  void set_wishes(Wishes wishes) override { wishes_ = std::move(wishes); }
+  void resume(std::span<const ResumeAction> actions) override;
+  void stop(std::optional<Pid> pid, std::optional<Tid> tid) override;
+  void halt() override;
+  void interrupt() override;
+  bool runs(ThreadId thread) const override;
+
+  bool insert(Pid pid, const Breakpoint& breakpoint) override;
+  void remove(Pid pid, const Breakpoint& breakpoint) override;
+  bool set_siginfo(ThreadId thread, std::string_view siginfo) override;
+
+  void attach(Pid pid) override;
+  void detach(Pid pid) override;
+  void kill(Pid pid) override;
+  void let_go() override;
+  std::string take_output() override { return terminal_.take_output(); }
+  void send_input(std::string_view text) override { terminal_.send_input(text); }
+
+ private:
+  struct Process {
+    Pid real;                            // as we see it, outside of the tree's namespace
+    std::shared_ptr<LiveMemory> memory;  // of vfork(2): its parent's
+    DebugRegisters debug_registers;
+    uint64_t debug_generation = 1;  // of debug_registers
+  };
+  // Why a running thread was asked to stop.
+  enum class Asked { kNothing, kHalt, kStop, kInterrupt };
+  struct Thread {
+    ThreadId id;
+    Tracee task;
+    ResumeAction wanted = {};
+    Asked asked = Asked::kNothing;
+    int deliver = 0;        // the signal that it gets when it goes on
+    int unreported = 0;     // a signal of which the client knows already
+    bool in_vfork = false;  // cannot be stopped before its child has let go of its memory
+    uint64_t debug_generation = 0;  // what its debug registers hold
+    // Of one that was in a system call in the snapshot: registers as they were, and as they are, so
+    // that the call begins anew.
+    struct Restart {
+      user_regs_struct recorded, actual;
+    };
+    std::optional<Restart> restart = {};
+  };
+  using Threads = std::map<ThreadId, Thread>;
+
+  // live_target.cc
+  void take_over(RestoredTree::HeldTask held, const SnapshotTarget& from);
+  void carry_over(const SnapshotTarget& from);
+  ThreadId number_of(Tid real) const;
+  Thread& add(ThreadId id, Tracee task);
+  Process& process(Pid pid);
+  const Process* find(Pid pid) const;
+  std::vector<Thread*> threads_of(Pid pid);
+
+  // live_run.cc
+  void go(Thread& thread);
+  void ask(Thread& thread, Asked why);
+  void deliver_on_resume(Thread& thread, int signal);
+  void load_debug_registers(Thread& thread);
+  void step_over(Thread& thread);
+  std::vector<Thread*> pause(Pid pid, const Thread* but);
+  void await(Thread& thread, std::chrono::milliseconds patience);
+
+  // live_events.cc
+  void collect();
+  void take(Tid real);
+  void take(Thread& thread);
+  void took_stop(Thread& thread, Asked asked);
+  std::optional<Event> what_happened(Thread& thread);
+  std::optional<Event> on_signal(Thread& thread);
+  std::optional<Event> on_trap(Thread& thread);
+  std::optional<Event> on_breakpoint(Thread& thread);
+  std::optional<Event> on_step(Thread& thread);
+  std::optional<Event> on_system_call(Thread& thread);
+  std::optional<Event> on_new_process(Thread& thread);
+  std::optional<Event> on_new_thread(Thread& thread);
+  std::optional<Event> on_vfork_done(Thread& thread);
+  std::optional<Event> on_exec(Thread& thread);
+  std::optional<Event> on_stop(Thread& thread);
+  void lost(Thread& thread, Asked asked);
+  std::optional<Tracee> newborn(const Thread& parent);
+
+  std::shared_ptr<const Snapshot> snapshot_;
+  RegisterLayout layout_;
+  ProgramTerminal terminal_;
+  Fd child_signals_, readable_;
+  RestorePlan plan_;
+  std::optional<RestoredTree> tree_;
+  LiveFiles files_;
+  std::map<Pid, Process> processes_;
+  std::map<Pid, Pid> free_;  // of the tree, running by themselves: their real numbers
+  Threads threads_;
+  std::map<Tid, ThreadId> by_real_;
+  std::map<Tid, Tracee> early_;  // heard of before their parents had told of them
+  std::deque<Event> events_;
+  ThreadId last_reported_ = {};
+  bool halting_ = false;  // who is born now stands still
+  Wishes wishes_;
+};
+
+}  // namespace snapgdb::gdbstub
