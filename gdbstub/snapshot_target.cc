@@ -121,10 +121,4 @@ std::optional<std::string> SnapshotTarget::executable(Pid pid) const {
   return process->executable();
 }
 
-ThreadId SnapshotTarget::resume(std::span<const ResumeAction>) {
-  throw CannotRun{
-      "snapgdb: nothing has run: this is a snapshot, a moment of the program. It can be looked at "
-      "and changed, but not continued, stepped or called into."};
-}
-
 }  // namespace snapgdb::gdbstub

@@ -35,11 +35,6 @@ class SnapshotTarget : public Target {
   std::optional<std::string> executable(Pid pid) const override;
   const FileSystem* files() const override { return &files_; }
 
-  // Accepted, so that the refusal the user sees is that of resume(): nothing can run into them.
-  void insert(Pid, const Breakpoint&) override {}
-  void remove(Pid, const Breakpoint&) override {}
-  ThreadId resume(std::span<const ResumeAction> actions) override;
-
  private:
   const pb::Thread* find(ThreadId thread) const;
   MemoryOverlay::ReadBelow below(const pb::Process& process) const;
