@@ -3,6 +3,7 @@
 #include "core/base/strings.h"
 #include "gdbstub/handlers.h"
 #include "gdbstub/monitor.h"
+#include "gdbstub/stop_replies.h"
 #include "gdbstub/thread_local.h"
 
 namespace snapgdb::gdbstub {
@@ -18,8 +19,7 @@ Reply start_no_ack_mode(SessionState& state, Scanner) {
 
 Reply stop_reason(SessionState& state, Scanner) {
   if (state.attached.empty()) return "W00";  // how the protocol says that there is no process
-  const ThreadId thread = state.selected_thread();
-  return state.stop_reply(thread, state.target->describe(thread).signal);
+  return standing_reply(state, state.selected_thread());
 }
 
 Reply current_thread(SessionState& state, Scanner) {

@@ -20,8 +20,10 @@ Handler read_registers, write_registers, read_register, write_register;
 // process_packets.cc
 Handler attach_process, detach_process, kill_process, kill_all, run_program;
 
-// run_packets.cc
+// breakpoint_packets.cc
 Handler insert_breakpoint, remove_breakpoint;
+
+// run_packets.cc
 Handler resume_actions, resume_threads;
 Handler continue_thread, continue_with_signal, step_thread, step_with_signal;
 

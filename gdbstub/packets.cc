@@ -90,8 +90,10 @@ struct ClientFeature {
 
 // Features that both sides must have: they are told back only to a client that named them.
 constexpr ClientFeature kClientFeatures[] = {
-    {"error-message+", &Client::error_message},
-    {"multiprocess+", &Client::multiprocess},
+    {"error-message+", &Client::error_message}, {"exec-events+", &Client::exec_events},
+    {"fork-events+", &Client::fork_events},     {"hwbreak+", &Client::hwbreak},
+    {"multiprocess+", &Client::multiprocess},   {"swbreak+", &Client::swbreak},
+    {"vfork-events+", &Client::vfork_events},
 };
 
 bool is_named(std::string_view payload, std::string_view name) {

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include "gdbstub/handlers.h"
+#include "gdbstub/run_control.h"
 
 namespace snapgdb::gdbstub {
 namespace {
@@ -27,22 +28,25 @@ Reply attach_process(SessionState& state, Scanner arguments) {
 // Without a process: all of them.
 Reply detach_process(SessionState& state, Scanner arguments) {
   if (arguments.at_end()) {
-    while (!state.attached.empty()) state.detach(state.attached.back());
+    while (!state.attached.empty()) part_with(state, state.attached.back(), false);
     return "OK";
   }
   const Pid pid = pid_argument(arguments);
   require_attached(state, pid);
-  state.detach(pid);
+  part_with(state, pid, false);
   return "OK";
 }
 
-// There is nothing to kill in a snapshot, and nothing to put back: the process leaves the client's
-// view, and can be attached to again.
+// A process of a snapshot leaves the client's view, and can be attached to again.
 Reply kill_process(SessionState& state, Scanner arguments) {
-  return detach_process(state, arguments);
+  const Pid pid = pid_argument(arguments);
+  require_attached(state, pid);
+  part_with(state, pid, true);
+  return "OK";
 }
 
 Reply kill_all(SessionState& state, Scanner) {
+  return_to_snapshot(state);
   state.finished = true;
   return std::nullopt;
 }

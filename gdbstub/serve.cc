@@ -4,6 +4,7 @@
 
 #include <netdb.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -44,6 +45,17 @@ bool transmit(int fd, std::string_view bytes) {
     if (error.error_number() == EPIPE || error.error_number() == ECONNRESET) return false;
     throw;
   }
+}
+
+struct Ready {
+  bool client = false, event = false;
+};
+
+Ready wait_for(int client, int event) {  // -1: is never ready
+  std::array<pollfd, 2> both = {pollfd{client, POLLIN, 0}, pollfd{event, POLLIN, 0}};
+  while (poll(both.data(), both.size(), -1) < 0)
+    if (errno != EINTR) throw_errno("cannot wait for the debugger");
+  return {both[0].revents != 0, both[1].revents != 0};
 }
 
 // Taken from the host part: "[::1]" is an IPv6 address.
@@ -102,6 +114,9 @@ void remove_when_killed(const std::string& path) {
 void serve(Session& session, int in_fd, int out_fd) {
   signal(SIGPIPE, SIG_IGN);  // a client that goes away is no reason to die by a signal
   while (!session.finished()) {
+    const Ready ready = wait_for(in_fd, session.event_descriptor());
+    if (ready.event && !transmit(out_fd, session.on_event())) return;
+    if (!ready.client) continue;
     const auto bytes = receive(in_fd);
     if (!bytes || !transmit(out_fd, session.feed(*bytes))) return;
   }

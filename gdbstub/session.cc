@@ -5,6 +5,7 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "gdbstub/packets.h"
+#include "gdbstub/run_control.h"
 #include "gdbstub/snapshot_target.h"
 
 namespace snapgdb::gdbstub {
@@ -50,7 +51,9 @@ std::string notes(const Snapshot& snapshot) {
 
 Session::Session(std::shared_ptr<const Snapshot> snapshot, const SessionOptions& options) {
   state_.snapshot = std::move(snapshot);
-  state_.target = std::make_unique<SnapshotTarget>(state_.snapshot);
+  state_.moment = std::make_unique<SnapshotTarget>(state_.snapshot);
+  state_.target = state_.moment.get();
+  state_.running.launch = options.launch;
   if (!options.multi) state_.attach(first_process(*state_.snapshot, options));
 }
 
@@ -71,8 +74,9 @@ std::string Session::handle(const Incoming& incoming) {
       return state_.acknowledge ? "-" : refuse("the packet was damaged on its way");
     case Incoming::Kind::kOversize:
       return (state_.acknowledge ? "+" : "") + refuse("the packet is too long");
+    case Incoming::Kind::kInterrupt:
+      return interrupt();
     case Incoming::Kind::kAck:
-    case Incoming::Kind::kInterrupt:  // nothing runs that could be interrupted
       return "";
   }
   return "";
@@ -91,14 +95,48 @@ std::string Session::refuse(std::string_view why) {
 std::string Session::answer_packet(std::string_view payload) {
   std::string out = state_.acknowledge ? "+" : "";
   const Reply reply = answer(state_, payload);
-  constexpr size_t kConsolePiece = (kPacketSize - 1) / 2;
+  out += console();
+  return out + (reply ? send(*reply) : on_event());
+}
+
+std::string Session::console() {
+  std::string out;
+  constexpr size_t kPiece = (kPacketSize - 1) / 2;
   for (std::string_view text = state_.console; !text.empty();) {
-    const std::string_view piece = text.substr(0, kConsolePiece);
+    const std::string_view piece = text.substr(0, kPiece);
     out += send("O" + to_hex(piece));
     text.remove_prefix(piece.size());
   }
   state_.console.clear();
+  return out;
+}
+
+int Session::event_descriptor() const {
+  return state_.running.waiting ? state_.running.target->event_descriptor() : -1;
+}
+
+// Everything stands still before the client hears of it.
+std::optional<std::string> Session::stop() {
+  Running& running = state_.running;
+  const std::optional<Event> event = next_event(state_);
+  if (event) running.target->halt();
+  state_.console += running.target->take_output();
+  if (!event) return std::nullopt;
+  running.waiting = false;
+  return tell(state_, *event);
+}
+
+std::string Session::on_event() {
+  if (!state_.running.waiting) return "";
+  const std::optional<std::string> reply = stop();
+  const std::string out = console();
   return reply ? out + send(*reply) : out;
+}
+
+std::string Session::interrupt() {
+  if (!state_.running.waiting) return "";
+  state_.running.target->interrupt();
+  return on_event();
 }
 
 std::string Session::greeting() const {

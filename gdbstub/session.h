@@ -17,6 +17,8 @@ struct SessionOptions {
   std::optional<int32_t> pid;
   // The client finds no process, and attaches to those it wants (`target extended-remote`).
   bool multi = false;
+  // What makes the snapshot run; without it, it can only be looked at.
+  Launcher launch = {};
 };
 
 // What a user should know about any snapshot at the beginning: the signal it was taken at, that
@@ -31,6 +33,11 @@ class Session {
 
   // What the client sent, cut anywhere; returns what is to be sent to it.
   std::string feed(std::string_view bytes);
+  // Readable when on_event() may have something to send; -1: nothing runs that the client waits
+  // for.
+  int event_descriptor() const;
+  // What has happened in the program since; returns what is to be sent to the client.
+  std::string on_event();
   // The client has ended the conversation.
   bool finished() const { return state_.finished; }
   // notes(), and how to reach other processes. The protocol has no place for it. "" or whole lines.
@@ -41,6 +48,9 @@ class Session {
   std::string send(std::string_view payload);
   std::string refuse(std::string_view why);
   std::string answer_packet(std::string_view payload);
+  std::string interrupt();
+  std::string console();
+  std::optional<std::string> stop();
 
   Decoder decoder_;
   SessionState state_;

@@ -4,9 +4,6 @@
 
 #include <algorithm>
 
-#include "core/base/strings.h"
-#include "gdbstub/signals.h"
-
 namespace snapgdb::gdbstub {
 
 bool SessionState::is_attached(Pid pid) const {
@@ -16,7 +13,9 @@ bool SessionState::is_attached(Pid pid) const {
 void SessionState::attach(Pid pid) {
   if (is_attached(pid))
     throw PacketError{kCannot, fmt::format("already attached to {}", pid.value)};
-  if (!snapshot->process(pid.value))
+  if (running.target)
+    running.target->attach(pid);
+  else if (!snapshot->process(pid.value))
     throw PacketError{kNoSuchThread, fmt::format("process {} is not in the snapshot", pid.value)};
   if (target->threads(pid).empty())
     throw PacketError{kNoSuchThread, fmt::format("process {} has no threads left", pid.value)};
@@ -53,8 +52,11 @@ ThreadId SessionState::thread(const ThreadPattern& pattern) const {
   };
   if (fits(selected)) return selected;
   for (const Pid pid : attached) {
-    const Tid tid = pattern.tid > 0 ? Tid{static_cast<pid_t>(pattern.tid)} : last_selected.at(pid);
-    if (fits({pid, tid})) return {pid, tid};
+    if (pattern.tid > 0 && fits({pid, Tid{static_cast<pid_t>(pattern.tid)}}))
+      return {pid, Tid{static_cast<pid_t>(pattern.tid)}};
+    if (fits({pid, last_selected.at(pid)})) return {pid, last_selected.at(pid)};
+    for (const Tid tid : target->threads(pid))  // the one looked at last is gone
+      if (fits({pid, tid})) return {pid, tid};
   }
   throw PacketError{kNoSuchThread, "there is no such thread"};
 }
@@ -62,14 +64,6 @@ ThreadId SessionState::thread(const ThreadPattern& pattern) const {
 std::string SessionState::text(ThreadId thread) const {
   if (!client.multiprocess) return fmt::format("{:x}", thread.tid.value);
   return fmt::format("p{:x}.{:x}", thread.pid.value, thread.tid.value);
-}
-
-std::string SessionState::stop_reply(ThreadId stopped, int signal) const {
-  const ThreadDescription about = target->describe(stopped);
-  const int number = client.lldb ? signal : gdb_signal(signal);
-  std::string reply = fmt::format("T{:02x}thread:{};core:{:x};", number, text(stopped), about.cpu);
-  if (client.lldb) reply += fmt::format("hexname:{};", to_hex(about.name));
-  return reply;
 }
 
 }  // namespace snapgdb::gdbstub

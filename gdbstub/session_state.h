@@ -1,5 +1,6 @@
 #pragma once
 
+#include <deque>
 #include <map>
 #include <memory>
 #include <string>
@@ -7,7 +8,9 @@
 #include <vector>
 
 #include "core/image/snapshot.h"
+#include "gdbstub/running_target.h"
 #include "gdbstub/scanner.h"
+#include "gdbstub/snapshot_target.h"
 #include "gdbstub/target.h"
 
 namespace snapgdb::gdbstub {
@@ -16,6 +19,8 @@ namespace snapgdb::gdbstub {
 struct Client {
   bool multiprocess = false;
   bool error_message = false;  // error replies with text (gdb 16)
+  bool swbreak = false, hwbreak = false;
+  bool fork_events = false, vfork_events = false, exec_events = false;
   bool lldb = false;  // takes texts in its own form, and Linux's signal numbers instead of gdb's
 };
 
@@ -25,10 +30,29 @@ struct Document {
   std::string content;
 };
 
+// What the client wants of a program that runs. It outlives the tree: what is launched anew gets
+// it.
+struct Running {
+  Launcher launch;                        // empty: nothing can run
+  std::unique_ptr<RunningTarget> target;  // nullptr: there is only the snapshot
+  std::map<Pid, std::vector<Breakpoint>> breakpoints;
+  bool let_go = false;  // on detaching, instead of being dropped
+
+  bool waiting = false;               // the client does, for a stop of what it has resumed
+  std::vector<ResumeAction> resumed;  // what it has resumed last
+  std::deque<Event> events;           // asked for, and still to be told
+  // Of the fork told last, until the client resumes something: it detaches from the one that it
+  // does not follow, and that one is to run on.
+  std::vector<Pid> forked;
+};
+
 // What both sides have agreed on and selected up to now.
 struct SessionState {
   std::shared_ptr<const Snapshot> snapshot;
-  std::unique_ptr<Target> target;
+  std::unique_ptr<SnapshotTarget> moment;  // the snapshot, with what the client has changed in it
+  Running running;
+  // What is looked at: the moment, or what came of it.
+  Target* target = nullptr;
 
   Client client;
   bool acknowledge = true;
@@ -59,8 +83,6 @@ struct SessionState {
   ThreadId selected_thread() const { return thread({}); }
   // "p1f.20" or "20".
   std::string text(ThreadId thread) const;
-  // "T0b…": `thread` has stopped because of that signal (Linux's number).
-  std::string stop_reply(ThreadId stopped, int signal) const;
 };
 
 }  // namespace snapgdb::gdbstub

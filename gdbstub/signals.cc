@@ -56,4 +56,12 @@ int gdb_signal(int linux_signal) {
   return linux_signal == 64 ? kRealtime64 : kUnknown;
 }
 
+std::optional<int> linux_signal(int wanted) {
+  constexpr int kHighest = 64;
+  if (wanted == kUnknown) return std::nullopt;
+  for (int number = 0; number <= kHighest; ++number)
+    if (gdb_signal(number) == wanted) return number;
+  return std::nullopt;
+}
+
 }  // namespace snapgdb::gdbstub

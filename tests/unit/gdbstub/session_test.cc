@@ -287,6 +287,8 @@ TEST_CASE("continuing is refused in words, and changes nothing") {
     CHECK(replies[1].starts_with("T00thread:p10."));
   }
   CHECK(client.ask("vCont;s:p10.11;c").starts_with("T00thread:p10.11;"));
+  CHECK(client.ask("qC") == "QCp10.11");  // the thread of a stop is the one gdb means then
+  CHECK(client.ask("Hgp10.10") == "OK");
   CHECK(client.ask("g") == before);
 }
 

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "gdbstub/session_state.h"
+
+namespace snapgdb::gdbstub {
+
+// Nothing has run, for a reason that the user is to read.
+struct CannotRun {
+  std::string text;
+};
+
+// Lets threads run. The first time, the moment comes to life, with all that was changed in it.
+// Throws CannotRun.
+void resume(SessionState& state, std::vector<ResumeAction> actions);
+
+// The next event of what the client has resumed, if there is one; never waits. What others do
+// meanwhile is kept until they are resumed.
+std::optional<Event> next_event(SessionState& state);
+
+// The client is being told of this event: who is attached, and selected, follows from it. Returns
+// the reply.
+std::string tell(SessionState& state, const Event& event);
+
+// Whatever runs is dropped, and the client looks at the snapshot again.
+void return_to_snapshot(SessionState& state);
+
+// False: the processor cannot do that. Throws PacketError where all it has for it is in use.
+bool insert(SessionState& state, Pid pid, const Breakpoint& breakpoint);
+void remove(SessionState& state, Pid pid, const Breakpoint& breakpoint);
+
+// The client is done with a process, which is killed (`kill`), or else runs on where something is
+// left to run with.
+void part_with(SessionState& state, Pid pid, bool kill);
+
+}  // namespace snapgdb::gdbstub
