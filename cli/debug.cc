@@ -12,6 +12,7 @@
 #include "core/base/error.h"
 #include "core/base/fd.h"
 #include "gdbstub/background.h"
+#include "gdbstub/live/launch.h"
 
 namespace snapgdb::cli {
 namespace {
@@ -98,7 +99,7 @@ int debug(const Arguments& arguments) {
   if (const size_t left_out = snapshot->processes().size() - pids.size(); left_out > 0)
     fmt::print(stderr, "snapgdb: {} not shown: nothing is left but the exit status\n", left_out);
   fmt::print(stderr, "{}", gdbstub::notes(*snapshot));
-  const std::string socket = gdbstub::serve_in_background(snapshot, {.multi = true});
+  const std::string socket = gdbstub::serve_in_background(snapshot, {.multi = true, .launch = gdbstub::launch});
   run_gdb(inherited_script(setup_script(attach_all(pids, focus, socket))), arguments.gdb);
 }
 

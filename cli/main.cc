@@ -10,6 +10,7 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/version.h"
+#include "gdbstub/live/launch.h"
 #include "gdbstub/serve.h"
 
 namespace snapgdb::cli {
@@ -37,7 +38,7 @@ bool is_pipe_or_socket(int fd) {
 // `snapgdb IMG`: gdb connects its `target remote | …` to our stdin; a person has a terminal there.
 int open_image(const std::string& image, const OpenOptions& open, std::optional<int> pid) {
   if (!is_pipe_or_socket(STDIN_FILENO)) return show_summary(image, open);
-  return gdbstub::serve_stdio(open_snapshot(image, open), {.pid = pid});
+  return gdbstub::serve_stdio(open_snapshot(image, open), {.pid = pid, .launch = gdbstub::launch});
 }
 
 // A program started with a standard descriptor closed would give its number to a file it opens.

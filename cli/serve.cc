@@ -6,6 +6,7 @@
 
 #include "cli/command.h"
 #include "cli/image_options.h"
+#include "gdbstub/live/launch.h"
 #include "gdbstub/serve.h"
 
 namespace snapgdb::cli {
@@ -24,6 +25,7 @@ int serve(const Arguments& arguments) {
   gdbstub::SessionOptions options;
   if (arguments.pid != 0) options.pid = arguments.pid;
   options.multi = arguments.multi;
+  options.launch = gdbstub::launch;
   if (arguments.address.empty()) return gdbstub::serve_stdio(std::move(snapshot), options);
   const gdbstub::Listener listener(arguments.address);
   fmt::print(stderr, "snapgdb: listening on {}\n", listener.address());

@@ -251,7 +251,8 @@ void LiveTarget::kill(Pid pid) {
     thread->task.poll_stop();
     return !thread->task.status().gone();
   };
-  while (std::ranges::any_of(threads_of(pid), is_left) &&
+  // All of them each time: a first thread is gone only after the others.
+  while (std::ranges::count_if(threads_of(pid), is_left) > 0 &&
          std::chrono::steady_clock::now() < deadline)
     ::usleep(100);
   std::erase_if(by_real_, [&](const auto& each) { return each.second.pid == pid; });

@@ -13,6 +13,7 @@
 #include "core/base/strings.h"
 #include "core/linux/host.h"
 #include "core/resource/processor.h"
+#include "gdbstub/live/launch.h"
 
 namespace snapgdb::gdbstub {
 namespace {
@@ -288,6 +289,10 @@ std::optional<std::string> LiveTarget::executable(Pid pid) const {
   const Process* process = find(pid);
   const auto proc = process ? ProcDirectory::of_if_alive(process->real) : std::nullopt;
   return proc ? proc->link_if_allowed("exe") : std::nullopt;
+}
+
+std::unique_ptr<RunningTarget> launch(const SnapshotTarget& from, std::span<const Pid> attached) {
+  return std::make_unique<LiveTarget>(from, attached);
 }
 
 }  // namespace snapgdb::gdbstub

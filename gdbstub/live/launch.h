@@ -1,0 +1,11 @@
+#pragma once
+
+#include "gdbstub/running_target.h"
+
+namespace snapgdb::gdbstub {
+
+// Restores the tree of a snapshot, isolated, under ptrace of the calling thread. It ends with the
+// target, and with this process.
+std::unique_ptr<RunningTarget> launch(const SnapshotTarget& from, std::span<const Pid> attached);
+
+}  // namespace snapgdb::gdbstub
