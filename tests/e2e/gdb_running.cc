@@ -17,6 +17,7 @@ namespace {
 struct Moment {
   explicit Moment(const std::string& deed, const RunOptions& options = {})
       : target("debuggee", {"--do", deed}, options) {
+    if (options.user) REQUIRE(chown(directory.path().c_str(), *options.user, *options.user) == 0);
     capture(target.pid(), image, {}, {.user = options.user});
   }
 
@@ -317,6 +318,7 @@ std::string normalised(const std::string& text) {
   return std::regex_replace(text, thread, "Thread $2$3");
 }
 
+// Without function calls: gdb 13 by itself fails to put registers back where there is AMX.
 TEST_CASE("the same script says the same on the live process and on its snapshot") {
   struct Script {
     const char* deed;
@@ -326,7 +328,7 @@ TEST_CASE("the same script says the same on the live process and on its snapshot
       {"count",
        {"set var go = 1", "break bump if by > 18", "continue", "bt", "info registers rip rdi rsi",
         "finish", "next", "step", "info frame", "watch bytes[3]", "delete 1", "continue", "stepi",
-        "x/3i $pc", "print twice(counter)", "call bump(1)", "print counter"}},
+        "x/3i $pc", "print counter"}},
       {"signals",
        {"set var go = 1", "continue", "print $_siginfo", "bt 3", "continue", "signal 0",
         "continue"}},
