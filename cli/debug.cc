@@ -52,10 +52,36 @@ std::string attach_all(const std::vector<int32_t>& pids, size_t focus, const std
   return out;
 }
 
+// gdb keeps what it has read over a command of the stub's, so that it has to be told to look again.
+constexpr std::string_view kCommands =
+    "define snapgdb-look-again\n"
+    "maintenance flush register-cache\n"
+    "maintenance flush dcache\n"
+    "info threads\n"
+    "frame\n"
+    "end\n"
+    "document snapgdb-look-again\n"
+    "Forget what was read of the program, and show where it is.\n"
+    "end\n"
+    "define restart\n"
+    "monitor restart\n"
+    "snapgdb-look-again\n"
+    "end\n"
+    "document restart\n"
+    "Drop what runs, and look at the snapshot again.\n"
+    "end\n"
+    "define goto\n"
+    "monitor goto $arg0\n"
+    "snapgdb-look-again\n"
+    "end\n"
+    "document goto\n"
+    "goto K: look at the K-th snapshot of the image (monitor snapshots lists them).\n"
+    "end\n";
+
 // Setting up says a lot that nobody needs, so it is done into a pipe; errors are shown all the
 // same. Fewer, larger reads; and what gdb has to put back after a function call that could not run.
 std::string setup_script(const std::string& attaching) {
-  return "define snapgdb-setup\n" + attaching +
+  return std::string(kCommands) + "define snapgdb-setup\n" + attaching +
          "end\n"
          "document snapgdb-setup\n"
          "Attach to every process of the snapshot (done by snapgdb debug).\n"
@@ -88,7 +114,7 @@ std::string inherited_script(const std::string& script) {
 }
 
 int debug(const Arguments& arguments) {
-  const auto snapshot = open_snapshot(arguments.image, arguments.open);
+  const auto [image, snapshot] = open_with_image(arguments.image, arguments.open);
   const std::vector<int32_t> pids = shown_processes(*snapshot);
   if (pids.empty())
     throw Error(fmt::format("cannot debug {}", arguments.image), "none of its processes is alive");
@@ -99,7 +125,8 @@ int debug(const Arguments& arguments) {
   if (const size_t left_out = snapshot->processes().size() - pids.size(); left_out > 0)
     fmt::print(stderr, "snapgdb: {} not shown: nothing is left but the exit status\n", left_out);
   fmt::print(stderr, "{}", gdbstub::notes(*snapshot));
-  const std::string socket = gdbstub::serve_in_background(snapshot, {.multi = true, .launch = gdbstub::launch});
+  const std::string socket = gdbstub::serve_in_background(
+      snapshot, {.multi = true, .image = image, .launch = gdbstub::launch});
   run_gdb(inherited_script(setup_script(attach_all(pids, focus, socket))), arguments.gdb);
 }
 

@@ -21,8 +21,9 @@ struct Arguments {
 };
 
 int serve(const Arguments& arguments) {
-  auto snapshot = open_snapshot(arguments.image, arguments.open);
+  auto [image, snapshot] = open_with_image(arguments.image, arguments.open);
   gdbstub::SessionOptions options;
+  options.image = std::move(image);
   if (arguments.pid != 0) options.pid = arguments.pid;
   options.multi = arguments.multi;
   options.launch = gdbstub::launch;

@@ -1,13 +1,23 @@
 #include <algorithm>
 
 #include "gdbstub/handlers.h"
-#include "gdbstub/run_control.h"
 
 namespace snapgdb::gdbstub {
 namespace {
 
-// "0,ADDRESS,SIZE", perhaps with conditions behind a ';', which only a client sends that was told
-// that we know them.
+// "X5,2200270000", perhaps several of them: if one of them holds, the breakpoint is reported.
+std::vector<std::string> parse_conditions(Scanner& arguments) {
+  std::vector<std::string> conditions;
+  while (arguments.skip(';') || !arguments.at_end()) {
+    arguments.expect('X');
+    const uint64_t size = arguments.hex();
+    arguments.expect(',');
+    conditions.push_back(arguments.hex_bytes(size));
+  }
+  return conditions;
+}
+
+// "0,ADDRESS,SIZE", perhaps with conditions behind a ';'.
 Breakpoint parse_breakpoint(Scanner& arguments) {
   Breakpoint parsed;
   const uint64_t kind = arguments.hex();
@@ -18,8 +28,43 @@ Breakpoint parse_breakpoint(Scanner& arguments) {
   parsed.address = arguments.hex();
   arguments.expect(',');
   parsed.size = arguments.hex();
-  arguments.expect_end();
+  parsed.conditions = parse_conditions(arguments);
   return parsed;
+}
+
+// Of four, each watches up to eight bytes that begin at a multiple of eight.
+uint64_t debug_registers(const Breakpoint& breakpoint) {
+  constexpr uint64_t kWidth = 8;
+  if (breakpoint.kind == BreakpointKind::kSoftware) return 0;
+  if (breakpoint.kind == BreakpointKind::kHardware || breakpoint.size == 0) return 1;
+  return (breakpoint.address % kWidth + std::min(breakpoint.size, 64 * kWidth) + kWidth - 1) /
+         kWidth;
+}
+
+void require_debug_registers(const std::vector<Breakpoint>& list, const Breakpoint& more) {
+  constexpr uint64_t kThereAre = 4;
+  uint64_t needed = debug_registers(more);
+  if (needed == 0) return;
+  for (const Breakpoint& each : list) needed += debug_registers(each);
+  if (needed > kThereAre)
+    throw PacketError{kCannot, "the processor's four debug registers do not suffice for it"};
+}
+
+void remove(SessionState& state, Pid pid, const Breakpoint& breakpoint) {
+  const auto same = [&](const Breakpoint& old) { return old.is(breakpoint); };
+  if (std::erase_if(state.running.breakpoints[pid], same) > 0 && state.running.target)
+    state.running.target->remove(pid, breakpoint);
+}
+
+// False: the processor cannot do that.
+bool insert(SessionState& state, Pid pid, const Breakpoint& breakpoint) {
+  if (breakpoint.kind == BreakpointKind::kRead) return false;  // x86 has no such thing
+  remove(state, pid, breakpoint);                              // with other conditions, perhaps
+  auto& list = state.running.breakpoints[pid];
+  require_debug_registers(list, breakpoint);
+  if (state.running.target && !state.running.target->insert(pid, breakpoint)) return false;
+  list.push_back(breakpoint);
+  return true;
 }
 
 }  // namespace

@@ -101,6 +101,12 @@ std::string frame(std::string_view payload) {
   return out;
 }
 
+std::string frame_notification(std::string_view payload) {
+  std::string out = frame(payload);
+  out.front() = '%';
+  return out;
+}
+
 size_t fitting(std::string_view data, size_t room) {
   size_t count = 0;
   for (; count < data.size(); ++count) {

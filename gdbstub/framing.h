@@ -51,6 +51,8 @@ class Decoder {
 // "$payload#xx". Bytes that would end the packet or mean something else in it are escaped;
 // run-length encoding is never used.
 std::string frame(std::string_view payload);
+// The same of what is sent unasked, and never acknowledged.
+std::string frame_notification(std::string_view payload);
 
 // How many bytes of `data` can be sent escaped in `room` bytes.
 size_t fitting(std::string_view data, size_t room);

@@ -3,7 +3,6 @@
 #include "core/base/strings.h"
 #include "gdbstub/handlers.h"
 #include "gdbstub/monitor.h"
-#include "gdbstub/stop_replies.h"
 #include "gdbstub/thread_local.h"
 
 namespace snapgdb::gdbstub {
@@ -15,11 +14,6 @@ Reply enable_extended_mode(SessionState&, Scanner) {
 Reply start_no_ack_mode(SessionState& state, Scanner) {
   state.acknowledge = false;
   return "OK";
-}
-
-Reply stop_reason(SessionState& state, Scanner) {
-  if (state.attached.empty()) return "W00";  // how the protocol says that there is no process
-  return standing_reply(state, state.selected_thread());
 }
 
 Reply current_thread(SessionState& state, Scanner) {
@@ -87,7 +81,7 @@ Reply offer_symbols(SessionState&, Scanner) {
 
 Reply monitor_command(SessionState& state, Scanner arguments) {
   arguments.expect(',');
-  state.console += run_monitor(*state.snapshot, arguments.hex_bytes());
+  state.console += run_monitor(state, arguments.hex_bytes());
   return "OK";
 }
 

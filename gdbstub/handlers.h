@@ -6,7 +6,7 @@
 namespace snapgdb::gdbstub {
 
 // general_packets.cc
-Handler enable_extended_mode, stop_reason, current_thread, select_thread, thread_is_alive;
+Handler enable_extended_mode, current_thread, select_thread, thread_is_alive;
 Handler first_thread_ids, more_thread_ids, thread_label, thread_local_variable;
 Handler start_no_ack_mode, was_attached, offer_symbols, monitor_command;
 
@@ -18,7 +18,7 @@ Handler search_memory, checksum_memory;
 Handler read_registers, write_registers, read_register, write_register;
 
 // process_packets.cc
-Handler attach_process, detach_process, kill_process, kill_all, run_program;
+Handler attach_process, detach_process, kill_process, kill_all, run_program, restart_program;
 
 // breakpoint_packets.cc
 Handler insert_breakpoint, remove_breakpoint;
@@ -26,10 +26,14 @@ Handler insert_breakpoint, remove_breakpoint;
 // run_packets.cc
 Handler resume_actions, resume_threads;
 Handler continue_thread, continue_with_signal, step_thread, step_with_signal;
+Handler stop_reason, interrupt_program, choose_non_stop, next_notice;
+
+// wish_packets.cc
+Handler catch_system_calls, pass_signals, choose_thread_events;
 
 // transfer_packets.cc
 Handler transfer_auxv, transfer_executable, transfer_features, transfer_libraries;
-Handler transfer_siginfo, transfer_system_data, transfer_threads;
+Handler transfer_siginfo, write_siginfo, transfer_system_data, transfer_threads;
 
 // file_packets.cc
 Handler file_close, file_fstat, file_open, file_pread, file_readlink, file_setfs, file_stat;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <iterator>
 
+#include "core/base/error.h"
 #include "core/base/strings.h"
 
 namespace snapgdb::gdbstub {
@@ -17,7 +18,22 @@ std::string title(const pb::Process& process) {
   return printable(line.empty() ? process.name() : line);
 }
 
-std::string list_processes(const Snapshot& snapshot, std::string_view) {
+// Of those that run, what they are now.
+std::string list_running(const RunningTarget& target) {
+  std::string out;
+  for (const Pid pid : target.processes()) {
+    out += fmt::format("{}: {}\n", pid.value, printable(target.executable(pid).value_or("?")));
+    for (const Tid tid : target.threads(pid))
+      out += fmt::format("  thread {} {} {}\n", tid.value,
+                         target.runs({pid, tid}) ? "runs" : "stands still",
+                         printable(target.describe({pid, tid}).name));
+  }
+  return out;
+}
+
+std::string list_processes(SessionState& state, std::string_view) {
+  if (state.running.target) return list_running(*state.running.target);
+  const Snapshot& snapshot = *state.snapshot;
   std::string out;
   for (const pb::Process& process : snapshot.processes()) {
     out += fmt::format("{} {} (child of {}): {}\n", process.pid(), process.state(),
@@ -29,7 +45,8 @@ std::string list_processes(const Snapshot& snapshot, std::string_view) {
   return out;
 }
 
-std::string reach_process(const Snapshot& snapshot, std::string_view argument) {
+std::string reach_process(SessionState& state, std::string_view argument) {
+  const Snapshot& snapshot = *state.snapshot;
   const auto pid = parse_number<int32_t>(argument);
   if (!argument.empty() && (!pid || !snapshot.process(*pid)))
     return fmt::format("There is no process {} in this snapshot; `monitor ps` lists them.\n",
@@ -55,7 +72,8 @@ const char* role_name(pb::FileRole role) {
   }
 }
 
-std::string list_files(const Snapshot& snapshot, std::string_view) {
+std::string list_files(SessionState& state, std::string_view) {
+  const Snapshot& snapshot = *state.snapshot;
   std::string out;
   for (const pb::FileRecord& file : snapshot.files())
     out += fmt::format("{:<10} {:>9} {} {}{}\n", role_name(file.role()), human_size(file.size()),
@@ -64,7 +82,8 @@ std::string list_files(const Snapshot& snapshot, std::string_view) {
   return out.empty() ? "The snapshot holds no files.\n" : out;
 }
 
-std::string list_missing(const Snapshot& snapshot, std::string_view) {
+std::string list_missing(SessionState& state, std::string_view) {
+  const Snapshot& snapshot = *state.snapshot;
   std::string out;
   for (const pb::Missing& missing : snapshot.record().missing()) {
     out += fmt::format("{}", missing.pid());
@@ -78,11 +97,11 @@ std::string list_missing(const Snapshot& snapshot, std::string_view) {
   return out.empty() ? "Nothing is missing.\n" : out;
 }
 
-std::string help(const Snapshot&, std::string_view);
+MonitorHandler help;
 
 struct MonitorCommand {
   std::string_view name, help;
-  std::string (*run)(const Snapshot&, std::string_view argument);
+  MonitorHandler* run;
 };
 
 constexpr MonitorCommand kCommands[] = {
@@ -91,25 +110,37 @@ constexpr MonitorCommand kCommands[] = {
     {"process", "[PID]: how to look at another process", reach_process},
     {"files", "the files that the image holds or refers to", list_files},
     {"missing", "what is not in the snapshot, and why", list_missing},
+    {"snapshots", "the snapshots of the image", list_snapshots},
+    {"goto", "K: look at the K-th of them; what runs is dropped", go_to_snapshot},
+    {"restart", "drop what runs, and look at the snapshot again", restart},
+    {"diversion", "on|off: functions that are called from the snapshot leave no trace",
+     choose_diversion},
+    {"on-detach", "run|drop: what becomes of what runs", choose_on_detach},
+    {"input", "TEXT: a line for the program's terminal", give_input},
 };
 
-std::string help(const Snapshot&, std::string_view) {
+std::string help(SessionState&, std::string_view) {
   std::string out;
   for (const MonitorCommand& command : kCommands)
-    out += fmt::format("monitor {:<8} {}\n", command.name, command.help);
+    out += fmt::format("monitor {:<9} {}\n", command.name, command.help);
   return out;
 }
 
 }  // namespace
 
-std::string run_monitor(const Snapshot& snapshot, std::string_view line) {
-  const auto words = split_blank(line);
-  const std::string_view name = words.empty() ? "help" : words.front();
+std::string run_monitor(SessionState& state, std::string_view line) {
+  line = trim(line);
+  const std::string_view word = line.substr(0, line.find(' '));
+  const std::string_view name = word.empty() ? "help" : word;
   const auto* found = std::ranges::find(kCommands, name, &MonitorCommand::name);
   if (found == std::end(kCommands))
     return fmt::format("There is no `monitor {}`. What there is:\n", printable(name)) +
-           help(snapshot, "");
-  return found->run(snapshot, words.size() > 1 ? words[1] : "");
+           help(state, "");
+  try {
+    return found->run(state, trim(line.substr(word.size())));
+  } catch (const Error& error) {
+    return printable(error.what()) + "\n";
+  }
 }
 
 }  // namespace snapgdb::gdbstub

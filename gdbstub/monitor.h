@@ -3,11 +3,18 @@
 #include <string>
 #include <string_view>
 
-#include "core/image/snapshot.h"
+#include "gdbstub/session_state.h"
 
 namespace snapgdb::gdbstub {
 
-// Answers the user's `monitor LINE`: what gdb has no command of its own for.
-std::string run_monitor(const Snapshot& snapshot, std::string_view line);
+// A command of the user for the stub; returns what is shown of it. What cannot be done is text too:
+// an error reply would carry none.
+std::string run_monitor(SessionState& state, std::string_view line);
+
+using MonitorHandler = std::string(SessionState& state, std::string_view argument);
+
+// monitor_running.cc
+MonitorHandler restart, go_to_snapshot, list_snapshots;
+MonitorHandler choose_diversion, choose_on_detach, give_input;
 
 }  // namespace snapgdb::gdbstub

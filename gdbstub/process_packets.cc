@@ -2,6 +2,7 @@
 
 #include "gdbstub/handlers.h"
 #include "gdbstub/run_control.h"
+#include "gdbstub/stop_replies.h"
 
 namespace snapgdb::gdbstub {
 namespace {
@@ -51,9 +52,29 @@ Reply kill_all(SessionState& state, Scanner) {
   return std::nullopt;
 }
 
-// Refused in so many words: without a reply gdb falls back to a restart that reports success.
-Reply run_program(SessionState&, Scanner) {
-  throw PacketError{kCannot, "a snapshot cannot start programs"};
+// The only program there is to run is the one in the snapshot, from there on.
+Reply run_program(SessionState& state, Scanner arguments) {
+  arguments.expect(';');
+  const std::string program = arguments.hex_text(';');
+  const auto& parted = state.running.parted_with;
+  const Pid pid = parted && !state.moment->threads(*parted).empty() ? *parted : state.first;
+  const std::string executable = state.moment->executable(pid).value_or("");
+  if (!program.empty() && program != executable)
+    throw PacketError{kCannot, fmt::format("a snapshot cannot start {}: only its own program, {}, "
+                                           "goes on from there",
+                                           program, executable)};
+  return_to_snapshot(state);
+  if (state.is_attached(pid))
+    state.select(state.thread({pid.value, -1}));
+  else
+    state.attach(pid);
+  return standing_reply(state, state.selected_thread());
+}
+
+// Of older clients, which expect no reply.
+Reply restart_program(SessionState& state, Scanner) {
+  return_to_snapshot(state);
+  return std::nullopt;
 }
 
 }  // namespace snapgdb::gdbstub

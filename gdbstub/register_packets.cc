@@ -2,6 +2,7 @@
 
 #include "core/base/strings.h"
 #include "gdbstub/handlers.h"
+#include "gdbstub/run_control.h"
 
 namespace snapgdb::gdbstub {
 namespace {
@@ -44,6 +45,7 @@ Reply write_registers(SessionState& state, Scanner arguments) {
   }
   if (at != bytes.size()) throw PacketError{kMalformed, "there are too many registers"};
   state.target->set_registers(thread, std::move(set));
+  end_call(state, thread);
   return "OK";
 }
 
@@ -64,6 +66,7 @@ Reply write_register(SessionState& state, Scanner arguments) {
   if (!RegisterLayout::assign(set, changed, bytes))
     throw PacketError{kNotThere, fmt::format("the snapshot does not have {}", changed.name)};
   state.target->set_registers(thread, std::move(set));
+  end_call(state, thread);
   return "OK";
 }
 

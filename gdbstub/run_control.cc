@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 
 #include "core/base/error.h"
 #include "gdbstub/stop_replies.h"
@@ -19,7 +20,7 @@ bool means(const ResumeAction& action, ThreadId thread) {
 
 // A stop of what the client has not resumed would only confuse it.
 bool is_due(const SessionState& state, const Event& event) {
-  return event.kind == Kind::kNothingRuns ||
+  return state.running.non_stop || event.kind == Kind::kNothingRuns ||
          std::ranges::any_of(state.running.resumed, [&](const ResumeAction& action) {
            return means(action, event.thread);
          });
@@ -35,18 +36,31 @@ std::optional<Event> take_due(SessionState& state) {
   return event;
 }
 
-Wishes wishes(const SessionState& state) {
-  return {.forks = state.client.fork_events,
-          .vforks = state.client.vfork_events,
-          .execs = state.client.exec_events};
-}
-
 void insert_all(SessionState& state) {
   for (const auto& [pid, list] : state.running.breakpoints)
     for (const Breakpoint& breakpoint : list)
       if (state.is_attached(pid) && !state.running.target->insert(pid, breakpoint))
         throw Error(fmt::format("cannot set the breakpoint at {:#x}", breakpoint.address),
                     "the processor cannot do that");
+}
+
+std::optional<std::string> value_of(const Target& target, ThreadId thread, size_t number) {
+  return RegisterLayout::value(target.registers(thread), target.layout().registers()[number]);
+}
+
+constexpr size_t kRsp = 7, kRip = 16;  // gdb's numbers; the general registers end with rip
+
+// A call needs room on the stack of its thread, and sends it elsewhere.
+bool begins_call(const SessionState& state) {
+  if (!state.running.before_call) return false;
+  SnapshotTarget before(state.snapshot);
+  before.set_changes(*state.running.before_call);
+  return std::ranges::any_of(state.moment->changes().registers, [&](const auto& changed) {
+    return std::ranges::all_of(std::array{kRsp, kRip}, [&](size_t number) {
+      return value_of(*state.moment, changed.first, number) !=
+             value_of(before, changed.first, number);
+    });
+  });
 }
 
 void launch(SessionState& state) {
@@ -59,30 +73,14 @@ void launch(SessionState& state) {
   try {
     running.target = running.launch(*state.moment, state.attached);
     state.target = running.target.get();
-    running.target->set_wishes(wishes(state));
+    tell_wishes(state);
     insert_all(state);
   } catch (const Error& error) {
     return_to_snapshot(state);
     throw CannotRun{fmt::format("snapgdb: nothing has run: {}", error.what())};
   }
-}
-
-// Of four, each watches up to eight bytes that begin at a multiple of eight.
-uint64_t debug_registers(const Breakpoint& breakpoint) {
-  constexpr uint64_t kWidth = 8;
-  if (breakpoint.kind == BreakpointKind::kSoftware) return 0;
-  if (breakpoint.kind == BreakpointKind::kHardware || breakpoint.size == 0) return 1;
-  return (breakpoint.address % kWidth + std::min(breakpoint.size, 64 * kWidth) + kWidth - 1) /
-         kWidth;
-}
-
-void require_debug_registers(const std::vector<Breakpoint>& list, const Breakpoint& more) {
-  constexpr uint64_t kThereAre = 4;
-  uint64_t needed = debug_registers(more);
-  if (needed == 0) return;
-  for (const Breakpoint& each : list) needed += debug_registers(each);
-  if (needed > kThereAre)
-    throw PacketError{kCannot, "the processor's four debug registers do not suffice for it"};
+  running.in_call = begins_call(state);
+  if (running.in_call) state.moment->set_changes(*running.before_call);
 }
 
 void note_fork(SessionState& state, const Event& event) {
@@ -107,7 +105,7 @@ void resume(SessionState& state, std::vector<ResumeAction> actions) {
   if (!running.target) launch(state);
   running.resumed = std::move(actions);
   running.forked.clear();
-  running.waiting = true;
+  running.waiting = !running.non_stop;
   // What has happened before is told first; nobody moves for that.
   if (std::ranges::none_of(running.events, [&](const Event& e) { return is_due(state, e); }))
     running.target->resume(running.resumed);
@@ -124,16 +122,27 @@ std::optional<Event> next_event(SessionState& state) {
 }
 
 std::string tell(SessionState& state, const Event& event) {
+  state.running.told = event;
   if (event.kind == Kind::kFork || event.kind == Kind::kVfork) note_fork(state, event);
   if (event.kind == Kind::kExec) state.running.breakpoints.erase(event.thread.pid);
   std::string reply = stop_reply(state, event);
   if (event.kind == Kind::kExited || event.kind == Kind::kKilled) {
     forget(state, event.thread.pid);
-  } else if (event.kind != Kind::kNothingRuns && event.kind != Kind::kThreadExited) {
+  } else if (event.kind != Kind::kNothingRuns && event.kind != Kind::kThreadExited &&
+             !state.running.non_stop) {
     state.select(event.thread);
     state.chosen = true;  // gdb takes the thread of a stop for selected
   }
   return reply;
+}
+
+void tell_wishes(const SessionState& state) {
+  if (!state.running.target) return;
+  Wishes wishes = state.running.wishes;
+  wishes.forks = state.client.fork_events;
+  wishes.vforks = state.client.vfork_events;
+  wishes.execs = state.client.exec_events;
+  state.running.target->set_wishes(std::move(wishes));
 }
 
 void return_to_snapshot(SessionState& state) {
@@ -143,32 +152,35 @@ void return_to_snapshot(SessionState& state) {
   running.events.clear();
   running.resumed.clear();
   running.forked.clear();
+  running.before_call.reset();
+  running.in_call = false;
   state.target = state.moment.get();
-  const auto gone = [&](Pid pid) { return state.moment->threads(pid).empty(); };
-  for (const Pid pid : std::vector(state.attached)) {
+  look_again(state);
+}
+
+void look_again(SessionState& state) {
+  const auto gone = [&](Pid pid) { return state.target->threads(pid).empty(); };
+  for (const Pid pid : std::vector(state.attached))
     if (gone(pid))
       state.detach(pid);
     else if (!state.target->has({pid, state.last_selected[pid]}))
       state.last_selected[pid] = state.target->focus(pid);
-  }
-  std::erase_if(running.breakpoints, [&](const auto& entry) { return gone(entry.first); });
+  const auto of_gone = [&](const auto& entry) { return gone(entry.first); };
+  std::erase_if(state.running.breakpoints, of_gone);
+  std::erase_if(state.running.wishes.system_calls, of_gone);
   if (!state.attached.empty()) state.select(state.selected_thread());
 }
 
-bool insert(SessionState& state, Pid pid, const Breakpoint& breakpoint) {
-  if (breakpoint.kind == BreakpointKind::kRead) return false;  // x86 has no such thing
-  remove(state, pid, breakpoint);                              // with other conditions, perhaps
-  auto& list = state.running.breakpoints[pid];
-  require_debug_registers(list, breakpoint);
-  if (state.running.target && !state.running.target->insert(pid, breakpoint)) return false;
-  list.push_back(breakpoint);
-  return true;
+void note_call(SessionState& state) {
+  if (!state.running.target) state.running.before_call = state.moment->changes();
 }
 
-void remove(SessionState& state, Pid pid, const Breakpoint& breakpoint) {
-  const auto same = [&](const Breakpoint& old) { return old.is(breakpoint); };
-  if (std::erase_if(state.running.breakpoints[pid], same) > 0 && state.running.target)
-    state.running.target->remove(pid, breakpoint);
+void end_call(SessionState& state, ThreadId thread) {
+  if (!state.running.target || !state.running.diversion || !state.running.in_call) return;
+  if (!state.moment->has(thread)) return;
+  for (size_t number = 0; number <= kRip; ++number)
+    if (value_of(*state.target, thread, number) != value_of(*state.moment, thread, number)) return;
+  return_to_snapshot(state);
 }
 
 // Most clients detach when they quit, and nothing may be left behind then. But the one of two after
@@ -183,6 +195,7 @@ void part_with(SessionState& state, Pid pid, bool kill) {
       running.target->kill(pid);
     if (runs_on && running.let_go && state.attached.size() == 1) running.target->let_go();
   }
+  running.parted_with = pid;
   forget(state, pid);
 }
 

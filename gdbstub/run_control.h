@@ -25,12 +25,20 @@ std::optional<Event> next_event(SessionState& state);
 // the reply.
 std::string tell(SessionState& state, const Event& event);
 
-// Whatever runs is dropped, and the client looks at the snapshot again.
+// Tells what runs, if something does, of which events the client wants to hear.
+void tell_wishes(const SessionState& state);
+
+// Whatever runs is dropped, and the client looks at the snapshot again, with what it had changed
+// there before.
 void return_to_snapshot(SessionState& state);
 
-// False: the processor cannot do that. Throws PacketError where all it has for it is in use.
-bool insert(SessionState& state, Pid pid, const Breakpoint& breakpoint);
-void remove(SessionState& state, Pid pid, const Breakpoint& breakpoint);
+// There is another snapshot than before: who is not in it is not attached to any more.
+void look_again(SessionState& state);
+
+// The client asks for a thread's signal: perhaps the beginning of a function call.
+void note_call(SessionState& state);
+// The client has written registers: perhaps back, at the end of a call. The diversion is over then.
+void end_call(SessionState& state, ThreadId thread);
 
 // The client is done with a process, which is killed (`kill`), or else runs on where something is
 // left to run with.

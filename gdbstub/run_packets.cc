@@ -25,26 +25,40 @@ int signal_number(const Client& client, Scanner& arguments) {
   throw PacketError{kMalformed, "there is no such signal"};
 }
 
-// "c", "C0b", "s", "S0b", each perhaps with ":THREAD".
-ResumeAction parse_action(const Client& client, Scanner action) {
-  ResumeAction parsed;
-  if (action.skip('s')) {
-    parsed.step = true;
-  } else if (action.skip('S')) {
-    parsed.step = true;
-    parsed.signal = signal_number(client, action);
-  } else if (action.skip('C')) {
-    parsed.signal = signal_number(client, action);
+// What one part of vCont asks for.
+struct Asked {
+  ResumeAction action;
+  bool stop = false;
+};
+
+// "c", "C0b", "s", "S0b", "r401000,401010", "t", each perhaps with ":THREAD".
+Asked parse_action(const Client& client, Scanner text) {
+  Asked asked;
+  ResumeAction& action = asked.action;
+  if (text.skip('s')) {
+    action.step = true;
+  } else if (text.skip('S')) {
+    action.step = true;
+    action.signal = signal_number(client, text);
+  } else if (text.skip('C')) {
+    action.signal = signal_number(client, text);
+  } else if (text.skip('r')) {
+    action.step = true;
+    action.range_start = text.hex();
+    text.expect(',');
+    action.range_end = text.hex();
+  } else if (text.skip('t')) {
+    asked.stop = true;
   } else {
-    action.expect('c');
+    text.expect('c');
   }
-  if (action.skip(':')) {
-    const ThreadPattern pattern = action.thread();
-    parsed.pid = one_of<Pid>(pattern.pid);
-    parsed.tid = one_of<Tid>(pattern.tid);
+  if (text.skip(':')) {
+    const ThreadPattern pattern = text.thread();
+    action.pid = one_of<Pid>(pattern.pid);
+    action.tid = one_of<Tid>(pattern.tid);
   }
-  action.expect_end();
-  return parsed;
+  text.expect_end();
+  return asked;
 }
 
 // The client hears of a stop in which nothing has changed: signal 0, since nothing happened to the
@@ -58,10 +72,11 @@ Reply refuse_to_run(SessionState& state, ThreadId thread, const CannotRun& refus
   return stop;
 }
 
-// The reply is the stop, when there is one.
+// The reply is the stop, when there is one; in non-stop mode it only says that the threads go on.
 Reply run(SessionState& state, std::vector<ResumeAction> actions, ThreadId thread) {
   try {
     resume(state, std::move(actions));
+    if (state.running.non_stop) return "OK";
     return std::nullopt;
   } catch (const CannotRun& refusal) {
     return refuse_to_run(state, thread, refusal);
@@ -79,14 +94,18 @@ Reply run_selected(SessionState& state, Scanner arguments, bool step, bool with_
 }  // namespace
 
 Reply resume_actions(SessionState&, Scanner) {
-  return "vCont;c;C;s;S";
+  return "vCont;c;C;s;S;t;r";
 }
 
 Reply resume_threads(SessionState& state, Scanner arguments) {
   std::vector<ResumeAction> actions;
   arguments.expect(';');
-  do actions.push_back(parse_action(state.client, Scanner(arguments.until(';'))));
-  while (!arguments.at_end());
+  do {
+    const auto [action, stop] = parse_action(state.client, Scanner(arguments.until(';')));
+    if (!stop) actions.push_back(action);
+    if (stop && state.running.target) state.running.target->stop(action.pid, action.tid);
+  } while (!arguments.at_end());
+  if (actions.empty()) return "OK";
   // The first action is that of the thread the user is looking at.
   const ResumeAction& first = actions.front();
   const ThreadPattern pattern{first.pid.value_or(Pid{}).value, first.tid.value_or(Tid{}).value};
@@ -107,6 +126,41 @@ Reply step_thread(SessionState& state, Scanner arguments) {
 
 Reply step_with_signal(SessionState& state, Scanner arguments) {
   return run_selected(state, arguments, true, true);
+}
+
+// In non-stop mode, all that stand still: the first now, the others as notices.
+Reply stop_reason(SessionState& state, Scanner) {
+  Running& running = state.running;
+  if (!running.non_stop) {
+    if (state.attached.empty()) return "W00";  // how the protocol says that there is no process
+    return standing_reply(state, state.selected_thread());
+  }
+  running.notices.clear();
+  for (const Pid pid : state.attached)
+    for (const Tid tid : state.target->threads(pid))
+      if (!running.target || !running.target->runs({pid, tid}))
+        running.notices.push_back(standing_reply(state, {pid, tid}));
+  return running.notices.empty() ? "OK" : running.notices.front();
+}
+
+// The client has taken note of the last one.
+Reply next_notice(SessionState& state, Scanner) {
+  auto& notices = state.running.notices;
+  if (!notices.empty()) notices.pop_front();
+  return notices.empty() ? "OK" : notices.front();
+}
+
+Reply interrupt_program(SessionState& state, Scanner) {
+  if (state.running.target) state.running.target->interrupt();
+  return "OK";
+}
+
+Reply choose_non_stop(SessionState& state, Scanner arguments) {
+  arguments.expect(':');
+  state.running.non_stop = arguments.hex() != 0;
+  state.running.notices.clear();
+  if (state.running.target && !state.running.non_stop) state.running.target->halt();
+  return "OK";
 }
 
 }  // namespace snapgdb::gdbstub

@@ -44,6 +44,13 @@ ThreadPattern Scanner::thread() {
   return pattern;
 }
 
+std::string Scanner::hex_bytes(uint64_t size) {
+  if (size > rest_.size() / 2) malformed("hexadecimal digits are missing");
+  const std::string_view digits = rest_.substr(0, 2 * size);
+  rest_.remove_prefix(digits.size());
+  return decoded(digits);
+}
+
 bool Scanner::skip(char c) {
   if (!rest_.starts_with(c)) return false;
   rest_.remove_prefix(1);

@@ -39,6 +39,8 @@ class Scanner {
   ThreadPattern thread();
   // The rest, which must be hexadecimal, decoded.
   std::string hex_bytes() { return decoded(take_rest()); }
+  // So many bytes, of two digits each.
+  std::string hex_bytes(uint64_t size);
   // Up to `separator`, which is skipped, or to the end; decoded.
   std::string hex_text(char separator) { return decoded(until(separator)); }
 

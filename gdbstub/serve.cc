@@ -116,9 +116,11 @@ void serve(Session& session, int in_fd, int out_fd) {
   while (!session.finished()) {
     const Ready ready = wait_for(in_fd, session.event_descriptor());
     if (ready.event && !transmit(out_fd, session.on_event())) return;
-    if (!ready.client) continue;
-    const auto bytes = receive(in_fd);
-    if (!bytes || !transmit(out_fd, session.feed(*bytes))) return;
+    if (ready.client) {
+      const auto bytes = receive(in_fd);
+      if (!bytes || !transmit(out_fd, session.feed(*bytes))) return;
+    }
+    transmit(STDERR_FILENO, session.take_aside());
   }
 }
 

@@ -2,11 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <utility>
+
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "gdbstub/handlers.h"
 #include "gdbstub/packets.h"
 #include "gdbstub/run_control.h"
-#include "gdbstub/snapshot_target.h"
+#include "gdbstub/stop_replies.h"
 
 namespace snapgdb::gdbstub {
 namespace {
@@ -54,7 +57,9 @@ Session::Session(std::shared_ptr<const Snapshot> snapshot, const SessionOptions&
   state_.moment = std::make_unique<SnapshotTarget>(state_.snapshot);
   state_.target = state_.moment.get();
   state_.running.launch = options.launch;
-  if (!options.multi) state_.attach(first_process(*state_.snapshot, options));
+  state_.image = options.image;
+  state_.first = first_process(*state_.snapshot, options);
+  if (!options.multi) state_.attach(state_.first);
 }
 
 std::string Session::feed(std::string_view bytes) {
@@ -112,31 +117,72 @@ std::string Session::console() {
 }
 
 int Session::event_descriptor() const {
-  return state_.running.waiting ? state_.running.target->event_descriptor() : -1;
+  const Running& running = state_.running;
+  const bool heard = running.waiting || running.non_stop;
+  return running.target && heard ? running.target->event_descriptor() : -1;
+}
+
+std::string Session::on_event() {
+  if (event_descriptor() < 0) return "";
+  try {
+    return state_.running.non_stop ? notify() : stop_all();
+  } catch (const Error& error) {
+    return lose(error);
+  }
 }
 
 // Everything stands still before the client hears of it.
-std::optional<std::string> Session::stop() {
+std::string Session::stop_all() {
   Running& running = state_.running;
   const std::optional<Event> event = next_event(state_);
   if (event) running.target->halt();
   state_.console += running.target->take_output();
-  if (!event) return std::nullopt;
+  if (!event) return console();
   running.waiting = false;
-  return tell(state_, *event);
+  const std::string reply = tell(state_, *event);
+  return console() + send(reply);
 }
 
-std::string Session::on_event() {
-  if (!state_.running.waiting) return "";
-  const std::optional<std::string> reply = stop();
-  const std::string out = console();
-  return reply ? out + send(*reply) : out;
+// One notification at a time: the client asks for those that follow.
+std::string Session::notify() {
+  Running& running = state_.running;
+  const bool under_way = !running.notices.empty();
+  state_.aside += running.target->take_output();
+  while (running.target) {
+    const std::optional<Event> event = next_event(state_);
+    if (!event) break;
+    running.notices.push_back(tell(state_, *event));
+  }
+  if (under_way || running.notices.empty()) return "";
+  return frame_notification("Stop:" + running.notices.front());
+}
+
+// What ran cannot be followed any more. The client waits for a stop, and gets one.
+std::string Session::lose(const Error& error) {
+  Running& running = state_.running;
+  const bool under_way = !running.notices.empty();
+  return_to_snapshot(state_);
+  const std::string text =
+      fmt::format("snapgdb: what ran is dropped, this is the snapshot again: {}\n", error.what());
+  if (running.non_stop) {
+    state_.aside += text;
+    const Reply first = stop_reason(state_, Scanner(""));
+    return under_way || running.notices.empty() ? "" : frame_notification("Stop:" + *first);
+  }
+  if (state_.attached.empty()) return send("N");
+  state_.console += text;
+  const std::string reply = standing_reply(state_, state_.selected_thread());
+  return console() + send(reply);
 }
 
 std::string Session::interrupt() {
   if (!state_.running.waiting) return "";
   state_.running.target->interrupt();
   return on_event();
+}
+
+std::string Session::take_aside() {
+  return std::exchange(state_.aside, "");
 }
 
 std::string Session::greeting() const {

@@ -5,6 +5,8 @@
 #include <string>
 #include <string_view>
 
+#include "core/base/error.h"
+#include "core/image/image_reader.h"
 #include "core/image/snapshot.h"
 #include "gdbstub/framing.h"
 #include "gdbstub/session_state.h"
@@ -17,6 +19,8 @@ struct SessionOptions {
   std::optional<int32_t> pid;
   // The client finds no process, and attaches to those it wants (`target extended-remote`).
   bool multi = false;
+  // With the other snapshots of the image, to go to; without it, there is only the one.
+  std::shared_ptr<const Image> image = nullptr;
   // What makes the snapshot run; without it, it can only be looked at.
   Launcher launch = {};
 };
@@ -38,6 +42,8 @@ class Session {
   int event_descriptor() const;
   // What has happened in the program since; returns what is to be sent to the client.
   std::string on_event();
+  // What the program has written and the client cannot be sent. Leaves nothing.
+  std::string take_aside();
   // The client has ended the conversation.
   bool finished() const { return state_.finished; }
   // notes(), and how to reach other processes. The protocol has no place for it. "" or whole lines.
@@ -50,7 +56,9 @@ class Session {
   std::string answer_packet(std::string_view payload);
   std::string interrupt();
   std::string console();
-  std::optional<std::string> stop();
+  std::string stop_all();
+  std::string notify();
+  std::string lose(const Error& error);
 
   Decoder decoder_;
   SessionState state_;

@@ -3,10 +3,12 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "core/image/image_reader.h"
 #include "core/image/snapshot.h"
 #include "gdbstub/running_target.h"
 #include "gdbstub/scanner.h"
@@ -21,6 +23,7 @@ struct Client {
   bool error_message = false;  // error replies with text (gdb 16)
   bool swbreak = false, hwbreak = false;
   bool fork_events = false, vfork_events = false, exec_events = false;
+  bool no_resumed = false;
   bool lldb = false;  // takes texts in its own form, and Linux's signal numbers instead of gdb's
 };
 
@@ -36,18 +39,33 @@ struct Running {
   Launcher launch;                        // empty: nothing can run
   std::unique_ptr<RunningTarget> target;  // nullptr: there is only the snapshot
   std::map<Pid, std::vector<Breakpoint>> breakpoints;
+  Wishes wishes;        // but for those that follow from what the client understands
   bool let_go = false;  // on detaching, instead of being dropped
+
+  // A function call begins by asking for the signal of the thread, and writes arguments and
+  // registers then: what was changed before that is what there is to come back to.
+  std::optional<SnapshotTarget::Changes> before_call;
+  bool in_call = false;    // the tree began with a call
+  bool diversion = false;  // once that is over, the tree is dropped
 
   bool waiting = false;               // the client does, for a stop of what it has resumed
   std::vector<ResumeAction> resumed;  // what it has resumed last
   std::deque<Event> events;           // asked for, and still to be told
+  std::optional<Event> told;          // last
   // Of the fork told last, until the client resumes something: it detaches from the one that it
   // does not follow, and that one is to run on.
   std::vector<Pid> forked;
+  std::optional<Pid> parted_with;  // last; the one that `run` is to bring back
+
+  // Non-stop: threads stop one by one, and the client is notified of each. The first of `notices`
+  // is the one it has been told and has not confirmed.
+  bool non_stop = false;
+  std::deque<std::string> notices;
 };
 
 // What both sides have agreed on and selected up to now.
 struct SessionState {
+  std::shared_ptr<const Image> image;  // with the other snapshots; nullptr: there is only this one
   std::shared_ptr<const Snapshot> snapshot;
   std::unique_ptr<SnapshotTarget> moment;  // the snapshot, with what the client has changed in it
   Running running;
@@ -58,7 +76,9 @@ struct SessionState {
   bool acknowledge = true;
   bool finished = false;
   std::string console;  // text to be shown to the user before the next reply
+  std::string aside;    // text for which the protocol has no place
 
+  Pid first;                         // the process to be shown before any other
   std::vector<Pid> attached;         // in the order in which the client came to know them
   ThreadId selected;                 // what m, g and the like are about
   std::map<Pid, Tid> last_selected;  // of each process

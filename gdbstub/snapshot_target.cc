@@ -22,9 +22,11 @@ uint64_t xcr0_of(const Snapshot& snapshot) {
 }
 
 SnapshotTarget::SnapshotTarget(std::shared_ptr<const Snapshot> snapshot)
-    : snapshot_(std::move(snapshot)), layout_(xcr0_of(*snapshot_), std::vector<pb::XstateComponent>(
-                                      snapshot_->record().host().xstate().begin(),
-                                      snapshot_->record().host().xstate().end())), files_(snapshot_, *this) {
+    : snapshot_(std::move(snapshot)),
+      layout_(xcr0_of(*snapshot_),
+              std::vector<pb::XstateComponent>(snapshot_->record().host().xstate().begin(),
+                                               snapshot_->record().host().xstate().end())),
+      files_(snapshot_, *this) {
   for (const pb::Process& process : snapshot_->processes())
     for (const pb::Thread& thread : process.threads())
       threads_.emplace(ThreadId{Pid{process.pid()}, Tid{thread.tid()}}, &thread);
@@ -73,14 +75,15 @@ MemoryOverlay::ReadBelow SnapshotTarget::below(const pb::Process& process) const
 size_t SnapshotTarget::read_memory(Pid pid, uint64_t address, std::span<std::byte> out) const {
   const pb::Process* process = snapshot_->process(pid.value);
   if (!process) return 0;
-  const auto overlay = memory_.find(process->address_space());
-  if (overlay == memory_.end()) return snapshot_->read_memory(*process, address, out);
+  const auto overlay = changes_.memory.find(process->address_space());
+  if (overlay == changes_.memory.end()) return snapshot_->read_memory(*process, address, out);
   return overlay->second.read(address, out, below(*process));
 }
 
 bool SnapshotTarget::write_memory(Pid pid, uint64_t address, std::span<const std::byte> bytes) {
   const pb::Process* process = snapshot_->process(pid.value);
-  return process && memory_[process->address_space()].write(address, bytes, below(*process));
+  return process &&
+         changes_.memory[process->address_space()].write(address, bytes, below(*process));
 }
 
 std::optional<Mapping> SnapshotTarget::mapping_at_or_after(Pid pid, uint64_t address) const {
@@ -93,14 +96,14 @@ std::optional<Mapping> SnapshotTarget::mapping_at_or_after(Pid pid, uint64_t add
 }
 
 RegisterSet SnapshotTarget::registers(ThreadId thread) const {
-  if (const auto changed = registers_.find(thread); changed != registers_.end())
+  if (const auto changed = changes_.registers.find(thread); changed != changes_.registers.end())
     return changed->second;
   const pb::Thread& record = *find(thread);
   return {record.registers(), record.xstate()};
 }
 
 void SnapshotTarget::set_registers(ThreadId thread, RegisterSet registers) {
-  registers_.insert_or_assign(thread, std::move(registers));
+  changes_.registers.insert_or_assign(thread, std::move(registers));
 }
 
 std::optional<std::string> SnapshotTarget::siginfo(ThreadId thread) const {

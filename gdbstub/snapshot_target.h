@@ -35,9 +35,13 @@ class SnapshotTarget : public Target {
   std::optional<std::string> executable(Pid pid) const override;
   const FileSystem* files() const override { return &files_; }
 
-  // What was changed, for a target that carries it on: by address space, by thread.
-  const std::map<uint32_t, MemoryOverlay>& changed_memory() const { return memory_; }
-  const std::map<ThreadId, RegisterSet>& changed_registers() const { return registers_; }
+  // What a debugger has changed: by address space, by thread.
+  struct Changes {
+    std::map<uint32_t, MemoryOverlay> memory;
+    std::map<ThreadId, RegisterSet> registers;
+  };
+  const Changes& changes() const { return changes_; }
+  void set_changes(Changes changes) { changes_ = std::move(changes); }
   const std::shared_ptr<const Snapshot>& snapshot() const { return snapshot_; }
 
  private:
@@ -47,8 +51,7 @@ class SnapshotTarget : public Target {
   std::shared_ptr<const Snapshot> snapshot_;
   RegisterLayout layout_;
   std::map<ThreadId, const pb::Thread*> threads_;
-  std::map<uint32_t, MemoryOverlay> memory_;   // by address space
-  std::map<ThreadId, RegisterSet> registers_;  // of threads that were changed
+  Changes changes_;
   ImageFiles files_;
 };
 

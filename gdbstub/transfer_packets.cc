@@ -6,6 +6,7 @@
 #include "gdbstub/framing.h"
 #include "gdbstub/handlers.h"
 #include "gdbstub/link_map.h"
+#include "gdbstub/run_control.h"
 #include "gdbstub/system_data.h"
 #include "gdbstub/target_description.h"
 #include "gdbstub/xml.h"
@@ -120,9 +121,30 @@ Reply transfer_libraries(SessionState& state, Scanner arguments) {
 }
 
 Reply transfer_siginfo(SessionState& state, Scanner arguments) {
+  note_call(state);
   return transfer(state, "siginfo", arguments, [](SessionState& s, std::string_view) {
     return present(s.target->siginfo(s.selected_thread()), "signal for that thread");
   });
+}
+
+// ANNEX:OFFSET,DATA: written all at once, or not at all.
+Reply write_siginfo(SessionState& state, Scanner arguments) {
+  arguments.expect(':');
+  arguments.until(':');
+  const uint64_t offset = arguments.hex();
+  arguments.expect(',');
+  const std::string_view data = arguments.take_rest();
+  const ThreadId thread = state.selected_thread();
+  auto siginfo = present(state.target->siginfo(thread), "signal for that thread");
+  if (offset > siginfo.size() || data.size() > siginfo.size() - offset)
+    throw PacketError{kMalformed, "a siginfo is not that long"};
+  const std::string before = siginfo;
+  siginfo.replace(offset, data.size(), data);
+  if (!state.running.target && siginfo != before)
+    throw PacketError{kCannot, "the signal of a snapshot cannot be changed"};
+  if (state.running.target && !state.running.target->set_siginfo(thread, siginfo))
+    throw PacketError{kCannot, "that thread takes no other signal"};
+  return fmt::format("{:x}", data.size());
 }
 
 Reply transfer_system_data(SessionState& state, Scanner arguments) {

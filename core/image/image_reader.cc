@@ -459,7 +459,7 @@ SnapshotName parse_snapshot_name(std::string_view text) {
   return {std::string(text.substr(0, at)), *k};
 }
 
-std::shared_ptr<const Snapshot> open_snapshot(std::string_view name, OpenOptions options) {
+OpenedSnapshot open_with_image(std::string_view name, OpenOptions options) {
   const auto [path, k] = parse_snapshot_name(name);
   const auto image = Image::open(path, options);
   const std::vector<uint64_t> sequences = image->snapshots();
@@ -470,10 +470,14 @@ std::shared_ptr<const Snapshot> open_snapshot(std::string_view name, OpenOptions
                 count == 0 ? std::string("it has no snapshot that is whole")
                            : fmt::format("it has {} snapshot{}", count, count == 1 ? "" : "s"));
   try {
-    return image->snapshot(sequences[static_cast<size_t>(index)]);
+    return {image, image->snapshot(sequences[static_cast<size_t>(index)])};
   } catch (const Error& error) {
     throw error.within(path);
   }
+}
+
+std::shared_ptr<const Snapshot> open_snapshot(std::string_view name, OpenOptions options) {
+  return open_with_image(name, std::move(options)).snapshot;
 }
 
 }  // namespace snapgdb

@@ -54,4 +54,11 @@ SnapshotName parse_snapshot_name(std::string_view text);
 
 std::shared_ptr<const Snapshot> open_snapshot(std::string_view name, OpenOptions options = {});
 
+// The same with its image, for those who want to go from one snapshot to another.
+struct OpenedSnapshot {
+  std::shared_ptr<const Image> image;
+  std::shared_ptr<const Snapshot> snapshot;
+};
+OpenedSnapshot open_with_image(std::string_view name, OpenOptions options = {});
+
 }  // namespace snapgdb

@@ -125,8 +125,8 @@ void LiveTarget::take_over(RestoredTree::HeldTask held, const SnapshotTarget& fr
   const user_regs_struct recorded = general_of(record.registers());
   const user_regs_struct actual = thread.task.registers();
   if (!equal(recorded, actual)) thread.restart = {recorded, actual};
-  if (const auto changed = from.changed_registers().find(thread.id);
-      changed != from.changed_registers().end()) {
+  if (const auto changed = from.changes().registers.find(thread.id);
+      changed != from.changes().registers.end()) {
     RegisterSet set = changed->second;
     set.xstate = xstate_here(snapshot_->record().host(), set.xstate);
     set_registers(thread.id, std::move(set));
@@ -135,8 +135,8 @@ void LiveTarget::take_over(RestoredTree::HeldTask held, const SnapshotTarget& fr
 
 void LiveTarget::carry_over(const SnapshotTarget& from) {
   for (const auto& [pid, live] : processes_) {
-    const auto changed = from.changed_memory().find(snapshot_->process(pid.value)->address_space());
-    if (changed == from.changed_memory().end()) continue;
+    const auto changed = from.changes().memory.find(snapshot_->process(pid.value)->address_space());
+    if (changed == from.changes().memory.end()) continue;
     for (const auto& [address, page] : changed->second.pages())
       if (!write_memory(pid, address, std::as_bytes(std::span(page))))
         throw Error("cannot make the snapshot run",

@@ -1,5 +1,5 @@
 // Bytes from a debugger, fed to a session over a small snapshot. The first byte chooses how the
-// session begins; acknowledgements stay on, so that both paths are walked.
+// session begins, and whether it can run; acknowledgements stay on, so that both paths are walked.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -11,6 +11,7 @@
 #include "core/image/snapshot_builder.h"
 #include "gdbstub/framing.h"
 #include "gdbstub/session.h"
+#include "tests/unit/gdbstub/fake_target.h"
 
 namespace {
 
@@ -32,6 +33,24 @@ std::shared_ptr<const Snapshot> small_snapshot() {
   return builder.build();
 }
 
+// What the program does, over and over.
+const gdbstub::Event& event(size_t at) {
+  using gdbstub::ThreadId;
+  using Kind = gdbstub::Event::Kind;
+  static const ThreadId first{Pid{16}, Tid{16}}, other{Pid{32}, Tid{32}}, child{Pid{48}, Tid{48}};
+  static const std::vector<gdbstub::Event> events = {
+      {.kind = Kind::kStepped, .thread = first},
+      {.kind = Kind::kFork, .thread = first, .child = child},
+      {.kind = Kind::kSoftwareBreakpoint, .thread = other},
+      {.kind = Kind::kExec, .thread = first, .path = "/bin/x"},
+      {.kind = Kind::kSignal, .thread = child, .signal = 11},
+      {.kind = Kind::kExited, .thread = {Pid{16}, {}}},
+      {.kind = Kind::kKilled, .thread = {Pid{32}, {}}, .signal = 9},
+      {.kind = Kind::kNothingRuns},
+  };
+  return events[at % events.size()];
+}
+
 }  // namespace
 
 // Packets for every line of the input, so that the fuzzer need not learn checksums; after a NUL,
@@ -39,13 +58,20 @@ std::shared_ptr<const Snapshot> small_snapshot() {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const std::shared_ptr<const Snapshot> snapshot = small_snapshot();
   if (size == 0) return 0;
-  gdbstub::Session session(snapshot, {.multi = (data[0] & 1) != 0});
+  gdbstub::Script script;
+  gdbstub::SessionOptions options{.multi = (data[0] & 1) != 0};
+  if (data[0] & 2) options.launch = gdbstub::launcher(script);
+  gdbstub::Session session(snapshot, options);
+  size_t events = 0;
   std::string_view input(reinterpret_cast<const char*>(data + 1), size - 1);
   const size_t raw = input.find('\0');
   for (std::string_view lines = input.substr(0, raw); !lines.empty();) {
     const std::string_view line = lines.substr(0, lines.find('\n'));
     lines.remove_prefix(std::min(lines.size(), line.size() + 1));
     session.feed(gdbstub::frame(line));
+    if (session.event_descriptor() < 0) continue;
+    script.events.push_back(event(events++));
+    session.on_event();
   }
   if (raw != std::string_view::npos) session.feed(input.substr(raw));
   return 0;

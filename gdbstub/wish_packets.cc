@@ -1,0 +1,47 @@
+#include "gdbstub/handlers.h"
+#include "gdbstub/run_control.h"
+#include "gdbstub/signals.h"
+
+// Which events a client wants to hear of.
+namespace snapgdb::gdbstub {
+
+// ":1;NUMBER;NUMBER…" (without numbers: all of them) or ":0", of the process that is selected.
+Reply catch_system_calls(SessionState& state, Scanner arguments) {
+  arguments.expect(':');
+  const bool wanted = arguments.hex() != 0;
+  std::set<uint64_t> numbers;
+  while (arguments.skip(';')) numbers.insert(arguments.hex());
+  arguments.expect_end();
+  auto& by_process = state.running.wishes.system_calls;
+  const Pid pid = state.selected_thread().pid;
+  if (wanted)
+    by_process[pid] = std::move(numbers);
+  else
+    by_process.erase(pid);
+  tell_wishes(state);
+  return "OK";
+}
+
+// ":NUMBER;NUMBER…": all that are to be delivered without a word. What Linux does not have never
+// comes.
+Reply pass_signals(SessionState& state, Scanner arguments) {
+  arguments.expect(':');
+  std::set<int> passed;
+  while (!arguments.at_end()) {
+    const auto number = static_cast<int>(arguments.hex() & 0xff);
+    if (!arguments.at_end()) arguments.expect(';');
+    if (const auto known = state.client.lldb ? number : linux_signal(number)) passed.insert(*known);
+  }
+  state.running.wishes.passed_signals = std::move(passed);
+  tell_wishes(state);
+  return "OK";
+}
+
+Reply choose_thread_events(SessionState& state, Scanner arguments) {
+  arguments.expect(':');
+  state.running.wishes.threads = arguments.hex() != 0;
+  tell_wishes(state);
+  return "OK";
+}
+
+}  // namespace snapgdb::gdbstub

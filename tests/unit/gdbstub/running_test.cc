@@ -1,0 +1,569 @@
+#include <sys/mman.h>
+
+#include <catch2/catch.hpp>
+#include <csignal>
+
+#include "conversation.h"
+#include "core/base/error.h"
+#include "fake_target.h"
+
+namespace snapgdb::gdbstub {
+namespace {
+
+using Kind = Event::Kind;
+
+constexpr std::string_view kFeatures =
+    "multiprocess+;swbreak+;hwbreak+;fork-events+;vfork-events+;exec-events+;no-resumed+";
+const ThreadId kFirst{Pid{16}, Tid{16}}, kSecond{Pid{16}, Tid{17}}, kOther{Pid{32}, Tid{32}};
+const ThreadId kChild{Pid{48}, Tid{48}};
+
+std::shared_ptr<const Snapshot> tree() {
+  SnapshotBuilder builder;
+  builder.process(16)
+      .thread(16, 0x401000, 0x7000)
+      .thread(17, 0x402000, 0x8000)
+      .memory(0x1000, "first", PROT_READ | PROT_WRITE);
+  builder.process(32, 16).thread(32).memory(0x1000, "second", PROT_READ);
+  return builder.build();
+}
+
+struct Debugger {
+  explicit Debugger(bool multi = false, std::string_view features = kFeatures)
+      : client(tree(), {.multi = multi, .launch = launcher(script)}, features) {}
+
+  // What a program does after it was resumed so, as the client hears of it.
+  std::string told(std::string_view request, const Event& event) {
+    script.events.push_back(event);
+    return client.ask(request);
+  }
+  bool was_asked(std::string_view what) const {
+    return std::ranges::find(script.done, what) != script.done.end();
+  }
+
+  Script script;
+  Conversation client;
+};
+
+struct Lost : FakeTarget {
+  using FakeTarget::FakeTarget;
+  std::optional<Event> next_event() override { throw Error("cannot wait", "it is gone"); }
+};
+
+const std::string kContinue = "vCont;c:p10.-1";
+
+}  // namespace
+
+TEST_CASE("the snapshot is launched by the first request that runs, and not before") {
+  Debugger debugger;
+  for (const char* request : {"?", "g", "qXfer:siginfo:read::0,80", "m1000,4",
+                              "P10=0010400000000000", "M1000,2:abcd", "Z0,401000,1"})
+    debugger.client.ask(request);
+  CHECK(debugger.script.launched == 0);
+  debugger.told(kContinue, {.kind = Kind::kStepped, .thread = kFirst});
+  CHECK(debugger.script.launched == 1);
+  CHECK(debugger.script.done ==
+        std::vector<std::string>{"insert 16 0 401000", "resume c0:16.0", "halt"});
+  CHECK(debugger.client.ask("m1000,2") == "abcd");  // what was changed has come along
+  CHECK(debugger.script.wishes.forks);
+}
+
+TEST_CASE("every event has its stop reply, in gdb's terms") {
+  struct Row {
+    Event event;
+    std::string reply;
+  };
+  const std::string where = "thread:p10.11;core:0;";
+  for (const Row& row : std::vector<Row>{
+           {{.kind = Kind::kStopped, .thread = kSecond}, "T00" + where},
+           {{.kind = Kind::kSignal, .thread = kSecond, .signal = SIGBUS}, "T0a" + where},
+           {{.kind = Kind::kStepped, .thread = kSecond}, "T05" + where},
+           {{.kind = Kind::kSoftwareBreakpoint, .thread = kSecond}, "T05swbreak:;" + where},
+           {{.kind = Kind::kHardwareBreakpoint, .thread = kSecond}, "T05hwbreak:;" + where},
+           {{.kind = Kind::kWatchpoint, .thread = kSecond, .value = 0x1234},
+            "T05watch:1234;" + where},
+           {{.kind = Kind::kWatchpoint,
+           .thread = kSecond,
+           .value = 0x1234,
+           .watch = BreakpointKind::kAccess},
+            "T05awatch:1234;" + where},
+           {{.kind = Kind::kFork, .thread = kSecond, .child = kChild}, "T05fork:p30.30;" + where},
+           {{.kind = Kind::kVfork, .thread = kSecond, .child = kChild}, "T05vfork:p30.30;" + where},
+           {{.kind = Kind::kVforkDone, .thread = kSecond}, "T05vforkdone:;" + where},
+           {{.kind = Kind::kExec, .thread = kSecond, .path = "/x"}, "T05exec:2f78;" + where},
+           {{.kind = Kind::kSyscallEntry, .thread = kSecond, .value = 60},
+            "T05syscall_entry:3c;" + where},
+           {{.kind = Kind::kSyscallReturn, .thread = kSecond, .value = 60},
+            "T05syscall_return:3c;" + where},
+           {{.kind = Kind::kThreadCreated, .thread = kSecond}, "T05create:;" + where},
+           {{.kind = Kind::kThreadExited, .thread = kSecond, .value = 3}, "w3;p10.11"},
+           {{.kind = Kind::kExited, .thread = {Pid{16}, {}}, .value = 3}, "W03;process:10"},
+           {{.kind = Kind::kKilled, .thread = {Pid{16}, {}}, .signal = SIGSEGV}, "X0b;process:10"},
+           {{.kind = Kind::kNothingRuns}, "N"}}) {
+    INFO(row.reply);
+    Debugger debugger;
+    const std::string reply = debugger.told(kContinue, row.event);
+    CHECK(reply.starts_with(row.reply));
+    // The registers that gdb wants first come along.
+    CHECK(contains(reply, "10:0020400000000000;") == contains(row.reply, where));
+  }
+}
+
+TEST_CASE("a client that does not know of breakpoints as such gets a plain trap") {
+  Debugger debugger(false, "");
+  CHECK_FALSE(contains(debugger.client.supported, "swbreak"));
+  CHECK(debugger.told("vCont;c", {.kind = Kind::kSoftwareBreakpoint, .thread = kFirst})
+            .starts_with("T05thread:10;core:0;"));
+  CHECK(debugger.told("vCont;c", {.kind = Kind::kExited, .thread = {Pid{16}, {}}}) == "W00");
+}
+
+TEST_CASE("lldb gets Linux's signals and a reason") {
+  Debugger debugger;
+  debugger.client.ask("QEnableErrorStrings");
+  CHECK(contains(
+      debugger.told("vCont;C0a:11", {.kind = Kind::kSoftwareBreakpoint, .thread = kSecond}),
+      "reason:breakpoint;"));
+  CHECK(debugger.was_asked("resume c10:0.17"));
+  const std::string reply =
+      debugger.told("vCont;c", {.kind = Kind::kSignal, .thread = kFirst, .signal = SIGBUS});
+  CHECK(reply.starts_with("T07"));
+  CHECK(contains(reply, "reason:signal;"));
+}
+
+TEST_CASE("actions name threads, signals in gdb's numbering, and ranges") {
+  Debugger debugger;
+  debugger.told("vCont;r401000,401010:p10.11;C0a:p10.-1;c",
+                {.kind = Kind::kStepped, .thread = kSecond});
+  CHECK(debugger.was_asked("resume s0:16.17[401000,401010] c7:16.0 c0:0.0"));
+  debugger.told("S1e", {.kind = Kind::kStepped, .thread = kSecond});
+  CHECK(debugger.was_asked("resume s10:16.17"));
+  CHECK(debugger.client.ask("vCont;C90").starts_with('E'));  // no signal of Linux
+}
+
+TEST_CASE("nothing is sent until something happens, then the program's output comes first") {
+  Debugger debugger;
+  CHECK(debugger.client.session.event_descriptor() == -1);
+  CHECK(debugger.client.ask_all(kContinue).empty());
+  CHECK(debugger.client.session.event_descriptor() >= 0);
+  debugger.script.output = "hello\n";
+  CHECK(payloads(debugger.client.session.on_event()) ==
+        std::vector<std::string>{"O" + to_hex("hello\n")});
+  debugger.script.output = "bye\n";
+  debugger.script.events.push_back({.kind = Kind::kStepped, .thread = kFirst});
+  const auto last = payloads(debugger.client.session.on_event());
+  REQUIRE(last.size() == 2);
+  CHECK(last[0] == "O" + to_hex("bye\n"));
+  CHECK(last[1].starts_with("T05thread:p10.10;"));
+  CHECK(debugger.client.session.event_descriptor() == -1);
+  CHECK(debugger.client.session.on_event().empty());
+}
+
+TEST_CASE("^C interrupts what runs, and nothing else") {
+  Debugger debugger;
+  CHECK(debugger.client.session.feed("\x03").empty());
+  debugger.client.ask_all(kContinue);
+  CHECK(debugger.client.session.feed("\x03").empty());
+  CHECK(debugger.was_asked("interrupt"));
+  debugger.script.events.push_back({.kind = Kind::kSignal, .thread = kFirst, .signal = SIGINT});
+  CHECK(payloads(debugger.client.session.on_event()).at(0).starts_with("T02thread:p10.10;"));
+}
+
+TEST_CASE("a stop of threads that were not resumed waits until they are") {
+  Debugger debugger(true);
+  debugger.client.ask("vAttach;10");
+  debugger.client.ask("vAttach;20");
+  debugger.script.events = {{.kind = Kind::kSoftwareBreakpoint, .thread = kOther},
+                            {.kind = Kind::kStepped, .thread = kSecond}};
+  CHECK(contains(debugger.client.ask("vCont;s:p10.11"), "thread:p10.11;"));
+  debugger.script.done.clear();
+  CHECK(contains(debugger.client.ask("vCont;c:p20.-1"), "thread:p20.20;"));
+  CHECK_FALSE(debugger.was_asked("resume c0:32.0"));  // it had stopped already
+  CHECK(debugger.client.ask_all("vCont;c:p20.-1").empty());
+  CHECK(debugger.was_asked("resume c0:32.0"));
+}
+
+TEST_CASE("events of processes that nobody is attached to are nobody's") {
+  Debugger debugger;
+  debugger.script.events = {{.kind = Kind::kExited, .thread = {Pid{32}, {}}}};
+  CHECK(debugger.client.ask_all("vCont;c").empty());
+  CHECK(debugger.script.events.empty());
+}
+
+TEST_CASE("a child of a fork is attached to, with the breakpoints of its parent") {
+  Debugger debugger;
+  debugger.client.ask("Z0,401000,1");
+  debugger.told(kContinue, {.kind = Kind::kFork, .thread = kFirst, .child = kChild});
+  CHECK(contains(debugger.client.ask("qfThreadInfo"), "p30.30"));
+  CHECK(debugger.client.ask("qC") == "QCp10.10");
+  CHECK(debugger.client.ask("Hgp30.30") == "OK");
+  CHECK(debugger.client.ask("z0,401000,1") == "OK");
+  CHECK(debugger.was_asked("remove 48 401000"));
+  CHECK(debugger.client.ask("D;30") == "OK");  // gdb does not follow it, and it runs on
+  CHECK(debugger.was_asked("detach 48"));
+  CHECK(debugger.client.ask("qfThreadInfo") == "mp10.10,p10.11");
+}
+
+TEST_CASE("a process that ends leaves, and with the last one what ran") {
+  Debugger debugger(true);
+  debugger.client.ask("vAttach;10");
+  debugger.client.ask("vAttach;20");
+  debugger.told("vCont;c", {.kind = Kind::kExited, .thread = {Pid{32}, {}}});
+  CHECK(debugger.client.ask("qfThreadInfo") == "mp10.10,p10.11");
+  CHECK(debugger.script.dropped == 0);
+  debugger.told("vCont;c", {.kind = Kind::kKilled, .thread = {Pid{16}, {}}, .signal = SIGKILL});
+  CHECK(debugger.script.dropped == 1);
+  CHECK(debugger.client.ask("?") == "W00");
+  CHECK(debugger.client.ask("vAttach;20").starts_with("T00thread:p20.20;"));
+}
+
+TEST_CASE("detaching drops what runs, unless it is to run on") {
+  Debugger dropping;
+  dropping.told(kContinue, {.kind = Kind::kStepped, .thread = kFirst});
+  CHECK(dropping.client.ask("D;10") == "OK");
+  CHECK(dropping.was_asked("kill 16"));
+  CHECK(dropping.script.dropped == 1);
+
+  Debugger letting;
+  letting.told(kContinue, {.kind = Kind::kStepped, .thread = kFirst});
+  CHECK(contains(letting.client.monitor("on-detach run"), "runs on"));
+  CHECK(letting.client.ask("D;10") == "OK");
+  CHECK(letting.script.done ==
+        std::vector<std::string>{"resume c0:16.0", "halt", "detach 16", "let go"});
+}
+
+TEST_CASE("what runs is killed, by vKill one by one and by k altogether") {
+  Debugger debugger(true);
+  debugger.client.ask("vAttach;10");
+  debugger.client.ask("vAttach;20");
+  debugger.told("vCont;c", {.kind = Kind::kStepped, .thread = kFirst});
+  CHECK(debugger.client.ask("vKill;20") == "OK");
+  CHECK(debugger.was_asked("kill 32"));
+  CHECK(debugger.client.session.feed(frame("k")).empty());
+  CHECK(debugger.client.session.finished());
+  CHECK(debugger.script.dropped == 1);
+}
+
+TEST_CASE("to attach to a process of a tree that runs is the tree's business") {
+  Debugger debugger;
+  debugger.told(kContinue, {.kind = Kind::kStepped, .thread = kFirst});
+  CHECK(contains(debugger.client.ask("vAttach;20"), "thread:p20.20;"));
+  CHECK(debugger.was_asked("attach 32"));
+  CHECK(debugger.client.ask("vAttach;63").starts_with('E'));
+}
+
+TEST_CASE("a launch that fails is a refusal in words") {
+  Conversation client(
+      tree(),
+      {.launch = [](const SnapshotTarget&, std::span<const Pid>) -> std::unique_ptr<RunningTarget> {
+        throw Error("cannot restore", "the pid is taken");
+      }});
+  const auto replies = client.ask_all(kContinue);
+  REQUIRE(replies.size() == 2);
+  CHECK(contains(from_hex(replies[0].substr(1)).value_or(""),
+                 "nothing has run: cannot restore: the pid is taken"));
+  CHECK(replies[1] == "T00thread:p10.10;core:0;");
+}
+
+TEST_CASE("a breakpoint that cannot be set keeps the program from running past it") {
+  Debugger debugger;
+  debugger.client.ask("Z0,401000,1");
+  debugger.script.breakpoints_fit = false;
+  const auto replies = debugger.client.ask_all(kContinue);
+  REQUIRE(replies.size() == 2);
+  CHECK(contains(from_hex(replies[0].substr(1)).value_or(""), "breakpoint at 0x401000"));
+  CHECK(debugger.script.dropped == 1);
+  CHECK(debugger.client.ask("g").size() > 16);
+}
+
+TEST_CASE("a tree that is lost is a stop at the snapshot, with the reason") {
+  Script script;
+  Conversation client(tree(), {.launch = [&](const SnapshotTarget& from, std::span<const Pid>) {
+                        return std::make_unique<Lost>(from, script);
+                      }});
+  const auto replies = client.ask_all(kContinue);
+  REQUIRE(replies.size() == 2);
+  CHECK(contains(from_hex(replies[0].substr(1)).value_or(""), "cannot wait: it is gone"));
+  CHECK(replies[1].starts_with("T00thread:p10.10;"));
+  CHECK(script.dropped == 1);
+}
+
+TEST_CASE(
+    "breakpoints that the processor cannot have are declined, or refused when all are in use") {
+  Debugger debugger;
+  auto& client = debugger.client;
+  CHECK(client.ask("Z3,1000,8").empty());
+  for (const char* request : {"Z1,1000,1", "Z2,1008,8", "Z4,1014,8"})  // the last one takes two
+    CHECK(client.ask(request) == "OK");
+  CHECK(client.ask("Z2,1020,4").starts_with('E'));
+  CHECK(client.ask("Z0,401000,1") == "OK");
+  CHECK(client.ask("z1,1000,1") == "OK");
+  CHECK(client.ask("Z2,1020,4") == "OK");
+}
+
+TEST_CASE("conditions of breakpoints go to what runs") {
+  Debugger debugger;
+  CHECK(contains(debugger.client.supported, "ConditionalBreakpoints+"));
+  CHECK(debugger.client.ask("Z0,401000,1;X3,220127X1,27") == "OK");
+  debugger.told(kContinue, {.kind = Kind::kStepped, .thread = kFirst});
+  CHECK(debugger.was_asked("condition 220127"));
+  CHECK(debugger.was_asked("condition 27"));
+  debugger.script.done.clear();
+  CHECK(debugger.client.ask("Z0,401000,1") == "OK");  // again, without any
+  CHECK(debugger.script.done == std::vector<std::string>{"remove 16 401000", "insert 16 0 401000"});
+  for (const char* request : {"Z0,401000,1;", "Z0,401000,1;X4,2201", "Z0,401000,1;Y1,27"}) {
+    INFO(request);
+    CHECK(debugger.client.ask(request).starts_with('E'));
+  }
+}
+
+TEST_CASE("which events a client wants to hear of is told at once and at every launch") {
+  Debugger debugger;
+  auto& client = debugger.client;
+  CHECK(client.ask("QCatchSyscalls:1;3c;e7") == "OK");
+  CHECK(client.ask("QPassSignals:e;1e") == "OK");
+  CHECK(client.ask("QThreadEvents:1") == "OK");
+  debugger.told(kContinue, {.kind = Kind::kStepped, .thread = kFirst});
+  const Wishes& wishes = debugger.script.wishes;
+  CHECK(wishes.system_calls.at(Pid{16}) == std::set<uint64_t>{60, 231});
+  CHECK(wishes.passed_signals == std::set<int>{SIGALRM, SIGUSR1});
+  CHECK(wishes.threads);
+  CHECK(client.ask("QCatchSyscalls:1") == "OK");
+  CHECK(wishes.system_calls.at(Pid{16}).empty());
+  CHECK(client.ask("QCatchSyscalls:0") == "OK");
+  CHECK(wishes.system_calls.empty());
+  CHECK(wishes.execs);
+}
+
+TEST_CASE("in non-stop mode threads stop one by one, each with a notice") {
+  Debugger debugger;
+  auto& client = debugger.client;
+  CHECK(client.ask("QNonStop:1") == "OK");
+  CHECK(client.ask("?").starts_with("T00thread:p10.10;"));
+  CHECK(client.ask("vStopped").starts_with("T00thread:p10.11;"));
+  CHECK(client.ask("vStopped") == "OK");
+  CHECK(client.ask("vCont;c:p10.10") == "OK");
+  debugger.script.events = {{.kind = Kind::kSoftwareBreakpoint, .thread = kFirst},
+                            {.kind = Kind::kStopped, .thread = kSecond}};
+  debugger.script.output = "said";
+  CHECK(client.session.on_event().starts_with("%Stop:T05swbreak:;thread:p10.10;"));
+  CHECK(client.session.take_aside() == "said");
+  CHECK(client.session.take_aside().empty());
+  debugger.script.events = {{.kind = Kind::kExited, .thread = {Pid{16}, {}}}};
+  CHECK(client.session.on_event().empty());  // one notification at a time
+  CHECK(client.ask("vStopped").starts_with("T00thread:p10.11;"));
+  CHECK_FALSE(debugger.was_asked("halt"));
+}
+
+TEST_CASE("in non-stop mode a tree that is lost is a stop of every thread") {
+  Script script;
+  Conversation client(tree(), {.launch = [&](const SnapshotTarget& from, std::span<const Pid>) {
+                        return std::make_unique<Lost>(from, script);
+                      }});
+  client.ask("QNonStop:1");
+  CHECK(client.ask("vCont;c") == "OK");
+  CHECK(client.session.on_event().starts_with("%Stop:T00thread:p10.10;"));
+  CHECK(contains(client.session.take_aside(), "cannot wait: it is gone"));
+  CHECK(client.ask("vStopped").starts_with("T00thread:p10.11;"));
+  CHECK(client.ask("vStopped") == "OK");
+}
+
+TEST_CASE("in non-stop mode threads are stopped by name, or interrupted") {
+  Debugger debugger;
+  auto& client = debugger.client;
+  client.ask("QNonStop:1");
+  CHECK(client.ask("vCont;t:p10.11") == "OK");  // nothing runs yet
+  CHECK(debugger.script.launched == 0);
+  client.ask("vCont;c");
+  CHECK(client.ask("vCont;t:p10.11") == "OK");
+  CHECK(debugger.was_asked("stop 16.17"));
+  CHECK(client.ask("vCtrlC") == "OK");
+  CHECK(debugger.was_asked("interrupt"));
+  CHECK(client.ask("QNonStop:0") == "OK");
+  CHECK(debugger.was_asked("halt"));
+}
+
+TEST_CASE("restart drops what runs and keeps breakpoints and changes") {
+  Debugger debugger;
+  auto& client = debugger.client;
+  CHECK(contains(client.monitor("restart"), "Nothing has run"));
+  client.ask("Z0,401000,1");
+  client.ask("M1000,1:41");
+  debugger.told(kContinue, {.kind = Kind::kStepped, .thread = kFirst});
+  client.ask("M1000,1:42");
+  const std::string text = client.monitor("restart");
+  CHECK(contains(text, "maintenance flush register-cache"));
+  CHECK(debugger.script.dropped == 1);
+  CHECK(client.ask("m1000,1") == "41");
+  debugger.script.done.clear();
+  client.ask_all(kContinue);
+  CHECK(debugger.was_asked("insert 16 0 401000"));
+}
+
+TEST_CASE("gdb's run is a restart, of its own program only") {
+  Debugger debugger(true);
+  auto& client = debugger.client;
+  client.ask("vAttach;20");
+  debugger.told("vCont;c:p20.-1", {.kind = Kind::kStepped, .thread = kOther});
+  CHECK(client.ask("vKill;20") == "OK");
+  CHECK(client.ask("vRun;") == "T00thread:p20.20;core:0;");
+  CHECK(client.ask("vRun;2f62696e2f7472756500").starts_with('E'));
+  CHECK(client.ask("qC") == "QCp20.20");
+}
+
+TEST_CASE("the program's terminal gets a line when it is told to") {
+  Debugger debugger;
+  CHECK(contains(debugger.client.monitor("input yes"), "Nothing runs"));
+  debugger.told(kContinue, {.kind = Kind::kStepped, .thread = kFirst});
+  CHECK(debugger.client.monitor("input yes, I do").empty());
+  CHECK(debugger.was_asked("input yes, I do\n"));
+  CHECK(contains(debugger.client.monitor("ps"), "thread 17 stands still"));
+}
+
+TEST_CASE("the signal of a thread that runs can be changed, that of a snapshot cannot") {
+  SnapshotBuilder builder;
+  builder.process(16).thread(16).last_thread().set_stop_siginfo(std::string("\1\2\3\4\5\6", 6));
+  Script script;
+  Conversation client(builder.build(), {.launch = launcher(script)});
+  CHECK(client.ask("qXfer:siginfo:write::0:\1\2\3\4") == "E16");
+  CHECK(client.ask("qXfer:siginfo:write::0,\1\2\3\4") == "4");  // as it is
+  CHECK(client.ask("qXfer:siginfo:write::0,\2") == "E01");
+  script.events.push_back({.kind = Kind::kStepped, .thread = kFirst});
+  client.ask(kContinue);
+  CHECK(client.ask("qXfer:siginfo:write::1,\7\7") == "2");
+  CHECK(script.done.back() == "siginfo 01070704");
+  CHECK(client.ask("qXfer:siginfo:write::5,\7\7") == "E16");
+}
+
+// ---- Function calls, as gdb 13 makes them ----
+
+namespace {
+
+// Sets the stack pointer and the program counter of the first thread.
+void go_to_function(Debugger& debugger, const char* rsp, const char* rip) {
+  debugger.client.ask(fmt::format("P7={}", rsp));
+  debugger.client.ask(fmt::format("P10={}", rip));
+}
+
+std::string call(Debugger& debugger) {
+  debugger.client.ask("qXfer:siginfo:read::0,80");
+  debugger.client.ask("M1000,1:7a");  // its arguments
+  go_to_function(debugger, "f06f000000000000", "0090400000000000");
+  return debugger.told(kContinue, {.kind = Kind::kSoftwareBreakpoint, .thread = kFirst});
+}
+
+}  // namespace
+
+TEST_CASE("a call in a diversion leaves nothing behind but what was changed before it") {
+  Debugger debugger;
+  auto& client = debugger.client;
+  CHECK(contains(client.monitor("diversion on"), "Diversion is on"));
+  client.ask("M1001,1:79");
+  const std::string before = client.ask("g");
+  call(debugger);
+  CHECK(debugger.script.launched == 1);
+  CHECK(client.ask("m1000,2") == "7a79");
+  client.ask("P7=0070000000000000");
+  CHECK(debugger.script.dropped == 0);  // the program counter is still the function's
+  client.ask("P10=0010400000000000");
+  CHECK(debugger.script.dropped == 1);
+  CHECK(client.ask("m1000,2") == to_hex("f") + "79");
+  CHECK(client.ask("g") == before);
+  call(debugger);
+  CHECK(debugger.script.launched == 2);
+  CHECK(contains(client.monitor("diversion off"), "the snapshot again"));
+  CHECK(debugger.script.dropped == 2);
+  CHECK(client.ask("g") == before);
+}
+
+TEST_CASE("a call without a diversion goes on from where it ended, and restart from before it") {
+  Debugger debugger;
+  auto& client = debugger.client;
+  const std::string before = client.ask("g");
+  call(debugger);
+  client.ask("P7=0070000000000000");
+  client.ask("P10=0010400000000000");
+  CHECK(debugger.script.dropped == 0);
+  CHECK(contains(client.monitor("diversion on"), "counts from the snapshot only"));
+  client.monitor("restart");
+  CHECK(client.ask("g") == before);
+  CHECK(client.ask("m1000,1") == to_hex("f"));
+}
+
+TEST_CASE("a register that the user has changed is no call, and stays changed") {
+  Debugger debugger;
+  auto& client = debugger.client;
+  client.ask("qXfer:siginfo:read::0,80");  // p $_siginfo
+  client.ask("P0=4100000000000000");
+  debugger.told(kContinue, {.kind = Kind::kStepped, .thread = kFirst});
+  client.monitor("restart");
+  CHECK(client.ask("p0") == "4100000000000000");
+}
+
+// ---- Several snapshots ----
+
+namespace {
+
+class TwoMoments : public Image {
+ public:
+  TwoMoments() {
+    for (uint64_t sequence : {1, 2}) {
+      SnapshotBuilder builder;
+      auto& process = builder.process(16).thread(16).memory(0x1000, fmt::format("{}", sequence),
+                                                            PROT_READ | PROT_WRITE);
+      if (sequence == 2) process.thread(17);
+      builder.record().set_sequence(sequence);
+      builder.record().set_reason(fmt::format("step\x1b {}", sequence));
+      moments_.push_back(builder.build());
+    }
+    SnapshotBuilder other;
+    other.process(99).thread(99);
+    other.record().set_sequence(3);
+    moments_.push_back(other.build());
+  }
+  std::vector<uint64_t> snapshots() const override { return {1, 2, 3}; }
+  std::shared_ptr<const Snapshot> snapshot(uint64_t sequence) const override {
+    return moments_.at(sequence - 1);
+  }
+  Verification verify() const override { return {}; }
+
+ private:
+  std::vector<std::shared_ptr<const Snapshot>> moments_;
+};
+
+}  // namespace
+
+TEST_CASE("the snapshots of an image are listed, and one goes from one to another") {
+  const auto image = std::make_shared<TwoMoments>();
+  Script script;
+  Conversation client(image->snapshot(2), {.image = image, .launch = launcher(script)});
+  const std::string list = client.monitor("snapshots");
+  CHECK(contains(list, "    1  "));
+  CHECK(contains(list, "*   2  "));
+  CHECK(contains(list, "1 process  step\\033 2"));
+  client.ask("Hgp10.11");
+  client.ask("M1000,1:78");
+  script.events.push_back({.kind = Kind::kStepped, .thread = kSecond});
+  client.ask(kContinue);
+  CHECK(contains(client.monitor("goto 1"), "This is snapshot 1 of 3"));
+  CHECK(script.dropped == 1);
+  CHECK(client.ask("m1000,1") == to_hex("1"));
+  CHECK(client.ask("qC") == "QCp10.10");  // the other thread is not there yet
+  client.monitor("goto 2");
+  CHECK(client.ask("m1000,1") == to_hex("2"));  // without what was changed
+  CHECK(contains(client.monitor("goto 3"), "No process that you look at"));
+  for (const char* nowhere : {"goto", "goto 0", "goto 4", "goto x"}) {
+    INFO(nowhere);
+    CHECK(contains(client.monitor(nowhere), "There is no snapshot"));
+  }
+  CHECK(client.ask("m1000,1") == to_hex("2"));
+}
+
+TEST_CASE("what the stub can do to what runs is in its list") {
+  Debugger debugger;
+  const std::string help = debugger.client.monitor("help");
+  for (const char* name : {"snapshots", "goto", "restart", "diversion", "on-detach", "input", "ps"})
+    CHECK(contains(help, fmt::format("monitor {}", name)));
+  CHECK(contains(debugger.client.monitor("diversion"), "Diversion is off"));
+  CHECK(contains(debugger.client.monitor("on-detach"), "dropped"));
+}
+
+}  // namespace snapgdb::gdbstub
