@@ -423,14 +423,14 @@ TEST_CASE("the signal of a thread that runs can be changed, that of a snapshot c
   builder.process(16).thread(16).last_thread().set_stop_siginfo(std::string("\1\2\3\4\5\6", 6));
   Script script;
   Conversation client(builder.build(), {.launch = launcher(script)});
-  CHECK(client.ask("qXfer:siginfo:write::0:\1\2\3\4") == "E16");
-  CHECK(client.ask("qXfer:siginfo:write::0,\1\2\3\4") == "4");  // as it is
-  CHECK(client.ask("qXfer:siginfo:write::0,\2") == "E01");
+  CHECK(client.ask("qXfer:siginfo:write::0,\1\2\3\4") == "E16");
+  CHECK(client.ask("qXfer:siginfo:write::0:\1\2\3\4") == "4");  // as it is
+  CHECK(client.ask("qXfer:siginfo:write::0:\2") == "E01");
   script.events.push_back({.kind = Kind::kStepped, .thread = kFirst});
   client.ask(kContinue);
-  CHECK(client.ask("qXfer:siginfo:write::1,\7\7") == "2");
+  CHECK(client.ask("qXfer:siginfo:write::1:\7\7") == "2");
   CHECK(script.done.back() == "siginfo 01070704");
-  CHECK(client.ask("qXfer:siginfo:write::5,\7\7") == "E16");
+  CHECK(client.ask("qXfer:siginfo:write::5:\7\7") == "E16");
 }
 
 // ---- Function calls, as gdb 13 makes them ----
