@@ -1,6 +1,7 @@
 #include "core/image/image_writer.h"
 
 #include <zstd.h>
+#include <zstd_errors.h>
 
 #include <algorithm>
 #include <random>
@@ -44,7 +45,6 @@ ImageWriter::ImageWriter(OutputFile out, WriteOptions options)
   offset_ = next_offset_ = bytes.size();
   for (unsigned i = 0; i < options_.workers; ++i)
     threads_.emplace_back([this](std::stop_token stop) { work_on_jobs(stop); });
-  threads_.emplace_back([this](std::stop_token stop) { write_jobs(stop); });
   if (key_) submit(kKeysChunk, key_->lock(options_.recipients));
 }
 
@@ -89,7 +89,7 @@ Bytes ImageWriter::spare_buffer(size_t size) {
 
 void ImageWriter::keep_buffer(Bytes buffer) {
   const std::lock_guard lock(mutex_);
-  if (spare_.size() < kJobsPerWorker) spare_.push_back(std::move(buffer));
+  if (spare_.size() < jobs_at_most()) spare_.push_back(std::move(buffer));
 }
 
 void ImageWriter::add_address_space(pb::AddressSpace record, const Extents& extents) {
@@ -101,6 +101,10 @@ void ImageWriter::add_address_space(pb::AddressSpace record, const Extents& exte
   } while (first < extents.all().size());
 }
 
+size_t ImageWriter::jobs_at_most() const {
+  return options_.workers * kJobsPerWorker;
+}
+
 void ImageWriter::submit(uint32_t type, Bytes payload, PagePrefix pages) {
   auto job = std::make_unique<Job>();
   job->header.type = type;
@@ -109,37 +113,48 @@ void ImageWriter::submit(uint32_t type, Bytes payload, PagePrefix pages) {
   job->payload = std::move(payload);
   job->pages = pages;
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return failure_ || jobs_.size() < options_.workers * kJobsPerWorker; });
+  room_.wait(lock, [&] { return failure_ || jobs_.size() < jobs_at_most(); });
   rethrow_failure();
   jobs_.push_back(std::move(job));
-  changed_.notify_all();
+  work_.notify_one();
 }
 
 // What can be done now, the nearest to the front first; nullptr: nothing.
 ImageWriter::Job* ImageWriter::next_step() const {
+  if (!jobs_.empty() && jobs_.front()->stage == Stage::kReady) return jobs_.front().get();
   const auto found = std::ranges::find_if(jobs_, [](const auto& job) {
     return job->stage == Stage::kNew || job->stage == Stage::kPlaced;
   });
   return found == jobs_.end() ? nullptr : found->get();
 }
 
+// One worker mostly takes all the steps of a job, while the job is in its processor's cache.
 void ImageWriter::work_on_jobs(std::stop_token stop) {
+  Compressor compressor(::ZSTD_createCCtx(), ::ZSTD_freeCCtx);
   std::unique_lock lock(mutex_);
-  while (changed_.wait(lock, stop, [&] { return next_step() != nullptr; })) {
+  while (work_.wait(lock, stop, [&] { return next_step() != nullptr; })) {
     Job& job = *next_step();
-    const bool packing = job.stage == Stage::kNew;
-    job.stage = packing ? Stage::kPacking : Stage::kSealing;
+    job.stage = Stage{static_cast<int>(job.stage) + 1};
+    if (next_step()) work_.notify_one();
+    const bool failed = failure_ != nullptr;  // then nothing may come behind the gap
     lock.unlock();
     try {
-      packing ? pack(job) : seal(job);
+      if (!failed) take_step(job, compressor);
     } catch (...) {
       fail(std::current_exception());
     }
     lock.lock();
-    job.stage = packing ? Stage::kPacked : Stage::kReady;
+    job.stage = Stage{static_cast<int>(job.stage) + 1};
     place_jobs();
-    changed_.notify_all();
+    remove_written();
   }
+}
+
+void ImageWriter::take_step(Job& job, Compressor& compressor) {
+  if (job.stage == Stage::kPacking) return pack(job, compressor);
+  if (job.stage == Stage::kSealing) return seal(job);
+  write_chunk(job);
+  if (job.header.type == kPageChunk) keep_buffer(std::move(job.payload));
 }
 
 void ImageWriter::place_jobs() {
@@ -152,41 +167,29 @@ void ImageWriter::place_jobs() {
   }
 }
 
-void ImageWriter::write_jobs(std::stop_token stop) {
-  std::unique_lock lock(mutex_);
-  while (changed_.wait(lock, stop,
-                       [&] { return !jobs_.empty() && jobs_.front()->stage == Stage::kReady; })) {
-    const Job& job = *jobs_.front();
-    if (!failure_) {
-      lock.unlock();
-      try {
-        write_chunk(job);
-      } catch (...) {
-        fail(std::current_exception());
-      }
-      lock.lock();
-    }
-    Bytes buffer = std::move(jobs_.front()->payload);
-    const bool pages = jobs_.front()->header.type == kPageChunk;
-    jobs_.pop_front();
-    if (pages && spare_.size() < kJobsPerWorker) spare_.push_back(std::move(buffer));
-    changed_.notify_all();
-  }
+void ImageWriter::remove_written() {
+  if (jobs_.front()->stage != Stage::kWritten) return;
+  jobs_.pop_front();
+  room_.notify_all();
 }
 
-void ImageWriter::pack(Job& job) {
+void ImageWriter::pack(Job& job, Compressor& compressor) {
   ChunkHeader& header = job.header;
   header.raw_size = job.payload.size();
   if (options_.level != 0 && !is_plain(header.type)) {
-    Bytes packed(ZSTD_compressBound(job.payload.size()));
-    const size_t n = ZSTD_compress(packed.data(), packed.size(), job.payload.data(),
-                                   job.payload.size(), options_.level);
-    if (ZSTD_isError(n)) throw Error("cannot compress a chunk", ZSTD_getErrorName(n));
-    if (n < job.payload.size()) {
+    // Of no use unless it fits into less than before.
+    Bytes packed =
+        header.type == kPageChunk ? spare_buffer(job.payload.size()) : Bytes(job.payload.size());
+    const size_t n = ::ZSTD_compressCCtx(compressor.get(), packed.data(), packed.size(),
+                                         job.payload.data(), job.payload.size(), options_.level);
+    if (!ZSTD_isError(n) && n < job.payload.size()) {
       packed.resize(n);
-      keep_buffer(std::exchange(job.payload, std::move(packed)));
       header.codec = Codec::kZstd;
+      packed.swap(job.payload);
+    } else if (ZSTD_isError(n) && ZSTD_getErrorCode(n) != ZSTD_error_dstSize_tooSmall) {
+      throw Error("cannot compress a chunk", ZSTD_getErrorName(n));
     }
+    if (header.type == kPageChunk) keep_buffer(std::move(packed));
   }
   header.stored_size = job.payload.size();
   if (!key_ || is_plain(header.type)) return;
@@ -233,14 +236,14 @@ void ImageWriter::commit() {
 
 void ImageWriter::drain() {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return failure_ || jobs_.empty(); });
+  room_.wait(lock, [&] { return failure_ || jobs_.empty(); });
   rethrow_failure();
 }
 
 void ImageWriter::fail(std::exception_ptr error) {
   const std::lock_guard lock(mutex_);
   if (!failure_) failure_ = std::move(error);
-  changed_.notify_all();
+  room_.notify_all();
 }
 
 void ImageWriter::rethrow_failure() const {

@@ -17,6 +17,8 @@
 #include "core/image/signature.h"
 #include "core/image/snapshot.pb.h"
 
+struct ZSTD_CCtx_s;
+
 namespace snapgdb {
 
 struct WriteOptions {
@@ -27,7 +29,7 @@ struct WriteOptions {
 };
 
 // Writes an image strictly front to back. Chunks come out in the order in which they were handed
-// in; they are compressed and encrypted by several workers meanwhile. What is under way is bounded,
+// in; several workers compress, encrypt and write them meanwhile. What is under way is bounded,
 // so memory does not grow with the image. Errors of the workers are thrown by the next call.
 class ImageWriter {
  public:
@@ -59,7 +61,8 @@ class ImageWriter {
  private:
   // What becomes of a chunk. Encrypting needs to know where it will stand, which is known once all
   // before it are packed; so neither step waits for the chunks before it to be written.
-  enum class Stage { kNew, kPacking, kPacked, kPlaced, kSealing, kReady };
+  enum class Stage { kNew, kPacking, kPacked, kPlaced, kSealing, kReady, kWriting, kWritten };
+  using Compressor = std::unique_ptr<ZSTD_CCtx_s, size_t (*)(ZSTD_CCtx_s*)>;  // one a worker
   struct Job {
     ChunkHeader header;
     Bytes payload;
@@ -70,11 +73,13 @@ class ImageWriter {
   };
 
   void submit(uint32_t type, Bytes payload, PagePrefix pages = {});
+  size_t jobs_at_most() const;
   void work_on_jobs(std::stop_token stop);
   Job* next_step() const;
+  void take_step(Job& job, Compressor& compressor);
   void place_jobs();
-  void write_jobs(std::stop_token stop);
-  void pack(Job& job);
+  void remove_written();
+  void pack(Job& job, Compressor& compressor);
   void seal(Job& job) const;
   void write_chunk(const Job& job);
   void fail(std::exception_ptr error);
@@ -89,13 +94,14 @@ class ImageWriter {
   uint64_t next_page_ = 0;
 
   std::mutex mutex_;
-  std::condition_variable_any changed_;
+  std::condition_variable_any work_;       // there may be a step to take
+  std::condition_variable room_;           // a job was written, or something failed
   std::deque<std::unique_ptr<Job>> jobs_;  // in file order; the front one is written next
   uint64_t next_offset_ = 0;               // of the first one that is not placed
   std::exception_ptr failure_;
   std::vector<Bytes> spare_;
 
-  // Owned by the writing thread, and by commit() when no job is left.
+  // Owned by whoever writes a job, and by commit() when no job is left.
   uint64_t offset_ = 0;
   pb::Index index_;
   ImageHash hash_;

@@ -1,7 +1,9 @@
 #include "core/image/page_writer.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <optional>
 #include <random>
 
 #include "core/image/libxxhash.h"
@@ -11,6 +13,8 @@ namespace {
 
 // 1 MiB: large enough for zstd to find its matches, small enough for reading at random.
 constexpr uint64_t kPagesPerChunk = 256;
+// 128 KiB are read at a time: what was just read is still in the cache when it is hashed.
+constexpr uint64_t kPagesPerPiece = 32;
 
 bool is_zero(std::span<const std::byte> page) {
   constexpr size_t kStep = 64;  // one cache line between two looks, so that most pages end early
@@ -25,7 +29,10 @@ bool is_zero(std::span<const std::byte> page) {
 
 }  // namespace
 
-PageWriter::PageWriter(ImageWriter& out) : out_(out), known_(kSlots) {
+PageWriter::PageWriter(ImageWriter& out)
+    : out_(out),
+      known_memory_(kSlots * sizeof(Known)),
+      known_(reinterpret_cast<Known*>(known_memory_.bytes().data()), kSlots) {
   std::random_device device;
   seed_ = uint64_t{device()} << 32 | device();
 }
@@ -41,7 +48,7 @@ uint64_t PageWriter::copy(Extents& extents, uint64_t address, uint64_t size, con
   uint64_t done = 0;
   while (done < size) {
     begin_chunk();
-    const uint64_t room = (kPagesPerChunk - prefix_.pages) * kPageSize;
+    const uint64_t room = std::min(kPagesPerChunk - prefix_.pages, kPagesPerPiece) * kPageSize;
     const uint64_t want = std::min(size - done, room);
     const uint64_t got = page_down(read(address + done, slot(prefix_.pages).first(want)));
     settle(extents, address + done, got / kPageSize);
@@ -63,24 +70,30 @@ std::span<std::byte> PageWriter::slot(uint64_t page) {
 }
 
 void PageWriter::settle(Extents& extents, uint64_t address, uint64_t pages) {
+  std::array<std::optional<XXH128_hash_t>, kPagesPerPiece> hashes;  // nullopt: a page of zeros
   const uint64_t first = prefix_.pages;
-  for (uint64_t i = 0; i < pages; ++i, address += kPageSize) {
+  for (uint64_t i = 0; i < pages; ++i) {
     const auto page = slot(first + i).first(kPageSize);
-    if (is_zero(page)) {
+    if (is_zero(page)) continue;
+    hashes[i] = XXH3_128bits_withSeed(page.data(), page.size(), seed_);
+    __builtin_prefetch(&known_[hashes[i]->low64 % kSlots], 1);  // hardly ever in the cache
+  }
+  for (uint64_t i = 0; i < pages; ++i, address += kPageSize) {
+    if (!hashes[i]) {
       ++counts_.zero;
       extents.append({address, kPageSize, pb::SOURCE_ZERO, 0, 0});
       continue;
     }
-    const XXH128_hash_t hash = XXH3_128bits_withSeed(page.data(), page.size(), seed_);
-    Known& known = known_[hash.low64 % kSlots];
+    Known& known = known_[hashes[i]->low64 % kSlots];
     uint64_t ordinal = known.ordinal_plus_one - 1;
-    if (known.ordinal_plus_one && known.low == hash.low64 && known.high == hash.high64) {
+    if (known.ordinal_plus_one && known.low == hashes[i]->low64 &&
+        known.high == hashes[i]->high64) {
       ++counts_.shared;
     } else {
       if (prefix_.pages != first + i)  // some before it were dropped
-        std::memcpy(slot(prefix_.pages).data(), page.data(), kPageSize);
+        std::memcpy(slot(prefix_.pages).data(), slot(first + i).data(), kPageSize);
       ordinal = prefix_.first_page + prefix_.pages++;
-      known = {hash.low64, hash.high64, ordinal + 1};
+      known = {hashes[i]->low64, hashes[i]->high64, ordinal + 1};
       ++counts_.stored;
     }
     extents.append({address, kPageSize, pb::SOURCE_STORED, ordinal, 0});

@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "core/base/huge_memory.h"
 #include "core/image/extents.h"
 #include "core/image/image_writer.h"
 
@@ -48,8 +49,9 @@ class PageWriter {
 
   ImageWriter& out_;
   uint64_t seed_;
-  std::vector<Known> known_;
-  Bytes payload_;  // of full size; prefix_.pages of it are taken
+  HugeMemory known_memory_;
+  std::span<Known> known_;  // all of it
+  Bytes payload_;           // of full size; prefix_.pages of it are taken
   PagePrefix prefix_;
   Counts counts_;
 };

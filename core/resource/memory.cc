@@ -1,7 +1,5 @@
 #include "core/resource/memory.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <array>
 #include <map>
@@ -368,20 +366,9 @@ std::vector<MemoryRun> plan_memory(const FrozenProcess& frozen, const pb::Proces
   return planner.take();
 }
 
-Stash::Stash(size_t size) : size_(size) {
-  void* data = ::mmap(nullptr, size, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-  if (data == MAP_FAILED) throw_errno("cannot set {} aside for a copy", human_size(size));
-  data_ = static_cast<std::byte*>(data);
-}
-
-Stash::~Stash() {
-  ::munmap(data_, size_);
-}
-
 std::optional<uint64_t> Stash::take(size_t size) {
   const std::lock_guard lock(mutex_);
-  if (size > size_ - used_) return std::nullopt;
+  if (size > memory_.bytes().size() - used_) return std::nullopt;
   return std::exchange(used_, used_ + size);
 }
 

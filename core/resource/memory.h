@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/base/huge_memory.h"
 #include "core/image/extents.h"
 #include "core/image/page_writer.h"
 #include "core/linux/remote_memory.h"
@@ -63,21 +64,19 @@ std::vector<MemoryRun> plan_memory(const FrozenProcess& frozen, const pb::Proces
 // before the stop: fresh pages would cost more than what is read into them.
 class Stash {
  public:
-  explicit Stash(size_t size);
-  ~Stash();
-  Stash(const Stash&) = delete;
-  Stash& operator=(const Stash&) = delete;
+  explicit Stash(size_t size) : memory_(size) { memory_.put_in_place(); }
 
   // Sets so many bytes aside; nullopt: there is no room. May be called by several threads.
   std::optional<uint64_t> take(size_t size);
-  std::span<std::byte> at(uint64_t offset, size_t size) { return {data_ + offset, size}; }
+  std::span<std::byte> at(uint64_t offset, size_t size) {
+    return memory_.bytes().subspan(offset, size);
+  }
   std::span<const std::byte> at(uint64_t offset, size_t size) const {
-    return {data_ + offset, size};
+    return memory_.bytes().subspan(offset, size);
   }
 
  private:
-  std::byte* data_;
-  size_t size_;
+  HugeMemory memory_;
   std::mutex mutex_;
   size_t used_ = 0;
 };

@@ -21,7 +21,8 @@ uint64_t length_bits(uint64_t size) {
 
 // The fewest slots that cover it.
 std::vector<DebugRegisters::Slot> DebugRegisters::pieces(const Breakpoint& breakpoint) {
-  if (breakpoint.kind == BreakpointKind::kHardware) return {{breakpoint.kind, breakpoint.address, 1}};
+  if (breakpoint.kind == BreakpointKind::kHardware)
+    return {{breakpoint.kind, breakpoint.address, 1}};
   std::vector<Slot> out;
   constexpr uint64_t kMost = 8;
   uint64_t at = breakpoint.address;
@@ -82,9 +83,8 @@ uint64_t DebugRegisters::control() const {
   uint64_t out = 0;
   for (size_t i = 0; i < slots_.size(); ++i)
     if (slots_[i])
-      out |= uint64_t{1} << 2 * i | (condition_bits(slots_[i]->kind) |
-                                     length_bits(slots_[i]->size) << 2)
-                                        << (16 + 4 * i);
+      out |= uint64_t{1} << 2 * i |
+             (condition_bits(slots_[i]->kind) | length_bits(slots_[i]->size) << 2) << (16 + 4 * i);
   return out;
 }
 

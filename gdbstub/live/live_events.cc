@@ -69,8 +69,8 @@ void LiveTarget::take(Thread& thread) {
 void LiveTarget::took_stop(Thread& thread, Asked asked) {
   const ThreadId id = thread.id;
   if (auto event = what_happened(thread)) {
-    const bool repeats = event->kind == Event::Kind::kSoftwareBreakpoint ||
-                         event->kind == Event::Kind::kStepped;
+    const bool repeats =
+        event->kind == Event::Kind::kSoftwareBreakpoint || event->kind == Event::Kind::kStepped;
     if (asked != Asked::kHalt || !repeats) events_.push_back(std::move(*event));
     return;
   }
@@ -247,7 +247,8 @@ std::optional<Event> LiveTarget::on_exec(Thread& thread) {
       by_real_.erase(each->task.tid());
       each->task.set_status(WaitStatus::exited());
     }
-  std::erase_if(threads_, [&](const auto& each) { return each.first.pid == id.pid && each.first != id; });
+  std::erase_if(threads_,
+                [&](const auto& each) { return each.first.pid == id.pid && each.first != id; });
   std::erase_if(events_, [&](const Event& event) { return event.thread.pid == id.pid; });
   Process& owner = process(id.pid);
   owner.memory = std::make_shared<LiveMemory>(thread.task.tid());

@@ -56,8 +56,7 @@ std::optional<std::string> LiveFiles::read_link(Pid seen_by, std::string_view pa
   const auto real = real_pid_(seen_by);
   const Fd link = real ? open_below(*real, path, O_PATH | O_NOFOLLOW) : Fd();
   std::string target(PATH_MAX, '\0');
-  const ssize_t n =
-      link.valid() ? ::readlinkat(link.get(), "", target.data(), target.size()) : -1;
+  const ssize_t n = link.valid() ? ::readlinkat(link.get(), "", target.data(), target.size()) : -1;
   if (n < 0) return std::nullopt;
   target.resize(static_cast<size_t>(n));
   return target;

@@ -32,8 +32,8 @@ void LiveTarget::resume(std::span<const ResumeAction> actions) {
     deliver_on_resume(thread, action->signal);
     go(thread);
   }
-  const bool any_runs =
-      std::ranges::any_of(threads_, [](const auto& each) { return !each.second.task.is_stopped(); });
+  const bool any_runs = std::ranges::any_of(
+      threads_, [](const auto& each) { return !each.second.task.is_stopped(); });
   if (!any_runs && events_.empty()) events_.push_back({Event::Kind::kNothingRuns});
 }
 
@@ -197,12 +197,12 @@ void LiveTarget::step_over(Thread& thread) {
     }
 }
 
-// ---- Attaching and detaching ---------------------------------------------------------------------
+// ---- Attaching and detaching
+// ---------------------------------------------------------------------
 
 void LiveTarget::attach(Pid pid) {
   const auto found = free_.find(pid);
-  const auto proc =
-      found == free_.end() ? std::nullopt : ProcDirectory::of_if_alive(found->second);
+  const auto proc = found == free_.end() ? std::nullopt : ProcDirectory::of_if_alive(found->second);
   if (!proc)
     throw Error(fmt::format("cannot attach to {}", pid.value),
                 "the restored tree has no such process any more");

@@ -53,7 +53,7 @@ Fd readable_if_any(std::initializer_list<int> descriptors) {
 }
 
 RestorePlan plan_for(const Snapshot& snapshot) {
-  RestorePlan plan = plan_restore(snapshot, {.isolated = true});
+  RestorePlan plan = plan_restore(snapshot, {.isolated = true, .lazy = true});
   if (plan.obstacles.empty()) return plan;
   const Obstacle& first = plan.obstacles.front();
   const size_t others = plan.obstacles.size() - 1;
@@ -117,8 +117,7 @@ void LiveTarget::take_over(RestoredTree::HeldTask held, const SnapshotTarget& fr
   held.tracee.set_options(Tracee::kDebugged);
   const Tid real = held.tracee.tid();
   Process& owner = processes_[held.pid];
-  if (!owner.memory)
-    owner = {Pid{real.value}, std::make_shared<LiveMemory>(real), {}};
+  if (!owner.memory) owner = {Pid{real.value}, std::make_shared<LiveMemory>(real), {}};
   Thread& thread = add({held.pid, held.tid}, std::move(held.tracee));
   const pb::Process& process = *snapshot_->process(held.pid.value);
   const auto& record = *std::ranges::find(process.threads(), held.tid.value, &pb::Thread::tid);
@@ -159,7 +158,8 @@ ThreadId LiveTarget::number_of(Tid real) const {
   constexpr pid_t kBeyondAll = 1 << 22;  // PID_MAX_LIMIT
   const pid_t real_group = static_cast<pid_t>(status.number("Tgid"));
   for (const auto& [pid, each] : processes_)
-    if (each.real.value == real_group) return {pid, has({pid, id.tid}) ? Tid{id.tid.value + kBeyondAll} : id.tid};
+    if (each.real.value == real_group)
+      return {pid, has({pid, id.tid}) ? Tid{id.tid.value + kBeyondAll} : id.tid};
   if (processes_.contains(id.pid) || free_.contains(id.pid))
     id = {Pid{id.pid.value + kBeyondAll}, Tid{id.tid.value + kBeyondAll}};
   return id;
@@ -252,7 +252,7 @@ void LiveTarget::set_registers(ThreadId id, RegisterSet registers) {
   if (thread.restart) {
     const auto& [recorded, actual] = *thread.restart;
     constexpr std::array kPlace = {&user_regs_struct::rip, &user_regs_struct::rax,
-                             &user_regs_struct::orig_rax};
+                                   &user_regs_struct::orig_rax};
     if (std::ranges::all_of(kPlace, [&](auto each) { return general.*each == recorded.*each; })) {
       for (const auto each : kPlace) general.*each = actual.*each;
       for (const auto argument : {&user_regs_struct::rdi, &user_regs_struct::rdx})

@@ -79,9 +79,9 @@ class LiveTarget : public RunningTarget {
     Tracee task;
     ResumeAction wanted = {};
     Asked asked = Asked::kNothing;
-    int deliver = 0;        // the signal that it gets when it goes on
-    int unreported = 0;     // a signal of which the client knows already
-    bool in_vfork = false;  // cannot be stopped before its child has let go of its memory
+    int deliver = 0;                // the signal that it gets when it goes on
+    int unreported = 0;             // a signal of which the client knows already
+    bool in_vfork = false;          // cannot be stopped before its child has let go of its memory
     uint64_t debug_generation = 0;  // what its debug registers hold
     // Of one that was in a system call in the snapshot: registers as they were, and as they are, so
     // that the call begins anew.

@@ -1,0 +1,357 @@
+// gdb makes a snapshot run: what a person types, and what must come of it. The programs are those
+// of tests/targets/debuggee.cc, each captured just before its deed.
+
+#include <fmt/format.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <regex>
+
+#include "tests/e2e/harness.h"
+#include "tests/e2e/restoring.h"
+
+namespace snapgdb::e2e {
+namespace {
+
+struct Moment {
+  explicit Moment(const std::string& deed, const RunOptions& options = {})
+      : target("debuggee", {"--do", deed}, options) {
+    if (options.user) REQUIRE(chown(directory.path().c_str(), *options.user, *options.user) == 0);
+    capture(target.pid(), image, {}, {.user = options.user});
+  }
+
+  std::string connect() const { return "target remote | " + program() + " " + image; }
+  // gdb, connected, lets the deed begin with the first command that runs anything.
+  Result gdb_says(Words commands, RunOptions options = {}) const {
+    commands.insert(commands.begin(), {connect(), "set var go = 1"});
+    return gdb(commands, {}, std::move(options));
+  }
+
+  TempDir directory;
+  std::string image = directory / "image.snapgdb";
+  Target target;
+};
+
+void check_says(const Result& result, const Words& parts) {
+  INFO(result);
+  CHECK(result.ok());
+  for (const std::string& part : parts) {
+    INFO("expected: " << part);
+    CHECK(contains(result.out + result.err, part));
+  }
+}
+
+// From a thread of gdb's own python, as a terminal would.
+const std::string kInterruptSoon =
+    "python import os, signal, threading; "
+    "threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()";
+
+// ---- Calls, steps, breakpoints -----------------------------------------------------------------
+
+TEST_CASE("functions can be called, and what they change is there afterwards") {
+  const Moment moment("count");
+  check_says(moment.gdb_says({"print twice(21)", "print bump(5)", "print counter", "bt"}),
+             {"$1 = 42", "$2 = 5", "$3 = 5", "main"});
+}
+
+TEST_CASE("what was changed in the snapshot is carried over when it begins to run") {
+  const Moment moment("count");
+  check_says(moment.gdb_says({"set var counter = 1000", "set var $r12 = 0x4711", "stepi",
+                              "print $r12", "break bump", "continue", "print counter"}),
+             {"$1 = 18193", "$2 = 1000"});
+}
+
+TEST_CASE("breakpoints, conditions, steps and finish work") {
+  const Moment moment("count");
+  check_says(
+      moment.gdb_says({"break bump if by == 7", "continue", "print by", "print counter", "finish",
+                       "next", "delete", "tbreak at_end", "continue", "print counter", "continue"}),
+      {"$1 = 7", "$2 = 21", "Value returned is $3 = 28", "$4 = 210", "exited normally"});
+}
+
+TEST_CASE("a breakpoint of the processor stops before its instruction") {
+  const Moment moment("count");
+  check_says(moment.gdb_says(
+                 {"hbreak twice", "hbreak bump", "continue", "print by", "continue", "print by"}),
+             {"$1 = 1", "$2 = 2"});
+}
+
+TEST_CASE("watchpoints stop at the write, and at the access") {
+  const Moment moment("count");
+  check_says(moment.gdb_says({"watch bytes[3]", "continue", "print counter"}),
+             {"Old value = 0", "New value = 7", "$1 = 210"});
+  check_says(moment.gdb_says({"awatch counter", "rwatch go", "continue", "continue", "continue"}),
+             {"Value = 0", "New value = 1"});
+}
+
+TEST_CASE("a system call that was interrupted by the snapshot goes on after a function call") {
+  const Moment moment("count");
+  check_says(moment.gdb_says({"print twice(1)", "print twice(2)", "continue"}),
+             {"$1 = 2", "$2 = 4", "exited normally"});
+}
+
+// ---- Threads, processes -------------------------------------------------------------------------
+
+TEST_CASE("a hundred threads run into a breakpoint, and each is heard of") {
+  const Moment moment("threads");
+  const Result result =
+      moment.gdb_says({"set print thread-events off", "set pagination off", "python seen = set()",
+                       "python class At(gdb.Breakpoint):\n"
+                       "  def stop(self):\n"
+                       "    seen.add(int(gdb.parse_and_eval('thread')))\n"
+                       "    return False",
+                       "python At('visit')", "tbreak at_end", "continue", "print counter",
+                       "python print('threads', len(seen))", "continue"});
+  check_says(result, {"$1 = 2000", "threads 100", "exited normally"});
+}
+
+TEST_CASE("threads are stepped one by one while the others stand still") {
+  const Moment moment("threads");
+  check_says(moment.gdb_says({"set print thread-events off", "break visit if thread == 99",
+                              "continue", "set scheduler-locking on", "print counter", "next",
+                              "print counter - $1", "info threads"}),
+             {"$2 = 1", "visitor"});
+}
+
+TEST_CASE("a storm of forks passes by, and a child can be followed") {
+  const Moment moment("forks");
+  check_says(moment.gdb_says({"set print inferior-events off", "tbreak at_end", "continue",
+                              "print counter", "continue"}),
+             {"$1 = 200", "exited normally"});
+  check_says(moment.gdb_says({"set follow-fork-mode child", "break twice", "continue",
+                              "print value", "finish", "continue"}),
+             {"$1 = 0", "Value returned is $2 = 0", "exited normally"});
+}
+
+TEST_CASE("both sides of a fork can be kept") {
+  const Moment moment("forks");
+  check_says(moment.gdb_says({"set detach-on-fork off", "catch fork", "continue", "next",
+                              "info inferiors", "inferior 2", "bt 1", "kill inferiors 2"}),
+             {"Catchpoint 1 (forked process", "2 "});
+}
+
+TEST_CASE("a spawned child runs past, and its parent waits for it") {
+  const Moment moment("spawn");
+  check_says(moment.gdb_says({"break at_end", "continue", "continue"}), {"exited normally"});
+  check_says(moment.gdb_says({"catch vfork", "continue", "continue"}),
+             {"Catchpoint 1 (vforked process", "exited normally"});
+}
+
+TEST_CASE("execve is followed into the new program, also from another thread") {
+  const Moment moment("exec");
+  check_says(moment.gdb_says({"catch exec", "continue", "break at_end", "continue", "info threads",
+                              "continue"}),
+             {"is executing new program", "at_end (status=0)", "exited normally"});
+}
+
+TEST_CASE("a program that traces its own child is not disturbed") {
+  const Moment moment("trace");
+  check_says(moment.gdb_says({"continue"}), {"exited normally"});
+}
+
+// ---- Signals ------------------------------------------------------------------------------------
+
+TEST_CASE("signals are shown with what they carry, passed on, and kept back") {
+  const Moment moment("signals");
+  check_says(moment.gdb_says({"continue", "print $_siginfo._sifields._rt.si_sigval.sival_int",
+                              "continue", "continue", "continue"}),
+             {"SIGUSR1", "$1 = 1", "exited normally"});
+  check_says(moment.gdb_says({"continue", "signal 0", "continue", "continue"}),
+             {"exited with code 01"});
+  check_says(moment.gdb_says({"handle SIGUSR1 nostop noprint pass", "continue"}),
+             {"exited normally"});
+}
+
+TEST_CASE("what a signal carries can be changed before the program gets it") {
+  const Moment moment("signals");
+  check_says(
+      moment.gdb_says({"continue", "set var $_siginfo._sifields._rt.si_sigval.sival_int = 40",
+                       "tbreak at_end", "handle SIGUSR1 nostop", "continue", "print handled"}),
+      {"$1 = 45"});
+}
+
+TEST_CASE("a program that crashes can be looked at, and ends by its signal") {
+  const Moment moment("crash");
+  check_says(moment.gdb_says(
+                 {"continue", "print $_siginfo._sifields._sigfault.si_addr", "bt 1", "continue"}),
+             {"SIGSEGV", "$1 = (void *) 0x10", "crash", "Program terminated with signal SIGSEGV"});
+}
+
+TEST_CASE("^C stops a program that blocks every signal") {
+  const Moment moment("block");
+  check_says(
+      moment.gdb_says({kInterruptSoon, "continue", "print go", "set var go = 2", "continue"}),
+      {"SIGINT", "$1 = 1", "exited normally"});
+}
+
+TEST_CASE("system calls are caught at their entry and at their return") {
+  const Moment moment("signals");
+  check_says(moment.gdb_says({"handle SIGUSR1 nostop noprint pass", "catch syscall rt_sigqueueinfo",
+                              "continue", "continue", "delete", "continue"}),
+             {"call to syscall rt_sigqueueinfo", "returned from syscall rt_sigqueueinfo",
+              "exited normally"});
+}
+
+// ---- Input and output
+// ----------------------------------------------------------------------------
+
+TEST_CASE("the program's output is shown, and it can be given input") {
+  const Moment moment("speak", {.input = RunOptions::kPipe});
+  check_says(
+      moment.gdb_says({"tbreak fgets", "continue", "monitor input good morning", "continue"}),
+      {"heard good morning", "and says so", "exited normally"});
+}
+
+// ---- Back to the snapshot
+// ------------------------------------------------------------------------
+
+TEST_CASE("monitor restart goes back to the snapshot, two hundred times, and memory stays flat") {
+  const Moment moment("count");
+  const std::string script = moment.directory / "cycles.py";
+  write_file(script, R"(
+import gdb, os
+def stub():
+    for pid in filter(str.isdigit, os.listdir('/proc')):
+        try:
+            if b'image.snapgdb' in open(f'/proc/{pid}/cmdline', 'rb').read().split(b'/')[-1]:
+                if os.readlink(f'/proc/{pid}/exe').endswith('/snapgdb'): return pid
+        except OSError: pass
+def resident():
+    return int([l for l in open(f'/proc/{stub()}/status') if l.startswith('VmRSS')][0].split()[1])
+gdb.execute('break bump if by == 3')
+sums = set()
+for cycle in range(200):
+    gdb.execute('monitor restart', to_string=True)
+    gdb.execute('maintenance flush register-cache', to_string=True)
+    gdb.execute('set var go = 1')
+    gdb.execute('continue', to_string=True)
+    sums.add(int(gdb.parse_and_eval('counter')))
+    if cycle == 20: early = resident()
+print('sums', sums)
+late = resident()
+print('flat' if late < early + 4096 else f'grown from {early} to {late} KiB')
+)");
+  check_says(gdb({moment.connect(), "source " + script}), {"sums {3}", "flat"});
+}
+
+TEST_CASE("gdb's own run returns to the snapshot, breakpoints kept") {
+  const Moment moment("count");
+  const std::string pid = std::to_string(moment.target.pid());
+  check_says(gdb({"target extended-remote | " + program() + " " + moment.image, "set var go = 1",
+                  "break at_end", "continue", "print counter", "run", "print counter",
+                  "set var go = 1", "continue", "print counter"}),
+             {"$1 = 210", "$2 = 0", "$3 = 210"});
+}
+
+TEST_CASE("a call in a diversion leaves the snapshot as it was") {
+  const Moment moment("count");
+  check_says(
+      moment.gdb_says({"monitor diversion on", "print bump(7)", "print counter", "print bump(8)",
+                       "print counter", "monitor diversion off", "print bump(9)", "print counter"}),
+      {"$1 = 7", "$2 = 0", "$3 = 8", "$4 = 0", "$5 = 9", "$6 = 9"});
+}
+
+// ---- Nothing stays behind
+// ------------------------------------------------------------------------
+
+// Ours and those below, orphans included.
+size_t processes_there() {
+  return tree_of(getpid()).size();
+}
+
+void await_processes(size_t wanted) {
+  for (int i = 0; i < 5000 && processes_there() > wanted; ++i) usleep(1000);
+  CHECK(processes_there() == wanted);
+}
+
+TEST_CASE("however a session ends, nothing of the tree is left") {
+  const Moment moment("block");
+  const size_t before = processes_there();
+  for (const char* end : {"quit", "kill", "detach", "disconnect", "monitor restart"}) {
+    INFO(end);
+    check_says(moment.gdb_says({"print twice(1)", end}), {"$1 = 2"});
+    await_processes(before);
+  }
+}
+
+TEST_CASE("a detached tree runs on where that is said, until its end") {
+  const Moment moment("block");
+  const size_t before = processes_there();
+  check_says(moment.gdb_says({"monitor on-detach run", "print twice(1)", "detach"}), {"$1 = 2"});
+  CHECK(processes_there() > before);
+  for (const pid_t pid : tree_of(getpid()))
+    if (pid != moment.target.pid() &&
+        contains(read_file(fmt::format("/proc/{}/comm", pid)), "debuggee"))
+      ::kill(pid, SIGKILL);
+  await_processes(before);
+}
+
+TEST_CASE("gdb and its stub may be killed at any moment: nothing of the tree is left") {
+  const Moment moment("block");
+  const size_t before = processes_there();
+  for (const std::string victim : {"gdb", "snapgdb"}) {
+    Running debugger({"gdb", "-nx", "-batch", "-iex", "set debuginfod enabled off", "-ex",
+                      moment.connect(), "-ex", "set var go = 1", "-ex", "print twice(3)", "-ex",
+                      "echo running\\n", "-ex", "continue"});
+    debugger.wait_for_line("running");
+    for (const pid_t pid : tree_of(debugger.pid()))
+      if (victim + "\n" == read_file(fmt::format("/proc/{}/comm", pid))) ::kill(pid, SIGKILL);
+    debugger.wait();
+    await_processes(before);
+  }
+}
+
+TEST_CASE("an ordinary user makes a snapshot run as well") {
+  if (skip_unless(geteuid() == 0, "needs root to become another user")) return;
+  const Moment moment("count", {.user = kNobody});
+  check_says(moment.gdb_says({"print twice(4)", "tbreak at_end", "continue", "print counter"},
+                             {.user = kNobody}),
+             {"$1 = 8", "$2 = 210"});
+}
+
+// ---- gdb against gdb
+// -----------------------------------------------------------------------------
+
+std::string normalised(const std::string& text) {
+  const std::regex thread("Thread (0x[0-9a-f]+ \\(LWP ([0-9]+)\\)|[0-9]+\\.([0-9]+))");
+  return std::regex_replace(text, thread, "Thread $2$3");
+}
+
+// Without function calls: gdb 13 by itself fails to put registers back where there is AMX.
+TEST_CASE("the same script says the same on the live process and on its snapshot") {
+  struct Script {
+    const char* deed;
+    Words commands;
+  };
+  const Script kScripts[] = {
+      {"count",
+       {"set var go = 1", "break bump if by > 18", "continue", "bt", "info registers rip rdi rsi",
+        "finish", "next", "step", "info frame", "watch bytes[3]", "delete 1", "continue", "stepi",
+        "x/3i $pc", "print counter"}},
+      {"signals",
+       {"set var go = 1", "continue", "print $_siginfo", "bt 3", "continue", "signal 0",
+        "continue"}},
+      {"crash",
+       {"set var go = 1", "continue", "print $_siginfo", "bt", "info registers", "continue"}},
+  };
+  for (const Script& script : kScripts) {
+    const Moment moment(script.deed);
+    const auto said = [&](const std::string& connect) {
+      Words commands{"set print thread-events off", "set pagination off", connect,
+                     "echo <begin>\\n"};
+      commands.insert(commands.end(), script.commands.begin(), script.commands.end());
+      commands.push_back("echo <end>\\n");
+      const std::string out = gdb(commands, {target_path("debuggee")}).out;
+      const size_t begin = out.find("<begin>"), end = out.find("<end>");
+      REQUIRE((begin != out.npos && end != out.npos));
+      return normalised(out.substr(begin, end - begin));
+    };
+    const std::string snapshot = said(moment.connect());
+    const std::string live = said(fmt::format("attach {}", moment.target.pid()));
+    CHECK(snapshot == live);
+  }
+}
+
+}  // namespace
+}  // namespace snapgdb::e2e

@@ -1,0 +1,164 @@
+// What a debugger wants to see of a program that runs: it waits for `go` to be set, does what --do
+// says, and ends with status 0, or 1 if something went wrong.
+
+#include <errno.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <string_view>
+#include <vector>
+
+#include "target.h"
+
+extern "C" {
+// What debuggers look for, by name.
+volatile int go = 0;
+volatile long counter = 0;
+volatile long handled = 0;
+volatile unsigned char bytes[16] = {};
+
+[[gnu::noinline]] long bump(long by) {
+  counter = counter + by;
+  return counter;
+}
+[[gnu::noinline]] long twice(long value) {
+  return 2 * value;
+}
+[[gnu::noinline]] void visit(long thread) {
+  __atomic_fetch_add(&counter, 1, __ATOMIC_RELAXED);
+  asm volatile("" : : "r"(thread) : "memory");
+}
+[[gnu::noinline]] void at_end(int status) {
+  asm volatile("" : : "r"(status) : "memory");
+}
+}
+
+namespace {
+
+char** arguments;
+
+void count() {
+  for (long i = 1; i <= 20; ++i) bump(i);
+  bytes[3] = 7;
+  target::expect_equal("the sum", static_cast<uint64_t>(counter), 210);
+}
+
+void speak() {
+  char line[64] = {};
+  if (!fgets(line, sizeof line, stdin)) target::differs("no line came");
+  target::say("heard %s", line);
+  fprintf(stderr, "and says so\n");
+}
+
+constexpr int kThreads = 100, kVisits = 20;
+
+void run_threads() {
+  std::vector<std::unique_ptr<target::Thread>> threads;
+  for (long i = 0; i < kThreads; ++i)
+    threads.push_back(std::make_unique<target::Thread>("visitor", [i] {
+      for (int visits = 0; visits < kVisits; ++visits) visit(i);
+    }));
+  for (const auto& thread : threads) thread->join();
+  target::expect_equal("visits", static_cast<uint64_t>(counter), kThreads * kVisits);
+}
+
+void fork_many() {
+  for (int i = 0; i < 200; ++i) {
+    const pid_t child = target::setup("fork", fork());
+    if (child == 0) _exit(static_cast<int>(twice(i % 50)));
+    int status = 0;
+    target::expect_equal("waitpid", static_cast<uint64_t>(waitpid(child, &status, 0)), child);
+    target::expect_equal("status", status, static_cast<uint64_t>(i % 50 * 2) << 8);
+    bump(1);
+  }
+}
+
+void spawn() {
+  char* words[] = {arguments[0], const_cast<char*>("--do"), const_cast<char*>("nothing"), nullptr};
+  pid_t child = 0;
+  errno = posix_spawn(&child, "/proc/self/exe", nullptr, nullptr, words, environ);
+  if (errno) target::cannot("posix_spawn");
+  int status = 0;
+  waitpid(child, &status, 0);
+  target::expect_equal("status", status, 0);
+}
+
+[[noreturn]] void become_another() {
+  char* words[] = {arguments[0], const_cast<char*>("--do"), const_cast<char*>("nothing"), nullptr};
+  // From another thread: its number is gone afterwards.
+  target::Thread other("execer", [&] {
+    execv("/proc/self/exe", words);
+    target::cannot("execv");
+  });
+  while (true) pause();
+}
+
+// It traces its own child, as a debugger does.
+void trace() {
+  const pid_t child = target::setup("fork", fork());
+  if (child == 0) {
+    if (ptrace(PTRACE_TRACEME, 0, 0, 0) != 0) _exit(90);
+    raise(SIGUSR1);
+    _exit(17);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  target::expect_equal("stopped by", status, SIGUSR1 << 8 | 0x7f);
+  target::expect_call("ptrace", ptrace(PTRACE_CONT, child, 0, 0));
+  waitpid(child, &status, 0);
+  target::expect_equal("status", status, 17 << 8);
+}
+
+void take_signals() {
+  struct sigaction action {};
+  action.sa_sigaction = [](int, siginfo_t* info, void*) { handled = handled + info->si_value.sival_int; };
+  action.sa_flags = SA_SIGINFO;
+  sigaction(SIGUSR1, &action, nullptr);
+  for (int i = 1; i <= 3; ++i) sigqueue(getpid(), SIGUSR1, {.sival_int = i});
+  target::expect_equal("values handled", static_cast<uint64_t>(handled), 6);
+}
+
+void block_all() {
+  sigset_t all;
+  sigfillset(&all);
+  sigprocmask(SIG_BLOCK, &all, nullptr);
+  while (go < 2) usleep(1000);
+}
+
+[[noreturn]] void crash() {
+  *reinterpret_cast<volatile int*>(0x10) = 1;
+  abort();
+}
+
+struct Deed {
+  std::string_view name;
+  void (*act)();
+};
+constexpr Deed kDeeds[] = {
+    {"nothing", [] {}},       {"count", count},     {"speak", speak},
+    {"threads", run_threads}, {"forks", fork_many}, {"spawn", spawn},
+    {"exec", become_another}, {"trace", trace},     {"signals", take_signals},
+    {"block", block_all},     {"crash", crash},
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  arguments = argv;
+  const std::string_view wanted = target::option(argc, argv, "--do", "nothing");
+  if (wanted != "nothing") {
+    target::say("ready");
+    while (!go) usleep(1000);
+  }
+  for (const Deed& deed : kDeeds)
+    if (deed.name == wanted) deed.act();
+  at_end(target::verdict());
+  return target::verdict();
+}
