@@ -52,8 +52,8 @@ void require_debug_registers(const std::vector<Breakpoint>& list, const Breakpoi
 
 void remove(SessionState& state, Pid pid, const Breakpoint& breakpoint) {
   const auto same = [&](const Breakpoint& old) { return old.is(breakpoint); };
-  if (std::erase_if(state.running.breakpoints[pid], same) > 0 && state.running.target)
-    state.running.target->remove(pid, breakpoint);
+  if (std::erase_if(state.running.breakpoints[pid], same) > 0 && state.running.tree())
+    state.running.tree()->remove(pid, breakpoint);
 }
 
 // False: the processor cannot do that.
@@ -62,7 +62,7 @@ bool insert(SessionState& state, Pid pid, const Breakpoint& breakpoint) {
   remove(state, pid, breakpoint);                              // with other conditions, perhaps
   auto& list = state.running.breakpoints[pid];
   require_debug_registers(list, breakpoint);
-  if (state.running.target && !state.running.target->insert(pid, breakpoint)) return false;
+  if (state.running.tree() && !state.running.tree()->insert(pid, breakpoint)) return false;
   list.push_back(breakpoint);
   return true;
 }

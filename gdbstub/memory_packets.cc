@@ -6,6 +6,7 @@
 #include "core/base/strings.h"
 #include "gdbstub/framing.h"
 #include "gdbstub/handlers.h"
+#include "gdbstub/run_control.h"
 
 namespace snapgdb::gdbstub {
 namespace {
@@ -38,6 +39,7 @@ Range parse_range(Scanner& arguments, char separator = ',') {
 
 Reply write(SessionState& state, const Range& range, std::string_view bytes) {
   if (bytes.size() != range.size) throw PacketError{kMalformed, "the length does not fit the data"};
+  continue_diversion(state, range.address);
   if (!state.target->write_memory(state.selected.pid, range.address,
                                   std::as_bytes(std::span(bytes))))
     throw PacketError{kNoMemory, at_address(range.address)};

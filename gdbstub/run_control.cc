@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 
 #include "core/base/error.h"
 #include "gdbstub/stop_replies.h"
@@ -48,7 +49,8 @@ std::optional<std::string> value_of(const Target& target, ThreadId thread, size_
   return RegisterLayout::value(target.registers(thread), target.layout().registers()[number]);
 }
 
-constexpr size_t kRsp = 7, kRip = 16;  // gdb's numbers; the general registers end with rip
+constexpr size_t kRax = 0, kRsp = 7,
+                 kRip = 16;  // gdb's numbers; the general registers end with rip
 
 // A call needs room on the stack of its thread, and sends it elsewhere.
 bool begins_call(const SessionState& state) {
@@ -70,6 +72,7 @@ void launch(SessionState& state) {
         "snapgdb: nothing has run: this is a snapshot, a moment of the program. It can be looked "
         "at "
         "and changed, but not continued, stepped or called into."};
+  running.over.reset();
   try {
     running.target = running.launch(*state.moment, state.attached);
     state.target = running.target.get();
@@ -89,6 +92,11 @@ void note_fork(SessionState& state, const Event& event) {
   state.last_selected[event.child.pid] = event.child.tid;
   running.forked = {event.thread.pid, event.child.pid};
   running.breakpoints[event.child.pid] = running.breakpoints[event.thread.pid];
+}
+
+void note_result(SessionState& state, ThreadId thread) {
+  const auto rax = value_of(*state.target, thread, kRax);
+  if (rax) std::memcpy(&state.running.returned, rax->data(), sizeof state.running.returned);
 }
 
 void forget(SessionState& state, Pid pid) {
@@ -130,6 +138,7 @@ std::string tell(SessionState& state, const Event& event) {
     forget(state, event.thread.pid);
   } else if (event.kind != Kind::kNothingRuns && event.kind != Kind::kThreadExited &&
              !state.running.non_stop) {
+    if (state.running.in_call) note_result(state, event.thread);
     state.select(event.thread);
     state.chosen = true;  // gdb takes the thread of a stop for selected
   }
@@ -148,6 +157,7 @@ void tell_wishes(const SessionState& state) {
 void return_to_snapshot(SessionState& state) {
   Running& running = state.running;
   running.target.reset();
+  running.over.reset();
   running.waiting = false;
   running.events.clear();
   running.resumed.clear();
@@ -180,7 +190,17 @@ void end_call(SessionState& state, ThreadId thread) {
   if (!state.moment->has(thread)) return;
   for (size_t number = 0; number <= kRip; ++number)
     if (value_of(*state.target, thread, number) != value_of(*state.moment, thread, number)) return;
+  auto tree = std::move(state.running.target);
   return_to_snapshot(state);
+  state.running.over = std::move(tree);
+}
+
+void continue_diversion(SessionState& state, uint64_t address) {
+  Running& running = state.running;
+  if (!running.over || address != running.returned) return;
+  running.target = std::move(running.over);
+  running.in_call = true;
+  state.target = running.target.get();
 }
 
 // Most clients detach when they quit, and nothing may be left behind then. But the one of two after

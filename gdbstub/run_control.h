@@ -39,6 +39,9 @@ void look_again(SessionState& state);
 void note_call(SessionState& state);
 // The client has written registers: perhaps back, at the end of a call. The diversion is over then.
 void end_call(SessionState& state, ThreadId thread);
+// The client writes to `address`: perhaps to what a call of malloc has returned, for the next call.
+// The diversion is not over then.
+void continue_diversion(SessionState& state, uint64_t address);
 
 // The client is done with a process, which is killed (`kill`), or else runs on where something is
 // left to run with.

@@ -46,7 +46,11 @@ struct Running {
   // registers then: what was changed before that is what there is to come back to.
   std::optional<SnapshotTarget::Changes> before_call;
   bool in_call = false;    // the tree began with a call
-  bool diversion = false;  // once that is over, the tree is dropped
+  bool diversion = false;  // once that is over, the client looks at the snapshot again
+  // The tree of a diversion that is over, and what the call has returned. For an argument that is a
+  // string gdb calls malloc, writes to where it points, and calls the function itself then.
+  std::unique_ptr<RunningTarget> over;
+  uint64_t returned = 0;
 
   bool waiting = false;               // the client does, for a stop of what it has resumed
   std::vector<ResumeAction> resumed;  // what it has resumed last
@@ -61,6 +65,9 @@ struct Running {
   // is the one it has been told and has not confirmed.
   bool non_stop = false;
   std::deque<std::string> notices;
+
+  // What breakpoints are inserted in.
+  RunningTarget* tree() const { return target ? target.get() : over.get(); }
 };
 
 // What both sides have agreed on and selected up to now.

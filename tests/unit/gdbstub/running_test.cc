@@ -464,14 +464,35 @@ TEST_CASE("a call in a diversion leaves nothing behind but what was changed befo
   client.ask("P7=0070000000000000");
   CHECK(debugger.script.dropped == 0);  // the program counter is still the function's
   client.ask("P10=0010400000000000");
-  CHECK(debugger.script.dropped == 1);
   CHECK(client.ask("m1000,2") == to_hex("f") + "79");
   CHECK(client.ask("g") == before);
   call(debugger);
   CHECK(debugger.script.launched == 2);
+  CHECK(debugger.script.dropped == 1);
   CHECK(contains(client.monitor("diversion off"), "the snapshot again"));
   CHECK(debugger.script.dropped == 2);
   CHECK(client.ask("g") == before);
+}
+
+TEST_CASE("a string for a call stays where a call of malloc has made room for it") {
+  Debugger debugger;
+  auto& client = debugger.client;
+  client.monitor("diversion on");
+  client.ask("P0=0410000000000000");
+  const std::string before = client.ask("g");
+  call(debugger);  // returns 0x1004
+  go_to_function(debugger, "0070000000000000", "0010400000000000");
+  CHECK(client.ask("z0,402000,1") == "OK");
+  CHECK(client.ask("M1004,2:6869") == "OK");
+  CHECK(client.ask("m1000,1") == "7a");
+  call(debugger);
+  CHECK(debugger.script.launched == 1);
+  CHECK(client.ask("m1004,2") == "6869");
+  go_to_function(debugger, "0070000000000000", "0010400000000000");
+  CHECK(client.ask("m1004,1") == to_hex("t"));
+  CHECK(client.ask("g") == before);
+  CHECK(client.ask("M1005,1:41") == "OK");  // elsewhere: the user's own
+  CHECK(client.ask("m1000,1") == to_hex("f"));
 }
 
 TEST_CASE("a call without a diversion goes on from where it ended, and restart from before it") {
