@@ -63,7 +63,7 @@ Reply run_program(SessionState& state, Scanner arguments) {
     throw PacketError{kCannot, fmt::format("a snapshot cannot start {}: only its own program, {}, "
                                            "goes on from there",
                                            program, executable)};
-  return_to_snapshot(state);
+  restart(state);
   if (state.is_attached(pid))
     state.select(state.thread({pid.value, -1}));
   else
@@ -73,7 +73,7 @@ Reply run_program(SessionState& state, Scanner arguments) {
 
 // Of older clients, which expect no reply.
 Reply restart_program(SessionState& state, Scanner) {
-  return_to_snapshot(state);
+  restart(state);
   return std::nullopt;
 }
 
