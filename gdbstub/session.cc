@@ -72,6 +72,8 @@ std::string Session::handle(const Incoming& incoming) {
     case Incoming::Kind::kOversize:
       return (state_.acknowledge ? "+" : "") + refuse("the packet is too long");
     case Incoming::Kind::kAck:
+      unacknowledged_.clear();
+      return "";
     case Incoming::Kind::kInterrupt:  // nothing runs that could be interrupted
       return "";
   }
@@ -90,6 +92,8 @@ std::string Session::refuse(std::string_view why) {
 
 std::string Session::answer_packet(std::string_view payload) {
   std::string out = state_.acknowledge ? "+" : "";
+  if (state_.acknowledge && payload == unacknowledged_) return out;
+  unacknowledged_ = payload;
   const Reply reply = answer(state_, payload);
   constexpr size_t kConsolePiece = (kPacketSize - 1) / 2;
   for (std::string_view text = state_.console; !text.empty();) {
