@@ -82,6 +82,12 @@ std::string Session::handle(const Incoming& incoming) {
     case Incoming::Kind::kInterrupt:
       return interrupt();
     case Incoming::Kind::kAck:
+<<<<<<< HEAD
+=======
+      unacknowledged_.clear();
+      return "";
+    case Incoming::Kind::kInterrupt:  // nothing runs that could be interrupted
+>>>>>>> ddf3cdd4883c16185f73a138925de460bf7d12ae
       return "";
   }
   return "";
@@ -99,6 +105,8 @@ std::string Session::refuse(std::string_view why) {
 
 std::string Session::answer_packet(std::string_view payload) {
   std::string out = state_.acknowledge ? "+" : "";
+  if (state_.acknowledge && payload == unacknowledged_) return out;
+  unacknowledged_ = payload;
   const Reply reply = answer(state_, payload);
   out += console();
   return out + (reply ? send(*reply) : on_event());

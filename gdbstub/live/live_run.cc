@@ -57,6 +57,7 @@ void LiveTarget::go(Thread& thread) {
     if (now.rip == actual.rip && now.rsp == actual.rsp) thread.restart.reset();
   }
   load_debug_registers(thread);
+  thread.moved = false;
   const int signal = std::exchange(thread.deliver, 0);
   const Tracee::Until until = thread.wanted.step ? Tracee::Until::kNextInstruction
                               : wishes_.system_calls.contains(thread.id.pid)
@@ -246,7 +247,7 @@ void LiveTarget::detach(Pid pid) {
     if (thread->task.is_stopped()) {
       load_debug_registers(*thread);
       const int signal = thread->task.signal_on_its_way();
-      thread->task.detach_if_alive(signal == SIGTRAP ? 0 : signal);
+      thread->task.detach_if_alive(signal == SIGTRAP || thread->moved ? 0 : signal);
     }
     by_real_.erase(thread->task.tid());
   }

@@ -79,10 +79,11 @@ class LiveTarget : public RunningTarget {
     Tracee task;
     ResumeAction wanted = {};
     Asked asked = Asked::kNothing;
-    int deliver = 0;                // the signal that it gets when it goes on
-    int unreported = 0;             // a signal of which the client knows already
-    bool passes = false;     // has come to a breakpoint whose conditions do not hold
-    bool in_vfork = false;          // cannot be stopped before its child has let go of its memory
+    int deliver = 0;        // the signal that it gets when it goes on
+    int unreported = 0;     // a signal of which the client knows already
+    bool moved = false;     // by the client, since it stopped: a signal was meant for elsewhere
+    bool passes = false;    // has come to a breakpoint whose conditions do not hold
+    bool in_vfork = false;  // cannot be stopped before its child has let go of its memory
     uint64_t debug_generation = 0;  // what its debug registers hold
     // Of one that was in a system call in the snapshot: registers as they were, and as they are, so
     // that the call begins anew.
