@@ -82,12 +82,7 @@ std::string Session::handle(const Incoming& incoming) {
     case Incoming::Kind::kInterrupt:
       return interrupt();
     case Incoming::Kind::kAck:
-<<<<<<< HEAD
-=======
       unacknowledged_.clear();
-      return "";
-    case Incoming::Kind::kInterrupt:  // nothing runs that could be interrupted
->>>>>>> ddf3cdd4883c16185f73a138925de460bf7d12ae
       return "";
   }
   return "";
