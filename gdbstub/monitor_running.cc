@@ -57,9 +57,8 @@ std::optional<bool> either(std::string_view word, std::string_view yes, std::str
 }  // namespace
 
 std::string restart(SessionState& state, std::string_view) {
-  if (!state.running.target) return "Nothing has run: this is the snapshot.\n";
-  return_to_snapshot(state);
-  return fmt::format("What ran is dropped: this is the snapshot again.\n{}", kLookAgain);
+  begin_anew(state);
+  return fmt::format("This is the snapshot, as it was taken.\n{}", kLookAgain);
 }
 
 std::string list_snapshots(SessionState& state, std::string_view) {
@@ -96,7 +95,10 @@ std::string choose_diversion(SessionState& state, std::string_view argument) {
         running.diversion ? "on" : "off");
   const bool ends = running.diversion && !*on && running.target;
   running.diversion = *on;
-  if (ends) return restart(state, "");
+  if (ends) {
+    return_to_snapshot(state);
+    return fmt::format("Diversion is off: this is the snapshot again.\n{}", kLookAgain);
+  }
   if (*on && running.target)
     return "It counts from the snapshot only, and the program runs already: `monitor restart` goes "
            "back.\n";

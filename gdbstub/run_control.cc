@@ -168,6 +168,11 @@ void return_to_snapshot(SessionState& state) {
   look_again(state);
 }
 
+void begin_anew(SessionState& state) {
+  return_to_snapshot(state);
+  state.moment->set_changes({});
+}
+
 void look_again(SessionState& state) {
   const auto gone = [&](Pid pid) { return state.target->threads(pid).empty(); };
   for (const Pid pid : std::vector(state.attached))

@@ -127,12 +127,12 @@ Reply transfer_siginfo(SessionState& state, Scanner arguments) {
   });
 }
 
-// ANNEX:OFFSET,DATA: written all at once, or not at all.
+// ANNEX:OFFSET:DATA, written all at once, or not at all.
 Reply write_siginfo(SessionState& state, Scanner arguments) {
   arguments.expect(':');
   arguments.until(':');
   const uint64_t offset = arguments.hex();
-  arguments.expect(',');
+  arguments.expect(':');
   const std::string_view data = arguments.take_rest();
   const ThreadId thread = state.selected_thread();
   auto siginfo = present(state.target->siginfo(thread), "signal for that thread");
