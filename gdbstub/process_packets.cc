@@ -52,7 +52,8 @@ Reply kill_all(SessionState& state, Scanner) {
   return std::nullopt;
 }
 
-// The only program there is to run is the one in the snapshot, from there on.
+// The only program there is to run is the one in the snapshot, from there on. gdb continues it at
+// once, and is answered that it stands where it was taken: there the user has something to say.
 Reply run_program(SessionState& state, Scanner arguments) {
   arguments.expect(';');
   const std::string program = arguments.hex_text(';');
@@ -63,7 +64,8 @@ Reply run_program(SessionState& state, Scanner arguments) {
     throw PacketError{kCannot, fmt::format("a snapshot cannot start {}: only its own program, {}, "
                                            "goes on from there",
                                            program, executable)};
-  restart(state);
+  begin_anew(state);
+  state.running.arrived = true;
   if (state.is_attached(pid))
     state.select(state.thread({pid.value, -1}));
   else
@@ -73,7 +75,7 @@ Reply run_program(SessionState& state, Scanner arguments) {
 
 // Of older clients, which expect no reply.
 Reply restart_program(SessionState& state, Scanner) {
-  restart(state);
+  begin_anew(state);
   return std::nullopt;
 }
 
