@@ -48,8 +48,9 @@ class Decoder {
   char first_digit_ = 0;
 };
 
-// "$payload#xx". Bytes that would end the packet or mean something else in it are escaped;
-// run-length encoding is never used.
+// "$payload#xx". Bytes that would end the packet or mean something else in it are escaped, and runs
+// of one byte are sent as its number: most of what registers and files consist of is zeros, and the
+// client pays for each byte.
 std::string frame(std::string_view payload);
 // The same of what is sent unasked, and never acknowledged.
 std::string frame_notification(std::string_view payload);

@@ -52,8 +52,7 @@ Reply kill_all(SessionState& state, Scanner) {
   return std::nullopt;
 }
 
-// The only program there is to run is the one in the snapshot, from there on. gdb continues it at
-// once, and is answered that it stands where it was taken: there the user has something to say.
+// The only program there is to run is the one in the snapshot, from there on.
 Reply run_program(SessionState& state, Scanner arguments) {
   arguments.expect(';');
   const std::string program = arguments.hex_text(';');
@@ -64,8 +63,7 @@ Reply run_program(SessionState& state, Scanner arguments) {
     throw PacketError{kCannot, fmt::format("a snapshot cannot start {}: only its own program, {}, "
                                            "goes on from there",
                                            program, executable)};
-  begin_anew(state);
-  state.running.arrived = true;
+  restart(state);
   if (state.is_attached(pid))
     state.select(state.thread({pid.value, -1}));
   else
@@ -75,7 +73,7 @@ Reply run_program(SessionState& state, Scanner arguments) {
 
 // Of older clients, which expect no reply.
 Reply restart_program(SessionState& state, Scanner) {
-  begin_anew(state);
+  restart(state);
   return std::nullopt;
 }
 

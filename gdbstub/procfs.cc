@@ -13,6 +13,7 @@ namespace {
 struct Subject {
   const pb::Process& process;
   const pb::Thread* thread;  // nullptr: nothing is left of it
+  bool is_task = false;      // the thread alone, not the process
 };
 
 template <typename Strings>
@@ -116,6 +117,34 @@ std::string capability_lines(const pb::Credentials& who) {
       who.cap_ambient(), who.no_new_privs(), who.seccomp_mode(), who.seccomp_filters());
 }
 
+uint64_t resident(const pb::Process& process) {
+  uint64_t bytes = 0;
+  for (const pb::Vma& vma : process.mappings()) bytes += vma.rss();
+  return bytes;
+}
+
+// The kernel lists the page of vsyscall, but counts it nowhere.
+uint64_t mapped(const pb::Process& process) {
+  uint64_t bytes = 0;
+  for (const pb::Vma& vma : process.mappings())
+    if (vma.name() != "[vsyscall]") bytes += vma.end() - vma.start();
+  return bytes;
+}
+
+std::string memory_lines(const pb::Process& process) {
+  constexpr uint64_t kKib = 1024;
+  uint64_t locked = 0, swapped = 0, stack = 0;
+  for (const pb::Vma& vma : process.mappings()) {
+    locked += vma.locked();
+    swapped += vma.swap();
+    if (vma.name() == "[stack]") stack += vma.end() - vma.start();
+  }
+  return fmt::format(
+      "VmSize:\t{:8} kB\nVmLck:\t{:8} kB\nVmRSS:\t{:8} kB\nVmStk:\t{:8} kB\nVmSwap:\t{:8} kB\n",
+      mapped(process) / kKib, locked / kKib, resident(process) / kKib, stack / kKib,
+      swapped / kKib);
+}
+
 std::string status(const Subject& subject) {
   const pb::Process& process = subject.process;
   const pb::Thread& thread = subject.thread ? *subject.thread : pb::Thread::default_instance();
@@ -124,7 +153,7 @@ std::string status(const Subject& subject) {
       "Name:\t{}\nUmask:\t{:04o}\nState:\t{} ({})\nTgid:\t{}\nPid:\t{}\nPPid:\t{}\nTracerPid:\t0\n",
       name_of(subject), process.umask(), state, state_name(state), process.pid(), id_of(subject),
       process.parent());
-  out += credentials_lines(thread.credentials());
+  out += credentials_lines(thread.credentials()) + memory_lines(process);
   out += fmt::format(
       "Threads:\t{}\nSigPnd:\t{:016x}\nShdPnd:\t{:016x}\nSigBlk:\t{:016x}\nSigIgn:\t{:016x}\n"
       "SigCgt:\t{:016x}\n",
@@ -144,16 +173,12 @@ int64_t priority_of(const pb::Scheduling& scheduling) {
   return realtime > 0 ? -1 - realtime : 20 + scheduling.nice();
 }
 
-uint64_t resident(const pb::Process& process) {
-  uint64_t bytes = 0;
-  for (const pb::Vma& vma : process.mappings()) bytes += vma.rss();
-  return bytes;
-}
-
-uint64_t mapped(const pb::Process& process) {
-  uint64_t bytes = 0;
-  for (const pb::Vma& vma : process.mappings()) bytes += vma.end() - vma.start();
-  return bytes;
+// Of all its threads, unless one was asked for.
+uint64_t ticks(const Subject& subject, uint64_t (pb::Thread::*kind)() const) {
+  if (subject.is_task) return subject.thread ? (subject.thread->*kind)() : 0;
+  uint64_t sum = 0;
+  for (const pb::Thread& thread : subject.process.threads()) sum += (thread.*kind)();
+  return sum;
 }
 
 uint64_t resident_limit(const pb::Process& process) {
@@ -171,9 +196,10 @@ std::string stat(const Subject& subject) {
   std::string out = fmt::format(
       "{} ({}) {} {} {} {} {} {} 0 -1 -1 -1 -1 {} {} -1 -1 {} {} {} 0 {} {} {} {}", id_of(subject),
       name_of(subject), state_of(subject), process.parent(), process.group(), process.session(),
-      process.terminal(), process.foreground_group(), thread.user_ticks(), thread.system_ticks(),
-      priority_of(scheduling), scheduling.nice(), process.threads_size(), thread.start_ticks(),
-      mapped(process), resident(process) / kPageSize, resident_limit(process));
+      process.terminal(), process.foreground_group(), ticks(subject, &pb::Thread::user_ticks),
+      ticks(subject, &pb::Thread::system_ticks), priority_of(scheduling), scheduling.nice(),
+      process.threads_size(), thread.start_ticks(), mapped(process), resident(process) / kPageSize,
+      resident_limit(process));
   out += fmt::format(" {} {} {} 0 0 {} {} {} {} 1 0 0 17 {} {} {} 0 0 0", mm.start_code(),
                      mm.end_code(), mm.start_stack(), thread.signals_pending(),
                      thread.signal_mask(), process.signals_ignored(), process.signals_caught(),
@@ -260,7 +286,7 @@ std::optional<Subject> take_subject(const Snapshot& snapshot, std::string_view& 
   const pb::Thread* thread = tid ? find_thread(*process, *tid) : nullptr;
   const bool is_leader = tid == process->pid();  // it may have exited before the others
   if (!thread && !is_leader) return std::nullopt;
-  return Subject{*process, thread};
+  return Subject{*process, thread, true};
 }
 
 std::optional<std::string> content(std::span<const Row> rows, const Subject& subject,

@@ -103,7 +103,7 @@ void forget(SessionState& state, Pid pid) {
   state.detach(pid);
   state.running.breakpoints.erase(pid);
   std::erase_if(state.running.events, [&](const Event& event) { return event.thread.pid == pid; });
-  if (state.running.target && state.attached.empty()) return_to_snapshot(state);
+  if (state.running.target && state.attached.empty()) restart(state);
 }
 
 }  // namespace
@@ -168,9 +168,9 @@ void return_to_snapshot(SessionState& state) {
   look_again(state);
 }
 
-void begin_anew(SessionState& state) {
-  return_to_snapshot(state);
+void restart(SessionState& state) {
   state.moment->set_changes({});
+  return_to_snapshot(state);
 }
 
 void look_again(SessionState& state) {

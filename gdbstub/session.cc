@@ -82,6 +82,7 @@ std::string Session::handle(const Incoming& incoming) {
     case Incoming::Kind::kInterrupt:
       return interrupt();
     case Incoming::Kind::kAck:
+      unacknowledged_.clear();
       return "";
   }
   return "";
@@ -99,6 +100,8 @@ std::string Session::refuse(std::string_view why) {
 
 std::string Session::answer_packet(std::string_view payload) {
   std::string out = state_.acknowledge ? "+" : "";
+  if (state_.acknowledge && payload == unacknowledged_) return out;
+  unacknowledged_ = payload;
   const Reply reply = answer(state_, payload);
   out += console();
   return out + (reply ? send(*reply) : on_event());

@@ -63,6 +63,9 @@ class Session {
   Decoder decoder_;
   SessionState state_;
   std::string last_frame_;  // sent again if the client did not get it
+  // What was answered last, until the client acknowledges the answer: gdb sends a packet again if
+  // it hears nothing for two seconds, which an image may take to open on a busy machine.
+  std::string unacknowledged_;
 };
 
 }  // namespace snapgdb::gdbstub

@@ -35,10 +35,10 @@ struct Lane {
 };
 
 // How one may look at an XMM register: $xmm0.v4_float and so on.
-constexpr Lane kLanes[] = {{"v8_bfloat16", "bfloat16", 8},  {"v4_float", "ieee_single", 4},
-                           {"v2_double", "ieee_double", 2}, {"v16_int8", "int8", 16},
-                           {"v8_int16", "int16", 8},        {"v4_int32", "int32", 4},
-                           {"v2_int64", "int64", 2}};
+constexpr Lane kLanes[] = {{"v8_bfloat16", "bfloat16", 8}, {"v8_half", "ieee_half", 8},
+                           {"v4_float", "ieee_single", 4}, {"v2_double", "ieee_double", 2},
+                           {"v16_int8", "int8", 16},       {"v8_int16", "int16", 8},
+                           {"v4_int32", "int32", 4},       {"v2_int64", "int64", 2}};
 
 std::string vec128() {
   std::string vectors, fields;

@@ -37,6 +37,7 @@ void LiveTarget::collect() {
   std::array<signalfd_siginfo, 16> signals;
   while (::read(child_signals_.get(), signals.data(), sizeof signals) > 0) continue;
   while (const auto real = Tracee::next_to_report()) take(*real);
+  pass_breakpoints();
 }
 
 void LiveTarget::take(Tid real) {
@@ -74,13 +75,15 @@ void LiveTarget::took_stop(Thread& thread, Asked asked) {
     if (asked != Asked::kHalt || !repeats) events_.push_back(std::move(*event));
     return;
   }
-  const auto still = threads_.find(id);
-  if (still == threads_.end() || !still->second.task.is_stopped()) return;
+  const bool passes = std::exchange(thread.passes, false);
+  if (passes && (asked == Asked::kNothing || asked == Asked::kPause)) return passing_.push_back(id);
   switch (asked) {
     case Asked::kNothing:
-      return go(still->second);
+      return go(thread);
     case Asked::kHalt:
       return;
+    case Asked::kPause:
+      return paused_.push_back(id);
     case Asked::kStop:
       events_.push_back({.kind = Event::Kind::kStopped, .thread = id});
       return;
@@ -154,7 +157,7 @@ std::optional<Event> LiveTarget::on_breakpoint(Thread& thread) {
     return holds(condition, *this, thread.id);
   };
   if (!conditions->empty() && std::ranges::none_of(*conditions, holds_here)) {
-    step_over(thread);
+    thread.passes = true;
     return std::nullopt;
   }
   return Event{.kind = Event::Kind::kSoftwareBreakpoint, .thread = thread.id, .signal = SIGTRAP};
@@ -211,7 +214,10 @@ std::optional<Event> LiveTarget::on_new_thread(Thread& parent) {
     events_.push_back({.kind = Event::Kind::kThreadCreated, .thread = id, .signal = SIGTRAP});
     return std::nullopt;
   }
-  if (!halting_) go(thread);
+  if (pausing_)
+    paused_.push_back(id);
+  else if (!halting_)
+    go(thread);
   return std::nullopt;
 }
 

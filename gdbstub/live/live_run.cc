@@ -57,6 +57,7 @@ void LiveTarget::go(Thread& thread) {
     if (now.rip == actual.rip && now.rsp == actual.rsp) thread.restart.reset();
   }
   load_debug_registers(thread);
+  thread.moved = false;
   const int signal = std::exchange(thread.deliver, 0);
   const Tracee::Until until = thread.wanted.step ? Tracee::Until::kNextInstruction
                               : wishes_.system_calls.contains(thread.id.pid)
@@ -155,46 +156,62 @@ void LiveTarget::remove(Pid pid, const Breakpoint& breakpoint) {
   ++owner.debug_generation;
 }
 
-// Those that were running, and stand still now.
-std::vector<LiveTarget::Thread*> LiveTarget::pause(Pid pid, const Thread* but) {
+// Stops those that run, but only for a moment.
+std::vector<LiveTarget::Thread*> LiveTarget::pause(Pid pid) {
   std::vector<Thread*> paused;
   for (Thread* each : threads_of(pid)) {
-    if (each == but || each->task.is_stopped() || each->in_vfork) continue;
-    if (each->asked == Asked::kNothing) ask(*each, Asked::kHalt);
+    if (each->task.is_stopped() || each->in_vfork) continue;
+    if (each->asked == Asked::kNothing) ask(*each, Asked::kPause);
     paused.push_back(each);
   }
   for (Thread* each : paused) await(*each, kPatience);
   return paused;
 }
 
-// Past a breakpoint whose conditions do not hold, while nobody else could run past it unseen.
+// Threads whose breakpoints' conditions do not hold go past them, one by one, while nobody else
+// could run past one unseen: all that have come to one meanwhile, since pausing costs the most.
+void LiveTarget::pass_breakpoints() {
+  while (!passing_.empty()) {
+    const Pid pid = passing_.front().pid;
+    pausing_ = true;
+    std::vector<ThreadId> stopped;
+    for (const Thread* each : pause(pid)) stopped.push_back(each->id);
+    for (const ThreadId id : stopped)
+      if (const auto each = threads_.find(id); each != threads_.end()) take_if_any(each->second);
+    for (size_t i = 0; i < passing_.size(); ++i)
+      if (const auto each = threads_.find(passing_[i]);
+          each != threads_.end() && passing_[i].pid == pid)
+        step_over(each->second);
+    std::erase_if(passing_, [&](ThreadId id) { return id.pid == pid; });
+    pausing_ = false;
+    for (const ThreadId id : std::exchange(paused_, {}))
+      if (const auto each = threads_.find(id);
+          each != threads_.end() && each->second.task.is_stopped())
+        go(each->second);
+  }
+}
+
+void LiveTarget::take_if_any(Thread& thread) {
+  if (thread.task.is_stopped() || thread.task.status().gone()) take(thread);
+}
+
 void LiveTarget::step_over(Thread& thread) {
-  const Pid pid = thread.id.pid;
-  LiveMemory& memory = *process(pid).memory;
+  LiveMemory& memory = *process(thread.id.pid).memory;
   const uint64_t at = thread.task.registers().rip;
   const auto* found = memory.breakpoint(at);
-  if (!found) return go(thread);
+  if (!found) return paused_.push_back(thread.id);
   const auto conditions = *found;
-  std::vector<ThreadId> paused;
-  for (const Thread* each : pause(pid, &thread)) paused.push_back(each->id);
   memory.remove(at);
   thread.task.resume_if_alive(std::exchange(thread.deliver, 0), Tracee::Until::kNextInstruction);
   constexpr std::chrono::milliseconds kOneInstruction{200};
   await(thread, kOneInstruction);
   memory.insert(at, conditions);
-  // What else it reports is dealt with as ever.
   const WaitStatus status = thread.task.status();
   const bool stepped = status.signal_delivery() && status.signal() == SIGTRAP;
-  if (stepped && !thread.wanted.step && thread.asked == Asked::kNothing)
-    go(thread);
-  else if (stepped || status.gone() || status.stopped())
-    take(thread);
-  for (const ThreadId id : paused)
-    if (const auto each = threads_.find(id); each != threads_.end()) {
-      Thread& other = each->second;
-      if (other.asked == Asked::kHalt) other.asked = Asked::kNothing;
-      if (other.task.is_stopped() || other.task.status().gone()) take(other);
-    }
+  if (stepped && !thread.wanted.step) return paused_.push_back(thread.id);
+  // What else it reports is dealt with as ever.
+  if (thread.asked == Asked::kNothing) thread.asked = Asked::kPause;
+  take_if_any(thread);
 }
 
 // ---- Attaching and detaching
@@ -222,7 +239,7 @@ void LiveTarget::attach(Pid pid) {
 void LiveTarget::detach(Pid pid) {
   const auto found = processes_.find(pid);
   if (found == processes_.end()) return;
-  pause(pid, nullptr);
+  pause(pid);
   if (found->second.memory.use_count() == 1) found->second.memory->remove_all();
   found->second.debug_registers = {};
   ++found->second.debug_generation;
@@ -230,7 +247,7 @@ void LiveTarget::detach(Pid pid) {
     if (thread->task.is_stopped()) {
       load_debug_registers(*thread);
       const int signal = thread->task.signal_on_its_way();
-      thread->task.detach_if_alive(signal == SIGTRAP ? 0 : signal);
+      thread->task.detach_if_alive(signal == SIGTRAP || thread->moved ? 0 : signal);
     }
     by_real_.erase(thread->task.tid());
   }

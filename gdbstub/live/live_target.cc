@@ -259,6 +259,7 @@ void LiveTarget::set_registers(ThreadId id, RegisterSet registers) {
         if (general.*argument == recorded.*argument) general.*argument = actual.*argument;
     }
   }
+  thread.moved |= general.rip != thread.task.registers().rip;
   thread.task.set_registers(general);
   if (!registers.xstate.empty())
     thread.task.set_register_set(NT_X86_XSTATE, std::as_bytes(std::span(registers.xstate)));

@@ -73,15 +73,17 @@ class LiveTarget : public RunningTarget {
     uint64_t debug_generation = 1;  // of debug_registers
   };
   // Why a running thread was asked to stop.
-  enum class Asked { kNothing, kHalt, kStop, kInterrupt };
+  enum class Asked { kNothing, kHalt, kPause, kStop, kInterrupt };
   struct Thread {
     ThreadId id;
     Tracee task;
     ResumeAction wanted = {};
     Asked asked = Asked::kNothing;
-    int deliver = 0;                // the signal that it gets when it goes on
-    int unreported = 0;             // a signal of which the client knows already
-    bool in_vfork = false;          // cannot be stopped before its child has let go of its memory
+    int deliver = 0;        // the signal that it gets when it goes on
+    int unreported = 0;     // a signal of which the client knows already
+    bool moved = false;     // by the client, since it stopped: a signal was meant for elsewhere
+    bool passes = false;    // has come to a breakpoint whose conditions do not hold
+    bool in_vfork = false;  // cannot be stopped before its child has let go of its memory
     uint64_t debug_generation = 0;  // what its debug registers hold
     // Of one that was in a system call in the snapshot: registers as they were, and as they are, so
     // that the call begins anew.
@@ -107,7 +109,9 @@ class LiveTarget : public RunningTarget {
   void deliver_on_resume(Thread& thread, int signal);
   void load_debug_registers(Thread& thread);
   void step_over(Thread& thread);
-  std::vector<Thread*> pause(Pid pid, const Thread* but);
+  void pass_breakpoints();
+  void take_if_any(Thread& thread);
+  std::vector<Thread*> pause(Pid pid);
   void await(Thread& thread, std::chrono::milliseconds patience);
 
   // live_events.cc
@@ -143,7 +147,10 @@ class LiveTarget : public RunningTarget {
   std::map<Tid, Tracee> early_;  // heard of before their parents had told of them
   std::deque<Event> events_;
   ThreadId last_reported_ = {};
-  bool halting_ = false;  // who is born now stands still
+  bool halting_ = false;           // who is born now stands still
+  bool pausing_ = false;           // the same, and is among `paused_`
+  std::vector<ThreadId> paused_;   // that go on in a moment
+  std::vector<ThreadId> passing_;  // at breakpoints that are none of theirs
   Wishes wishes_;
 };
 

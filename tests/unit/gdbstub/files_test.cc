@@ -151,6 +151,21 @@ TEST_CASE("what /proc said is made again from the records") {
     CHECK(open(client, path) == "F-1,2");
 }
 
+TEST_CASE("a process has used the time of all its threads, and a thread its own") {
+  SnapshotBuilder builder;
+  auto& process = builder.process(16).thread(16);
+  process.last_thread().set_user_ticks(3);
+  process.thread(17).last_thread().set_user_ticks(4);
+  Conversation client(builder.build());
+  const auto user_ticks = [&](const char* path) {
+    const std::string stat = contents(client, path);
+    const std::string fields = stat.substr(stat.rfind(')') + 2);
+    return std::string(split_blank(fields).at(11));  // the 14th in proc(5), which counts from 1
+  };
+  CHECK(user_ticks("/proc/16/stat") == "7");
+  CHECK(user_ticks("/proc/16/task/17/stat") == "4");
+}
+
 TEST_CASE("a process whose leader has exited still has the leader's files") {
   SnapshotBuilder builder;
   auto& process = builder.process(16).thread(17).memory(0x400000, "code", PROT_READ, "/bin/x");

@@ -13,6 +13,13 @@ std::vector<Kind> kinds(const std::vector<Incoming>& all) {
   return out;
 }
 
+// Without runs, which would make it short.
+std::string varied(size_t size) {
+  std::string out;
+  while (out.size() < size) out += "ab";
+  return out.substr(0, size);
+}
+
 }  // namespace
 
 TEST_CASE("a packet is framed with its checksum") {
@@ -31,6 +38,23 @@ TEST_CASE("what would end a packet is escaped, and comes out as it went in") {
   const auto decoded = Decoder().push(framed);
   REQUIRE(decoded.size() == 1);
   CHECK(decoded[0].payload == every_byte);
+}
+
+TEST_CASE(
+    "a run of one byte is sent as its number, which is never a character of its own meaning") {
+  CHECK(frame("0000") == "$0* #7a");
+  CHECK(frame("000") == "$000#90");
+  for (const char c : {'0', 'x', '\0', '}', '$', '#', '*', '\xff'})
+    for (size_t length = 1; length < 300; ++length) {
+      const std::string payload = "a" + std::string(length, c) + "b";
+      const std::string framed = frame(payload);
+      INFO(length << " times " << c);
+      CHECK(framed.find_first_of("#$+-", 1) == framed.size() - 3);
+      const auto decoded = Decoder().push(framed);
+      REQUIRE(kinds(decoded) == std::vector{Kind::kPacket});
+      REQUIRE(decoded[0].payload == payload);
+    }
+  CHECK(frame(std::string(4096, '0')).size() < 200);
 }
 
 TEST_CASE("a stream is cut the same wherever it is split") {
@@ -66,11 +90,11 @@ TEST_CASE("a packet that breaks off is given up when the next one begins") {
 }
 
 TEST_CASE("an oversize packet is dropped as a whole and costs no more memory than the limit") {
-  const std::string large = frame(std::string(kPacketSize + 1, 'a'));
+  const std::string large = frame(varied(kPacketSize + 1));
   const auto items = Decoder().push(large + "$g#67");
   REQUIRE(kinds(items) == std::vector{Kind::kOversize, Kind::kPacket});
   CHECK(items[0].payload.empty());
-  CHECK(kinds(Decoder().push(frame(std::string(kPacketSize, 'a')))) == std::vector{Kind::kPacket});
+  CHECK(kinds(Decoder().push(frame(varied(kPacketSize)))) == std::vector{Kind::kPacket});
 }
 
 TEST_CASE("an escape at the very end stands for itself") {

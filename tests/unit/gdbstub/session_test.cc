@@ -61,10 +61,22 @@ TEST_CASE("a damaged packet is asked for again, a lost reply is sent again") {
   CHECK(session.feed("-") == "$QC10#f5");
 }
 
+// gdb does so after two seconds.
+// A second reply would be taken for that to the next packet.
+TEST_CASE("a packet that the client repeats before it has seen the reply is answered once") {
+  Session session(one_process());
+  const std::string once = session.feed("$qC#b4");
+  CHECK(session.feed("$qC#b4$qC#b4") == "++");
+  CHECK(session.feed("+$qC#b4") == once);
+  CHECK(session.feed("$?#3f") != "+");
+}
+
 TEST_CASE("without acknowledgements a damaged or oversize packet gets an error, not silence") {
   Conversation client(one_process());
   CHECK(client.session.feed("$g#00") == "$E16#ac");
-  CHECK(client.session.feed(frame(std::string(kPacketSize + 1, 'm'))) == "$E16#ac");
+  std::string large = "ab";
+  while (large.size() <= kPacketSize) large += large;
+  CHECK(client.session.feed(frame(large)) == "$E16#ac");
   CHECK(client.ask("qC") == "QCp10.10");
 }
 

@@ -1,4 +1,5 @@
 #include <sys/mman.h>
+#include <sys/socket.h>
 
 #include <catch2/catch.hpp>
 
@@ -80,6 +81,30 @@ TEST_CASE("info os lists the whole tree, whatever is attached") {
   CHECK(contains(client.fetch("osdata"), "processes"));
   CHECK(contains(client.fetch("osdata", "processes"), "child &lt;1&gt;"));
   CHECK(contains(client.fetch("osdata", "threads"), "<column name=\"tid\">32</column>"));
+  CHECK(contains(client.fetch("osdata", "procgroups"), "<column name=\"pid\">32</column>"));
+}
+
+TEST_CASE("info os lists sockets among the descriptors, and shared memory among the mappings") {
+  SnapshotBuilder builder;
+  auto& process = builder.process(16).thread(16);
+  process.record().add_descriptors()->mutable_file();
+  pb::Descriptor& listening = *process.record().add_descriptors();
+  listening.set_number(7);
+  listening.mutable_socket()->set_domain(AF_INET);
+  listening.mutable_socket()->set_type(SOCK_STREAM);
+  listening.mutable_socket()->set_local("127.0.0.1:80");
+  process.memory(0x10000, "segment", PROT_READ, "/SYSV00001234");
+  process.record().mutable_mappings(0)->set_shared(true);
+  process.memory(0x20000, "a copy", PROT_READ, "/memfd:private");
+  Conversation client(builder.build());
+  const std::string sockets = client.fetch("osdata", "sockets");
+  CHECK(contains(sockets, "<column name=\"file descriptor\">7</column>"));
+  CHECK(contains(sockets, "INET</column>"));
+  CHECK(contains(sockets, "127.0.0.1:80"));
+  CHECK_FALSE(contains(sockets, "<column name=\"file descriptor\">0</column>"));
+  const std::string memory = client.fetch("osdata", "shm");
+  CHECK(contains(memory, "/SYSV00001234"));
+  CHECK_FALSE(contains(memory, "private"));
 }
 
 }  // namespace snapgdb::gdbstub
