@@ -21,9 +21,14 @@ void require_attached(const SessionState& state, Pid pid) {
 
 }  // namespace
 
+// In non-stop mode, the client is notified of every thread.
 Reply attach_process(SessionState& state, Scanner arguments) {
-  state.attach(pid_argument(arguments));
-  return stop_reason(state, Scanner(""));
+  const Pid pid = pid_argument(arguments);
+  state.attach(pid);
+  if (!state.running.non_stop) return standing_reply(state, state.selected_thread());
+  for (const Tid tid : state.target->threads(pid))
+    state.running.events.push_back(standing(state, {pid, tid}));
+  return "OK";
 }
 
 // Without a process: all of them.

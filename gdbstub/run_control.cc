@@ -121,7 +121,8 @@ void resume(SessionState& state, std::vector<ResumeAction> actions) {
 
 std::optional<Event> next_event(SessionState& state) {
   if (auto event = take_due(state)) return event;
-  while (auto event = state.running.target->next_event()) {
+  RunningTarget* target = state.running.target.get();
+  while (auto event = target ? target->next_event() : std::nullopt) {
     if (event->kind != Kind::kNothingRuns && !state.is_attached(event->thread.pid)) continue;
     if (is_due(state, *event)) return event;
     state.running.events.push_back(*std::move(event));

@@ -131,11 +131,13 @@ std::string stop_reply(const SessionState& state, const Event& event) {
   }
 }
 
-std::string standing_reply(const SessionState& state, ThreadId thread) {
+Event standing(const SessionState& state, ThreadId thread) {
   const int signal = state.target->describe(thread).signal;
-  return stop_reply(
-      state,
-      {.kind = signal == 0 ? Kind::kStopped : Kind::kSignal, .thread = thread, .signal = signal});
+  return {.kind = signal == 0 ? Kind::kStopped : Kind::kSignal, .thread = thread, .signal = signal};
+}
+
+std::string standing_reply(const SessionState& state, ThreadId thread) {
+  return stop_reply(state, standing(state, thread));
 }
 
 }  // namespace snapgdb::gdbstub

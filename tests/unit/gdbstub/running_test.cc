@@ -353,6 +353,16 @@ TEST_CASE("in non-stop mode threads stop one by one, each with a notice") {
   CHECK_FALSE(debugger.was_asked("halt"));
 }
 
+TEST_CASE("in non-stop mode attaching is confirmed, and each thread of the process has a notice") {
+  Debugger debugger(true);
+  auto& client = debugger.client;
+  client.ask("QNonStop:1");
+  const std::string out = client.session.feed(frame("vAttach;10"));
+  CHECK(out.starts_with("$OK#9a%Stop:T00thread:p10.10;"));
+  CHECK(client.ask("vStopped").starts_with("T00thread:p10.11;"));
+  CHECK(client.ask("vStopped") == "OK");
+}
+
 TEST_CASE("in non-stop mode a tree that is lost is a stop of every thread") {
   Script script;
   Conversation client(tree(), {.launch = [&](const SnapshotTarget& from, std::span<const Pid>) {
