@@ -21,6 +21,9 @@ void resume(SessionState& state, std::vector<ResumeAction> actions);
 // meanwhile is kept until they are resumed.
 std::optional<Event> next_event(SessionState& state);
 
+// The same for a client to which everything stands still from then on.
+std::optional<Event> stop_at_event(SessionState& state);
+
 // The client is being told of this event: who is attached, and selected, follows from it. Returns
 // the reply.
 std::string tell(SessionState& state, const Event& event);

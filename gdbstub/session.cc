@@ -139,8 +139,7 @@ std::string Session::on_event() {
 // Everything stands still before the client hears of it.
 std::string Session::stop_all() {
   Running& running = state_.running;
-  const std::optional<Event> event = next_event(state_);
-  if (event) running.target->halt();
+  const std::optional<Event> event = stop_at_event(state_);
   state_.console += running.target->take_output();
   if (!event) return console();
   running.waiting = false;

@@ -131,6 +131,11 @@ std::string stop_reply(const SessionState& state, const Event& event) {
   }
 }
 
+std::string_view lldb_reason(Event::Kind kind) {
+  const auto* row = std::ranges::find(kStops, kind, &StopRow::kind);
+  return row == std::end(kStops) ? "" : row->reason;
+}
+
 Event standing(const SessionState& state, ThreadId thread) {
   const int signal = state.target->describe(thread).signal;
   return {.kind = signal == 0 ? Kind::kStopped : Kind::kSignal, .thread = thread, .signal = signal};

@@ -123,6 +123,11 @@ TEST_CASE("lldb gets Linux's signals and a reason") {
       debugger.told("vCont;C0a:11", {.kind = Kind::kSoftwareBreakpoint, .thread = kSecond}),
       "reason:breakpoint;"));
   CHECK(debugger.was_asked("resume c10:0.17"));
+  CHECK(contains(debugger.client.ask("jThreadsInfo"),
+                 R"("tid":17,"name":"","reason":"breakpoint","signal":5)"));
+  debugger.told("vCont;c", {.kind = Kind::kWatchpoint, .thread = kFirst, .value = 4096});
+  CHECK(contains(debugger.client.ask("jThreadsInfo"),
+                 R"("reason":"watchpoint","signal":5,"description":"4096 0 4096")"));
   const std::string reply =
       debugger.told("vCont;c", {.kind = Kind::kSignal, .thread = kFirst, .signal = SIGBUS});
   CHECK(reply.starts_with("T07"));
@@ -179,6 +184,17 @@ TEST_CASE("a stop of threads that were not resumed waits until they are") {
   CHECK_FALSE(debugger.was_asked("resume c0:32.0"));  // it had stopped already
   CHECK(debugger.client.ask_all("vCont;c:p20.-1").empty());
   CHECK(debugger.was_asked("resume c0:32.0"));
+}
+
+TEST_CASE("what a thread had to say is forgotten when it dies while the others are stopped") {
+  Debugger debugger;
+  debugger.script.dying = kSecond;
+  debugger.script.events = {{.kind = Kind::kSoftwareBreakpoint, .thread = kSecond}};
+  CHECK(debugger.client.ask_all("vCont;C1e:p10.10;c").empty());
+  CHECK(debugger.script.done ==
+        std::vector<std::string>{"resume c10:16.16 c0:0.0", "halt", "resume c0:16.16 c0:0.0"});
+  debugger.script.events = {{.kind = Kind::kKilled, .thread = {Pid{16}, {}}, .signal = SIGKILL}};
+  CHECK(payloads(debugger.client.session.on_event()) == std::vector<std::string>{"X09;process:10"});
 }
 
 TEST_CASE("events of processes that nobody is attached to are nobody's") {
