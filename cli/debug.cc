@@ -53,7 +53,11 @@ std::string attach_all(const std::vector<int32_t>& pids, size_t focus, const std
 }
 
 // gdb keeps what it has read over a command of the stub's, so that it has to be told to look again.
+// Its own `restart` is about checkpoints, which a remote target does not have; it asks back before
+// it is redefined.
 constexpr std::string_view kCommands =
+    "set $snapgdb_confirm = $_gdb_setting(\"confirm\")\n"
+    "set confirm off\n"
     "define snapgdb-look-again\n"
     "maintenance flush register-cache\n"
     "maintenance flush dcache\n"
@@ -76,6 +80,9 @@ constexpr std::string_view kCommands =
     "end\n"
     "document goto\n"
     "goto K: look at the K-th snapshot of the image (monitor snapshots lists them).\n"
+    "end\n"
+    "if $snapgdb_confirm\n"
+    "set confirm on\n"
     "end\n";
 
 // Setting up says a lot that nobody needs, so it is done into a pipe; errors are shown all the

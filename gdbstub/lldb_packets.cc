@@ -1,8 +1,11 @@
 #include <fmt/format.h>
 #include <sys/mman.h>
 
+#include <csignal>
+
 #include "core/base/strings.h"
 #include "gdbstub/handlers.h"
+#include "gdbstub/stop_replies.h"
 
 // What lldb asks beyond gdb's protocol (lldb's docs/lldb-gdb-remote.txt).
 namespace snapgdb::gdbstub {
@@ -24,6 +27,17 @@ std::string permissions(uint32_t protection) {
   if (protection & PROT_READ) out += 'r';
   if (protection & PROT_WRITE) out += 'w';
   if (protection & PROT_EXEC) out += 'x';
+  return out;
+}
+
+// Where there are several threads, lldb goes by this instead of the stop reply.
+std::string told_reason(const Event& event) {
+  const std::string_view reason = lldb_reason(event.kind);
+  if (reason.empty()) return "";
+  std::string out = fmt::format(R"(,"reason":"{}","signal":{})", reason,
+                                event.kind == Event::Kind::kSignal ? event.signal : SIGTRAP);
+  if (event.kind == Event::Kind::kWatchpoint)  // address, number of the register, address
+    out += fmt::format(R"(,"description":"{0} 0 {0}")", event.value);
   return out;
 }
 
@@ -70,7 +84,11 @@ Reply threads_info(SessionState& state, Scanner) {
       const ThreadDescription about = state.target->describe({pid, tid});
       if (out.size() > 1) out += ",";
       out += fmt::format(R"({{"tid":{},"name":"{}")", tid.value, json_text(about.name));
-      if (about.signal != 0) out += fmt::format(R"(,"reason":"signal","signal":{})", about.signal);
+      const auto& told = state.running.told;
+      if (told && told->thread == ThreadId{pid, tid})
+        out += told_reason(*told);
+      else if (about.signal != 0)
+        out += fmt::format(R"(,"reason":"signal","signal":{})", about.signal);
       out += "}";
     }
   return out + "]";

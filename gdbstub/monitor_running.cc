@@ -15,11 +15,8 @@ namespace {
 
 // gdb believes that a command of the stub leaves everything as it was.
 constexpr std::string_view kLookAgain =
-    "gdb does not know that yet; what makes it look again (`snapgdb debug` has one command for it\n"
-    "all, `restart` or `goto K`):\n"
-    "  maintenance flush register-cache\n"
-    "  maintenance flush dcache\n"
-    "  info threads\n";
+    "gdb looks again after `maintenance flush register-cache`, `maintenance flush dcache` and\n"
+    "`info threads` (in `snapgdb debug`, `restart` and `goto K` do it all).\n";
 
 std::vector<uint64_t> sequences(const SessionState& state) {
   if (state.image) return state.image->snapshots();

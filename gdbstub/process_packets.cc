@@ -21,9 +21,14 @@ void require_attached(const SessionState& state, Pid pid) {
 
 }  // namespace
 
+// In non-stop mode, the client is notified of every thread.
 Reply attach_process(SessionState& state, Scanner arguments) {
-  state.attach(pid_argument(arguments));
-  return stop_reason(state, Scanner(""));
+  const Pid pid = pid_argument(arguments);
+  state.attach(pid);
+  if (!state.running.non_stop) return standing_reply(state, state.selected_thread());
+  for (const Tid tid : state.target->threads(pid))
+    state.running.events.push_back(standing(state, {pid, tid}));
+  return "OK";
 }
 
 // Without a process: all of them.
@@ -52,8 +57,7 @@ Reply kill_all(SessionState& state, Scanner) {
   return std::nullopt;
 }
 
-// The only program there is to run is the one in the snapshot, from there on. gdb continues it at
-// once, and is answered that it stands where it was taken: there the user has something to say.
+// The only program there is to run is the one in the snapshot, from there on.
 Reply run_program(SessionState& state, Scanner arguments) {
   arguments.expect(';');
   const std::string program = arguments.hex_text(';');

@@ -27,6 +27,14 @@ bool is_due(const SessionState& state, const Event& event) {
          });
 }
 
+// A thread may be gone together with its process before anybody was told of its stop.
+bool is_there(const SessionState& state, const Event& event) {
+  if (event.kind == Kind::kNothingRuns) return true;
+  if (!state.is_attached(event.thread.pid)) return false;
+  return event.kind == Kind::kExited || event.kind == Kind::kKilled ||
+         event.kind == Kind::kThreadExited || state.target->has(event.thread);
+}
+
 std::optional<Event> take_due(SessionState& state) {
   auto& events = state.running.events;
   const auto found =
@@ -112,6 +120,7 @@ void resume(SessionState& state, std::vector<ResumeAction> actions) {
   Running& running = state.running;
   if (!running.target) launch(state);
   running.resumed = std::move(actions);
+  running.told.reset();
   running.forked.clear();
   running.waiting = !running.non_stop;
   // What has happened before is told first; nobody moves for that.
@@ -121,11 +130,23 @@ void resume(SessionState& state, std::vector<ResumeAction> actions) {
 
 std::optional<Event> next_event(SessionState& state) {
   if (auto event = take_due(state)) return event;
-  while (auto event = state.running.target->next_event()) {
-    if (event->kind != Kind::kNothingRuns && !state.is_attached(event->thread.pid)) continue;
+  RunningTarget* target = state.running.target.get();
+  while (auto event = target ? target->next_event() : std::nullopt) {
+    if (!is_there(state, *event)) continue;
     if (is_due(state, *event)) return event;
     state.running.events.push_back(*std::move(event));
   }
+  return std::nullopt;
+}
+
+std::optional<Event> stop_at_event(SessionState& state) {
+  std::optional<Event> event = next_event(state);
+  if (!event) return std::nullopt;
+  state.running.target->halt();
+  while (event && !is_there(state, *event)) event = next_event(state);
+  if (event) return event;
+  for (ResumeAction& action : state.running.resumed) action.signal = 0;  // it was delivered
+  state.running.target->resume(state.running.resumed);
   return std::nullopt;
 }
 
@@ -160,6 +181,7 @@ void return_to_snapshot(SessionState& state) {
   running.over.reset();
   running.waiting = false;
   running.events.clear();
+  running.told.reset();
   running.resumed.clear();
   running.forked.clear();
   running.before_call.reset();

@@ -21,6 +21,9 @@ void resume(SessionState& state, std::vector<ResumeAction> actions);
 // meanwhile is kept until they are resumed.
 std::optional<Event> next_event(SessionState& state);
 
+// The same for a client to which everything stands still from then on.
+std::optional<Event> stop_at_event(SessionState& state);
+
 // The client is being told of this event: who is attached, and selected, follows from it. Returns
 // the reply.
 std::string tell(SessionState& state, const Event& event);
@@ -31,9 +34,6 @@ void tell_wishes(const SessionState& state);
 // Whatever runs is dropped, and the client looks at the snapshot again, with what it had changed
 // there before.
 void return_to_snapshot(SessionState& state);
-
-// The same, and what it had changed is undone too.
-void begin_anew(SessionState& state);
 
 // There is another snapshot than before: who is not in it is not attached to any more.
 void look_again(SessionState& state);

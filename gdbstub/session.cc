@@ -104,7 +104,9 @@ std::string Session::answer_packet(std::string_view payload) {
   unacknowledged_ = payload;
   const Reply reply = answer(state_, payload);
   out += console();
-  return out + (reply ? send(*reply) : on_event());
+  if (!reply) return out + on_event();
+  out += send(*reply);
+  return state_.running.non_stop && !state_.running.events.empty() ? out + notify() : out;
 }
 
 std::string Session::console() {
@@ -137,8 +139,7 @@ std::string Session::on_event() {
 // Everything stands still before the client hears of it.
 std::string Session::stop_all() {
   Running& running = state_.running;
-  const std::optional<Event> event = next_event(state_);
-  if (event) running.target->halt();
+  const std::optional<Event> event = stop_at_event(state_);
   state_.console += running.target->take_output();
   if (!event) return console();
   running.waiting = false;
@@ -150,12 +151,8 @@ std::string Session::stop_all() {
 std::string Session::notify() {
   Running& running = state_.running;
   const bool under_way = !running.notices.empty();
-  state_.aside += running.target->take_output();
-  while (running.target) {
-    const std::optional<Event> event = next_event(state_);
-    if (!event) break;
-    running.notices.push_back(tell(state_, *event));
-  }
+  if (running.target) state_.aside += running.target->take_output();
+  while (const auto event = next_event(state_)) running.notices.push_back(tell(state_, *event));
   if (under_way || running.notices.empty()) return "";
   return frame_notification("Stop:" + running.notices.front());
 }

@@ -60,7 +60,6 @@ struct Running {
   // does not follow, and that one is to run on.
   std::vector<Pid> forked;
   std::optional<Pid> parted_with;  // last; the one that `run` is to bring back
-  bool arrived = false;            // by `run`, at the snapshot; the next request to continue stays
 
   // Non-stop: threads stop one by one, and the client is notified of each. The first of `notices`
   // is the one it has been told and has not confirmed.

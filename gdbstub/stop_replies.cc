@@ -131,11 +131,18 @@ std::string stop_reply(const SessionState& state, const Event& event) {
   }
 }
 
-std::string standing_reply(const SessionState& state, ThreadId thread) {
+std::string_view lldb_reason(Event::Kind kind) {
+  const auto* row = std::ranges::find(kStops, kind, &StopRow::kind);
+  return row == std::end(kStops) ? "" : row->reason;
+}
+
+Event standing(const SessionState& state, ThreadId thread) {
   const int signal = state.target->describe(thread).signal;
-  return stop_reply(
-      state,
-      {.kind = signal == 0 ? Kind::kStopped : Kind::kSignal, .thread = thread, .signal = signal});
+  return {.kind = signal == 0 ? Kind::kStopped : Kind::kSignal, .thread = thread, .signal = signal};
+}
+
+std::string standing_reply(const SessionState& state, ThreadId thread) {
+  return stop_reply(state, standing(state, thread));
 }
 
 }  // namespace snapgdb::gdbstub

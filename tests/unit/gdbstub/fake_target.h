@@ -26,6 +26,7 @@ struct Script {
   Wishes wishes;
   int launched = 0, dropped = 0;
   bool breakpoints_fit = true;
+  std::optional<ThreadId> dying;  // is gone after halt()
 };
 
 // A tree of nothing but the records of the snapshot, and children that events have told of.
@@ -43,7 +44,9 @@ class FakeTarget : public RunningTarget {
     const auto known = memory_.threads(pid);
     return known.empty() && pid == child_.pid ? std::vector{child_.tid} : known;
   }
-  bool has(ThreadId thread) const override { return memory_.has(thread) || thread == child_; }
+  bool has(ThreadId thread) const override {
+    return thread != dead_ && (memory_.has(thread) || thread == child_);
+  }
   Tid focus(Pid pid) const override { return threads(pid).front(); }
   ThreadDescription describe(ThreadId thread) const override {
     return memory_.has(thread) ? memory_.describe(thread) : ThreadDescription{"child"};
@@ -65,7 +68,7 @@ class FakeTarget : public RunningTarget {
     memory_.set_registers(thread, std::move(registers));
   }
   std::optional<std::string> siginfo(ThreadId thread) const override {
-    return memory_.siginfo(thread);
+    return memory_.has(thread) ? memory_.siginfo(thread) : std::nullopt;
   }
 
   int event_descriptor() const override { return readable_.get(); }
@@ -89,7 +92,10 @@ class FakeTarget : public RunningTarget {
   void stop(std::optional<Pid> pid, std::optional<Tid> tid) override {
     note(fmt::format("stop {}.{}", pid.value_or(Pid{}).value, tid.value_or(Tid{}).value));
   }
-  void halt() override { note("halt"); }
+  void halt() override {
+    note("halt");
+    dead_ = script_.dying.value_or(ThreadId{});
+  }
   void interrupt() override { note("interrupt"); }
   bool runs(ThreadId) const override { return false; }
 
@@ -120,7 +126,7 @@ class FakeTarget : public RunningTarget {
   SnapshotTarget memory_;
   Script& script_;
   Fd readable_;
-  ThreadId child_ = {};
+  ThreadId child_ = {}, dead_ = {};
 };
 
 inline Launcher launcher(Script& script) {

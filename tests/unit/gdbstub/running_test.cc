@@ -123,6 +123,11 @@ TEST_CASE("lldb gets Linux's signals and a reason") {
       debugger.told("vCont;C0a:11", {.kind = Kind::kSoftwareBreakpoint, .thread = kSecond}),
       "reason:breakpoint;"));
   CHECK(debugger.was_asked("resume c10:0.17"));
+  CHECK(contains(debugger.client.ask("jThreadsInfo"),
+                 R"("tid":17,"name":"","reason":"breakpoint","signal":5)"));
+  debugger.told("vCont;c", {.kind = Kind::kWatchpoint, .thread = kFirst, .value = 4096});
+  CHECK(contains(debugger.client.ask("jThreadsInfo"),
+                 R"("reason":"watchpoint","signal":5,"description":"4096 0 4096")"));
   const std::string reply =
       debugger.told("vCont;c", {.kind = Kind::kSignal, .thread = kFirst, .signal = SIGBUS});
   CHECK(reply.starts_with("T07"));
@@ -179,6 +184,17 @@ TEST_CASE("a stop of threads that were not resumed waits until they are") {
   CHECK_FALSE(debugger.was_asked("resume c0:32.0"));  // it had stopped already
   CHECK(debugger.client.ask_all("vCont;c:p20.-1").empty());
   CHECK(debugger.was_asked("resume c0:32.0"));
+}
+
+TEST_CASE("what a thread had to say is forgotten when it dies while the others are stopped") {
+  Debugger debugger;
+  debugger.script.dying = kSecond;
+  debugger.script.events = {{.kind = Kind::kSoftwareBreakpoint, .thread = kSecond}};
+  CHECK(debugger.client.ask_all("vCont;C1e:p10.10;c").empty());
+  CHECK(debugger.script.done ==
+        std::vector<std::string>{"resume c10:16.16 c0:0.0", "halt", "resume c0:16.16 c0:0.0"});
+  debugger.script.events = {{.kind = Kind::kKilled, .thread = {Pid{16}, {}}, .signal = SIGKILL}};
+  CHECK(payloads(debugger.client.session.on_event()) == std::vector<std::string>{"X09;process:10"});
 }
 
 TEST_CASE("events of processes that nobody is attached to are nobody's") {
@@ -353,6 +369,16 @@ TEST_CASE("in non-stop mode threads stop one by one, each with a notice") {
   CHECK_FALSE(debugger.was_asked("halt"));
 }
 
+TEST_CASE("in non-stop mode attaching is confirmed, and each thread of the process has a notice") {
+  Debugger debugger(true);
+  auto& client = debugger.client;
+  client.ask("QNonStop:1");
+  const std::string out = client.session.feed(frame("vAttach;10"));
+  CHECK(out.starts_with("$OK#9a%Stop:T00thread:p10.10;"));
+  CHECK(client.ask("vStopped").starts_with("T00thread:p10.11;"));
+  CHECK(client.ask("vStopped") == "OK");
+}
+
 TEST_CASE("in non-stop mode a tree that is lost is a stop of every thread") {
   Script script;
   Conversation client(tree(), {.launch = [&](const SnapshotTarget& from, std::span<const Pid>) {
@@ -404,11 +430,6 @@ TEST_CASE("gdb's run is a restart, of its own program only") {
   debugger.told("vCont;c:p20.-1", {.kind = Kind::kStepped, .thread = kOther});
   CHECK(client.ask("vKill;20") == "OK");
   CHECK(client.ask("vRun;") == "T00thread:p20.20;core:0;");
-  // gdb goes on at once: that is where the program is to be, and not some time later.
-  CHECK(client.ask("vCont;c:p20.-1") == "T00thread:p20.20;core:0;");
-  CHECK(debugger.script.launched == 1);
-  debugger.told("vCont;c:p20.-1", {.kind = Kind::kStepped, .thread = kOther});
-  CHECK(debugger.script.launched == 2);
   CHECK(client.ask("vRun;2f62696e2f7472756500").starts_with('E'));
   CHECK(client.ask("qC") == "QCp20.20");
 }
@@ -499,7 +520,7 @@ TEST_CASE("a string for a call stays where a call of malloc has made room for it
   CHECK(client.ask("m1000,1") == to_hex("f"));
 }
 
-TEST_CASE("a call without a diversion goes on from where it ended") {
+TEST_CASE("a call without a diversion goes on from where it ended, and restart from before it") {
   Debugger debugger;
   auto& client = debugger.client;
   const std::string before = client.ask("g");
@@ -516,7 +537,6 @@ TEST_CASE("a call without a diversion goes on from where it ended") {
 TEST_CASE("a register that the user has changed is no call, and no end of one") {
   Debugger debugger;
   auto& client = debugger.client;
-  client.monitor("diversion on");
   client.ask("qXfer:siginfo:read::0,80");  // p $_siginfo
   client.ask("P0=4100000000000000");
   debugger.told(kContinue, {.kind = Kind::kStepped, .thread = kFirst});
