@@ -16,6 +16,7 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "gdbstub/neighbour.h"
 
 namespace snapgdb::gdbstub {
 namespace {
@@ -24,10 +25,10 @@ namespace {
 constexpr size_t kPiece = 4096;
 
 // nullopt: the client is gone.
-std::optional<std::string> receive(int fd) {
+std::optional<std::string> receive(Neighbour& client, int fd) {
   std::string bytes(kPiece, '\0');
   ssize_t n;
-  do n = read(fd, bytes.data(), bytes.size());
+  do n = client.read(fd, bytes);
   while (n < 0 && errno == EINTR);
   if (n < 0 && errno != ECONNRESET) throw_errno("cannot read from the debugger");
   if (n <= 0) return std::nullopt;
@@ -101,8 +102,9 @@ void remove_when_killed(const std::string& path) {
 
 void serve(Session& session, int in_fd, int out_fd) {
   signal(SIGPIPE, SIG_IGN);  // a client that goes away is no reason to die by a signal
+  Neighbour client(in_fd);
   while (!session.finished()) {
-    const auto bytes = receive(in_fd);
+    const auto bytes = receive(client, in_fd);
     if (!bytes || !transmit(out_fd, session.feed(*bytes))) return;
   }
 }
