@@ -37,7 +37,7 @@ bool is_pipe_or_socket(int fd) {
 // `snapgdb IMG`: gdb connects its `target remote | …` to our stdin; a person has a terminal there.
 int open_image(const std::string& image, const OpenOptions& open, std::optional<int> pid) {
   if (!is_pipe_or_socket(STDIN_FILENO)) return show_summary(image, open);
-  return gdbstub::serve_stdio(open_snapshot(image, open), {.pid = pid});
+  return gdbstub::serve_stdio([&] { return open_snapshot(image, open); }, {.pid = pid});
 }
 
 // A program started with a standard descriptor closed would give its number to a file it opens.

@@ -20,15 +20,16 @@ struct Arguments {
 };
 
 int serve(const Arguments& arguments) {
-  auto snapshot = open_snapshot(arguments.image, arguments.open);
+  const auto open = [&] { return open_snapshot(arguments.image, arguments.open); };
   gdbstub::SessionOptions options;
   if (arguments.pid != 0) options.pid = arguments.pid;
   options.multi = arguments.multi;
-  if (arguments.address.empty()) return gdbstub::serve_stdio(std::move(snapshot), options);
+  if (arguments.address.empty()) return gdbstub::serve_stdio(open, options);
+  const auto snapshot = open();
   const gdbstub::Listener listener(arguments.address);
   fmt::print(stderr, "snapgdb: listening on {}\n", listener.address());
   std::fflush(stderr);
-  gdbstub::serve_listener(std::move(snapshot), options, listener);
+  gdbstub::serve_listener(snapshot, options, listener);
 }
 
 Action define(CLI::App& app) {

@@ -4,6 +4,7 @@
 
 #include <netdb.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -98,6 +99,18 @@ void remove_when_killed(const std::string& path) {
     if (signal(number, remove_and_die) == SIG_IGN) signal(number, SIG_IGN);  // as nohup(1) has it
 }
 
+// gdb shows why its stub has ended only if it could write its first packet before, to a stub that
+// has read it. It writes at once, to a socket.
+void hear_out_gdb() {
+  constexpr int kPatienceMs = 2000;
+  struct stat status {};
+  pollfd wanted{STDIN_FILENO, POLLIN, 0};
+  const bool is_gdb = fstat(STDIN_FILENO, &status) == 0 && S_ISSOCK(status.st_mode);
+  std::array<char, kPiece> dropped;
+  if (is_gdb && poll(&wanted, 1, kPatienceMs) > 0)
+    (void)!read(STDIN_FILENO, dropped.data(), dropped.size());
+}
+
 }  // namespace
 
 void serve(Session& session, int in_fd, int out_fd) {
@@ -109,12 +122,16 @@ void serve(Session& session, int in_fd, int out_fd) {
   }
 }
 
-int serve_stdio(std::shared_ptr<const Snapshot> snapshot, const SessionOptions& options) {
-  Session session(std::move(snapshot), options);
+int serve_stdio(const std::function<std::shared_ptr<const Snapshot>()>& open,
+                const SessionOptions& options) try {
+  Session session(open(), options);
   const std::string greeting = session.greeting();
   transmit(STDERR_FILENO, greeting);
   serve(session, STDIN_FILENO, STDOUT_FILENO);
   return static_cast<int>(ExitStatus::kDone);
+} catch (const Error&) {
+  hear_out_gdb();
+  throw;
 }
 
 Listener::Listener(std::string_view address) {
