@@ -86,14 +86,15 @@ constexpr std::string_view kCommands =
     "end\n";
 
 // Setting up says a lot that nobody needs, so it is done into a pipe; errors are shown all the
-// same. Fewer, larger reads; and what gdb has to put back after a function call that could not run.
+// same. One read for the end of a stack instead of four; and what gdb has to put back after a
+// function call that could not run.
 std::string setup_script(const std::string& attaching) {
   return std::string(kCommands) + "define snapgdb-setup\n" + attaching +
          "end\n"
          "document snapgdb-setup\n"
          "Attach to every process of the snapshot (done by snapgdb debug).\n"
          "end\n"
-         "set dcache line-size 4096\n"
+         "set dcache line-size 512\n"
          "set unwindonsignal on\n"
          "set print thread-events off\n"
          "set suppress-cli-notifications on\n"

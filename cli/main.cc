@@ -38,8 +38,8 @@ bool is_pipe_or_socket(int fd) {
 // `snapgdb IMG`: gdb connects its `target remote | …` to our stdin; a person has a terminal there.
 int open_image(const std::string& image, const OpenOptions& open, std::optional<int> pid) {
   if (!is_pipe_or_socket(STDIN_FILENO)) return show_summary(image, open);
-  const auto [all, snapshot] = open_with_image(image, open);
-  return gdbstub::serve_stdio(snapshot, {.pid = pid, .image = all, .launch = gdbstub::launch});
+  return gdbstub::serve_stdio([&] { return open_with_image(image, open); },
+                              {.pid = pid, .launch = gdbstub::launch});
 }
 
 // A program started with a standard descriptor closed would give its number to a file it opens.

@@ -21,17 +21,18 @@ struct Arguments {
 };
 
 int serve(const Arguments& arguments) {
-  auto [image, snapshot] = open_with_image(arguments.image, arguments.open);
+  const auto open = [&] { return open_with_image(arguments.image, arguments.open); };
   gdbstub::SessionOptions options;
-  options.image = std::move(image);
   if (arguments.pid != 0) options.pid = arguments.pid;
   options.multi = arguments.multi;
   options.launch = gdbstub::launch;
-  if (arguments.address.empty()) return gdbstub::serve_stdio(std::move(snapshot), options);
+  if (arguments.address.empty()) return gdbstub::serve_stdio(open, options);
+  auto [image, snapshot] = open();
+  options.image = std::move(image);
   const gdbstub::Listener listener(arguments.address);
   fmt::print(stderr, "snapgdb: listening on {}\n", listener.address());
   std::fflush(stderr);
-  gdbstub::serve_listener(std::move(snapshot), options, listener);
+  gdbstub::serve_listener(snapshot, options, listener);
 }
 
 Action define(CLI::App& app) {

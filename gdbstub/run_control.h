@@ -34,6 +34,8 @@ void tell_wishes(const SessionState& state);
 // Whatever runs is dropped, and the client looks at the snapshot again, with what it had changed
 // there before.
 void return_to_snapshot(SessionState& state);
+// The same, and what was changed there is as it was.
+void begin_anew(SessionState& state);
 
 // There is another snapshot than before: who is not in it is not attached to any more.
 void look_again(SessionState& state);

@@ -57,10 +57,10 @@ struct Event {
     kSyscallEntry,   // of number `value`
     kSyscallReturn,  // the same
     kThreadCreated,
-    kThreadExited,   // `value`: its status
-    kExited,         // the process; `value`: its status
-    kKilled,         // the process, by `signal`
-    kNothingRuns,    // what was to be resumed is not there any more
+    kThreadExited,  // `value`: its status
+    kExited,        // the process; `value`: its status
+    kKilled,        // the process, by `signal`
+    kNothingRuns,   // what was to be resumed is not there any more
   };
   Kind kind = Kind::kStopped;
   ThreadId thread = {};  // of kExited and kKilled: the process, and no thread

@@ -17,6 +17,7 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "gdbstub/neighbour.h"
 
 namespace snapgdb::gdbstub {
 namespace {
@@ -25,10 +26,10 @@ namespace {
 constexpr size_t kPiece = 4096;
 
 // nullopt: the client is gone.
-std::optional<std::string> receive(int fd) {
+std::optional<std::string> receive(Neighbour& client, int fd) {
   std::string bytes(kPiece, '\0');
   ssize_t n;
-  do n = read(fd, bytes.data(), bytes.size());
+  do n = client.read(fd, bytes);
   while (n < 0 && errno == EINTR);
   if (n < 0 && errno != ECONNRESET) throw_errno("cannot read from the debugger");
   if (n <= 0) return std::nullopt;
@@ -109,27 +110,46 @@ void remove_when_killed(const std::string& path) {
     if (signal(number, remove_and_die) == SIG_IGN) signal(number, SIG_IGN);  // as nohup(1) has it
 }
 
+// gdb shows why its stub has ended only if it could write its first packet before, to a stub that
+// has read it. It writes at once, to a socket.
+void hear_out_gdb() {
+  constexpr int kPatienceMs = 2000;
+  struct stat status {};
+  pollfd wanted{STDIN_FILENO, POLLIN, 0};
+  const bool is_gdb = fstat(STDIN_FILENO, &status) == 0 && S_ISSOCK(status.st_mode);
+  std::array<char, kPiece> dropped;
+  if (is_gdb && poll(&wanted, 1, kPatienceMs) > 0)
+    (void)!read(STDIN_FILENO, dropped.data(), dropped.size());
+}
+
 }  // namespace
 
 void serve(Session& session, int in_fd, int out_fd) {
   signal(SIGPIPE, SIG_IGN);  // a client that goes away is no reason to die by a signal
+  Neighbour client(in_fd);
   while (!session.finished()) {
-    const Ready ready = wait_for(in_fd, session.event_descriptor());
+    const int event = session.event_descriptor();
+    const Ready ready = event < 0 ? Ready{.client = true} : wait_for(in_fd, event);
     if (ready.event && !transmit(out_fd, session.on_event())) return;
     if (ready.client) {
-      const auto bytes = receive(in_fd);
+      const auto bytes = receive(client, in_fd);
       if (!bytes || !transmit(out_fd, session.feed(*bytes))) return;
     }
     transmit(STDERR_FILENO, session.take_aside());
   }
 }
 
-int serve_stdio(std::shared_ptr<const Snapshot> snapshot, const SessionOptions& options) {
+int serve_stdio(const std::function<OpenedSnapshot()>& open, SessionOptions options) try {
+  auto [image, snapshot] = open();
+  options.image = std::move(image);
   Session session(std::move(snapshot), options);
   const std::string greeting = session.greeting();
   transmit(STDERR_FILENO, greeting);
   serve(session, STDIN_FILENO, STDOUT_FILENO);
   return static_cast<int>(ExitStatus::kDone);
+} catch (const Error&) {
+  hear_out_gdb();
+  throw;
 }
 
 Listener::Listener(std::string_view address) {

@@ -1,10 +1,12 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
 
 #include "core/base/fd.h"
+#include "core/image/image_reader.h"
 #include "core/image/snapshot.h"
 #include "gdbstub/session.h"
 
@@ -15,8 +17,9 @@ namespace snapgdb::gdbstub {
 void serve(Session& session, int in_fd, int out_fd);
 
 // The same on standard input and output, which is how gdb runs `target remote | snapgdb IMG`; gdb
-// shows what is written to standard error. Returns the exit status.
-int serve_stdio(std::shared_ptr<const Snapshot> snapshot, const SessionOptions& options = {});
+// shows what is written to standard error. Returns the exit status. What `open` throws is thrown
+// on.
+int serve_stdio(const std::function<OpenedSnapshot()>& open, SessionOptions options = {});
 
 // Where clients connect to.
 class Listener {

@@ -6,14 +6,17 @@ ratio to the first one. Nothing is asserted but correctness: every image must ve
 must find itself unharmed.
 """
 import argparse
+import contextlib
 import glob
 import os
 import shutil
 import signal
+import socket as socketlib
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 KIB = 1024
@@ -243,7 +246,115 @@ def restore(options):
     compare_restores(options, "50 processes of 4 threads", "crowd", "--processes", "50", "--threads", "4")
 
 
-SCENARIOS = {"large": large, "many": many, "restore": restore}
+# ---- Looking with gdb -----------------------------------------------------------------------------
+
+# Timed by gdb itself.
+BACKTRACES = ["-ex", "python import time; begin = time.monotonic()", "-ex", "thread apply all bt",
+              "-ex", "python print('stacks took', time.monotonic() - begin)"]
+NO_DOWNLOADS = {**os.environ, "DEBUGINFOD_URLS": ""}
+
+
+def gdb_run(command, more=()):
+    return subprocess.run([*command, *more], check=True, capture_output=True, text=True, errors="replace",
+                          timeout=600, env=NO_DOWNLOADS)
+
+
+def prompt_seconds(way):
+    with way() as command:
+        start = time.monotonic()
+        gdb_run(command)
+        return time.monotonic() - start
+
+
+def stacks_seconds(way):
+    with way() as command:
+        said = gdb_run(command, BACKTRACES).stdout
+    if "#1 " not in said:
+        raise SystemExit(f"bench: {' '.join(command)} shows no stacks")
+    return float(said.rpartition("stacks took ")[2].split()[0])
+
+
+def round_trips(way):
+    """To the first prompt, but for those that fetch files."""
+    with way() as command:
+        said = gdb_run([command[0], "-ex", "set debug remote 1", *command[1:]])
+    sent = [line for line in (said.stdout + said.stderr).splitlines() if "Sending packet: $" in line]
+    return sum("vFile:" not in line and "$D" not in line for line in sent)
+
+
+@contextlib.contextmanager
+def listening(command, address, *gdb):
+    """gdb's command line to a server that has been started and will be ended."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as server:
+        while "istening on" not in server.stderr.readline():
+            if server.poll() is not None:
+                raise SystemExit(f"bench: {' '.join(command)} does not start")
+        threading.Thread(target=server.stderr.read, daemon=True).start()
+        yield ["gdb", *gdb, "-nx", "-batch", "-ex", f"target remote {address}"]
+        server.terminate()
+
+
+def ways_to_look(options, target, image, core):
+    """Name, whether packets can be counted, and how to start gdb."""
+    plain = ["gdb", "-nx", "-batch"]
+    program = os.path.join(options.targets, "crowd")
+    socket = f"{options.work}/socket"
+    pipe = f"target remote | {options.snapgdb} {image}"
+
+    def fixed(*command):
+        return lambda: contextlib.nullcontext([*plain, *command])
+
+    def gdbserver():
+        port = free_port()
+        return listening(["gdbserver", "--once", "--attach", f"localhost:{port}", str(target.pid)],
+                         f"localhost:{port}")
+
+    yield "core file", False, fixed(program, core)
+    yield "gdb -p", False, fixed("-p", str(target.pid))
+    yield "gdbserver --attach", True, gdbserver
+    yield "target remote | snapgdb IMG", True, fixed("-ex", pipe)
+    yield "the same, set sysroot /", True, fixed("-ex", "set sysroot /", "-ex", pipe)
+    yield "snapgdb serve --listen unix:", True, lambda: listening(
+        [options.snapgdb, "serve", image, "--listen", f"unix:{socket}"], socket)
+    yield "snapgdb debug", False, lambda: contextlib.nullcontext(
+        [options.snapgdb, "debug", image, "--", "-nx", "-batch"])
+
+
+def free_port():
+    with socketlib.socket() as made:
+        made.bind(("127.0.0.1", 0))
+        return made.getsockname()[1]
+
+
+def look_at(options, threads):
+    target = Target(options.targets, "crowd", "--processes", "1", "--threads", str(threads))
+    os.kill(target.pid, signal.SIGSTOP)
+    image, cores = f"{options.work}/x.snapgdb", f"{options.work}/cores/"
+    command_output([options.snapgdb, "capture", str(target.pid), "-o", image])
+    command_output([options.snapgdb, "core", image, "-o", cores])
+    core = glob.glob(f"{cores}*")[0]
+    print(f"\n{threads} threads: gdb to its first prompt, and `thread apply all bt` after it")
+    print(f"  {'':34} {'prompt':>9} {'ratio':>7} {'packets':>8} {'stacks':>9} {'ratio':>7}")
+    first = None
+    for name, remote, way in ways_to_look(options, target, image, core):
+        row = [statistics.median(measured(way) for _ in range(options.rounds))
+               for measured in (prompt_seconds, stacks_seconds)]
+        first = first or row
+        packets = round_trips(way) if remote else "-"
+        print(f"  {name:34} {row[0] * 1e3:6.0f} ms {row[0] / first[0]:7.2f} {packets:>8} {row[1] * 1e3:6.0f} ms "
+              f"{row[1] / first[1]:7.2f}", flush=True)
+    shutil.rmtree(cores)
+    os.unlink(image)
+    os.kill(target.pid, signal.SIGCONT)
+    target.end()
+
+
+def gdb(options):
+    for threads in (10, 1000):
+        look_at(options, threads)
+
+
+SCENARIOS = {"large": large, "many": many, "restore": restore, "gdb": gdb}
 
 
 def main():

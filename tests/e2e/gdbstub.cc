@@ -152,6 +152,12 @@ TEST_CASE("snapgdb debug passes on gdb's exit status") {
   CHECK(snapgdb({"debug", served.image, "--", "-nx", "-batch", "-ex", "quit 17"}).status == 17);
 }
 
+TEST_CASE("gdb shows why an image cannot be opened, however soon that is known") {
+  for (int i = 0; i < 10; ++i)
+    check_says(gdb({"target remote | " + program() + " /nowhere/at.all"}),
+               {"/nowhere/at.all", "No such file or directory"});
+}
+
 // ---- Over a socket ---------------------------------------------------------------------------
 
 std::string wait_for_listening(Running& server) {
