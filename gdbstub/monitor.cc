@@ -112,7 +112,7 @@ constexpr MonitorCommand kCommands[] = {
     {"missing", "what is not in the snapshot, and why", list_missing},
     {"snapshots", "the snapshots of the image", list_snapshots},
     {"goto", "K: look at the K-th of them; what runs is dropped", go_to_snapshot},
-    {"restart", "drop what runs, and look at the snapshot again", go_back},
+    {"restart", "drop what runs, and look at the snapshot again", restart},
     {"diversion", "on|off: functions that are called from the snapshot leave no trace",
      choose_diversion},
     {"on-detach", "run|drop: what becomes of what runs", choose_on_detach},

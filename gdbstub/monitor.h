@@ -14,7 +14,7 @@ std::string run_monitor(SessionState& state, std::string_view line);
 using MonitorHandler = std::string(SessionState& state, std::string_view argument);
 
 // monitor_running.cc
-MonitorHandler go_back, go_to_snapshot, list_snapshots;
+MonitorHandler restart, go_to_snapshot, list_snapshots;
 MonitorHandler choose_diversion, choose_on_detach, give_input;
 
 }  // namespace snapgdb::gdbstub

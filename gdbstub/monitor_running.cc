@@ -53,9 +53,9 @@ std::optional<bool> either(std::string_view word, std::string_view yes, std::str
 
 }  // namespace
 
-std::string go_back(SessionState& state, std::string_view) {
-  restart(state);
-  return fmt::format("What ran or was changed is dropped: this is the snapshot.\n{}", kLookAgain);
+std::string restart(SessionState& state, std::string_view) {
+  begin_anew(state);
+  return fmt::format("This is the snapshot, as it was taken.\n{}", kLookAgain);
 }
 
 std::string list_snapshots(SessionState& state, std::string_view) {
@@ -94,7 +94,7 @@ std::string choose_diversion(SessionState& state, std::string_view argument) {
   running.diversion = *on;
   if (ends) {
     return_to_snapshot(state);
-    return fmt::format("Diversion is off, and what ran is dropped.\n{}", kLookAgain);
+    return fmt::format("Diversion is off: this is the snapshot again.\n{}", kLookAgain);
   }
   if (*on && running.target)
     return "It counts from the snapshot only, and the program runs already: `monitor restart` goes "

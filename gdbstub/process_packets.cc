@@ -68,7 +68,8 @@ Reply run_program(SessionState& state, Scanner arguments) {
     throw PacketError{kCannot, fmt::format("a snapshot cannot start {}: only its own program, {}, "
                                            "goes on from there",
                                            program, executable)};
-  restart(state);
+  begin_anew(state);
+  state.running.arrived = true;
   if (state.is_attached(pid))
     state.select(state.thread({pid.value, -1}));
   else
@@ -78,7 +79,7 @@ Reply run_program(SessionState& state, Scanner arguments) {
 
 // Of older clients, which expect no reply.
 Reply restart_program(SessionState& state, Scanner) {
-  restart(state);
+  begin_anew(state);
   return std::nullopt;
 }
 

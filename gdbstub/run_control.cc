@@ -111,7 +111,7 @@ void forget(SessionState& state, Pid pid) {
   state.detach(pid);
   state.running.breakpoints.erase(pid);
   std::erase_if(state.running.events, [&](const Event& event) { return event.thread.pid == pid; });
-  if (state.running.target && state.attached.empty()) restart(state);
+  if (state.running.target && state.attached.empty()) return_to_snapshot(state);
 }
 
 }  // namespace
@@ -190,9 +190,9 @@ void return_to_snapshot(SessionState& state) {
   look_again(state);
 }
 
-void restart(SessionState& state) {
-  state.moment->set_changes({});
+void begin_anew(SessionState& state) {
   return_to_snapshot(state);
+  state.moment->set_changes({});
 }
 
 void look_again(SessionState& state) {

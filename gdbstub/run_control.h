@@ -35,7 +35,7 @@ void tell_wishes(const SessionState& state);
 // there before.
 void return_to_snapshot(SessionState& state);
 // The same, and what was changed there is as it was.
-void restart(SessionState& state);
+void begin_anew(SessionState& state);
 
 // There is another snapshot than before: who is not in it is not attached to any more.
 void look_again(SessionState& state);

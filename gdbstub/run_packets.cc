@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <utility>
+
 #include "core/base/strings.h"
 #include "gdbstub/handlers.h"
 #include "gdbstub/run_control.h"
@@ -74,6 +76,8 @@ Reply refuse_to_run(SessionState& state, ThreadId thread, const CannotRun& refus
 
 // The reply is the stop, when there is one; in non-stop mode it only says that the threads go on.
 Reply run(SessionState& state, std::vector<ResumeAction> actions, ThreadId thread) {
+  if (std::exchange(state.running.arrived, false) && !state.running.non_stop)
+    return tell(state, {.kind = Event::Kind::kStopped, .thread = thread});
   try {
     resume(state, std::move(actions));
     if (state.running.non_stop) return "OK";

@@ -52,7 +52,8 @@ struct Running {
   std::unique_ptr<RunningTarget> over;
   uint64_t returned = 0;
 
-  bool waiting = false;               // the client does, for a stop of what it has resumed
+  bool arrived = false;  // by `run`, at the snapshot; the next request to continue stays
+  bool waiting = false;  // the client does, for a stop of what it has resumed
   std::vector<ResumeAction> resumed;  // what it has resumed last
   std::deque<Event> events;           // asked for, and still to be told
   std::optional<Event> told;          // last

@@ -127,7 +127,7 @@ Reply transfer_siginfo(SessionState& state, Scanner arguments) {
   });
 }
 
-// ANNEX:OFFSET:DATA: written all at once, or not at all.
+// ANNEX:OFFSET:DATA, written all at once, or not at all.
 Reply write_siginfo(SessionState& state, Scanner arguments) {
   arguments.expect(':');
   arguments.until(':');

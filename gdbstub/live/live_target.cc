@@ -249,6 +249,7 @@ void LiveTarget::set_registers(ThreadId id, RegisterSet registers) {
   if (!thread.task.is_stopped())
     throw Error(fmt::format("cannot set registers of {}", id.tid.value), "the thread runs");
   user_regs_struct general = general_of(registers.general);
+  const user_regs_struct seen = general_of(this->registers(id).general);
   if (thread.restart) {
     const auto& [recorded, actual] = *thread.restart;
     constexpr std::array kPlace = {&user_regs_struct::rip, &user_regs_struct::rax,
@@ -259,7 +260,11 @@ void LiveTarget::set_registers(ThreadId id, RegisterSet registers) {
         if (general.*argument == recorded.*argument) general.*argument = actual.*argument;
     }
   }
-  thread.moved |= general.rip != thread.task.registers().rip;
+  if (general.rip != seen.rip) {
+    thread.moved = true;
+    // The kernel would go back to the interrupted call from there, which lldb does not think of.
+    if (general.orig_rax == seen.orig_rax) general.orig_rax = ~uint64_t{0};
+  }
   thread.task.set_registers(general);
   if (!registers.xstate.empty())
     thread.task.set_register_set(NT_X86_XSTATE, std::as_bytes(std::span(registers.xstate)));
