@@ -430,6 +430,11 @@ TEST_CASE("gdb's run is a restart, of its own program only") {
   debugger.told("vCont;c:p20.-1", {.kind = Kind::kStepped, .thread = kOther});
   CHECK(client.ask("vKill;20") == "OK");
   CHECK(client.ask("vRun;") == "T00thread:p20.20;core:0;");
+  // gdb goes on at once: that is where the program is to be, and not some time later.
+  CHECK(client.ask("vCont;c:p20.-1") == "T00thread:p20.20;core:0;");
+  CHECK(debugger.script.launched == 1);
+  debugger.told("vCont;c:p20.-1", {.kind = Kind::kStepped, .thread = kOther});
+  CHECK(debugger.script.launched == 2);
   CHECK(client.ask("vRun;2f62696e2f7472756500").starts_with('E'));
   CHECK(client.ask("qC") == "QCp20.20");
 }
