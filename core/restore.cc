@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
 #include <ranges>
 #include <set>
@@ -93,6 +94,18 @@ Sandbox::Options sandbox_for(const Snapshot& snapshot, const RestorePlan& plan) 
     if (file.replacement) options.replaced.push_back(file.mapping->name());
   }
   return options;
+}
+
+siginfo_t siginfo_in(const std::string& bytes) {
+  siginfo_t info{};
+  std::memcpy(&info, bytes.data(), std::min(bytes.size(), sizeof info));
+  return info;
+}
+
+// Sent by the kernel for what an instruction did (SYNCHRONOUS_MASK, kernel/signal.c).
+bool is_exception(const siginfo_t& info) {
+  constexpr int kSignals[] = {SIGSEGV, SIGBUS, SIGILL, SIGTRAP, SIGFPE, SIGSYS};
+  return info.si_code > 0 && std::ranges::count(kSignals, info.si_signo) > 0;
 }
 
 // Out of the exit of a system call, where the kernel would not look after an interrupted one, to
@@ -298,35 +311,39 @@ void RestoredTree::end_leader(RestoreContext& context, const pb::Process& proces
 // A signal that was being delivered comes first again.
 void RestoredTree::queue_signals(const pb::Process& process) {
   const auto number = static_cast<uint64_t>(own_number(process));
-  const auto signal_in = [](const std::string& info) {
-    siginfo_t value{};
-    std::copy_n(info.data(), std::min(info.size(), sizeof value), reinterpret_cast<char*>(&value));
-    return static_cast<uint64_t>(value.si_signo);
-  };
   Seed& leader = seed_of(process);
   for (const std::string& info : process.pending_siginfo())
     leader.add("queue a signal", SYS_rt_sigqueueinfo,
-               {number, signal_in(info), leader.put(std::as_bytes(std::span(info)))});
+               {number, static_cast<uint64_t>(siginfo_in(info).si_signo),
+                leader.put(std::as_bytes(std::span(info)))});
   leader.perform();
-  for (const pb::Thread& thread : process.threads()) {
-    Seed& seed = seed_of(thread);
-    const auto queue = [&](const std::string& info) {
-      seed.add("queue a signal", SYS_rt_tgsigqueueinfo,
-               {number, static_cast<uint64_t>(own_number(thread)), signal_in(info),
-                seed.put(std::as_bytes(std::span(info)))});
-    };
-    if (!thread.stop_siginfo().empty()) queue(thread.stop_siginfo());
-    for (const std::string& info : thread.pending_siginfo()) queue(info);
-    seed.perform();
-  }
+  for (const pb::Thread& thread : process.threads()) queue_signals(process, thread);
+}
+
+void RestoredTree::queue_signals(const pb::Process& process, const pb::Thread& thread) {
+  Seed& seed = seed_of(thread);
+  std::vector<std::string> infos(thread.pending_siginfo().begin(), thread.pending_siginfo().end());
+  if (!thread.stop_siginfo().empty()) infos.insert(infos.begin(), thread.stop_siginfo());
+  const auto arguments = [&](const std::string& info) {
+    return SystemCallArguments{
+        static_cast<uint64_t>(own_number(process)), static_cast<uint64_t>(own_number(thread)),
+        static_cast<uint64_t>(siginfo_in(info).si_signo), seed.put(std::as_bytes(std::span(info)))};
+  };
+  const auto exceptions = std::ranges::stable_partition(
+      infos, [](const std::string& info) { return !is_exception(siginfo_in(info)); });
+  for (const std::string& info : std::ranges::subrange(infos.begin(), exceptions.begin()))
+    seed.add("queue a signal", SYS_rt_tgsigqueueinfo, arguments(info));
+  seed.perform();
+  for (const std::string& info : exceptions)
+    seed.call_silently("queue a signal", SYS_rt_tgsigqueueinfo, arguments(info));
 }
 
 void RestoredTree::finish(const pb::Process& process) {
   for (const pb::Thread& thread : process.threads())
     seed_of(thread).task().set_signal_mask(kAllSignals);
-  queue_signals(process);
   Seed& leader = seed_of(process);
   start_timers(process, leader);
+  queue_signals(process);
   if (is_last_to_share(snapshot_, process, kMemory)) leader.unplant();
   bool stopped = false;
   for (const pb::Thread& thread : process.threads()) {

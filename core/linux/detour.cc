@@ -121,6 +121,7 @@ Detour::Detour(Tracee& task, const Place& place, size_t scratch)
     : task_(task),
       place_(place),
       status_(task.status()),
+      options_(task.options()),
       registers_(task.registers()),
       mask_(task.signal_mask()) {
   if (const auto abort = rseq_abort(task, registers_)) registers_.rip = *abort;
@@ -314,7 +315,7 @@ void Detour::go_home() {
       task_.resume_if_alive(0);
       expect_stop("return");
     }
-    if (task_.options() & kOptions) task_.set_options(task_.options() & ~kOptions);
+    if (task_.options() != options_) task_.set_options(options_);
     task_.set_signal_mask(mask_);
     task_.set_registers(registers_);
     // The signal at the end of a way was none of the program's.

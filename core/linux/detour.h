@@ -79,6 +79,7 @@ class Detour {
   Tracee& task_;
   Place place_;
   WaitStatus status_;  // it was in when we came
+  uint64_t options_;   // the same
   uint64_t scratch_ = 0, home_ = 0;
   user_regs_struct registers_{};  // to come back to
   uint64_t mask_ = 0;

@@ -276,23 +276,31 @@ void Seed::end_alone(int status) {
   }
 }
 
-// In the stop behind the call the task is in the kernel still; it never comes back to the memory
-// that is gone.
-void Seed::unplant() {
+void Seed::call_silently(const std::string& what, long number,
+                         const SystemCallArguments& arguments) {
   work_off();
+  if (!data_.empty()) write_remote(tid(), base_ + kDataAt, std::exchange(data_, {}));
   user_regs_struct registers = fresh_registers();
   registers.rip = base_ + kSyscallAt;
-  registers.rax = SYS_munmap;
-  registers.rdi = base_;
-  registers.rsi = kSize;
+  registers.rax = static_cast<uint64_t>(number);
+  registers.rdi = arguments[0], registers.rsi = arguments[1], registers.rdx = arguments[2];
+  registers.r10 = arguments[3], registers.r8 = arguments[4], registers.r9 = arguments[5];
+  const user_regs_struct own = task_.registers();
+  registers.fs_base = own.fs_base, registers.gs_base = own.gs_base;
   task_.set_registers(registers);
   for (int stops = 0; stops < 2;) {
     task_.resume_if_alive(0, Tracee::Until::kNextSystemCall);
-    if (!task_.wait_stop(kPatience)) fail("finish", "the task was killed");
+    if (!task_.wait_stop(kPatience)) fail(what, "the task was killed");
     stops += task_.status().system_call();
   }
-  if (const auto result = static_cast<int64_t>(task_.registers().rax); result != 0)
-    throw SystemError("cannot unmap what restored the process", static_cast<int>(-result));
+  if (const auto result = static_cast<int64_t>(task_.registers().rax); result < 0)
+    throw SystemError("cannot " + what, static_cast<int>(-result));
+}
+
+// In the stop behind the call the task is in the kernel still; it never comes back to the memory
+// that is gone.
+void Seed::unplant() {
+  call_silently("unmap what restored the process", SYS_munmap, {base_, kSize});
 }
 
 void Seed::fail(const std::string& what, std::string why) const {

@@ -71,6 +71,11 @@ class Seed {
   // The same, but a failure is a result: -errno.
   int64_t try_call(long number, const SystemCallArguments& arguments = {});
 
+  // One call without the trap that ends a list: for a trap's signal, the kernel takes the first of
+  // the queued signals that a processor's exception has caused, also where it is blocked
+  // (dequeue_synchronous_signal(), kernel/signal.c, Linux 5.0). Nothing but such calls may follow.
+  void call_silently(const std::string& what, long number, const SystemCallArguments& arguments);
+
   // A child of this task, or a thread, with that number in the task's pid namespace: also a seed,
   // at the same place. `flags` and `exit_signal` of clone(2).
   Seed clone(const std::string& what, uint64_t flags, int exit_signal, int32_t number);

@@ -240,8 +240,8 @@ TEST_CASE("gdb's own run returns to the snapshot, breakpoints kept") {
   const Moment moment("count");
   const std::string pid = std::to_string(moment.target.pid());
   check_says(gdb({"target extended-remote | " + program() + " " + moment.image, "set var go = 1",
-                  "break at_end", "continue", "print counter", "run",
-                  "print counter", "set var go = 1", "continue", "print counter"}),
+                  "break at_end", "continue", "print counter", "run", "print counter",
+                  "set var go = 1", "continue", "print counter"}),
              {"$1 = 210", "$2 = 0", "$3 = 210"});
 }
 
@@ -251,6 +251,55 @@ TEST_CASE("a call in a diversion leaves the snapshot as it was") {
       moment.gdb_says({"monitor diversion on", "print bump(7)", "print counter", "print bump(8)",
                        "print counter", "monitor diversion off", "print bump(9)", "print counter"}),
       {"$1 = 7", "$2 = 0", "$3 = 8", "$4 = 0", "$5 = 9", "$6 = 9"});
+}
+
+// ---- More than one process, and lldb
+// ---------------------------------------------------------------
+
+TEST_CASE("every process can be called into in snapgdb debug, and thrown back by restart") {
+  const TempDir directory;
+  const std::string image = directory / "image";
+  const Target tree("witness-static");
+  capture(tree.pid(), image, {"--all-memory"});
+  Words words{"debug", image, "--", "-nx", "-batch"};
+  const auto say = [&](const std::string& command) { words.insert(words.end(), {"-ex", command}); };
+  for (size_t i = 1; i <= 2; ++i) {
+    say(fmt::format("inferior {}", i));
+    say("print (int)getpid()");
+  }
+  say("set var witness_zero = 5");
+  say("restart");
+  say("print witness_zero");
+  const Result result = snapgdb(words);
+  check_says(result, {fmt::format("$1 = {}", tree.pid()), "$3 = 0"});
+  CHECK(std::ranges::any_of(children_of(tree.pid()), [&](pid_t child) {
+    return contains(result.out, fmt::format("$2 = {}", child));
+  }));
+}
+
+TEST_CASE("lldb calls, breaks, steps, watches and runs to the end") {
+  const Moment moment("count");
+  Running server(
+      {program(), "serve", moment.image, "--listen", "unix:" + moment.directory / "socket"});
+  for (int i = 0; i < 30000 && !contains(server.err(), "listening"); ++i) usleep(2000);
+  const Words commands{
+      "process connect --plugin gdb-remote unix-connect://" + moment.directory / "socket",
+      "expression twice(21)",
+      "expression go = 1",
+      "breakpoint set -n bump -c 'by == 5'",
+      "continue",
+      "frame variable",
+      "finish",
+      "breakpoint delete -f",
+      "watchpoint set variable bytes[3]",
+      "continue",
+      "expression counter",
+      "continue"};
+  Words words{"lldb", "--no-lldbinit", "--batch"};
+  for (const std::string& command : commands) words.insert(words.end(), {"-o", command});
+  const Result result = run(words);
+  check_says(result, {"= 42", "stop reason = breakpoint", "by = 5", "Return value: (long) $",
+                      "stop reason = watchpoint", "= 210", "exited with status = 0"});
 }
 
 // ---- Nothing stays behind

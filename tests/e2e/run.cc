@@ -9,6 +9,7 @@
 
 #include "tests/e2e/harness.h"
 #include "tests/e2e/json.h"
+#include "tests/e2e/restoring.h"
 
 namespace snapgdb::e2e {
 namespace {
@@ -106,6 +107,28 @@ TEST_CASE("a crash of a child is captured with its parent, and the child is in f
                              "bt"});
   INFO(result);
   CHECK(contains(result.out, "crash_here"));
+}
+
+TEST_CASE("each death is a snapshot of the image, threads' too, and gdb goes from one to another") {
+  const TempDir directory;
+  const std::string crasher = target_path("crasher"), image = directory / "image";
+  const Result result =
+      snapgdb({"run", "-o", image, "--", "sh", "-c",
+               crasher + " abort; " + crasher + " segv-thread; " + crasher + " segv-thread; true"});
+  INFO(result);
+  CHECK(result.ok());
+  const Result looked =
+      gdb({"target remote | " + program() + " " + image + " --pid " +
+               json_at(summary_of(image), "snapshot.root_pid"),
+           "monitor snapshots", "monitor goto 1", "maintenance flush register-cache",
+           "print (int)getpid()", "monitor goto 3", "print (int)getpid()", "monitor goto 4"});
+  INFO(looked);
+  for (const char* part : {"   1  ", "*   3  ", "SIGABRT", "SIGSEGV", "This is snapshot 1 of 3",
+                           "There is no snapshot 4"})
+    CHECK(contains(looked.out + looked.err, part));
+  const std::string pid = json_at(summary_of(image), "snapshot.root_pid");
+  CHECK(contains(looked.out, "$1 = " + pid));
+  CHECK(contains(looked.out, "$2 = " + pid));
 }
 
 TEST_CASE("standard input, inherited descriptors and signal dispositions pass through") {
