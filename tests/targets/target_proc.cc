@@ -148,11 +148,23 @@ std::string first_difference(const std::string& before, const std::string& after
 }
 
 // A restored tree has what it had, but for this: its standard streams and its first process's
-// parent are others, pipes and removed files have other numbers, and adjoining mappings that do not
-// differ may have become one.
+// parent are others, pipes and removed files have other numbers, in a sandbox all files, file locks
+// were taken by another process, and adjoining mappings that do not differ may have become one.
 bool was_restored() {
   const char* directory = getenv("TMPDIR");
   return directory && access((std::string(directory) + "/restored").c_str(), F_OK) == 0;
+}
+
+// " ino:b052c2 sdev:f", as fdinfo tells what epoll and inotify watch; of a lock what stands before
+// the range, "21509 fe:00:10952776".
+void erase_numbers_of_files(std::string& line) {
+  for (const char* key : {" ino:", " sdev:", " fhandle-bytes:", " fhandle-type:", " f_handle:"})
+    if (const size_t at = line.find(key); at != std::string::npos)
+      line.erase(at, line.find(' ', at + 1) - at);
+  if (!line.starts_with("lock:")) return;
+  const size_t inode = line.rfind(':'), range = line.find(' ', inode);
+  const size_t owner = line.rfind(' ', line.rfind(' ', inode) - 1);
+  line.erase(owner, range - owner);
 }
 
 std::string without_numbers(const std::string& text) {
@@ -163,6 +175,7 @@ std::string without_numbers(const std::string& text) {
     if (standard) std::getline(lines, line);  // its flags, too
     if (standard || line.starts_with("PPid:")) continue;
     if (const size_t at = line.find(":["); at != std::string::npos) line.resize(at);
+    erase_numbers_of_files(line);
     kept += line + "\n";
   }
   return kept;
