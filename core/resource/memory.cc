@@ -93,9 +93,6 @@ void capture(CaptureContext& context, const FrozenProcess& frozen, pb::Process& 
 constexpr const char* kUndelivered = "userfaultfd had not provided it yet";
 constexpr const char* kUndeliveredOrSwapped =
     "swapped out, or userfaultfd had not provided it yet: that cannot be told apart";
-constexpr const char* kOutOfReach =
-    "shared memory, or a view of it, not mapped in at that moment; reading it needs "
-    "CAP_CHECKPOINT_RESTORE";
 
 struct Exclusion {
   bool (*matches)(const pb::Vma&, const MemoryOptions&);
@@ -285,15 +282,19 @@ void Planner::plan_object_run(const pb::Vma& vma, const std::shared_ptr<const Fd
 }
 
 // Without its file, a page of shared memory that this process does not map cannot be told from one
-// that nobody ever touched; looking would make the kernel allocate it, or ask the program for it. A
-// private view of an ordinary file is looked at all the same: that costs page cache at most.
+// that nobody ever touched, but by the process itself; looking would make the kernel allocate it,
+// or ask the program for it. A private view of an ordinary file is looked at all the same: that
+// costs page cache at most.
 void Planner::plan_out_of_reach(const pb::Vma& vma) {
-  const bool safe_to_touch = !vma.shared() && !is_filled_on_demand(vma) && !is_of_huge_pages(vma);
+  const bool fills_itself = !is_filled_on_demand(vma) && !is_of_huge_pages(vma);
+  const bool safe_to_touch = !vma.shared() && fills_itself;
   classify(vma, [&](uint64_t start, uint64_t end, PageClass what) {
     const bool present =
         what == PageClass::kFile || (what == PageClass::kAnonymous && !vma.shared());
     if (present || safe_to_touch)
       add_memory(vma, start, end);
+    else if (fills_itself)
+      add(start, end, From::kUntold);
     else
       add_missing(start, end, kOutOfReach);
   });
@@ -421,6 +422,9 @@ Extents copy_memory(const std::vector<MemoryRun>& plan, const RemoteMemory& memo
         break;
       case From::kFile:
         extents.append({run.start, run.size, pb::SOURCE_FILE, run.offset, run.file});
+        break;
+      case From::kUntold:
+        extents.append_missing(run.start, run.size, kOutOfReach);
         break;
       case From::kMissing:
         extents.append_missing(run.start, run.size, run.why, run.kept_by);

@@ -19,6 +19,9 @@ namespace snapgdb {
 
 // The reason why such a page cannot be read, by which a restore knows it.
 inline constexpr const char* kGuardPage = "a guard page (MADV_GUARD_INSTALL)";
+inline constexpr const char* kOutOfReach =
+    "shared memory, or a view of it, not mapped in at that moment; reading it needs "
+    "CAP_CHECKPOINT_RESTORE";
 
 struct MemoryOptions {
   // Also what the program keeps out of dumps (MADV_DONTDUMP).
@@ -43,7 +46,8 @@ struct MemoryRun {
     kZero,
     kMissing,
     kCopied,
-    kSecured
+    kSecured,
+    kUntold  // shared memory in no page table: ask_what_is_resident()
   } from = From::kZero;
   uint64_t offset = 0;  // kObject, kFile: bytes; kCopied: page ordinal; kSecured: in the Stash
   uint32_t file = 0;    // kFile

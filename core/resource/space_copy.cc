@@ -8,6 +8,7 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/resource/hosts.h"
+#include "core/resource/residence.h"
 #include "core/resource/userfault.h"
 
 namespace snapgdb {
@@ -102,6 +103,7 @@ void SpaceCopy::secure_by_reading(Stash& stash) {
 }
 
 void SpaceCopy::secure(CaptureContext& context, Stash& stash) {
+  ask_what_is_resident(plan_, *frozen_, context);
   if (bytes_for_twin() > kWorthATwin) try_twin(context);
   const auto wanted = [&](const MemoryRun& run) { return !(twin_ && run.in_twin); };
   if (snapgdb::secure(plan_, memory_, stash, wanted)) return;

@@ -149,7 +149,8 @@ std::string first_difference(const std::string& before, const std::string& after
 
 // A restored tree has what it had, but for this: its standard streams and its first process's
 // parent are others, pipes and removed files have other numbers, in a sandbox all files, file locks
-// were taken by another process, and adjoining mappings that do not differ may have become one.
+// were taken by another process, adjoining mappings that do not differ may have become one, and an
+// ordinary user has a memfd in place of anonymous shared memory.
 bool was_restored() {
   const char* directory = getenv("TMPDIR");
   return directory && access((std::string(directory) + "/restored").c_str(), F_OK) == 0;
@@ -196,6 +197,8 @@ std::string as_one_where_equal(const std::string& text) {
     // Without offset, which follows from the start, device and inode.
     const size_t name = next.rest.find_first_of("/[");
     next.rest = next.rest.substr(0, 6) + (name == std::string::npos ? "" : next.rest.substr(name));
+    if (next.rest.ends_with("/memfd:zero"))
+      next.rest.replace(next.rest.find("/memfd:zero"), 11, "/dev/zero");
     Mapping* last = mappings.empty() ? nullptr : &mappings.back();
     if (last && last->end == next.start && last->rest == next.rest && last->flags == flags)
       last->end = next.end;
