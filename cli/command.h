@@ -25,6 +25,7 @@ extern const Command kCoreCommand;
 extern const Command kDebugCommand;
 extern const Command kGuiCommand;
 extern const Command kKeygenCommand;
+extern const Command kResourcesCommand;
 extern const Command kRestoreCommand;
 extern const Command kRunCommand;
 extern const Command kServeCommand;

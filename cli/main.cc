@@ -19,7 +19,7 @@ namespace {
 constexpr const Command* kCommands[] = {
     &kCaptureCommand,   &kRestoreCommand, &kRunCommand,    &kShowCommand,
     &kBacktraceCommand, &kCoreCommand,    &kDebugCommand,  &kServeCommand,
-    &kGuiCommand,       &kVerifyCommand,  &kKeygenCommand,
+    &kGuiCommand,       &kVerifyCommand,  &kKeygenCommand, &kResourcesCommand,
 };
 
 constexpr char kDescription[] =
