@@ -1,6 +1,7 @@
 #include "core/capture.h"
 
 #include <time.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -16,6 +17,7 @@
 
 #include "core/base/error.h"
 #include "core/linux/host.h"
+#include "core/resource/namespaces.h"
 #include "core/resource/resource.h"
 #include "core/resource/space_copy.h"
 #include "core/version.h"
@@ -240,6 +242,8 @@ pb::SnapshotRecord record_of_moment(const Moment& moment, Pid root) {
   record.set_focus_pid(moment.focus_pid.value ? moment.focus_pid.value : root.value);
   record.set_focus_tid(moment.focus_tid.value ? moment.focus_tid.value : root.value);
   record.set_reason(moment.reason);
+  for (pb::Namespace& one : namespaces_of(ProcDirectory::of(Pid{::getpid()})))
+    *record.add_namespaces() = std::move(one);
   return record;
 }
 

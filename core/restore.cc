@@ -133,7 +133,9 @@ Fd open_parent(const std::string& path) {
 
 RestoredTree::RestoredTree(const Snapshot& snapshot, const RestorePlan& plan,
                            const std::string& scratch)
-    : snapshot_(snapshot), plan_(plan), own_pids_(plan.isolated || !may_have_old_pids(snapshot)) {
+    : snapshot_(snapshot),
+      plan_(plan),
+      own_pids_(plan.isolated || plan.own_user || !may_have_old_pids(snapshot)) {
   const ScopedPinning pinning;
   start_keeper(scratch);
   grow();
@@ -149,17 +151,18 @@ RestoredTree::RestoredTree(const Snapshot& snapshot, const RestorePlan& plan,
 void RestoredTree::start_keeper(const std::string& scratch) {
   const Fd save_in = scratch.empty() ? Fd() : open_parent(scratch);
   const pb::SnapshotRecord& record = snapshot_.record();
-  Keeper::Options options{.own_pids = own_pids_,
-                          .own_user = plan_.isolated || (own_pids_ && ::geteuid() != 0),
-                          .root_pid = own_number(snapshot_.root()),
-                          .seed_base = plan_.seed_base,
-                          .file_base = plan_.file_base,
-                          .user = plan_.user,
-                          .group = plan_.group,
-                          .save_in = save_in.get(),
-                          .save_as = std::filesystem::path(scratch).filename(),
-                          .monotonic_ns = record.monotonic_ns(),
-                          .boottime_ns = record.boottime_ns()};
+  Keeper::Options options{
+      .own_pids = own_pids_,
+      .own_user = plan_.isolated || plan_.own_user || (own_pids_ && ::geteuid() != 0),
+      .root_pid = own_number(snapshot_.root()),
+      .seed_base = plan_.seed_base,
+      .file_base = plan_.file_base,
+      .user = plan_.user,
+      .group = plan_.group,
+      .save_in = save_in.get(),
+      .save_as = std::filesystem::path(scratch).filename(),
+      .monotonic_ns = record.monotonic_ns(),
+      .boottime_ns = record.boottime_ns()};
   if (plan_.isolated)
     options.sandbox = sandbox_for(snapshot_, plan_), options.host_name = record.host().node_name();
   OpeningContext opening{snapshot_};

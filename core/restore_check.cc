@@ -8,6 +8,7 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/resource/memory.h"
+#include "core/resource/namespaces.h"
 #include "core/resource/processor.h"
 #include "core/resource/sharing.h"
 #include "core/resource/vdso.h"
@@ -112,6 +113,41 @@ void check_sharing(const Snapshot& snapshot, const pb::Process& process, Restore
   }
 }
 
+constexpr std::string_view kNamespaceKinds[] = {"pid", "user", "mnt",    "net",
+                                                "ipc", "uts",  "cgroup", "time"};
+
+// All live in those of the first process.
+void check_namespaces(const Snapshot& snapshot, const pb::Process& process, RestorePlan& plan) {
+  for (const std::string_view kind : kNamespaceKinds) {
+    const uint64_t own = namespace_in(process.namespaces(), kind);
+    if (own && own != namespace_in(snapshot.root().namespaces(), kind))
+      plan.obstacles.push_back({process.pid(), fmt::format("{} namespace", kind),
+                                "it is not that of the first process; such cannot be restored yet",
+                                "capture the first process that is in it, and those below"});
+  }
+}
+
+// Of a container. What a sandbox has of its own is another one all the same.
+void plan_namespaces(const Snapshot& snapshot, RestorePlan& plan) {
+  const pb::Process& root = snapshot.root();
+  const auto is_own = [&](std::string_view kind) {
+    const uint64_t theirs = namespace_in(root.namespaces(), kind),
+                   ours = namespace_in(snapshot.record().namespaces(), kind);
+    return theirs && ours && theirs != ours;
+  };
+  plan.own_user = is_own("user");
+  if (plan.own_user)
+    plan.notes.push_back(
+        "the tree had a user namespace of its own: in its new one, users have the numbers that "
+        "they had outside");
+  if (is_own("mnt"))
+    plan.notes.emplace_back("the tree had mounts of its own: it sees those that are here");
+  for (const std::string_view kind : {"net", "ipc", "uts"})
+    if (is_own(kind) && !plan.isolated)
+      plan.notes.push_back(fmt::format(
+          "the tree had its own {} namespace: it gets ours (--isolated: a new one)", kind));
+}
+
 void check_process(const Snapshot& snapshot, const pb::Process& process, RestorePlan& plan) {
   if (process.session() == process.pid() && process.terminal() != 0)
     plan.notes.push_back(
@@ -120,22 +156,20 @@ void check_process(const Snapshot& snapshot, const pb::Process& process, Restore
   for (const pb::Thread& thread : process.threads()) check_thread(process, thread, plan);
   if (process.threads().empty())
     plan.obstacles.push_back({process.pid(), "threads", "they are not in the image", ""});
-  if (own_number(process) == 1)
-    plan.obstacles.push_back({process.pid(), "number 1",
-                              "it is the first of a pid namespace, which cannot be restored yet",
-                              ""});
   check_directory(process, process.working_directory(), plan.isolated, plan);
   check_directory(process, process.root_directory(), false, plan);
   if (has_other_root(process) && ::geteuid() != 0)
     plan.obstacles.push_back(
         {process.pid(), "root directory", "only root may change it", "restore it as root"});
   check_sharing(snapshot, process, plan);
+  check_namespaces(snapshot, process, plan);
 }
 
 }  // namespace
 
 void check_tree(const Snapshot& snapshot, const RestoreOptions& options, RestorePlan& plan) {
   plan_user(snapshot, plan);
+  plan_namespaces(snapshot, plan);
   check_processor(snapshot, options.without.contains("processor"), plan);
   for (const pb::Process& process : snapshot.processes()) {
     check_process(snapshot, process, plan);

@@ -86,21 +86,42 @@ void place(std::vector<Fd> files, int base) {
   }
 }
 
-void bear_root(const Keeper::Options& options) {
+// With a view of its own of the files: there, /proc is that of the pid namespace that begins with
+// it.
+[[noreturn]] void become_init(const Keeper::Options& options, const Fd& done) {
+  try {
+    if (options.sandbox)
+      Sandbox::mount_proc("/proc");
+    else
+      see_own_processes();
+  } catch (const Error&) {
+    ::_exit(1);
+  }
+  Seed::park_and_wait(options.seed_base, done.get(), Pid{0});
+}
+
+// Returns its number here.
+pid_t bear_root(const Keeper::Options& options) {
   Seed::kernel_parts();
   Seed::plant(options.seed_base);
   const int32_t wanted = options.root_pid;
-  const CloneArguments arguments{
-      .exit_signal = SIGCHLD, .set_tid = reinterpret_cast<uint64_t>(&wanted), .set_tid_size = 1};
+  const bool is_init = wanted == 1;
+  const CloneArguments arguments{.flags = is_init ? uint64_t{CLONE_NEWPID | CLONE_NEWNS} : 0,
+                                 .exit_signal = SIGCHLD,
+                                 .set_tid = reinterpret_cast<uint64_t>(&wanted),
+                                 .set_tid_size = 1};
   PipeEnds parked = make_pipe();
   const Pid keeper{::getpid()};
   const pid_t pid = clone3(arguments);
+  if (pid == 0 && is_init) become_init(options, parked.write);
   if (pid == 0) Seed::park_and_wait(options.seed_base, parked.write.get(), keeper);
   if (pid < 0) throw_errno("cannot make process {}", wanted);
   parked.write.reset();
   char byte = 0;
   if (::read(parked.read.get(), &byte, 1) != 1)
-    throw Error(fmt::format("cannot prepare process {}", wanted), "it could not move the vDSO");
+    throw Error(fmt::format("cannot prepare process {}", wanted),
+                "it could not move the vDSO, or mount /proc");
+  return pid;
 }
 
 // The network of a sandbox has nothing but itself.
@@ -139,14 +160,14 @@ std::pair<std::string, size_t> save(const Keeper::Options& options, const Sandbo
 
 // Reaps until the first process has ended, and says how; in a namespace of its own until there is
 // nobody left.
-[[noreturn]] void keep(const Keeper::Options& options, const Sandbox* sandbox,
+[[noreturn]] void keep(pid_t root, const Keeper::Options& options, const Sandbox* sandbox,
                        const KeptOpen& kept) {
   int status = 0;
   while (true) {
     const pid_t pid = ::waitpid(-1, &status, __WALL);
     if (pid < 0 && errno == EINTR) continue;
     if (pid < 0) ::_exit(0);
-    if (pid != options.root_pid) continue;
+    if (pid != root) continue;
     const auto [not_saved, files] = save(options, sandbox, kept);
     const std::string end = fmt::format("{} {} {}\n", status, files, printable(not_saved));
     // Nobody reads it if we were told to let go of the terminal.
@@ -161,6 +182,7 @@ std::pair<std::string, size_t> save(const Keeper::Options& options, const Sandbo
   char go = 0;
   std::optional<Sandbox> sandbox;
   size_t planned = 0;
+  pid_t root = 0;
   try {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (::read(kept.control.get(), &go, 1) != 1) ::_exit(1);
@@ -178,7 +200,7 @@ std::pair<std::string, size_t> save(const Keeper::Options& options, const Sandbo
     if (sandbox) sandbox->move_descriptor(above);
     for (Fd& file : files) file = moved_up(std::move(file), above);
     place(std::move(files), options.file_base);
-    bear_root(options);
+    root = bear_root(options);
     std::string lines = "\n";
     for (const std::string& note : notes) lines += note + "\n";
     report(kept.report, lines + "\n");
@@ -195,7 +217,7 @@ std::pair<std::string, size_t> save(const Keeper::Options& options, const Sandbo
     ::close_range(static_cast<unsigned>(options.file_base),
                   static_cast<unsigned>(options.file_base) + static_cast<unsigned>(planned) - 1, 0);
   report(kept.report, "\n");
-  keep(options, sandbox ? &*sandbox : nullptr, kept);
+  keep(root, options, sandbox ? &*sandbox : nullptr, kept);
 }
 
 // ---- In the conductor ---------------------------------------------------------------------------

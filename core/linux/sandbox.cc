@@ -114,8 +114,7 @@ void Sandbox::find_cuts(std::span<const std::string> directories) {
 }
 
 // To the kernel's settings, whoever is root outside has access still.
-void Sandbox::place_proc() {
-  const std::string proc = kView + "/proc";
+void Sandbox::mount_proc(const std::string& proc) {
   mount_at(proc, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC);
   for (const char* settings : {"/bus", "/fs", "/irq", "/sys", "/sysrq-trigger"})
     if (fs::exists(proc + settings)) {
@@ -129,7 +128,7 @@ void Sandbox::place(const std::string& path) {
   const std::string target = kView + path;
   make_directory(target);
   if (path == "/dev") return;
-  if (path == "/proc") return place_proc();
+  if (path == "/proc") return mount_proc(target);
   if (path == "/sys") return show_unchanging(path);
   const bool leads_to_others =
       std::ranges::any_of(cuts_, [&](const auto& cut) { return lies_below(cut, path); });

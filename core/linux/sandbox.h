@@ -31,6 +31,10 @@ class Sandbox {
   // namespace that owns it (overlays: Linux 5.11). Throws SystemError.
   explicit Sandbox(const Options& options);
 
+  // Mounts /proc at `path`, as the calling process's pid namespace has it; the kernel's settings
+  // there cannot be written to. Throws SystemError.
+  static void mount_proc(const std::string& path);
+
   // What is otherwise than outside, line by line.
   const std::vector<std::string>& notes() const { return notes_; }
 
@@ -51,7 +55,6 @@ class Sandbox {
  private:
   void find_cuts(std::span<const std::string> directories);
   void place(const std::string& path);
-  void place_proc();
   bool overlay(const std::string& path);
   void imitate(const std::string& path);
   void imitate_entry(const std::string& path);

@@ -44,7 +44,7 @@ class Seed {
   };
   static const std::vector<KernelPart>& kernel_parts();
   // In a process that is under nobody's ptrace yet: puts them into the seed, writes a byte to
-  // `done`, and waits for ever, or until its parent ends.
+  // `done`, and waits for ever, or until its parent ends (0: that of another pid namespace).
   [[noreturn]] static void park_and_wait(uint64_t base, int done, Pid parent);
 
   // Precondition: `task` is stopped, and was planted at `base`.

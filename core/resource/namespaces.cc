@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "core/base/strings.h"
+#include "core/resource/namespaces.h"
 #include "core/resource/resources.h"
 
 namespace snapgdb {
@@ -15,20 +16,32 @@ uint64_t inode_in(std::string_view link) {
 
 void capture(CaptureContext&, const FrozenProcess& frozen, pb::Process& process) {
   // Through a living task: a leader that is a zombie has them for root only.
-  auto kinds = frozen.task_proc.list("ns");
-  std::ranges::sort(kinds);
-  for (const std::string& kind : kinds) {
-    const auto link = frozen.task_proc.link_if_allowed("ns/" + kind);
-    if (!link) continue;  // pid_for_children has none until the first child is made
-    pb::Namespace& out = *process.add_namespaces();
-    out.set_kind(kind);
-    out.set_inode(inode_in(*link));
-  }
+  for (pb::Namespace& one : namespaces_of(frozen.task_proc))
+    *process.add_namespaces() = std::move(one);
   const std::string cgroups = frozen.proc.read_if_allowed("cgroup").value_or("");
   for (const std::string_view line : split(cgroups, '\n')) process.add_cgroups(std::string(line));
 }
 
 }  // namespace
+
+std::vector<pb::Namespace> namespaces_of(const ProcDirectory& proc) {
+  auto kinds = proc.list("ns");
+  std::ranges::sort(kinds);
+  std::vector<pb::Namespace> namespaces;
+  for (const std::string& kind : kinds) {
+    const auto link = proc.link_if_allowed("ns/" + kind);
+    if (!link) continue;  // pid_for_children has none until the first child is made
+    pb::Namespace& out = namespaces.emplace_back();
+    out.set_kind(kind);
+    out.set_inode(inode_in(*link));
+  }
+  return namespaces;
+}
+
+uint64_t namespace_in(const Namespaces& namespaces, std::string_view kind) {
+  const auto found = std::ranges::find(namespaces, kind, &pb::Namespace::kind);
+  return found == namespaces.end() ? 0 : found->inode();
+}
 
 const ProcessResource kNamespaces{"namespaces", capture};
 

@@ -45,6 +45,7 @@ struct Birth {
 // What a restore will do. A pure function of the snapshot and the options.
 struct RestorePlan {
   bool isolated = false;
+  bool own_user = false;         // it had a user namespace of its own, and gets one
   uint32_t user = 0, group = 0;  // as whom it runs, in a user namespace that has no others
   bool lazy = false;             // private memory comes when it is touched, or later
   uint64_t seed_base = 0;
