@@ -168,8 +168,11 @@ void RestoredTree::start_keeper(const std::string& scratch) {
   OpeningContext opening{snapshot_};
   prepare_shared_memory(opening, plan_);
   keeper_ = std::make_unique<Keeper>(options, [&](const Sandbox* sandbox) {
-    opening.sandbox = sandbox;
-    return open_files(std::move(opening), plan_);
+    OpeningContext context = std::move(opening);
+    context.sandbox = sandbox;
+    Keeper::OpenedFiles opened{open_files(context, plan_), {}};
+    opened.notes = std::move(context.notes);
+    return opened;
   });
   notes_ = keeper_->notes();
 }

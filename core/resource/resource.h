@@ -38,9 +38,9 @@ struct CaptureContext {
   Identities descriptions{Identities::Kind::kFileDescription};
   Identities descriptor_tables{Identities::Kind::kDescriptorTable};
   Identities address_spaces{Identities::Kind::kAddressSpace};
-  // Unix sockets' other ends, by inode of the network namespace.
-  std::map<uint64_t, std::map<uint64_t, uint64_t>> unix_peers{};
-  std::mutex mutex{};  // of missing, unix_peers and pipes
+  // By inode of the network namespace, and of the socket.
+  std::map<uint64_t, std::map<uint64_t, UnixSocket>> unix_sockets{};
+  std::mutex mutex{};  // of missing, unix_sockets and pipes
 
   // Whether the content of this pipe (by inode) is still to be taken: one descriptor does.
   bool takes_content_of(uint64_t pipe) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -67,6 +68,8 @@ struct RestorePlan {
   std::map<MappedFile, size_t> by_mapping;
 };
 
+class UnixNetwork;  // of unix_socket_restore.cc
+
 // What opens files knows of each other: two descriptions of one pipe, of one memfd.
 struct OpeningContext {
   const Snapshot& snapshot;
@@ -81,6 +84,8 @@ struct OpeningContext {
   static ObjectKey key_of(const pb::Descriptor& descriptor);
   static ObjectKey key_of(const pb::Vma& mapping);
   std::map<ObjectKey, Fd> objects = {};
+  std::shared_ptr<UnixNetwork> unix_sockets = nullptr;
+  std::vector<std::string> notes = {};  // what turned out to be otherwise than it was
 };
 
 // What restorers share. They run in the conductor's thread, after every process is there.
@@ -131,7 +136,9 @@ void set_program_registers(const Snapshot& snapshot, const pb::Process& process,
 void start_timers(const pb::Process& process, Seed& seed);
 
 // Opens what is planned, in the keeper; in the order of plan.files. Nothing else stays open.
-std::vector<Fd> open_files(OpeningContext context, const RestorePlan& plan);
+std::vector<Fd> open_files(OpeningContext& context, const RestorePlan& plan);
+// When all of them are open: what sockets hold of each other and of other files.
+void finish_sockets(OpeningContext& context, const RestorePlan& plan, std::span<const Fd> files);
 // What takes rights that the keeper may lack, in a user namespace of its own: to be done before.
 void prepare_shared_memory(OpeningContext& context, const RestorePlan& plan);
 // Another description of an open object, with flags of open(2), at the position of the descriptor;
@@ -166,6 +173,9 @@ struct DescriptorRestorer {
 };
 // nullptr: that kind cannot be restored yet.
 const DescriptorRestorer* restorer_of(const pb::Descriptor& descriptor);
+
+// Whether somebody outside of the tree gave it the socket, as a standard stream.
+bool is_socket_from_outside(const Snapshot& snapshot, const pb::Descriptor& descriptor);
 
 // File locks, as far as they are free. Those of files once, those of processes when they have their
 // descriptors.
