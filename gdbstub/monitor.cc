@@ -110,6 +110,7 @@ constexpr MonitorCommand kCommands[] = {
     {"process", "[PID]: how to look at another process", reach_process},
     {"files", "the files that the image holds or refers to", list_files},
     {"missing", "what is not in the snapshot, and why", list_missing},
+    {"notes", "what was otherwise than in the snapshot when it last ran", list_notes},
     {"snapshots", "the snapshots of the image", list_snapshots},
     {"goto", "K: look at the K-th of them; what runs is dropped", go_to_snapshot},
     {"restart", "drop what runs, and look at the snapshot again", restart},

@@ -15,6 +15,6 @@ using MonitorHandler = std::string(SessionState& state, std::string_view argumen
 
 // monitor_running.cc
 MonitorHandler restart, go_to_snapshot, list_snapshots;
-MonitorHandler choose_diversion, choose_on_detach, give_input;
+MonitorHandler choose_diversion, choose_on_detach, give_input, list_notes;
 
 }  // namespace snapgdb::gdbstub

@@ -108,6 +108,13 @@ std::string choose_on_detach(SessionState& state, std::string_view argument) {
                               : "On detach, what runs is dropped. run|drop chooses.\n";
 }
 
+std::string list_notes(SessionState& state, std::string_view) {
+  if (!state.running.notes) return "Nothing has run yet.\n";
+  std::string out;
+  for (const std::string& note : *state.running.notes) out += printable(note) + "\n";
+  return out.empty() ? "Everything is as it was in the snapshot.\n" : out;
+}
+
 std::string give_input(SessionState& state, std::string_view argument) {
   if (!state.running.target) return "Nothing runs that could read it.\n";
   state.running.target->send_input(std::string(argument) + "\n");

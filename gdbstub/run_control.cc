@@ -5,19 +5,16 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <ranges>
 
 #include "core/base/error.h"
+#include "core/base/strings.h"
 #include "gdbstub/stop_replies.h"
 
 namespace snapgdb::gdbstub {
 namespace {
 
 using Kind = Event::Kind;
-
-bool means(const ResumeAction& action, ThreadId thread) {
-  if (action.pid && *action.pid != thread.pid) return false;
-  return !action.tid || thread.tid.value == 0 || *action.tid == thread.tid;
-}
 
 // A stop of what the client has not resumed would only confuse it.
 bool is_due(const SessionState& state, const Event& event) {
@@ -73,6 +70,21 @@ bool begins_call(const SessionState& state) {
   });
 }
 
+// The user reads them once, however often the snapshot is made to run.
+void show_notes(SessionState& state) {
+  Running& running = state.running;
+  std::vector<std::string> notes = running.target->notes();
+  if (running.notes && *running.notes == notes) return;
+  constexpr size_t kShown = 5;
+  std::string text;
+  for (const std::string& note : notes | std::views::take(kShown))
+    text += fmt::format("snapgdb: {}\n", printable(note));
+  if (notes.size() > kShown)
+    text += fmt::format("snapgdb: … and {} more (`monitor notes`)\n", notes.size() - kShown);
+  (running.non_stop ? state.aside : state.console) += text;
+  running.notes = std::move(notes);
+}
+
 void launch(SessionState& state) {
   Running& running = state.running;
   if (!running.launch)
@@ -86,6 +98,7 @@ void launch(SessionState& state) {
     state.target = running.target.get();
     tell_wishes(state);
     insert_all(state);
+    show_notes(state);
   } catch (const Error& error) {
     return_to_snapshot(state);
     throw CannotRun{fmt::format("snapgdb: nothing has run: {}", error.what())};
@@ -115,6 +128,11 @@ void forget(SessionState& state, Pid pid) {
 }
 
 }  // namespace
+
+bool means(const ResumeAction& action, ThreadId thread) {
+  if (action.pid && *action.pid != thread.pid) return false;
+  return !action.tid || thread.tid.value == 0 || *action.tid == thread.tid;
+}
 
 void resume(SessionState& state, std::vector<ResumeAction> actions) {
   Running& running = state.running;

@@ -13,6 +13,9 @@ struct CannotRun {
   std::string text;
 };
 
+// Whether an action is for this thread.
+bool means(const ResumeAction& action, ThreadId thread);
+
 // Lets threads run. The first time, the moment comes to life, with all that was changed in it.
 // Throws CannotRun.
 void resume(SessionState& state, std::vector<ResumeAction> actions);

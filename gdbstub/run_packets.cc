@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <span>
 #include <utility>
 
 #include "core/base/strings.h"
@@ -66,7 +68,17 @@ Asked parse_action(const Client& client, Scanner text) {
 // The client hears of a stop in which nothing has changed: signal 0, since nothing happened to the
 // program. An error reply would not do: gdb takes it for a connection that has lost its way. lldb
 // continues by itself after a stop without a reason, so there the refusal is the reason.
-Reply refuse_to_run(SessionState& state, ThreadId thread, const CannotRun& refusal) {
+// In non-stop mode each thread that was to run has a stop of its own.
+Reply refuse_to_run(SessionState& state, std::span<const ResumeAction> actions, ThreadId thread,
+                    const CannotRun& refusal) {
+  if (state.running.non_stop) {
+    state.aside += refusal.text + "\n";
+    for (const Pid pid : state.attached)
+      for (const Tid tid : state.target->threads(pid))
+        if (std::ranges::any_of(actions, [&](const auto& each) { return means(each, {pid, tid}); }))
+          state.running.events.push_back({.kind = Event::Kind::kStopped, .thread = {pid, tid}});
+    return "OK";
+  }
   const std::string stop = tell(state, {.kind = Event::Kind::kStopped, .thread = thread});
   if (state.client.lldb)
     return stop + fmt::format("reason:exception;description:{};", to_hex(refusal.text));
@@ -75,15 +87,15 @@ Reply refuse_to_run(SessionState& state, ThreadId thread, const CannotRun& refus
 }
 
 // The reply is the stop, when there is one; in non-stop mode it only says that the threads go on.
-Reply run(SessionState& state, std::vector<ResumeAction> actions, ThreadId thread) {
+Reply run(SessionState& state, const std::vector<ResumeAction>& actions, ThreadId thread) {
   if (std::exchange(state.running.arrived, false) && !state.running.non_stop)
     return tell(state, {.kind = Event::Kind::kStopped, .thread = thread});
   try {
-    resume(state, std::move(actions));
+    resume(state, actions);
     if (state.running.non_stop) return "OK";
     return std::nullopt;
   } catch (const CannotRun& refusal) {
-    return refuse_to_run(state, thread, refusal);
+    return refuse_to_run(state, actions, thread, refusal);
   }
 }
 
@@ -113,7 +125,7 @@ Reply resume_threads(SessionState& state, Scanner arguments) {
   // The first action is that of the thread the user is looking at.
   const ResumeAction& first = actions.front();
   const ThreadPattern pattern{first.pid.value_or(Pid{}).value, first.tid.value_or(Tid{}).value};
-  return run(state, std::move(actions), state.thread(pattern));
+  return run(state, actions, state.thread(pattern));
 }
 
 Reply continue_thread(SessionState& state, Scanner arguments) {

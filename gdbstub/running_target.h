@@ -111,6 +111,8 @@ class RunningTarget : public Target {
   // It runs by itself from now on, without breakpoints.
   virtual void detach(Pid pid) = 0;
   virtual void kill(Pid pid) = 0;
+  // What is otherwise than it was in the snapshot, a line each.
+  virtual std::vector<std::string> notes() const = 0;
   // The whole tree outlives this object. Precondition: nothing is attached to any more.
   virtual void let_go() = 0;
 

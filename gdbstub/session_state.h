@@ -41,6 +41,8 @@ struct Running {
   std::map<Pid, std::vector<Breakpoint>> breakpoints;
   Wishes wishes;        // but for those that follow from what the client understands
   bool let_go = false;  // on detaching, instead of being dropped
+  // Of the tree launched last, what was otherwise than in the snapshot; nullopt: none was.
+  std::optional<std::vector<std::string>> notes;
 
   // A function call begins by asking for the signal of the thread, and writes arguments and
   // registers then: what was changed before that is what there is to come back to.

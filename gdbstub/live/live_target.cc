@@ -297,6 +297,12 @@ std::optional<std::string> LiveTarget::executable(Pid pid) const {
   return proc ? proc->link_if_allowed("exe") : std::nullopt;
 }
 
+std::vector<std::string> LiveTarget::notes() const {
+  std::vector<std::string> notes = plan_.notes;
+  notes.insert(notes.end(), tree_->notes().begin(), tree_->notes().end());
+  return notes;
+}
+
 std::unique_ptr<RunningTarget> launch(const SnapshotTarget& from, std::span<const Pid> attached) {
   return std::make_unique<LiveTarget>(from, attached);
 }

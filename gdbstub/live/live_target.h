@@ -61,6 +61,7 @@ class LiveTarget : public RunningTarget {
   void attach(Pid pid) override;
   void detach(Pid pid) override;
   void kill(Pid pid) override;
+  std::vector<std::string> notes() const override;
   void let_go() override;
   std::string take_output() override { return terminal_.take_output(); }
   void send_input(std::string_view text) override { terminal_.send_input(text); }

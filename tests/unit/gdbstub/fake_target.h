@@ -20,8 +20,9 @@ namespace snapgdb::gdbstub {
 
 // What a test scripts, and what it wants to know afterwards. It outlives the trees.
 struct Script {
-  std::deque<Event> events;       // to come, one for each next_event()
-  std::string output;             // of the program
+  std::deque<Event> events;  // to come, one for each next_event()
+  std::string output;        // of the program
+  std::vector<std::string> notes;
   std::vector<std::string> done;  // what was asked of the target, in order
   Wishes wishes;
   int launched = 0, dropped = 0;
@@ -116,6 +117,7 @@ class FakeTarget : public RunningTarget {
   void attach(Pid pid) override { note(fmt::format("attach {}", pid.value)); }
   void detach(Pid pid) override { note(fmt::format("detach {}", pid.value)); }
   void kill(Pid pid) override { note(fmt::format("kill {}", pid.value)); }
+  std::vector<std::string> notes() const override { return script_.notes; }
   void let_go() override { note("let go"); }
   std::string take_output() override { return std::exchange(script_.output, ""); }
   void send_input(std::string_view text) override { note("input " + std::string(text)); }

@@ -279,6 +279,44 @@ TEST_CASE("a launch that fails is a refusal in words") {
   CHECK(replies[1] == "T00thread:p10.10;core:0;");
 }
 
+TEST_CASE("in non-stop mode a launch that fails is a stop of every thread that was to run") {
+  Conversation client(
+      tree(),
+      {.launch = [](const SnapshotTarget&, std::span<const Pid>) -> std::unique_ptr<RunningTarget> {
+        throw Error("cannot restore", "the pid is taken");
+      }});
+  client.ask("QNonStop:1");
+  const std::string out = client.session.feed(frame("vCont;s:p10.11"));
+  CHECK(out.starts_with("$OK#9a%Stop:T00thread:p10.11;"));
+  CHECK(contains(client.session.take_aside(), "nothing has run: cannot restore"));
+  CHECK(client.ask("vStopped") == "OK");
+}
+
+TEST_CASE("what is otherwise than in the snapshot is shown once, and told when it is asked for") {
+  Debugger debugger;
+  auto& client = debugger.client;
+  CHECK(client.monitor("notes") == "Nothing has run yet.\n");
+  debugger.script.notes = {"descriptor 7 fails as a lost connection would", "\033[2Jclocks jump"};
+  debugger.script.events.push_back({.kind = Kind::kStepped, .thread = kFirst});
+  const auto replies = client.ask_all(kContinue);
+  REQUIRE(replies.size() == 2);
+  const std::string shown = from_hex(replies[0].substr(1)).value_or("");
+  CHECK(contains(shown, "snapgdb: descriptor 7 fails as a lost connection would\n"));
+  CHECK_FALSE(contains(shown, "\033"));
+  CHECK(contains(client.monitor("notes"), "descriptor 7 fails"));
+
+  client.monitor("restart");
+  CHECK(contains(client.monitor("notes"), "descriptor 7 fails"));
+  debugger.script.events.push_back({.kind = Kind::kStepped, .thread = kFirst});
+  CHECK(client.ask_all(kContinue).size() == 1);
+
+  client.monitor("restart");
+  debugger.script.notes = std::vector<std::string>(100, "otherwise");
+  debugger.script.events.push_back({.kind = Kind::kStepped, .thread = kFirst});
+  CHECK(contains(from_hex(client.ask_all(kContinue).at(0).substr(1)).value_or(""),
+                 "and 95 more (`monitor notes`)"));
+}
+
 TEST_CASE("a breakpoint that cannot be set keeps the program from running past it") {
   Debugger debugger;
   debugger.client.ask("Z0,401000,1");
