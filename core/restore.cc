@@ -47,11 +47,13 @@ void within(int32_t id, const char* row, const auto& work) {
 }
 
 // The numbers that the tree needs are free here, and ours to choose.
-bool may_have_old_pids(const Snapshot& snapshot) {
+bool may_have_old_pids(const Snapshot& snapshot, const RestorePlan& plan) {
   if (::geteuid() != 0) return false;
   const auto is_free = [](int32_t number) {
     return !ProcDirectory::of_if_alive(Pid{number}) && ::kill(-number, 0) != 0;
   };
+  for (const Birth& birth : plan.births)
+    if (birth.step == Birth::Step::kTemporary && birth.pid > 0 && !is_free(birth.pid)) return false;
   for (const pb::Process& process : snapshot.processes()) {
     if (process.ns_pids_size() > 1 || !is_free(process.pid())) return false;
     for (const pb::Thread& thread : process.threads())
@@ -135,7 +137,7 @@ RestoredTree::RestoredTree(const Snapshot& snapshot, const RestorePlan& plan,
                            const std::string& scratch)
     : snapshot_(snapshot),
       plan_(plan),
-      own_pids_(plan.isolated || plan.own_user || !may_have_old_pids(snapshot)) {
+      own_pids_(plan.isolated || plan.own_user || !may_have_old_pids(snapshot, plan)) {
   const ScopedPinning pinning;
   start_keeper(scratch);
   grow();
@@ -233,21 +235,45 @@ void RestoredTree::grow() {
   for (const Birth& birth : plan_.births) step(birth);
 }
 
+// Whose memory a child of that one is born with: of several that have it in common, the first
+// restores it.
+const pb::Process& RestoredTree::memory_giver(int32_t parent) {
+  while (temporary_.contains(parent)) parent = temporary_.at(parent);
+  return *std::ranges::find(snapshot_.processes(), process_of(parent).address_space(),
+                            &pb::Process::address_space);
+}
+
 // With the memory of its parent, so that both share what they shared; but not where that comes
 // later only.
 void RestoredTree::bear(const Birth& birth) {
-  const pb::Process& parent = process_of(birth.other);
   if (!plan_.lazy) {
-    // Of several that have it in common, the first restores it.
-    const pb::Process& owner = *std::ranges::find(snapshot_.processes(), parent.address_space(),
-                                                  &pb::Process::address_space);
-    restore_memory_of(owner);
-    memory_from_[birth.pid] = &owner;
+    const pb::Process& giver = memory_giver(birth.other);
+    restore_memory_of(giver);
+    memory_from_[birth.pid] = &giver;
   }
   const uint64_t flags = (birth.shares_memory ? uint64_t{CLONE_VM} : 0) |
                          (birth.shares_descriptors ? uint64_t{CLONE_FILES} : 0);
-  seeds_.emplace(birth.pid, seed_of(parent).clone(fmt::format("make process {}", birth.pid), flags,
-                                                  SIGCHLD, birth.pid));
+  seeds_.emplace(birth.pid,
+                 seeds_.at(birth.other)
+                     .clone(fmt::format("make process {}", birth.pid), flags, SIGCHLD, birth.pid));
+}
+
+// Nobody is sent a signal at its end.
+void RestoredTree::bear_for_a_moment(const Birth& birth) {
+  if (!plan_.lazy) restore_memory_of(memory_giver(birth.other));
+  temporary_[birth.pid] = birth.other;
+  seeds_.emplace(
+      birth.pid,
+      seeds_.at(birth.other).clone("make a process for a moment", 0, 0, std::max(birth.pid, 0)));
+}
+
+void RestoredTree::end_temporary(const Birth& birth) {
+  seeds_.at(birth.pid).end(0);
+  seeds_.erase(birth.pid);
+  temporary_.erase(birth.pid);
+  constexpr auto kAnybody = static_cast<uint64_t>(-1);
+  seeds_.at(birth.other)
+      .call("reap a process that was there for a moment", SYS_wait4, {kAnybody, 0, __WCLONE, 0});
 }
 
 void RestoredTree::restore_memory_of(const pb::Process& process) {
@@ -277,6 +303,16 @@ void RestoredTree::step(const Birth& birth) {
     case Birth::Step::kExit:
       seeds_.at(birth.pid).end(process_of(birth.pid).exit_status());
       seeds_.erase(birth.pid);
+      break;
+    case Birth::Step::kTemporary:
+      bear_for_a_moment(birth);
+      break;
+    case Birth::Step::kEnd:
+      end_temporary(birth);
+      break;
+    case Birth::Step::kAdoptOrphans:
+      seeds_.at(birth.pid).call("have " + name + " adopt orphans", SYS_prctl,
+                                {PR_SET_CHILD_SUBREAPER, static_cast<uint64_t>(birth.other)});
       break;
   }
 }

@@ -55,6 +55,9 @@ class RestoredTree {
   void grow();
   void step(const Birth& birth);
   void bear(const Birth& birth);
+  void bear_for_a_moment(const Birth& birth);
+  void end_temporary(const Birth& birth);
+  const pb::Process& memory_giver(int32_t parent);
   void restore_memory_of(const pb::Process& process);
   void fill(const pb::Process& process);
   void end_leader(RestoreContext& context, const pb::Process& process);
@@ -76,8 +79,9 @@ class RestoredTree {
   std::vector<std::string> notes_;
   std::vector<LazySpace> lazy_;
   std::map<int32_t, const pb::Process*> memory_from_;  // whose they were born with, by own number
-  std::set<int32_t> has_memory_;                       // own numbers
-  std::map<int32_t, Seed> seeds_;                      // by own number, of processes and threads
+  std::map<int32_t, int32_t> temporary_;  // who is there for a moment, and whose child that is
+  std::set<int32_t> has_memory_;          // own numbers
+  std::map<int32_t, Seed> seeds_;         // by own number, of processes and threads
 };
 
 }  // namespace snapgdb

@@ -13,85 +13,10 @@
 #include "core/resource/processor.h"
 #include "core/resource/sharing.h"
 #include "core/resource/vdso.h"
+#include "core/restore_births.h"
 
 namespace snapgdb {
 namespace {
-
-// ---- Births -------------------------------------------------------------------------------------
-
-int32_t own_session(const pb::Process& process, const Snapshot& snapshot) {
-  const pb::Process* leader = snapshot.process(process.session());
-  return leader ? own_number(*leader) : 0;  // 0: that of whoever restores
-}
-
-bool leads_session(const pb::Process& process) {
-  return process.session() == process.pid();
-}
-
-// A child is born into the session that its parent is in at that moment; so those that are in an
-// older one come before the parent's setsid(2).
-class Births {
- public:
-  Births(const Snapshot& snapshot, RestorePlan& plan) : snapshot_(snapshot), plan_(plan) {
-    for (const pb::Process& process : snapshot.processes())
-      if (&process != &snapshot.root()) children_[process.parent()].push_back(&process);
-  }
-
-  void plan() {
-    bear(snapshot_.root(), 0, 0);
-    for (const auto& process : snapshot_.processes()) join_group(process, true);
-    for (const auto& process : snapshot_.processes()) join_group(process, false);
-    for (const auto& process : snapshot_.processes())
-      if (process.state() == "Z") add(Birth::Step::kExit, process, 0);
-  }
-
- private:
-  void add(Birth::Step step, const pb::Process& process, int32_t other) {
-    plan_.births.push_back({.step = step, .pid = own_number(process), .other = other});
-  }
-
-  // `session`: own number of the leader of that it is born into, 0: the one outside.
-  void bear(const pb::Process& process, int32_t parent, int32_t session) {
-    add(Birth::Step::kClone, process, parent);
-    plan_.births.back().shares_memory = shares_with_parent(snapshot_, process, kMemory);
-    plan_.births.back().shares_descriptors = shares_with_parent(snapshot_, process, kDescriptors);
-    const int32_t number = own_number(process), wanted = own_session(process, snapshot_);
-    const auto& children = children_[process.pid()];
-    const auto is_older = [&](const pb::Process* child) {
-      return wanted != session && !leads_session(*child) &&
-             own_session(*child, snapshot_) != wanted;
-    };
-    for (const pb::Process* child : children)
-      if (is_older(child)) bear(*child, number, session);
-    if (leads_session(process)) {
-      add(Birth::Step::kSetsid, process, 0);
-    } else if (wanted != session) {
-      plan_.notes.push_back(fmt::format(
-          "process {} joins the session of its parent: that of {} has no leader in the snapshot",
-          process.pid(), process.session()));
-    }
-    for (const pb::Process* child : children)
-      if (!is_older(child)) bear(*child, number, leads_session(process) ? number : session);
-  }
-
-  // Leaders first, so that there is a group to join.
-  void join_group(const pb::Process& process, bool leaders) {
-    if (leads_session(process) || (process.group() == process.pid()) != leaders) return;
-    const pb::Process* leader = snapshot_.process(process.group());
-    if (leader) {
-      add(Birth::Step::kSetpgid, process, own_number(*leader));
-    } else if (process.group() != snapshot_.root().group()) {
-      plan_.notes.push_back(
-          fmt::format("process {} stays in the group of its parent: group {} has no leader in the "
-                      "snapshot",
-                      process.pid(), process.group()));
-    }
-  }
-
-  const Snapshot& snapshot_;
-  RestorePlan& plan_;
-  std::map<int32_t, std::vector<const pb::Process*>> children_;
-};
 
 // ---- Files --------------------------------------------------------------------------------------
 
@@ -269,7 +194,7 @@ RestorePlan plan_restore(const Snapshot& snapshot, const RestoreOptions& options
   plan.isolated = options.isolated;
   plan.lazy = options.lazy;
   plan.seed_base = free_range(snapshot, Seed::kSize + Seed::kParkingSize);
-  Births(snapshot, plan).plan();
+  plan_births(snapshot, plan);
   Files(snapshot, options, plan).plan();
   plan_kernel_parts(snapshot, plan);
   check_huge_pages(snapshot, plan);
@@ -290,23 +215,7 @@ std::string_view words_for(PlannedFile::How how) {
 
 std::string describe(const RestorePlan& plan, const Snapshot& snapshot) {
   std::string out;
-  for (const auto& [step, pid, other, memory, descriptors] : plan.births) switch (step) {
-      case Birth::Step::kClone:
-        out += fmt::format("process {} is born", pid) +
-               (other ? fmt::format(", a child of {}", other) : "") +
-               (memory ? ", with whom it shares its memory" : "") +
-               (descriptors ? ", with whom it shares its descriptors" : "") + "\n";
-        break;
-      case Birth::Step::kSetsid:
-        out += fmt::format("process {} begins a session\n", pid);
-        break;
-      case Birth::Step::kSetpgid:
-        out += fmt::format("process {} joins group {}\n", pid, other);
-        break;
-      case Birth::Step::kExit:
-        out += fmt::format("process {} exits, and stays a zombie\n", pid);
-        break;
-    }
+  for (const Birth& birth : plan.births) out += describe(birth) + "\n";
   for (const PlannedFile& file : plan.files)
     out += fmt::format("{}: {}\n", file.what, words_for(file.how));
   for (const pb::Process& process : snapshot.processes())

@@ -272,8 +272,8 @@ void create_timer(const pb::PosixTimer& timer, uint32_t& next, Seed& seed) {
 
 void restore_process(RestoreContext&, const pb::Process& process, Seed& seed) {
   restore_actions(process, seed);
-  if (process.child_subreaper())
-    seed.add("make it a subreaper", SYS_prctl, {PR_SET_CHILD_SUBREAPER, 1});
+  seed.add("tell whether it adopts orphans", SYS_prctl,
+           {PR_SET_CHILD_SUBREAPER, process.child_subreaper()});
   if (process.thp_disabled()) seed.add("disable huge pages", SYS_prctl, {PR_SET_THP_DISABLE, 1});
   // The kernel gives it to whoever asks, but not unasked: AMX.
   constexpr uint64_t kTiles = 18;

@@ -34,12 +34,22 @@ struct PlannedFile {
   std::optional<size_t> replacement = std::nullopt;
 };
 
-// How a process comes into being, and into its session and group.
+// How a process comes into being, and into its session and group. Numbers are those that the tree
+// knows; negative ones are nobody's, for who may have any.
 struct Birth {
-  enum class Step { kClone, kSetsid, kSetpgid, kExit };
+  enum class Step {
+    kClone,
+    kSetsid,
+    kSetpgid,
+    kExit,
+    kTemporary,    // somebody who is not of the snapshot is born
+    kEnd,          // of such a one; its parent reaps it
+    kAdoptOrphans  // becomes a subreaper (other: 1), or is none any more (0)
+  };
   Step step = Step::kClone;
   int32_t pid = 0;
-  int32_t other = 0;  // kClone: the parent, 0: none of the tree; kSetpgid: the group
+  int32_t other =
+      0;  // kClone, kTemporary, kEnd: the parent, 0: none of the tree; kSetpgid: the group
   bool shares_memory = false, shares_descriptors = false;  // kClone: with the parent
 };
 

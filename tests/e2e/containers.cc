@@ -10,10 +10,12 @@
 
 #include <catch2/catch.hpp>
 #include <filesystem>
+#include <fstream>
 #include <sstream>
 
 #include "tests/e2e/harness.h"
 #include "tests/e2e/json.h"
+#include "tests/e2e/restoring.h"
 
 namespace snapgdb::e2e {
 namespace {
@@ -44,11 +46,13 @@ std::vector<uid_t> users() {
 // A target as the first process of a container.
 class Container {
  public:
-  Container(const std::string& target, uid_t user)
-      : unshare_(Target::at("/usr/bin/unshare", arguments(target), {.user = user})) {}
+  Container(const std::string& target, uid_t user, const Words& options = {})
+      : unshare_(Target::at("/usr/bin/unshare", arguments(target, options), {.user = user})) {}
 
   pid_t outermost() const { return unshare_.pid(); }  // unshare itself, which is outside
   pid_t first() const { return children_of(unshare_.pid()).at(0); }
+
+  std::string scratch() const { return unshare_.scratch(); }
 
   void check_ends_well() {
     const Result end = unshare_.finish();
@@ -57,9 +61,10 @@ class Container {
   }
 
  private:
-  static Words arguments(const std::string& target) {
-    const Words words =
-        in_container({"sh", "-c", "ip link set lo up && exec \"$0\"", target_path(target)});
+  static Words arguments(const std::string& target, const Words& options) {
+    Words words =
+        in_container({"sh", "-c", "ip link set lo up && exec \"$0\" \"$@\"", target_path(target)});
+    words.insert(words.end(), options.begin(), options.end());
     return Words(words.begin() + 1, words.end());
   }
   Target unshare_;
@@ -237,6 +242,46 @@ TEST_CASE("an executable that only exists in another mount namespace is carried 
   const Result stacks = snapgdb({"bt", directory / "image"});
   INFO(stacks);
   CHECK(contains(stacks.out, "target::wait_for_end"));
+}
+
+// ---- Again --------------------------------------------------------------------------------------
+
+void check_container_again(const std::string& target, const Words& options, uid_t user) {
+  CAPTURE(target, user);
+  const TempDir directory;
+  fs::permissions(directory.path(), fs::perms::all);
+  const Container container(target, user, options);
+  std::ofstream(container.scratch() + "/restored").put('\n');
+  const std::vector<pid_t> pids = tree_of(container.first());
+  capture(container.first(), directory / "image", {"--kill", "--all-memory"}, {.user = user});
+  for (const pid_t pid : pids) await_end(pid);
+  for (const Words& how : {Words{"--isolated"}, Words{}}) {
+    const Result end = run_again(directory / "image", how, {.user = user});
+    INFO(end);
+    CHECK(end.ok());
+    CHECK(contains(end.err, "the tree had mounts of its own"));
+    CHECK(contains(end.err, "its own net namespace") == how.empty());
+  }
+}
+
+TEST_CASE("a container comes back, and its first process is number 1 again") {
+  for (const uid_t user : users()) {
+    if (no_containers(user)) continue;
+    check_container_again("zombies", {"--without-stopped"}, user);
+    check_container_again("tangle", {}, user);
+    check_container_again("soak", {"--seed", "4", "--only", "pipe,file,memfd,eventfd"}, user);
+  }
+}
+
+TEST_CASE("a process in a namespace below the tree's is named as what is in the way") {
+  if (no_containers(geteuid())) return;
+  const TempDir directory;
+  const Container container("zombies", geteuid());
+  capture(container.outermost(), directory / "image", {"--all-memory"});
+  const Result end = run_again(directory / "image");
+  INFO(end);
+  CHECK(end.status == 1);
+  CHECK(contains(end.err, "pid namespace: it is not that of the first process"));
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "tests/e2e/harness.h"
+#include "tests/e2e/restoring.h"
 
 namespace snapgdb::e2e {
 namespace {
@@ -174,6 +175,8 @@ class Scene {
     return Running(shell("set -o pipefail; until [ -e stop ]; do " + script + " || exit 1; done"));
   }
   void stop_clients() { write_file(directory_ / "stop", ""); }
+  void let_clients_ask() { fs::remove(directory_ / "stop"); }
+  Running& server() { return *server_; }
 
   Result end(Seconds patience = kPatience) {
     if (!server_->exited()) kill(pid(), SIGTERM);
@@ -362,6 +365,74 @@ void check_undisturbed(const Server& server) {
   }
   for (const Who who : who_captures(server)) check_undisturbed(server, who);
 }
+
+// ---- Taken away, and back again ---------------------------------------------------------------
+
+// Every client has had its answers, and is gone.
+void ask_for_a_while(Scene& scene, const Server& server) {
+  std::vector<Running> clients;
+  for (const std::string& client : server.clients) clients.push_back(scene.client(client));
+  usleep(500'000);
+  scene.stop_clients();
+  for (Running& client : clients) {
+    const Result result = client.wait();
+    INFO(result);
+    CHECK(result.ok());
+  }
+  scene.let_clients_ask();
+  CHECK(scene.asks(server.sums).ok());
+}
+
+// Servers that keep something know it again, however often they are brought back.
+void check_comes_back(const Server& server, Who who) {
+  CAPTURE(server.name, who.server, who.snapgdb);
+  const TempDir images;
+  if (geteuid() == 0) REQUIRE(chown(images.path().c_str(), who.snapgdb, who.snapgdb) == 0);
+  const std::string image = images / "image";
+  Scene scene(server, who.server);
+  ask_for_a_while(scene, server);
+  take_away(scene.server(), image, {.user = who.snapgdb});
+  const Result back =
+      run({program(), "restore", image, "--detach"}, {.directory = "/", .user = who.snapgdb});
+  INFO(back);
+  REQUIRE((back.status == 0 || back.status == 3));
+  const pid_t pid = std::stoi(back.out);
+  ask_for_a_while(scene, server);
+  const std::vector<pid_t> pids = tree_of(pid);
+  kill(pid, SIGTERM);
+  for (const pid_t one : pids) await_end(one);
+}
+
+void check_comes_back(const Server& server) {
+  for (const std::string& program : server.programs) {
+    if (skip_unless(installed(program), program + " is not installed")) return;
+  }
+  for (const Who who : who_captures(server)) check_comes_back(server, who);
+}
+
+TEST_CASE("postgresql comes back with its tables") {
+  check_comes_back(kPostgresql);
+}
+TEST_CASE("redis-server comes back with its keys") {
+  check_comes_back(kRedis);
+}
+TEST_CASE("nginx comes back with its workers") {
+  check_comes_back(kNginx);
+}
+TEST_CASE("a server in JavaScript comes back") {
+  check_comes_back(kNode);
+}
+TEST_CASE("a server in Go comes back") {
+  check_comes_back(kGo);
+}
+TEST_CASE("a server in Java comes back") {
+  check_comes_back(kJava);
+}
+TEST_CASE("tmux comes back with its shells") {
+  check_comes_back(kTmux);
+}
+
+// ---- All of them ------------------------------------------------------------------------------
 
 TEST_CASE("postgresql answers rightly while it is captured ten times a second") {
   check_undisturbed(kPostgresql);

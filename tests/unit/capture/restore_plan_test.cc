@@ -25,7 +25,8 @@ SnapshotBuilder::ProcessBuilder& add(SnapshotBuilder& builder, int32_t pid, int3
 std::vector<std::string> births_of(const RestorePlan& plan) {
   std::vector<std::string> words;
   for (const Birth& birth : plan.births) {
-    constexpr const char* kWords[] = {"clone", "setsid", "setpgid", "exit"};
+    constexpr const char* kWords[] = {"clone", "setsid",    "setpgid", "exit",
+                                      "lend",  "take back", "adopt"};
     words.push_back(
         fmt::format("{} {} {}", kWords[static_cast<int>(birth.step)], birth.pid, birth.other));
   }
@@ -51,6 +52,38 @@ TEST_CASE("children of an older session are born before their parent begins its 
   CHECK(births_of(plan) == std::vector<std::string>{"clone 10 0", "clone 12 10", "setsid 10 0",
                                                     "clone 11 10", "clone 13 10", "setsid 13 0",
                                                     "setpgid 11 11"});
+}
+
+TEST_CASE("an orphan is born in its session, by one who goes again, and adopted") {
+  SnapshotBuilder builder;
+  add(builder, 10, 1, 10, 10);
+  add(builder, 11, 10, 11, 11);
+  add(builder, 12, 10, 11, 11);  // its parent was in the session of 11
+  add(builder, 13, 12, 11, 13);
+  const RestorePlan plan = plan_restore(*builder.build(), {});
+  const auto births = births_of(plan);
+  const std::string nobody = std::to_string(INT32_MIN);
+  CHECK(births == std::vector<std::string>{"clone 10 0", "setsid 10 0", "clone 11 10",
+                                           "setsid 11 0", "adopt 10 1", "lend " + nobody + " 11",
+                                           "clone 12 " + nobody, "clone 13 12",
+                                           "take back " + nobody + " 11", "adopt 10 0",
+                                           "setpgid 13 13", "setpgid 12 11"});
+  CHECK(plan.notes.empty());
+}
+
+TEST_CASE("a session and a group whose leaders are gone are begun by some that go again") {
+  SnapshotBuilder builder;
+  add(builder, 10, 1, 10, 10);
+  add(builder, 12, 10, 11, 11);
+  add(builder, 13, 10, 11, 11);
+  add(builder, 14, 10, 10, 20);
+  const RestorePlan plan = plan_restore(*builder.build(), {});
+  CHECK(births_of(plan) == std::vector<std::string>{"clone 10 0", "setsid 10 0", "clone 14 10",
+                                                    "adopt 10 1", "lend 11 10", "setsid 11 0",
+                                                    "clone 12 11", "clone 13 11", "take back 11 10",
+                                                    "adopt 10 0", "lend 20 14", "setpgid 20 20",
+                                                    "setpgid 14 20", "take back 20 14"});
+  CHECK(plan.notes.empty());
 }
 
 TEST_CASE("members join a group after its leader, and zombies exit last") {

@@ -1,0 +1,216 @@
+#include "core/restore_births.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+#include <map>
+#include <set>
+
+#include "core/resource/sharing.h"
+
+namespace snapgdb {
+namespace {
+
+using Step = Birth::Step;
+
+constexpr int32_t kOutside = 0;  // the session, or the group, of whoever restores
+
+bool leads_session(const pb::Process& process) {
+  return process.session() == process.pid();
+}
+
+// A child is born into the session that its parent is in at that moment; so those that are in an
+// older one come before the parent's setsid(2). One that is in neither was an orphan: whoever bore
+// it is gone, and it was adopted by its parent, the nearest subreaper (prctl(2)).
+class Births {
+ public:
+  Births(const Snapshot& snapshot, RestorePlan& plan)
+      : snapshot_(snapshot), plan_(plan), is_nested_(snapshot.root().ns_pids_size() > 1) {
+    for (const pb::Process& process : snapshot.processes())
+      if (&process != &snapshot.root()) children_[process.parent()].push_back(&process);
+  }
+
+  void plan() {
+    bear(snapshot_.root(), 0, kOutside);
+    while (!orphans_.empty())
+      if (!adopt_next()) give_up_on_next();
+    for (const auto& process : snapshot_.processes()) join_group(process, true);
+    for (const auto& [group, members] : groups_without_leader()) make_group(group, members);
+    for (const auto& process : snapshot_.processes()) join_group(process, false);
+    for (const auto& process : snapshot_.processes())
+      if (process.state() == "Z") add(Step::kExit, own_number(process));
+  }
+
+ private:
+  using Processes = std::vector<const pb::Process*>;
+
+  void add(Step step, int32_t pid, int32_t other = 0) {
+    plan_.births.push_back({.step = step, .pid = pid, .other = other});
+  }
+
+  // Own number of its leader. Of one that is gone the number as well, or, where we know only what
+  // it was outside of the tree's pid namespace, that one, negated.
+  int32_t number_of(int32_t leader, int32_t of_root) const {
+    if (const pb::Process* process = snapshot_.process(leader)) return own_number(*process);
+    if (leader == of_root) return kOutside;
+    return is_nested_ ? -leader : leader;
+  }
+  int32_t session_of(const pb::Process& process) const {
+    return number_of(process.session(), snapshot_.root().session());
+  }
+  int32_t group_of(const pb::Process& process) const {
+    return number_of(process.group(), snapshot_.root().group());
+  }
+  bool is_alive(int32_t session) const { return born_.contains(session); }
+
+  void bear(const pb::Process& process, int32_t mother, int32_t session) {
+    const int32_t number = own_number(process), wanted = session_of(process);
+    add(Step::kClone, number, mother);
+    born_.insert(number);
+    const bool is_orphan =
+        mother != 0 && mother != own_number(*snapshot_.process(process.parent()));
+    Birth& birth = plan_.births.back();
+    birth.shares_memory = !is_orphan && shares_with_parent(snapshot_, process, kMemory);
+    birth.shares_descriptors = !is_orphan && shares_with_parent(snapshot_, process, kDescriptors);
+    const Processes& children = children_[process.pid()];
+    const auto is_older = [&](const pb::Process* child) {
+      return wanted != session && !leads_session(*child) && session_of(*child) == session;
+    };
+    for (const pb::Process* child : children)
+      if (is_older(child)) bear(*child, number, session);
+    if (leads_session(process)) session = wanted, add(Step::kSetsid, number);
+    for (const pb::Process* child : children) {
+      if (is_older(child)) continue;
+      if (leads_session(*child) || session_of(*child) == session)
+        bear(*child, number, session);
+      else
+        orphans_.push_back(child);
+    }
+  }
+
+  bool descends_from(const pb::Process& process, const pb::Process& other) const {
+    const pb::Process* above = &process;
+    while (above && above != &other) above = snapshot_.process(above->parent());
+    return above != nullptr;
+  }
+
+  // Of the orphans that are still to come, one whose session there is, or can be begun anew.
+  bool adopt_next() {
+    for (const pb::Process* orphan : orphans_) {
+      const pb::Process& parent = *snapshot_.process(orphan->parent());
+      const int32_t session = session_of(*orphan);
+      const pb::Process* leader = snapshot_.process(orphan->session());
+      const bool can_be_lent = leader && is_alive(session) && descends_from(*leader, parent);
+      const bool can_begin = !leader && session != kOutside && !begun_.contains(session);
+      if (!can_be_lent && !can_begin) continue;
+      const int32_t mother = can_be_lent ? next_stranger_++ : session;
+      adopt_all(parent, session, mother, can_be_lent ? session : own_number(parent));
+      return true;
+    }
+    return false;
+  }
+
+  // Those of this session that `parent` adopted, by one who goes again. `bearer`: hers.
+  void adopt_all(const pb::Process& parent, int32_t session, int32_t mother, int32_t bearer) {
+    add(Step::kAdoptOrphans, own_number(parent), 1);
+    add(Step::kTemporary, mother, bearer);
+    if (mother == session) add(Step::kSetsid, mother), begun_.insert(session);
+    const auto is_among = [&](const pb::Process* orphan) {
+      return orphan->parent() == parent.pid() && session_of(*orphan) == session;
+    };
+    Processes adopted;
+    std::ranges::copy_if(orphans_, std::back_inserter(adopted), is_among);
+    std::erase_if(orphans_, is_among);
+    for (const pb::Process* orphan : adopted) bear(*orphan, mother, session);
+    add(Step::kEnd, mother, bearer);
+    add(Step::kAdoptOrphans, own_number(parent), 0);
+  }
+
+  void give_up_on_next() {
+    const pb::Process& orphan = *orphans_.front();
+    orphans_.erase(orphans_.begin());
+    plan_.notes.push_back(
+        fmt::format("process {} joins the session of its parent: its own, {}, can be had by "
+                    "nobody who is above it",
+                    orphan.pid(), orphan.session()));
+    const pb::Process& parent = *snapshot_.process(orphan.parent());
+    bear(orphan, own_number(parent), session_of(parent));
+  }
+
+  // Leaders first, so that there is a group to join. Who has the group of a session whose leader is
+  // gone was born into it.
+  void join_group(const pb::Process& process, bool leaders) {
+    if (leads_session(process) || (process.group() == process.pid()) != leaders) return;
+    if (const pb::Process* leader = snapshot_.process(process.group()))
+      add(Step::kSetpgid, own_number(process), own_number(*leader));
+  }
+
+  std::map<int32_t, Processes> groups_without_leader() const {
+    std::map<int32_t, Processes> groups;
+    for (const pb::Process& process : snapshot_.processes()) {
+      const int32_t group = group_of(process);
+      if (group != kOutside && !snapshot_.process(process.group()) &&
+          process.group() != process.session())
+        groups[group].push_back(&process);
+    }
+    return groups;
+  }
+
+  void make_group(int32_t group, const Processes& members) {
+    if (group < 0) {
+      for (const pb::Process* member : members)
+        plan_.notes.push_back(
+            fmt::format("process {} stays in the group of its parent: that of {} has no leader, "
+                        "and another number inside",
+                        member->pid(), member->group()));
+      return;
+    }
+    const int32_t bearer = own_number(*members.front());
+    add(Step::kTemporary, group, bearer);
+    add(Step::kSetpgid, group, group);
+    for (const pb::Process* member : members) add(Step::kSetpgid, own_number(*member), group);
+    add(Step::kEnd, group, bearer);
+  }
+
+  const Snapshot& snapshot_;
+  RestorePlan& plan_;
+  const bool is_nested_;
+  std::map<int32_t, Processes> children_;
+  Processes orphans_;
+  std::set<int32_t> born_, begun_;
+  int32_t next_stranger_ = std::numeric_limits<int32_t>::min();  // whose number is of no account
+};
+
+}  // namespace
+
+void plan_births(const Snapshot& snapshot, RestorePlan& plan) {
+  Births(snapshot, plan).plan();
+}
+
+std::string describe(const Birth& birth) {
+  const int32_t pid = birth.pid, other = birth.other;
+  const std::string who = pid < 0 ? "somebody" : fmt::format("process {}", pid);
+  switch (birth.step) {
+    case Step::kClone:
+      return who + " is born" + (other > 0 ? fmt::format(", a child of {}", other) : "") +
+             (other < 0 ? ", an orphan soon" : "") +
+             (birth.shares_memory ? ", with whom it shares its memory" : "") +
+             (birth.shares_descriptors ? ", with whom it shares its descriptors" : "");
+    case Step::kSetsid:
+      return who + " begins a session";
+    case Step::kSetpgid:
+      return who + fmt::format(" joins group {}", other);
+    case Step::kExit:
+      return who + " exits, and stays a zombie";
+    case Step::kTemporary:
+      return who + fmt::format(" is born, a child of {}, for a moment", other);
+    case Step::kEnd:
+      return who + " ends";
+    case Step::kAdoptOrphans:
+      return who + (other ? " adopts orphans" : " adopts no more orphans than it did");
+  }
+  return who;
+}
+
+}  // namespace snapgdb
