@@ -14,9 +14,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <fstream>
+#include <iterator>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
@@ -169,7 +171,8 @@ std::pair<std::string, size_t> save(const Keeper::Options& options, const Sandbo
     std::vector<std::string> notes = sandbox ? sandbox->notes() : std::vector<std::string>();
     if (const std::string why = set_clocks(options); !why.empty())
       notes.push_back("the tree's clocks jump: " + why);
-    std::vector<Fd> files = open_files(sandbox ? &*sandbox : nullptr);
+    auto [files, more_notes] = open_files(sandbox ? &*sandbox : nullptr);
+    std::ranges::copy(more_notes, std::back_inserter(notes));
     planned = files.size();
     const int above = options.file_base + static_cast<int>(planned);
     allow_descriptors(above + static_cast<int>(planned) + 16);

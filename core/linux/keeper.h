@@ -36,8 +36,13 @@ class Keeper {
     // What the tree's clocks shall show now (CLOCK_MONOTONIC, CLOCK_BOOTTIME); 0: as they are.
     int64_t monotonic_ns = 0, boottime_ns = 0;
   };
-  // Runs in the keeper and returns what descriptors from file_base on will be. nullptr: no sandbox.
-  using OpenFiles = std::function<std::vector<Fd>(const Sandbox*)>;
+  // Runs in the keeper and returns what descriptors from file_base on will be, and what is
+  // otherwise than asked for. nullptr: no sandbox.
+  struct OpenedFiles {
+    std::vector<Fd> files;
+    std::vector<std::string> notes;
+  };
+  using OpenFiles = std::function<OpenedFiles(const Sandbox*)>;
   // Throws Error, also what `open_files` throws.
   Keeper(const Options& options, const OpenFiles& open_files);
   Keeper(const Keeper&) = delete;

@@ -12,6 +12,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -20,6 +21,7 @@
 #include <cstring>
 #include <memory>
 #include <span>
+#include <tuple>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
@@ -71,12 +73,15 @@ std::string address_text(const sockaddr_storage& address, socklen_t size) {
   return format == kFormats.end() ? "" : format->second(address, size);
 }
 
+// The structure, "" where there is none, and its text.
 template <typename Query>
-std::string ask_address(const Fd& socket, Query query) {
+std::pair<std::string, std::string> ask_address(const Fd& socket, Query query) {
   sockaddr_storage address{};
   socklen_t size = sizeof address;
-  if (query(socket.get(), reinterpret_cast<sockaddr*>(&address), &size) != 0) return "";
-  return address_text(address, size);
+  if (query(socket.get(), reinterpret_cast<sockaddr*>(&address), &size) != 0) return {};
+  return {
+      std::string(reinterpret_cast<const char*>(&address), std::min<size_t>(size, sizeof address)),
+      address_text(address, size)};
 }
 
 // ---- State -----------------------------------------------------------------------------------
@@ -117,24 +122,59 @@ uint32_t queue_size(const Fd& socket, unsigned long which) {
 
 // ---- unix_diag -------------------------------------------------------------------------------
 
-using Peers = std::map<uint64_t, uint64_t>;
+using UnixSockets = std::map<uint64_t, UnixSocket>;
 
-int add_peer(const nlmsghdr* header, void* peers) {
+template <typename T>
+T payload(const nlattr* attribute) {
+  T value{};
+  std::memcpy(&value, mnl_attr_get_payload(attribute),
+              std::min<size_t>(sizeof value, mnl_attr_get_payload_len(attribute)));
+  return value;
+}
+
+// The kernel's own device number, in 32 bits (MAJOR(), include/linux/kdev_t.h).
+uint64_t device_of(uint32_t number) {
+  return makedev(number >> 20, number & 0xfffff);
+}
+
+int add_attribute(const nlattr* attribute, void* out) {
+  UnixSocket& socket = *static_cast<UnixSocket*>(out);
+  switch (mnl_attr_get_type(attribute)) {
+    case UNIX_DIAG_PEER:
+      socket.peer = payload<uint32_t>(attribute);
+      break;
+    case UNIX_DIAG_SHUTDOWN:
+      socket.shutdown = payload<uint8_t>(attribute);
+      break;
+    case UNIX_DIAG_RQLEN:
+      socket.backlog = payload<unix_diag_rqlen>(attribute).udiag_wqueue;
+      break;
+    case UNIX_DIAG_VFS: {
+      const auto file = payload<unix_diag_vfs>(attribute);
+      socket.file_inode = file.udiag_vfs_ino, socket.file_device = device_of(file.udiag_vfs_dev);
+      break;
+    }
+    case UNIX_DIAG_ICONS:
+      socket.waiting.resize(mnl_attr_get_payload_len(attribute) / sizeof(uint32_t));
+      std::memcpy(socket.waiting.data(), mnl_attr_get_payload(attribute),
+                  socket.waiting.size() * sizeof(uint32_t));
+      break;
+  }
+  return MNL_CB_OK;
+}
+
+int add_socket(const nlmsghdr* header, void* sockets) {
   const auto* message = static_cast<const unix_diag_msg*>(mnl_nlmsg_get_payload(header));
-  uint64_t& peer = (*static_cast<Peers*>(peers))[message->udiag_ino];
-  const auto keep_peer = [](const nlattr* attribute, void* out) {
-    if (mnl_attr_get_type(attribute) == UNIX_DIAG_PEER)
-      *static_cast<uint64_t*>(out) = mnl_attr_get_u32(attribute);
-    return MNL_CB_OK;
-  };
-  return mnl_attr_parse(header, sizeof *message, keep_peer, &peer);
+  UnixSocket& socket = (*static_cast<UnixSockets*>(sockets))[message->udiag_ino];
+  socket.state = message->udiag_state;
+  return mnl_attr_parse(header, sizeof *message, add_attribute, &socket);
 }
 
 Fd open_diag() {
   return Fd(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG));
 }
 
-Peers ask_unix_diag(Fd diag) {
+UnixSockets ask_unix_diag(Fd diag) {
   constexpr char kTried[] = "cannot ask the kernel for unix sockets";
   if (!diag.valid()) throw_errno("{}", kTried);
   const std::unique_ptr<mnl_socket, int (*)(mnl_socket*)> socket(mnl_socket_fdopen(diag.get()),
@@ -151,18 +191,18 @@ Peers ask_unix_diag(Fd diag) {
       static_cast<unix_diag_req*>(mnl_nlmsg_put_extra_header(header, sizeof(unix_diag_req)));
   query->sdiag_family = AF_UNIX;
   query->udiag_states = UINT32_MAX;
-  query->udiag_show = UDIAG_SHOW_PEER;
+  query->udiag_show = UDIAG_SHOW_PEER | UDIAG_SHOW_ICONS | UDIAG_SHOW_RQLEN | UDIAG_SHOW_VFS;
   if (mnl_socket_sendto(socket.get(), header, header->nlmsg_len) < 0) throw_errno("{}", kTried);
 
-  Peers peers;
+  UnixSockets sockets;
   int more = MNL_CB_OK;
   while (more > MNL_CB_STOP) {
     const ssize_t n = mnl_socket_recvfrom(socket.get(), buffer.data(), buffer.size());
     if (n < 0) throw_errno("{}", kTried);
-    more = mnl_cb_run(buffer.data(), static_cast<size_t>(n), 0, 0, add_peer, &peers);
+    more = mnl_cb_run(buffer.data(), static_cast<size_t>(n), 0, 0, add_socket, &sockets);
     if (more < 0) throw_errno("{}", kTried);
   }
-  return peers;
+  return sockets;
 }
 
 // ---- In another network namespace ------------------------------------------------------------
@@ -214,8 +254,8 @@ SocketDescription describe_socket(const Fd& socket) {
   description.domain = option(socket, SO_DOMAIN);
   description.type = option(socket, SO_TYPE);
   description.protocol = option(socket, SO_PROTOCOL);
-  description.local = ask_address(socket, ::getsockname);
-  description.remote = ask_address(socket, ::getpeername);
+  std::tie(description.local_address, description.local) = ask_address(socket, ::getsockname);
+  std::tie(description.remote_address, description.remote) = ask_address(socket, ::getpeername);
   description.state = state_of(socket, description);
   if (description.state != "listening") {  // there, SIOCINQ fails for TCP
     description.receive_queue = queue_size(socket, SIOCINQ);
@@ -224,7 +264,7 @@ SocketDescription describe_socket(const Fd& socket) {
   return description;
 }
 
-std::map<uint64_t, uint64_t> unix_socket_peers(const Fd& network_namespace) {
+std::map<uint64_t, UnixSocket> unix_sockets(const Fd& network_namespace) {
   return ask_unix_diag(network_namespace.valid() ? open_diag_in(network_namespace) : open_diag());
 }
 

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "core/base/fd.h"
 #include "core/base/ids.h"
@@ -55,9 +56,18 @@ class Identities {
   std::map<Key, uint32_t, Less> ids_;
 };
 
-// Peers of the unix sockets in a network namespace: inode → inode of the other end (sock_diag(7)).
-// `network_namespace`: /proc/PID/ns/net opened, or not valid for our own. Throws SystemError.
-std::map<uint64_t, uint64_t> unix_socket_peers(const Fd& network_namespace);
+// What sock_diag(7) tells of the unix sockets in a network namespace, by inode; those that nobody
+// has a descriptor of are not among them. `network_namespace`: /proc/PID/ns/net opened, or not
+// valid for our own. Throws SystemError.
+struct UnixSocket {
+  uint8_t state = 0;              // include/net/tcp_states.h
+  std::optional<uint64_t> peer;   // inode; 0: it has none (any more), or is not accepted yet
+  uint8_t shutdown = 0;           // 1: it receives nothing more, 2: it sends nothing more
+  uint32_t backlog = 0;           // of a listening one
+  std::vector<uint32_t> waiting;  // inodes of those it has not accepted yet; 0: gone already
+  uint64_t file_device = 0, file_inode = 0;  // of the name it is bound to, in the file system
+};
+std::map<uint64_t, UnixSocket> unix_sockets(const Fd& network_namespace);
 
 // What can be asked of a socket that we hold a duplicate of.
 struct SocketDescription {
@@ -65,6 +75,7 @@ struct SocketDescription {
   std::string local, remote;  // as people write them; "" where there is none
   std::string state;
   uint32_t receive_queue = 0, send_queue = 0;  // bytes
+  std::string local_address, remote_address;   // struct sockaddr_*
 };
 SocketDescription describe_socket(const Fd& socket);
 

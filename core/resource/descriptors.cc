@@ -102,7 +102,8 @@ std::optional<int> standard_stream(const Snapshot& snapshot, const pb::Descripto
       if (::isatty(fd)) return fd;
   }
   const bool is_from_outside =
-      descriptor.has_socket() || descriptor.has_memfd() ||
+      descriptor.has_memfd() ||
+      (descriptor.has_socket() && is_socket_from_outside(snapshot, descriptor)) ||
       (descriptor.has_pipe() && (descriptor.pipe().fifo() || !has_other_end(snapshot, descriptor)));
   return is_standard && is_from_outside ? std::optional(descriptor.number()) : std::nullopt;
 }
@@ -132,12 +133,13 @@ Fd open_planned(OpeningContext& context, const PlannedFile& file) {
 }  // namespace
 
 // Descriptors first: they know more of a memfd than mappings do.
-std::vector<Fd> open_files(OpeningContext context, const RestorePlan& plan) {
+std::vector<Fd> open_files(OpeningContext& context, const RestorePlan& plan) {
   std::vector<Fd> files(plan.files.size());
   for (size_t i = 0; i < files.size(); ++i)
     if (plan.files[i].descriptor) files[i] = open_planned(context, plan.files[i]);
   for (size_t i = 0; i < files.size(); ++i)
     if (plan.files[i].mapping) files[i] = open_mapped(context, plan.files[i]);
+  finish_sockets(context, plan, files);
   finish_nameless(context);
   return files;
 }

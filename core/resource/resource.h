@@ -16,6 +16,7 @@
 #include "core/linux/freezer.h"
 #include "core/linux/task.h"
 #include "core/resource/file_registry.h"
+#include "core/resource/inet_sockets.h"
 #include "core/resource/nameless.h"
 #include "core/resource/survey.h"
 
@@ -35,12 +36,13 @@ struct CaptureContext {
   std::vector<pb::Missing>& missing;
 
   NamelessFiles nameless{files};
+  InetSockets inet{};
   Identities descriptions{Identities::Kind::kFileDescription};
   Identities descriptor_tables{Identities::Kind::kDescriptorTable};
   Identities address_spaces{Identities::Kind::kAddressSpace};
-  // Unix sockets' other ends, by inode of the network namespace.
-  std::map<uint64_t, std::map<uint64_t, uint64_t>> unix_peers{};
-  std::mutex mutex{};  // of missing, unix_peers and pipes
+  // By inode of the network namespace, and of the socket.
+  std::map<uint64_t, std::map<uint64_t, UnixSocket>> unix_sockets{};
+  std::mutex mutex{};  // of missing, unix_sockets and pipes
 
   // Whether the content of this pipe (by inode) is still to be taken: one descriptor does.
   bool takes_content_of(uint64_t pipe) {

@@ -2,6 +2,7 @@
 
 #include "core/resource/resource.h"
 #include "core/resource/restorer.h"
+#include "core/resource/socket.h"
 
 // The one ordered list of what a snapshot holds. A name here is a constant defined in the file of
 // its resource; adding one is all it takes to register it.
@@ -64,12 +65,21 @@
 
 #define SNAPGDB_DESCRIPTOR_RESTORERS(ROW) \
   ROW(kPipeRestorer)                      \
+  ROW(kSocketRestorer)                    \
   ROW(kMemfdRestorer)                     \
   ROW(kRegularFileRestorer)               \
   ROW(kDirectoryRestorer)                 \
   ROW(kDeviceRestorer)                    \
   ROW(kEventFdRestorer)                   \
   ROW(kEpollRestorer)
+
+// Sockets, by their domain.
+#define SNAPGDB_SOCKET_FAMILIES(ROW) \
+  ROW(kUnixSockets)                  \
+  ROW(kInetSockets)                  \
+  ROW(kInet6Sockets)                 \
+  ROW(kNetlinkSockets)               \
+  ROW(kPacketSockets)
 
 namespace snapgdb {
 
@@ -85,6 +95,9 @@ SNAPGDB_DESCRIPTOR_RESOURCES(SNAPGDB_DECLARE_DESCRIPTOR)
 SNAPGDB_PROCESS_RESTORERS(SNAPGDB_DECLARE_PROCESS_RESTORER)
 SNAPGDB_THREAD_RESTORERS(SNAPGDB_DECLARE_THREAD_RESTORER)
 SNAPGDB_DESCRIPTOR_RESTORERS(SNAPGDB_DECLARE_DESCRIPTOR_RESTORER)
+#define SNAPGDB_DECLARE_SOCKET_FAMILY(name) extern const SocketFamily name;
+SNAPGDB_SOCKET_FAMILIES(SNAPGDB_DECLARE_SOCKET_FAMILY)
+#undef SNAPGDB_DECLARE_SOCKET_FAMILY
 #undef SNAPGDB_DECLARE_PROCESS_RESTORER
 #undef SNAPGDB_DECLARE_THREAD_RESTORER
 #undef SNAPGDB_DECLARE_DESCRIPTOR_RESTORER

@@ -1,7 +1,9 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -9,6 +11,7 @@
 #include "core/base/fd.h"
 #include "core/image/snapshot.h"
 #include "core/linux/lazy_space.h"
+#include "core/linux/network_address.h"
 #include "core/linux/sandbox.h"
 #include "core/linux/seed.h"
 
@@ -46,7 +49,10 @@ struct Birth {
 struct RestorePlan {
   bool isolated = false;
   uint32_t user = 0, group = 0;  // as whom it runs, in a user namespace that has no others
-  bool lazy = false;             // private memory comes when it is touched, or later
+  // What becomes of connections to outside of the tree.
+  enum class Connections { kRefused, kKept, kClosed };
+  Connections connections = Connections::kRefused;
+  bool lazy = false;  // private memory comes when it is touched, or later
   uint64_t seed_base = 0;
   uint64_t kernel_parts_at = 0;  // beside those of the snapshot, which are another kernel's; 0: in
                                  // their places
@@ -66,6 +72,8 @@ struct RestorePlan {
   std::map<MappedFile, size_t> by_mapping;
 };
 
+class UnixNetwork;  // of unix_socket_restore.cc
+
 // What opens files knows of each other: two descriptions of one pipe, of one memfd.
 struct OpeningContext {
   const Snapshot& snapshot;
@@ -80,6 +88,10 @@ struct OpeningContext {
   static ObjectKey key_of(const pb::Descriptor& descriptor);
   static ObjectKey key_of(const pb::Vma& mapping);
   std::map<ObjectKey, Fd> objects = {};
+  std::shared_ptr<UnixNetwork> unix_sockets = nullptr;
+  bool closes_connections = false;                // to outside of the tree
+  std::set<NetworkAddress> local_addresses = {};  // that the sandbox has been given
+  std::vector<std::string> notes = {};            // what turned out to be otherwise than it was
 };
 
 // What restorers share. They run in the conductor's thread, after every process is there.
@@ -130,7 +142,9 @@ void set_program_registers(const Snapshot& snapshot, const pb::Process& process,
 void start_timers(const pb::Process& process, Seed& seed);
 
 // Opens what is planned, in the keeper; in the order of plan.files. Nothing else stays open.
-std::vector<Fd> open_files(OpeningContext context, const RestorePlan& plan);
+std::vector<Fd> open_files(OpeningContext& context, const RestorePlan& plan);
+// When all of them are open: what sockets hold of each other and of other files.
+void finish_sockets(OpeningContext& context, const RestorePlan& plan, std::span<const Fd> files);
 // What takes rights that the keeper may lack, in a user namespace of its own: to be done before.
 void prepare_shared_memory(OpeningContext& context, const RestorePlan& plan);
 // Another description of an open object, with flags of open(2), at the position of the descriptor;
@@ -165,6 +179,17 @@ struct DescriptorRestorer {
 };
 // nullptr: that kind cannot be restored yet.
 const DescriptorRestorer* restorer_of(const pb::Descriptor& descriptor);
+
+// Whether somebody outside of the tree gave it the socket, as a standard stream.
+bool is_socket_from_outside(const Snapshot& snapshot, const pb::Descriptor& descriptor);
+
+bool is_tcp_connection(const pb::Descriptor& descriptor);
+// Whether it is a TCP connection whose other end is not in the tree.
+bool is_outside_connection(const Snapshot& snapshot, const pb::Descriptor& descriptor);
+bool has_outside_connections(const Snapshot& snapshot);
+// Connections of the tree were silent up to now, so that others see nothing of a restore that
+// fails.
+void let_connections_go(const RestoreContext& context);
 
 // File locks, as far as they are free. Those of files once, those of processes when they have their
 // descriptors.

@@ -1,35 +1,30 @@
+#include "core/resource/socket.h"
+
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
+#include <algorithm>
+
 #include "core/base/error.h"
+#include "core/base/strings.h"
 #include "core/resource/resources.h"
 
 namespace snapgdb {
 namespace {
 
-bool matches(const OpenDescriptor& open) {
-  return S_ISSOCK(open.status.st_mode);
+const SocketFamily* family_of(int domain) {
+  const auto families = socket_families();
+  const auto found = std::ranges::find(families, domain, &SocketFamily::domain);
+  return found == families.end() ? nullptr : *found;
 }
 
-// The other end of a unix socket, which the socket itself does not tell: asked for once a
-// namespace.
-uint64_t unix_peer(CaptureContext& context, const OpenDescriptor& open) {
-  struct stat theirs {
-  }, ours{};
-  const Fd theirs_fd = open.process.task_proc.open("ns/net", O_RDONLY);
-  const bool known = theirs_fd.valid() && ::fstat(theirs_fd.get(), &theirs) == 0 &&
-                     ::stat("/proc/thread-self/ns/net", &ours) == 0;
-  if (!known) throw_errno("cannot tell the network namespace");
-  const std::lock_guard lock(context.mutex);
-  auto found = context.unix_peers.find(theirs.st_ino);
-  if (found == context.unix_peers.end()) {
-    const Fd nobody;
-    found = context.unix_peers.emplace(theirs.st_ino, std::map<uint64_t, uint64_t>()).first;
-    found->second = unix_socket_peers(theirs.st_ino == ours.st_ino ? nobody : theirs_fd);
-  }
-  const auto peer = found->second.find(open.status.st_ino);
-  return peer == found->second.end() ? 0 : peer->second;
+const SocketFamily* family_of(const pb::Descriptor& descriptor) {
+  return family_of(descriptor.socket().domain());
+}
+
+bool matches(const OpenDescriptor& open) {
+  return S_ISSOCK(open.status.st_mode);
 }
 
 void capture(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor& out) {
@@ -46,20 +41,63 @@ void capture(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor
   record.set_protocol(description.protocol);
   record.set_local(description.local);
   record.set_remote(description.remote);
+  record.set_local_address(description.local_address);
+  record.set_remote_address(description.remote_address);
   record.set_state(description.state);
   record.set_receive_queue(description.receive_queue);
   record.set_send_queue(description.send_queue);
-  if (description.domain != AF_UNIX) return;
-  try {
-    record.set_peer_inode(unix_peer(context, open));
-  } catch (const SystemError& error) {
-    record.set_why_incomplete(error.what());
-    context.lacks(open.process.pid, {}, "peer of " + open.target, error.what());
-  }
+  capture_options(socket, common_socket_options(), record);
+  if (const SocketFamily* family = family_of(description.domain))
+    family->capture(context, open, socket, out);
+}
+
+// ---- Restoring ----------------------------------------------------------------------------------
+
+std::string obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
+  const pb::Socket& socket = descriptor.socket();
+  if (!socket.why_incomplete().empty())
+    return "it is not in the image: " + printable(socket.why_incomplete());
+  const SocketFamily* family = family_of(descriptor);
+  return family ? family->obstacle(snapshot, descriptor)
+                : "sockets of that family cannot be restored yet";
+}
+
+Fd open_socket(OpeningContext& context, const pb::Descriptor& descriptor) {
+  return family_of(descriptor)->open(context, descriptor);
 }
 
 }  // namespace
 
+void capture_options(const Fd& socket, std::span<const SocketOption> table, pb::Socket& record) {
+  for (SocketOptionValue& value : read_socket_options(socket, table)) {
+    pb::SocketOption& option = *record.add_options();
+    option.set_level(value.level);
+    option.set_name(value.name);
+    option.set_value(std::move(value.value));
+  }
+}
+
+void restore_options(OpeningContext& context, const Fd& socket, std::span<const SocketOption> table,
+                     const pb::Descriptor& descriptor) {
+  std::vector<SocketOptionValue> values;
+  for (const pb::SocketOption& option : descriptor.socket().options())
+    values.push_back({option.level(), option.name(), option.value()});
+  for (const std::string& failure : set_socket_options(socket, values, table))
+    context.notes.push_back(
+        fmt::format("{} has not its option {}", printable(descriptor.target()), failure));
+}
+
+void finish_sockets(OpeningContext& context, const RestorePlan& plan, std::span<const Fd> files) {
+  for (const SocketFamily* family : socket_families())
+    if (family->finish) family->finish(context, plan, files);
+}
+
+bool is_socket_from_outside(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
+  const SocketFamily* family = family_of(descriptor);
+  return !family || family->is_from_outside(snapshot, descriptor);
+}
+
 const DescriptorResource kSocket{"socket", matches, capture};
+const DescriptorRestorer kSocketRestorer{pb::Descriptor::kSocket, obstacle, open_socket};
 
 }  // namespace snapgdb

@@ -17,6 +17,7 @@ constexpr const ProcessRestorer* kProcessRestorers[] = {SNAPGDB_PROCESS_RESTORER
 constexpr const ThreadRestorer* kThreadRestorers[] = {SNAPGDB_THREAD_RESTORERS(SNAPGDB_ADDRESS)};
 constexpr const DescriptorRestorer* kDescriptorRestorers[] = {
     SNAPGDB_DESCRIPTOR_RESTORERS(SNAPGDB_ADDRESS)};
+constexpr const SocketFamily* kSocketFamilies[] = {SNAPGDB_SOCKET_FAMILIES(SNAPGDB_ADDRESS)};
 #undef SNAPGDB_ADDRESS
 
 }  // namespace
@@ -46,6 +47,10 @@ const DescriptorRestorer* restorer_of(const pb::Descriptor& descriptor) {
   const auto found = std::ranges::find(kDescriptorRestorers, descriptor.kind_case(),
                                        [](const DescriptorRestorer* row) { return row->kind; });
   return found == std::end(kDescriptorRestorers) ? nullptr : *found;
+}
+
+std::span<const SocketFamily* const> socket_families() {
+  return kSocketFamilies;
 }
 
 void RestoreContext::perform(Seed& seed, int32_t id) {
