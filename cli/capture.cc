@@ -37,6 +37,14 @@ void signal_all(const std::vector<Pid>& processes, int signal) {
       throw_errno("cannot send a signal to process {}", pid.value);
 }
 
+void end_connections(InetSockets::Ends& connections) {
+  connections.prepare();
+  if (connections.lock)
+    fmt::print(stderr,
+               "snapgdb: connections are locked until snapgdb restore --tcp-established, or: {}\n",
+               NetworkLock::command_to_remove(connections.lock->name()));
+}
+
 int run(Arguments& arguments) {
   if (arguments.pid <= 0)
     throw Error(fmt::format("cannot capture process {}", arguments.pid), "a PID is above 0", "",
@@ -49,14 +57,16 @@ int run(Arguments& arguments) {
     throw Error("cannot write the image to standard output", "it is a terminal",
                 "give -o FILE, or a pipe", ExitStatus::kUsage);
 
+  arguments.options.network.ends = arguments.kill;
   Capture capture(OutputFile::create(arguments.output), arguments.options);
   Tracees tracees;
-  const CaptureReport report = capture.take({pid}, tracees, Moment{}, [&] {
+  CaptureReport report = capture.take({pid}, tracees, Moment{}, [&] {
     // Sent while all are held: each finds it as soon as it goes on, before any instruction.
     if (arguments.stop) signal_all(tree_below({pid}), SIGSTOP);
     if (!arguments.kill) tracees.clear();
   });
   capture.commit();
+  if (arguments.kill) end_connections(report.connections);
   // All of them: also who waits in vfork(2), and is not among the tracees.
   if (arguments.kill) signal_all(tree_below({pid}), SIGKILL);
   tracees.clear();
@@ -70,8 +80,12 @@ Action define(CLI::App& app) {
   app.add_option("-o,--output", arguments->output,
                  "Image to write; - is standard output [NAME-PID.snapgdb]");
   auto* stop = app.add_flag("--stop", arguments->stop, "Leave the tree stopped (SIGSTOP)");
-  app.add_flag("--kill", arguments->kill, "Kill the tree once the image is complete")
-      ->excludes(stop);
+  auto* kill = app.add_flag("--kill", arguments->kill, "Kill the tree once the image is complete")
+                   ->excludes(stop);
+  app.add_flag("--tcp-established", arguments->options.network.keeps_connections,
+               "Lock the network of its TCP connections to outside (nftables), until snapgdb "
+               "restore --tcp-established: their other ends see a delay (root)")
+      ->needs(kill);
   add_write_options(app, arguments->options.write);
   app.add_flag("--all-memory", arguments->options.memory.include_dontdump,
                "Also memory that the program keeps out of dumps (MADV_DONTDUMP)");

@@ -17,6 +17,7 @@ namespace {
 struct Arguments {
   std::string image;
   bool detach = false, dry_run = false, isolated = false, lazy = false;
+  bool tcp_established = false, tcp_close = false;
   std::string scratch = {};
   std::vector<std::string> without = {};
   OpenOptions open = {};
@@ -100,11 +101,19 @@ void report(const Keeper::End& end, const std::string& scratch) {
     fmt::print(stderr, "snapgdb: what it wrote is lost: {}\n", end.not_saved);
 }
 
+RestorePlan::Connections connections_of(const Arguments& arguments) {
+  if (arguments.tcp_established) return RestorePlan::Connections::kKept;
+  return arguments.tcp_close ? RestorePlan::Connections::kClosed
+                             : RestorePlan::Connections::kRefused;
+}
+
 int run(const Arguments& arguments) {
   const auto snapshot = open_snapshot(arguments.image, arguments.open);
-  const RestorePlan plan = plan_restore(
-      *snapshot,
-      {{arguments.without.begin(), arguments.without.end()}, arguments.isolated, arguments.lazy});
+  const RestorePlan plan =
+      plan_restore(*snapshot, {.without = {arguments.without.begin(), arguments.without.end()},
+                               .isolated = arguments.isolated,
+                               .connections = connections_of(arguments),
+                               .lazy = arguments.lazy});
   report(plan);
   if (arguments.dry_run) fmt::print("{}", describe(plan, *snapshot));
   if (!plan.obstacles.empty())
@@ -156,6 +165,13 @@ Action define(CLI::App& app) {
   app.add_flag("--lazy", arguments->lazy,
                "Let it run before its memory is there: pages come as they are touched, the others "
                "later (root)");
+  const auto keep = app.add_flag("--tcp-established", arguments->tcp_established,
+                                 "Go on with TCP connections to outside, and unlock their network "
+                                 "(root)")
+                        ->excludes(isolated);
+  app.add_flag("--tcp-close", arguments->tcp_close,
+               "TCP connections to outside are closed: reading is at its end, writing fails")
+      ->excludes(keep);
   app.add_option("--without", arguments->without,
                  "Go without descriptors of these kinds (socket, timerfd, …): using one fails as "
                  "on a lost connection")

@@ -275,6 +275,7 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
   record = record_of_moment(moment, tree.processes.front().pid);
   CaptureContext context{tree, tracees, files_, surveys, missing};
   std::vector<pb::Process> processes = Collection(context).run();
+  context.inet.read(context, processes, options_.network, lock_name(record));
   Spaces spaces = begin_copies(context, processes, options_.memory, stash);
   for (SpaceCopy* space : by_size(spaces)) space->secure(context, stash);
   context.nameless.secure(processes, options_.memory, stash);
@@ -310,6 +311,7 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
   record.set_zero_pages(counts.zero);
   image_.add(kSnapshotChunk, record);
   report.files = files_.size();
+  report.connections = context.inet.take_ends();
   report.wall_ns = now_ns(CLOCK_MONOTONIC) - begin_ns;
   return report;
 }

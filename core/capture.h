@@ -8,6 +8,7 @@
 #include "core/image/page_writer.h"
 #include "core/linux/freezer.h"
 #include "core/resource/file_registry.h"
+#include "core/resource/inet_sockets.h"
 #include "core/resource/memory.h"
 
 namespace snapgdb {
@@ -16,6 +17,7 @@ struct CaptureOptions {
   MemoryOptions memory;
   FreezeOptions freeze;
   WriteOptions write;
+  NetworkOptions network;
 };
 
 // Why and where to look: what a debugger shows first.
@@ -29,6 +31,7 @@ struct CaptureReport {
   pb::SnapshotRecord record;
   size_t processes = 0, threads = 0, files = 0;
   uint64_t wall_ns = 0;
+  InetSockets::Ends connections;  // to be prepared before the tree is killed
 };
 
 // Takes snapshots into one image.

@@ -148,6 +148,7 @@ RestoredTree::RestoredTree(const Snapshot& snapshot, const RestorePlan& plan,
   take_locks_of_files(shared);
   for (const pb::Process& process : snapshot.processes())
     if (!is_zombie(process)) finish(process);
+  let_connections_go(shared);
 }
 
 void RestoredTree::start_keeper(const std::string& scratch) {
@@ -168,6 +169,7 @@ void RestoredTree::start_keeper(const std::string& scratch) {
   if (plan_.isolated)
     options.sandbox = sandbox_for(snapshot_, plan_), options.host_name = record.host().node_name();
   OpeningContext opening{snapshot_};
+  opening.closes_connections = plan_.connections == RestorePlan::Connections::kClosed;
   prepare_shared_memory(opening, plan_);
   keeper_ = std::make_unique<Keeper>(options, [&](const Sandbox* sandbox) {
     OpeningContext context = std::move(opening);

@@ -57,9 +57,9 @@ class Files {
 
   // Isolated, what cannot be had is replaced.
   PlannedFile::How lacks(const pb::Process& process, const std::string& resource,
-                         const std::string& kind, const std::string& why) {
+                         const std::string& help, const std::string& why) {
     if (!options_.isolated) {
-      object(process, resource, why, "--isolated, or --without " + kind);
+      object(process, resource, why, "--isolated, or " + help);
       return PlannedFile::How::kNone;
     }
     plan_.notes.push_back(fmt::format("process {}: {} fails as a lost connection would: {}",
@@ -89,15 +89,32 @@ class Files {
       file.how = PlannedFile::How::kLeftOut;
       plan_.notes.push_back(fmt::format("process {}: {} is left out", process.pid(), resource));
     } else if (!restorer) {
-      file.how = lacks(process, resource, kind, "that kind cannot be restored yet");
+      file.how = lacks(process, resource, "--without " + kind, "that kind cannot be restored yet");
+    } else if (const auto why = why_not_connected(descriptor); !why.empty()) {
+      file.how = lacks(process, resource,
+                       "--tcp-close, or --tcp-established, best if it was captured so", why);
     } else if (const auto why = restorer->obstacle(snapshot_, descriptor); !why.empty()) {
-      file.how = lacks(process, resource, kind, why);
+      file.how = lacks(process, resource, "--without " + kind, why);
     } else {
       file.how = PlannedFile::How::kOpened;
       if (const std::string note = restorer->note(descriptor); !note.empty())
         plan_.notes.push_back(fmt::format("process {}: {}: {}", process.pid(), resource, note));
     }
     plan_.files.push_back(std::move(file));
+  }
+
+  // Why a connection to outside is in the way, or lost if isolated. Only who may repair
+  // connections (tcp(7), TCP_REPAIR) makes one in the network that there is.
+  std::string why_not_connected(const pb::Descriptor& descriptor) const {
+    using Connections = RestorePlan::Connections;
+    if (!is_tcp_connection(descriptor)) return "";
+    if (!is_outside_connection(snapshot_, descriptor))
+      return options_.isolated || ::geteuid() == 0 ? "" : "only root makes a connection again";
+    if (options_.connections == Connections::kClosed) return "";
+    if (options_.isolated) return "its other end is out of reach";
+    if (options_.connections == Connections::kRefused)
+      return "it is a connection to outside of the tree";
+    return ::geteuid() == 0 ? "" : "only root makes a connection again";
   }
 
   // The one with the lowest number tells best whether it is a standard stream; a pipe's content is
@@ -193,6 +210,7 @@ RestorePlan plan_restore(const Snapshot& snapshot, const RestoreOptions& options
   RestorePlan plan;
   plan.isolated = options.isolated;
   plan.lazy = options.lazy;
+  plan.connections = options.connections;
   plan.seed_base = free_range(snapshot, Seed::kSize + Seed::kParkingSize);
   plan_births(snapshot, plan);
   Files(snapshot, options, plan).plan();

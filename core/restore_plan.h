@@ -14,6 +14,8 @@ struct RestoreOptions {
   std::set<std::string> without = {};
   // Touches nothing outside: what cannot be had is replaced where that is possible.
   bool isolated = false;
+  // What becomes of connections to outside of the tree.
+  RestorePlan::Connections connections = RestorePlan::Connections::kRefused;
   // The tree runs before its memory is there.
   bool lazy = false;
 };

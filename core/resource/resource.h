@@ -16,6 +16,7 @@
 #include "core/linux/freezer.h"
 #include "core/linux/task.h"
 #include "core/resource/file_registry.h"
+#include "core/resource/inet_sockets.h"
 #include "core/resource/nameless.h"
 #include "core/resource/survey.h"
 
@@ -35,6 +36,7 @@ struct CaptureContext {
   std::vector<pb::Missing>& missing;
 
   NamelessFiles nameless{files};
+  InetSockets inet{};
   Identities descriptions{Identities::Kind::kFileDescription};
   Identities descriptor_tables{Identities::Kind::kDescriptorTable};
   Identities address_spaces{Identities::Kind::kAddressSpace};

@@ -74,7 +74,12 @@
   ROW(kEpollRestorer)
 
 // Sockets, by their domain.
-#define SNAPGDB_SOCKET_FAMILIES(ROW) ROW(kUnixSockets)
+#define SNAPGDB_SOCKET_FAMILIES(ROW) \
+  ROW(kUnixSockets)                  \
+  ROW(kInetSockets)                  \
+  ROW(kInet6Sockets)                 \
+  ROW(kNetlinkSockets)               \
+  ROW(kPacketSockets)
 
 namespace snapgdb {
 

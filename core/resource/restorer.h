@@ -3,6 +3,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "core/base/fd.h"
 #include "core/image/snapshot.h"
 #include "core/linux/lazy_space.h"
+#include "core/linux/network_address.h"
 #include "core/linux/sandbox.h"
 #include "core/linux/seed.h"
 
@@ -58,7 +60,10 @@ struct RestorePlan {
   bool isolated = false;
   bool own_user = false;         // it had a user namespace of its own, and gets one
   uint32_t user = 0, group = 0;  // as whom it runs, in a user namespace that has no others
-  bool lazy = false;             // private memory comes when it is touched, or later
+  // What becomes of connections to outside of the tree.
+  enum class Connections { kRefused, kKept, kClosed };
+  Connections connections = Connections::kRefused;
+  bool lazy = false;  // private memory comes when it is touched, or later
   uint64_t seed_base = 0;
   uint64_t kernel_parts_at = 0;  // beside those of the snapshot, which are another kernel's; 0: in
                                  // their places
@@ -95,7 +100,9 @@ struct OpeningContext {
   static ObjectKey key_of(const pb::Vma& mapping);
   std::map<ObjectKey, Fd> objects = {};
   std::shared_ptr<UnixNetwork> unix_sockets = nullptr;
-  std::vector<std::string> notes = {};  // what turned out to be otherwise than it was
+  bool closes_connections = false;                // to outside of the tree
+  std::set<NetworkAddress> local_addresses = {};  // that the sandbox has been given
+  std::vector<std::string> notes = {};            // what turned out to be otherwise than it was
 };
 
 // What restorers share. They run in the conductor's thread, after every process is there.
@@ -186,6 +193,14 @@ const DescriptorRestorer* restorer_of(const pb::Descriptor& descriptor);
 
 // Whether somebody outside of the tree gave it the socket, as a standard stream.
 bool is_socket_from_outside(const Snapshot& snapshot, const pb::Descriptor& descriptor);
+
+bool is_tcp_connection(const pb::Descriptor& descriptor);
+// Whether it is a TCP connection whose other end is not in the tree.
+bool is_outside_connection(const Snapshot& snapshot, const pb::Descriptor& descriptor);
+bool has_outside_connections(const Snapshot& snapshot);
+// Connections of the tree were silent up to now, so that others see nothing of a restore that
+// fails.
+void let_connections_go(const RestoreContext& context);
 
 // File locks, as far as they are free. Those of files once, those of processes when they have their
 // descriptors.

@@ -1,0 +1,65 @@
+#include "core/linux/network_lock.h"
+
+#include <nftables/libnftables.h>
+
+#include <memory>
+
+#include "core/base/error.h"
+#include "core/base/strings.h"
+
+namespace snapgdb {
+namespace {
+
+// What nftables says of it; "" if it worked.
+std::string run_nft(const std::string& commands) {
+  const std::unique_ptr<nft_ctx, void (*)(nft_ctx*)> nft(nft_ctx_new(NFT_CTX_DEFAULT),
+                                                         nft_ctx_free);
+  if (!nft || nft_ctx_buffer_error(nft.get()) != 0 || nft_ctx_buffer_output(nft.get()) != 0)
+    return "libnftables cannot be used";
+  if (nft_run_cmd_from_buffer(nft.get(), commands.c_str()) == 0) return "";
+  const std::string said = nft_ctx_get_error_buffer(nft.get());
+  return std::string(trim(said.substr(0, said.find('\n'))));
+}
+
+}  // namespace
+
+NetworkLock::NetworkLock(std::string name, const std::vector<Connection>& connections)
+    : name_(std::move(name)) {
+  std::string commands = fmt::format("add table inet {}\n", name_);
+  for (const auto& [version, type] : {std::pair("ip", "ipv4_addr"), std::pair("ip6", "ipv6_addr")})
+    commands +=
+        fmt::format("add set inet {} {} {{ type {} . inet_service . {} . inet_service; }}\n", name_,
+                    version, type, type);
+  // Before connections are tracked.
+  for (const char* hook : {"input", "output"})
+    commands += fmt::format(
+        "add chain inet {0} {1} {{ type filter hook {1} priority -300; policy accept; }}\n"
+        "add rule inet {0} {1} meta mark {2:#x} accept\n",
+        name_, hook, kPassingMark);
+  for (const char* version : {"ip", "ip6"})
+    commands += fmt::format(
+        "add rule inet {0} input {1} daddr . tcp dport . {1} saddr . tcp sport @{1} drop\n"
+        "add rule inet {0} output {1} saddr . tcp sport . {1} daddr . tcp dport @{1} drop\n",
+        name_, version);
+  for (const auto& [ours, other] : connections)
+    commands += fmt::format("add element inet {} {} {{ {} . {} . {} . {} }}\n", name_,
+                            ours.is_ipv4() ? "ip" : "ip6", ours.host(), ours.port, other.host(),
+                            other.port);
+  if (const std::string why = run_nft(commands); !why.empty())
+    throw Error("cannot lock the network of the tree's connections", why,
+                "be root, on a kernel with nftables (nf_tables, nft_set_hash)");
+}
+
+NetworkLock::~NetworkLock() {
+  if (!stays_) remove(name_);
+}
+
+std::string NetworkLock::command_to_remove(const std::string& name) {
+  return "nft delete table inet " + name;
+}
+
+std::string NetworkLock::remove(const std::string& name) {
+  return run_nft("delete table inet " + name + "\n");
+}
+
+}  // namespace snapgdb

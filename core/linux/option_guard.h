@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+#include "core/base/fd.h"
+
+namespace snapgdb {
+
+// Options of other programs' sockets are changed for a moment, and are to be as they were even if
+// we are killed meanwhile: a process that shares our memory and descriptors sees to that. One
+// capture has one of these; not for several threads.
+class OptionGuard {
+ public:
+  OptionGuard();
+  OptionGuard(const OptionGuard&) = delete;
+  OptionGuard& operator=(const OptionGuard&) = delete;
+  ~OptionGuard();
+
+  static constexpr size_t kMaxChanges = 4;
+  // What setsockopt(2) would be given to undo it; in the order in which it shall be.
+  struct Change {
+    int socket = -1, level = 0, name = 0, value = 0;
+  };
+  // Holds while it lives, and is undone by its end.
+  class Scope {
+   public:
+    // Announces what may be changed from now on.
+    Scope(OptionGuard& guard, const Change* changes, size_t count);
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+    ~Scope();
+
+   private:
+    OptionGuard& guard_;
+  };
+
+ private:
+  struct Shared;
+  std::unique_ptr<Shared> shared_;
+};
+
+}  // namespace snapgdb

@@ -1,0 +1,86 @@
+#pragma once
+
+#include <linux/tcp.h>
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "core/base/fd.h"
+#include "core/linux/option_guard.h"
+
+namespace snapgdb {
+
+// include/net/tcp_states.h
+enum class TcpPhase : uint32_t {
+  kEstablished = 1,
+  kSynSent,
+  kSynReceived,
+  kFinWait1,
+  kFinWait2,
+  kTimeWait,
+  kClosed,
+  kCloseWait,
+  kLastAck,
+  kListening,
+  kClosing,
+};
+constexpr bool has_sent_end(TcpPhase phase) {
+  return phase == TcpPhase::kFinWait1 || phase == TcpPhase::kFinWait2 ||
+         phase == TcpPhase::kLastAck || phase == TcpPhase::kClosing || phase == TcpPhase::kTimeWait;
+}
+constexpr bool has_received_end(TcpPhase phase) {
+  return phase == TcpPhase::kCloseWait || phase == TcpPhase::kLastAck ||
+         phase == TcpPhase::kClosing || phase == TcpPhase::kTimeWait;
+}
+constexpr bool is_connected(TcpPhase phase) {
+  return phase == TcpPhase::kEstablished || phase == TcpPhase::kSynReceived ||
+         phase == TcpPhase::kCloseWait || has_sent_end(phase);
+}
+
+// A connection, as TCP_REPAIR reads and sets it. Sequence numbers of the first byte in the queue.
+struct TcpConnection {
+  TcpPhase phase = TcpPhase::kClosed;
+  uint32_t send_sequence = 0, receive_sequence = 0;
+  std::string send_queue, receive_queue;
+  uint32_t unsent = 0;  // at the end of send_queue
+  uint32_t maximum_segment = 0;
+  struct Scale {
+    uint32_t send = 0, receive = 0;
+  };
+  std::optional<Scale> window_scale;
+  std::optional<uint32_t> timestamp;
+  bool selective_acks = false;
+  // Only the right to repair (CAP_NET_ADMIN) tells it, as the sequence numbers and what is queued
+  // to be sent.
+  std::optional<tcp_repair_window> window;
+  bool has_urgent_data = false;  // it is among the received bytes, where the program would find it
+};
+
+tcp_info tcp_info_of(const Fd& socket);
+TcpPhase tcp_phase_of(const Fd& socket);
+
+// Of a socket of a stopped program, which stays as it is. What is sent is read before what is
+// received: of two connected sockets, all with the first before any with the second. Then no byte
+// is acknowledged that is not received. `why_not`: why only a part could be read, "" if all was.
+void read_sending(const Fd& socket, OptionGuard& guard, TcpConnection& connection,
+                  std::string& why_not);
+void read_receiving(const Fd& socket, OptionGuard& guard, TcpConnection& connection,
+                    std::string& why_not);
+
+// Restoring: what is closed in repair mode tells the other end nothing.
+void begin_repair(const Fd& socket);
+// Precondition: in repair mode, and bound. The other end has seen what was received up to now, and
+// has been sent what is not marked as unsent.
+void connect_silently(const Fd& socket, const TcpConnection& connection,
+                      const std::string& remote_address);
+void queue_unsent(const Fd& socket, const TcpConnection& connection);
+// Packets go their ways again. `reusable`: SO_REUSEADDR, which repair mode forgets.
+void end_repair(const Fd& socket, bool reusable);
+
+// What is queued in a socket of a stopped program is looked at by MSG_PEEK, whatever SO_PEEK_OFF
+// says.
+OptionGuard::Change peek_offset_of(const Fd& socket);
+
+}  // namespace snapgdb

@@ -1,0 +1,341 @@
+// Sockets of AF_INET and AF_INET6, ip(7): what is common to all of them.
+
+#include "core/resource/inet_sockets.h"
+
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cstring>
+#include <set>
+
+#include "core/base/error.h"
+#include "core/base/strings.h"
+#include "core/linux/inet_options.h"
+#include "core/resource/inet_restore.h"
+#include "core/resource/resources.h"
+
+namespace snapgdb {
+namespace {
+
+// What has been shut down, as far as poll(2) tells: of sending only, a connection does.
+uint32_t shutdown_of(const Fd& socket, TcpPhase phase) {
+  pollfd look{socket.get(), POLLRDHUP, 0};
+  ::poll(&look, 1, 0);
+  uint32_t how = look.revents & POLLRDHUP ? 1 : 0;
+  if ((look.revents & POLLRDHUP && look.revents & POLLHUP) || has_sent_end(phase)) how |= 2;
+  return how;
+}
+
+void capture(CaptureContext& context, const OpenDescriptor&, const Fd& socket,
+             pb::Descriptor& out) {
+  pb::Socket& record = *out.mutable_socket();
+  capture_options(socket, network_options(), record);
+  TcpPhase phase = TcpPhase::kClosed;
+  if (is_tcp(record)) {
+    const tcp_info info = tcp_info_of(socket);
+    phase = static_cast<TcpPhase>(info.tcpi_state);
+    // Of a listening one, these are the length of the queue and its limit (tcp_get_info()).
+    if (phase == TcpPhase::kListening)
+      record.set_backlog(info.tcpi_sacked), record.set_receive_queue(info.tcpi_unacked);
+    else
+      record.mutable_tcp()->set_state(info.tcpi_state);
+  }
+  record.set_shutdown(shutdown_of(socket, phase));
+  record.set_corked(number_option(record, IPPROTO_TCP, TCP_CORK) && is_tcp(record));
+  Fd kept(::fcntl(socket.get(), F_DUPFD_CLOEXEC, 0));
+  if (!kept.valid()) throw_errno("cannot duplicate a descriptor");
+  context.inet.add(out.description(), std::move(kept));
+}
+
+struct EndPoints {
+  NetworkAddress local, remote;
+  auto operator<=>(const EndPoints&) const = default;
+};
+
+std::optional<EndPoints> ends_of(const pb::Socket& socket) {
+  const auto local = NetworkAddress::of(socket.local_address());
+  const auto remote = NetworkAddress::of(socket.remote_address());
+  if (!local || !remote) return std::nullopt;
+  return EndPoints{*local, *remote};
+}
+
+bool is_connection(const pb::Socket& socket) {
+  return is_tcp(socket) && is_connected(phase_of(socket));
+}
+
+// What one look tells, until there is nothing more.
+void read_queue(const Fd& socket, pb::Socket& record) {
+  std::string bytes(size_t{1} << 16, '\0');
+  while (true) {
+    sockaddr_storage sender{};
+    iovec piece{bytes.data(), bytes.size()};
+    msghdr message{};
+    message.msg_name = &sender, message.msg_namelen = sizeof sender;
+    message.msg_iov = &piece, message.msg_iovlen = 1;
+    const ssize_t n = ::recvmsg(socket.get(), &message, MSG_PEEK | MSG_DONTWAIT);
+    if (n < 0 && errno == EAGAIN) return;
+    if (n < 0) throw_errno("cannot look at a datagram");
+    pb::QueuedMessage& queued = *record.add_queue();
+    queued.set_content(bytes.data(), static_cast<size_t>(n));
+    queued.set_sender(&sender, std::min<size_t>(message.msg_namelen, sizeof sender));
+  }
+}
+
+}  // namespace
+
+// ---- Capture ------------------------------------------------------------------------------------
+
+std::string lock_name(const pb::SnapshotRecord& record) {
+  return fmt::format("snapgdb-{}-{}", record.root_pid(), record.realtime_ns());
+}
+
+void InetSockets::add(uint32_t description, Fd socket) {
+  const std::lock_guard lock(mutex_);
+  sockets_.try_emplace(description, std::move(socket));
+}
+
+OptionGuard& InetSockets::guard() {
+  if (!guard_) guard_ = std::make_unique<OptionGuard>();
+  return *guard_;
+}
+
+std::vector<InetSockets::Entry> InetSockets::entries_in(std::vector<pb::Process>& processes) const {
+  std::vector<Entry> entries;
+  std::set<uint32_t> done;
+  for (pb::Process& process : processes)
+    for (pb::Descriptor& descriptor : *process.mutable_descriptors()) {
+      const auto socket = sockets_.find(descriptor.description());
+      if (descriptor.has_socket() && socket != sockets_.end() &&
+          done.insert(descriptor.description()).second)
+        entries.push_back({process.pid(), &descriptor, &socket->second});
+    }
+  return entries;
+}
+
+void InetSockets::read(CaptureContext& context, std::vector<pb::Process>& processes,
+                       const NetworkOptions& options, const std::string& lock) {
+  std::vector<Entry> entries = entries_in(processes), connections;
+  std::ranges::copy_if(entries, std::back_inserter(connections),
+                       [](const Entry& entry) { return is_connection(entry.record->socket()); });
+  std::set<EndPoints> known;
+  for (const Entry& entry : connections)
+    if (const auto ends = ends_of(entry.record->socket())) known.insert(*ends);
+  std::vector<NetworkLock::Connection> outside;
+  for (const Entry& entry : connections) {
+    const auto ends = ends_of(entry.record->socket());
+    const bool is_outside = ends && !known.contains({ends->remote, ends->local});
+    if (is_outside) outside.emplace_back(ends->local, ends->remote);
+    if (!options.ends || (is_outside && !options.keeps_connections)) continue;
+    ends_.silent.emplace_back(::fcntl(entry.socket->get(), F_DUPFD_CLOEXEC, 0));
+  }
+  if (options.keeps_connections && !outside.empty())
+    ends_.lock = std::make_unique<NetworkLock>(lock, outside);
+  read_connections(context, connections, options);
+  read_datagrams(context, entries);
+  guard_.reset();
+}
+
+// What all of them send before what any receives, see read_sending().
+void InetSockets::read_connections(CaptureContext& context, std::vector<Entry>& connections,
+                                   const NetworkOptions& options) {
+  for (const auto read : {read_sending, read_receiving})
+    for (Entry& entry : connections) {
+      pb::Socket& record = *entry.record->mutable_socket();
+      try {
+        if (record.why_incomplete().empty())
+          read(*entry.socket, guard(), entry.connection, entry.why_not);
+      } catch (const Error& error) {
+        record.set_why_incomplete(error.what());
+        context.lacks({entry.pid}, {}, entry.record->target(), error.what());
+      }
+    }
+  for (Entry& entry : connections) {
+    record_connection(entry.connection, *entry.record->mutable_socket()->mutable_tcp());
+    if (!entry.why_not.empty() && (entry.connection.unsent || options.keeps_connections))
+      context.lacks({entry.pid}, {}, "connection of " + entry.record->target(), entry.why_not);
+    if (entry.connection.has_urgent_data)
+      context.lacks({entry.pid}, {}, "urgent mark of " + entry.record->target(),
+                    "the kernel does not tell where it is");
+  }
+}
+
+void InetSockets::read_datagrams(CaptureContext& context, std::vector<Entry>& entries) {
+  for (Entry& entry : entries) {
+    pb::Socket& record = *entry.record->mutable_socket();
+    if (!is_udp(record)) continue;
+    pollfd look{entry.socket->get(), POLLIN, 0};
+    if (::poll(&look, 1, 0) <= 0 || !(look.revents & POLLIN) || record.shutdown() & 1) continue;
+    const OptionGuard::Change undo = peek_offset_of(*entry.socket);
+    try {
+      if (look.revents & POLLERR) throw Error("", "an error waits to be read before it");
+      const OptionGuard::Scope scope(guard(), &undo, 1);
+      // Then each look shows what comes behind the last one.
+      const int from_start = 0;
+      if (::setsockopt(entry.socket->get(), SOL_SOCKET, SO_PEEK_OFF, &from_start,
+                       sizeof from_start) != 0)
+        throw_errno("cannot look at datagrams one after the other");
+      read_queue(*entry.socket, record);
+    } catch (const Error& error) {
+      context.lacks({entry.pid}, {}, "queue of " + entry.record->target(), error.what());
+    }
+  }
+}
+
+void InetSockets::Ends::prepare() {
+  for (const Fd& connection : silent) {
+    try {
+      begin_repair(connection);
+    } catch (const SystemError&) {
+      // Without the right to, or closed by its other end meanwhile: then they tell each other.
+    }
+  }
+  if (lock) lock->stay();
+}
+
+// ---- Restoring ----------------------------------------------------------------------------------
+
+bool is_inet(const pb::Socket& socket) {
+  return socket.domain() == AF_INET || socket.domain() == AF_INET6;
+}
+
+bool is_tcp(const pb::Socket& socket) {
+  return is_inet(socket) && socket.protocol() == IPPROTO_TCP && socket.type() == SOCK_STREAM;
+}
+
+bool is_udp(const pb::Socket& socket) {
+  return is_inet(socket) && socket.type() == SOCK_DGRAM &&
+         (socket.protocol() == IPPROTO_UDP || socket.protocol() == IPPROTO_UDPLITE);
+}
+
+int number_option(const pb::Socket& socket, int level, int name) {
+  for (const pb::SocketOption& option : socket.options())
+    if (option.level() == level && option.name() == name && option.value().size() == sizeof(int)) {
+      int value = 0;
+      std::memcpy(&value, option.value().data(), sizeof value);
+      return value;
+    }
+  return 0;
+}
+
+Fd make_socket(OpeningContext& context, const pb::Descriptor& descriptor) {
+  const pb::Socket& record = descriptor.socket();
+  const auto status = static_cast<int>(descriptor.flags() & O_NONBLOCK);
+  Fd socket(::socket(record.domain(), record.type() | SOCK_CLOEXEC | status, record.protocol()));
+  if (!socket.valid()) throw_errno("cannot make {}", printable(descriptor.target()));
+  restore_options(context, socket, common_socket_options(), descriptor);
+  restore_options(context, socket, network_options(), descriptor);
+  return socket;
+}
+
+// A sandbox has the addresses that the tree had, and a device for all of them.
+std::string usable_here(OpeningContext& context, std::string address) {
+  const auto known = NetworkAddress::of(address);
+  if (!context.sandbox || !known) return address;
+  NetworkAddress host = *known;
+  host.port = 0;
+  const bool is_there = host.is_any() || host.is_loopback() || host.is_multicast();
+  if (!is_there && context.local_addresses.insert(host).second) add_local_address(host);
+  if (address.size() == sizeof(sockaddr_in6)) {
+    sockaddr_in6 in6{};
+    std::memcpy(&in6, address.data(), sizeof in6);
+    if (in6.sin6_scope_id) in6.sin6_scope_id = 1;
+    std::memcpy(address.data(), &in6, sizeof in6);
+  }
+  return address;
+}
+
+void bind_again(OpeningContext& context, const Fd& socket, const pb::Descriptor& descriptor) {
+  const pb::Socket& record = descriptor.socket();
+  const auto local = NetworkAddress::of(record.local_address());
+  const bool has_port = local && local->port && record.type() != SOCK_RAW;
+  if (!local || (local->is_any() && !has_port)) return;
+  const std::string address = usable_here(context, record.local_address());
+  if (::bind(socket.get(), reinterpret_cast<const sockaddr*>(address.data()),
+             static_cast<socklen_t>(address.size())) == 0)
+    return;
+  const std::string why = errno_text(errno);
+  throw Error(fmt::format("cannot bind a socket to {}", printable(record.local())), why,
+              "end who uses it, or --isolated, or --without socket");
+}
+
+void connect_again(OpeningContext& context, const Fd& socket, const pb::Descriptor& descriptor) {
+  const pb::Socket& record = descriptor.socket();
+  if (record.remote_address().empty()) return;
+  const std::string address = usable_here(context, record.remote_address());
+  if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(address.data()),
+                static_cast<socklen_t>(address.size())) != 0)
+    context.notes.push_back(fmt::format("{} is not connected to {} again: {}",
+                                        printable(descriptor.target()), printable(record.remote()),
+                                        errno_text(errno)));
+}
+
+// Of a socket that is not connected it is said to fail, and is done (inet_shutdown()).
+void shut_down_again(const Fd& socket, uint32_t how) {
+  if (how) ::shutdown(socket.get(), static_cast<int>(how) - 1);
+}
+
+namespace {
+
+std::string obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
+  return descriptor.socket().type() == SOCK_STREAM ? tcp_obstacle(snapshot, descriptor) : "";
+}
+
+Fd open_socket(OpeningContext& context, const pb::Descriptor& descriptor) {
+  return is_tcp(descriptor.socket()) ? open_tcp(context, descriptor)
+                                     : open_datagram(context, descriptor);
+}
+
+void finish(OpeningContext& context, const RestorePlan& plan, std::span<const Fd> files) {
+  std::vector<OpenSocket> connections;
+  for (size_t i = 0; i < files.size(); ++i) {
+    const pb::Descriptor* descriptor = plan.files[i].descriptor;
+    if (plan.files[i].how != PlannedFile::How::kOpened || !descriptor ||
+        !descriptor->has_socket() || !is_inet(descriptor->socket()))
+      continue;
+    if (is_tcp(descriptor->socket()))
+      connections.push_back({descriptor, &files[i]});
+    else
+      finish_datagram(context, {descriptor, &files[i]});
+  }
+  finish_tcp(context, connections);
+}
+
+bool is_from_outside(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
+  return is_outside_connection(snapshot, descriptor);
+}
+
+}  // namespace
+
+bool is_outside_connection(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
+  const auto ends = ends_of(descriptor.socket());
+  if (!descriptor.has_socket() || !is_connection(descriptor.socket()) || !ends) return false;
+  const auto is_other_end = [&](const pb::Descriptor& other) {
+    return other.has_socket() && is_connection(other.socket()) &&
+           ends_of(other.socket()) == EndPoints{ends->remote, ends->local};
+  };
+  return std::ranges::none_of(snapshot.processes(), [&](const pb::Process& process) {
+    return std::ranges::any_of(process.descriptors(), is_other_end);
+  });
+}
+
+bool is_tcp_connection(const pb::Descriptor& descriptor) {
+  return descriptor.has_socket() && is_connection(descriptor.socket());
+}
+
+bool has_outside_connections(const Snapshot& snapshot) {
+  return std::ranges::any_of(snapshot.processes(), [&](const pb::Process& process) {
+    return std::ranges::any_of(process.descriptors(), [&](const pb::Descriptor& descriptor) {
+      return is_outside_connection(snapshot, descriptor);
+    });
+  });
+}
+
+// `finish` is of both.
+const SocketFamily kInetSockets{AF_INET, capture, obstacle, open_socket, finish, is_from_outside};
+const SocketFamily kInet6Sockets{AF_INET6,    capture, obstacle,
+                                 open_socket, nullptr, is_from_outside};
+
+}  // namespace snapgdb

@@ -1,0 +1,84 @@
+// AF_PACKET, packet(7).
+
+#include <linux/if_packet.h>
+#include <linux/sock_diag.h>
+#include <sys/socket.h>
+
+#include <cstring>
+
+#include "core/base/error.h"
+#include "core/base/strings.h"
+#include "core/linux/inet_options.h"
+#include "core/resource/inet_restore.h"
+#include "core/resource/resources.h"
+
+namespace snapgdb {
+namespace {
+
+#ifndef SOL_PACKET
+constexpr int SOL_PACKET = 263;
+#endif
+
+void capture(CaptureContext& context, const OpenDescriptor& open, const Fd& socket,
+             pb::Descriptor& out) {
+  pb::Socket& record = *out.mutable_socket();
+  capture_options(socket, network_options(), record);
+  // A group and how it is shared; 0 if there is none.
+  int fanout = 0;
+  socklen_t size = sizeof fanout;
+  if (::getsockopt(socket.get(), SOL_PACKET, PACKET_FANOUT, &fanout, &size) == 0 && fanout) {
+    pb::SocketOption& option = *record.add_options();
+    option.set_level(SOL_PACKET), option.set_name(PACKET_FANOUT);
+    option.set_value(&fanout, sizeof fanout);
+  }
+  uint32_t memory[SK_MEMINFO_VARS]{};
+  size = sizeof memory;
+  if (::getsockopt(socket.get(), SOL_SOCKET, SO_MEMINFO, memory, &size) == 0 &&
+      memory[SK_MEMINFO_RMEM_ALLOC] > 0)
+    context.lacks(open.process.pid, {}, "queue of " + open.target,
+                  "the kernel does not show what waits in a packet socket");
+}
+
+// A ring is memory of the socket's that is mapped.
+bool has_ring(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
+  for (const pb::Process& process : snapshot.processes())
+    for (const pb::Vma& vma : process.mappings())
+      if (vma.inode() == descriptor.inode() && vma.name() == descriptor.target()) return true;
+  return false;
+}
+
+std::string obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
+  return has_ring(snapshot, descriptor) ? "its ring of packets cannot be restored" : "";
+}
+
+Fd open_socket(OpeningContext& context, const pb::Descriptor& descriptor) {
+  const pb::Socket& record = descriptor.socket();
+  sockaddr_ll address{};
+  std::memcpy(&address, record.local_address().data(),
+              std::min(record.local_address().size(), sizeof address));
+  // It listens as soon as it has a protocol, and with an address, to one interface only.
+  Fd socket = make_socket(context, descriptor);
+  if ((address.sll_protocol || address.sll_ifindex) &&
+      ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+    if (!context.sandbox) throw_errno("cannot listen on interface {}", address.sll_ifindex);
+    context.notes.push_back(fmt::format("{} does not listen on interface {}: {}",
+                                        printable(descriptor.target()), address.sll_ifindex,
+                                        errno_text(errno)));
+  }
+  if (const int fanout = number_option(record, SOL_PACKET, PACKET_FANOUT);
+      fanout && ::setsockopt(socket.get(), SOL_PACKET, PACKET_FANOUT, &fanout, sizeof fanout) != 0)
+    context.notes.push_back(fmt::format("{} does not share its packets: {}",
+                                        printable(descriptor.target()), errno_text(errno)));
+  return socket;
+}
+
+bool is_from_outside(const Snapshot&, const pb::Descriptor&) {
+  return false;
+}
+
+}  // namespace
+
+const SocketFamily kPacketSockets{AF_PACKET,   capture, obstacle,
+                                  open_socket, nullptr, is_from_outside};
+
+}  // namespace snapgdb
