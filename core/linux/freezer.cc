@@ -270,12 +270,33 @@ FrozenProcess Freezer::describe(Sighting process) const {
   }
   std::ranges::stable_partition(
       tasks, [&](const FrozenTask& task) { return task.tid == leader_of(process.pid); });
-  const bool zombie = tasks.empty();
-  ProcDirectory task_proc = process.proc.task(zombie ? leader_of(process.pid) : tasks.front().tid);
-  return {process.pid, std::move(process.proc), std::move(task_proc), zombie, std::move(tasks)};
+  ProcDirectory task_proc =
+      process.proc.task(tasks.empty() ? leader_of(process.pid) : tasks.front().tid);
+  return {process.pid, std::move(process.proc), std::move(task_proc), std::move(tasks)};
+}
+
+// What is read on the first demand.
+const ProcFields& known(std::unique_ptr<const ProcFields>& fields, const ProcDirectory& proc) {
+  if (!fields) fields = std::make_unique<const ProcFields>(proc.read("status"));
+  return *fields;
 }
 
 }  // namespace
+
+const ProcFields& FrozenProcess::status() const {
+  return known(status_, proc);
+}
+const ProcFields& FrozenProcess::task_status() const {
+  return has_leader() ? status() : known(task_status_, task_proc);
+}
+const ProcStat& FrozenProcess::stat() const {
+  if (!stat_) stat_ = proc.stat();
+  return *stat_;
+}
+const std::vector<ProcMapping>& FrozenProcess::mappings() const {
+  if (!mappings_) mappings_ = parse_mappings(task_proc.read("maps"));
+  return *mappings_;
+}
 
 std::vector<Pid> tree_below(const std::vector<Pid>& roots) {
   std::vector<Pid> pids;

@@ -4,6 +4,8 @@
 
 #include <chrono>
 #include <cstdint>
+#include <memory>
+#include <optional>
 #include <vector>
 
 #include "core/base/ids.h"
@@ -23,7 +25,16 @@ struct FrozenTask {
   std::optional<CallInProgress> in_vfork = {};
 };
 
-struct FrozenProcess {
+class FrozenProcess {
+ public:
+  FrozenProcess(Pid number, ProcDirectory of_process, ProcDirectory of_task,
+                std::vector<FrozenTask> held)
+      : pid(number),
+        proc(std::move(of_process)),
+        task_proc(std::move(of_task)),
+        zombie(held.empty()),
+        tasks(std::move(held)) {}
+
   Pid pid;
   ProcDirectory proc;       // /proc/PID
   ProcDirectory task_proc;  // /proc/PID/task/TID of a task that still has the memory and the files:
@@ -32,6 +43,19 @@ struct FrozenProcess {
   std::vector<FrozenTask> tasks;  // that are held; the leader first, unless it has exited
 
   Tid a_task() const { return tasks.empty() ? leader_of(pid) : tasks.front().tid; }
+
+  // Each is read at most once, since nothing in them changes while it is stopped; by one thread at
+  // a time.
+  const ProcFields& status() const;                  // /proc/PID/status
+  const ProcFields& task_status() const;             // that of task_proc
+  const ProcStat& stat() const;                      // /proc/PID/stat
+  const std::vector<ProcMapping>& mappings() const;  // task_proc's maps
+
+ private:
+  bool has_leader() const { return tasks.empty() || tasks.front().tid == leader_of(pid); }
+  mutable std::unique_ptr<const ProcFields> status_, task_status_;
+  mutable std::optional<ProcStat> stat_;
+  mutable std::optional<std::vector<ProcMapping>> mappings_;
 };
 
 // A process tree of which every task is stopped, until the Tracees that hold it go out of scope.

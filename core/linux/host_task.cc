@@ -12,8 +12,7 @@ constexpr size_t kMaxTried = 8;
 
 }  // namespace
 
-std::optional<std::string> guards_its_system_calls(const ProcDirectory& proc) {
-  const ProcFields status(proc.read("status"));
+std::optional<std::string> guards_its_system_calls(const ProcFields& status) {
   if (status.number("Seccomp") != 0)
     return "it is under seccomp, which might kill it for system calls of ours";
   if (status.text("x86_Thread_features").find("shstk") != std::string_view::npos)
@@ -24,14 +23,15 @@ std::optional<std::string> guards_its_system_calls(const ProcDirectory& proc) {
 HostTask stop_a_host(const ProcDirectory& proc, const std::vector<ProcMapping>& mappings,
                      GadgetFinder& finder, size_t scratch) {
   const std::string tried = fmt::format("cannot make {} perform system calls", proc.path());
-  if (const auto why = guards_its_system_calls(proc)) throw Error(tried, *why);
+  const ProcFields status(proc.read("status"));
+  if (const auto why = guards_its_system_calls(status)) throw Error(tried, *why);
   std::vector<Tid> tids = proc.tasks();
   const auto gadgets = tids.empty() ? std::nullopt : finder.find(tids.front(), mappings);
   if (!gadgets || !GadgetFinder::verify(tids.front(), *gadgets))
     throw Error(tried, "there is no code for it in the program");
   if (tids.size() > kMaxTried) tids.resize(kMaxTried);
 
-  const uint64_t ignored = ignored_signals(ProcFields(proc.read("status")));
+  const uint64_t ignored = ignored_signals(status);
   // Rather one that is not waiting by means of a restart block: see Detour.
   std::optional<HostTask> second_best;
   for (const Tid tid : tids) {

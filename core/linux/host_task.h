@@ -9,7 +9,7 @@
 namespace snapgdb {
 
 // Why no task of this process may be sent on a Detour at all; nullopt: nothing is in the way.
-std::optional<std::string> guards_its_system_calls(const ProcDirectory& proc);
+std::optional<std::string> guards_its_system_calls(const ProcFields& status);
 
 // A task of a running process, stopped, that can be sent on a Detour now. It runs on when the
 // Tracee goes.

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "core/base/error.h"
+#include "core/base/strings.h"
 
 namespace snapgdb {
 namespace {
@@ -39,6 +40,16 @@ std::optional<uint32_t> io_priority_of(Tid tid) {
   const long value = ::syscall(SYS_ioprio_get, IOPRIO_WHO_PROCESS, tid.value);
   if (value < 0) return std::nullopt;
   return static_cast<uint32_t>(value);
+}
+
+// By the task's own number, since the file is missing below /proc/PID/task.
+std::optional<uint64_t> timer_slack_of(Tid tid) {
+  const Fd fd(
+      ::open(fmt::format("/proc/{}/timerslack_ns", tid.value).c_str(), O_RDONLY | O_CLOEXEC));
+  char text[32];
+  const ssize_t n = fd.valid() ? ::read(fd.get(), text, sizeof text) : -1;
+  if (n < 0) return std::nullopt;
+  return parse_number<uint64_t>(trim(std::string_view(text, static_cast<size_t>(n))));
 }
 
 std::optional<RobustList> robust_list_of(Tid tid) {

@@ -23,6 +23,7 @@ struct SchedulingAttributes {  // sched_getattr(2)
 };
 std::optional<SchedulingAttributes> scheduling_of(Tid tid);
 std::optional<uint32_t> io_priority_of(Tid tid);
+std::optional<uint64_t> timer_slack_of(Tid tid);  // ns, PR_SET_TIMERSLACK
 
 struct RobustList {
   uint64_t head = 0, size = 0;

@@ -45,11 +45,11 @@ const CaptureContext::Ground& ground_of(const FrozenProcess& frozen, CaptureCont
   const auto [known, is_new] = context.grounds.try_emplace(frozen.pid);
   CaptureContext::Ground& ground = known->second;
   if (!is_new) return ground;
-  if (auto why = guards_its_system_calls(frozen.task_proc)) {
+  if (auto why = guards_its_system_calls(frozen.task_status())) {
     ground.why_not = std::move(*why);
     return ground;
   }
-  const auto mappings = parse_mappings(frozen.task_proc.read("maps"));
+  const std::vector<ProcMapping>& mappings = frozen.mappings();
   const auto gadgets = context.surveys.gadgets().find(frozen.a_task(), mappings);
   const auto memory = free_memory(frozen, context, mappings);
   if (!gadgets || !GadgetFinder::verify(frozen.a_task(), *gadgets))
@@ -57,8 +57,8 @@ const CaptureContext::Ground& ground_of(const FrozenProcess& frozen, CaptureCont
   else if (!memory)
     ground.why_not = "none of its tasks is on an ordinary stack";
   else
-    ground.place = Detour::Place{*gadgets, memory->low, memory->high,
-                                 ignored_signals(ProcFields(frozen.task_proc.read("status")))};
+    ground.place =
+        Detour::Place{*gadgets, memory->low, memory->high, ignored_signals(frozen.task_status())};
   return ground;
 }
 

@@ -15,8 +15,8 @@ void add_numbers(std::string_view text, Field* out) {
 }
 
 void capture_process(CaptureContext&, const FrozenProcess& frozen, pb::Process& process) {
-  const ProcStat stat = frozen.proc.stat();
-  const ProcFields status(frozen.proc.read("status"));
+  const ProcStat& stat = frozen.stat();
+  const ProcFields& status = frozen.status();
   process.set_name(stat.name);
   process.set_parent(stat.parent);
   process.set_group(stat.group);

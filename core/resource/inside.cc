@@ -127,17 +127,53 @@ struct ProcessAnswers {
 };
 constexpr size_t kProcessCalls = kSignals + 3 + 5;
 
-size_t room_to_ask_process(size_t timers) {
-  return Inquiry::room_for(sizeof(ProcessAnswers) + timers * sizeof(itimerspec),
-                           kProcessCalls + timers);
+// What only a thread itself is told.
+class ThreadQuestions {
+ public:
+  static constexpr size_t kCalls = 6, kAnswers = 48;
+
+  void ask(Inquiry& inquiry) {
+    inquiry.call(SYS_sigaltstack, {0, inquiry.address_for(stack_)});
+    inquiry.call(SYS_prctl, {kGetTidAddress, inquiry.address_for(tid_address_)});
+    inquiry.call(SYS_prctl, {PR_GET_PDEATHSIG, inquiry.address_for(signal_)});
+    inquiry.call(SYS_prctl, {PR_GET_TSC, inquiry.address_for(tsc_)});
+    inquiry.call(SYS_prctl, {PR_GET_SECUREBITS}, &securebits_);
+    inquiry.call(SYS_prctl, {PR_MCE_KILL_GET}, &machine_check_);
+  }
+  void answer(pb::Thread& thread) const {
+    pb::AlternateStack& stack = *thread.mutable_alternate_stack();
+    stack.set_address(stack_.address);
+    stack.set_size(stack_.size);
+    stack.set_flags(static_cast<uint32_t>(stack_.flags));
+    thread.set_clear_child_tid(tid_address_);
+    thread.set_parent_death_signal(static_cast<uint32_t>(signal_));
+    thread.set_tsc_mode(static_cast<uint32_t>(tsc_));
+    thread.set_machine_check_policy(unless_refused(machine_check_));
+    thread.mutable_credentials()->set_securebits(unless_refused(securebits_));
+  }
+
+ private:
+  KernelStack stack_{};
+  uint64_t tid_address_ = 0;
+  int32_t signal_ = 0, tsc_ = 0, securebits_ = 0, machine_check_ = 0;
+};
+
+size_t answers_of_process(size_t timers) {
+  return sizeof(ProcessAnswers) + timers * sizeof(itimerspec) + ThreadQuestions::kAnswers;
+}
+size_t calls_of_process(size_t timers) {
+  return kProcessCalls + timers + ThreadQuestions::kCalls;
 }
 
-void ask_process(const Host& host, pb::Process& process) {
+// Questions about `host` go along.
+void ask_process(const Host& host, pb::Process& process, pb::Thread& thread) {
   ProcessAnswers answers{};
   std::vector<itimerspec> timers(static_cast<size_t>(process.timers_size()));
   int32_t huge_pages_disabled = 0, deny_write_execute = 0, brk = 0;
-  Inquiry inquiry(*host.task, host.place, sizeof answers + timers.size() * sizeof(itimerspec),
-                  kProcessCalls + timers.size());
+  ThreadQuestions of_host;
+  Inquiry inquiry(*host.task, host.place, answers_of_process(timers.size()),
+                  calls_of_process(timers.size()));
+  of_host.ask(inquiry);
   for (uint64_t i = 0; i < kSignals; ++i)
     inquiry.call(SYS_rt_sigaction, {i + 1, 0, inquiry.address_for(answers.actions[i]), 8});
   for (uint64_t which = 0; which < 3; ++which)
@@ -153,6 +189,7 @@ void ask_process(const Host& host, pb::Process& process) {
                  {process.timers(static_cast<int>(i)).id(), inquiry.address_for(timers[i])});
   inquiry.run();
 
+  of_host.answer(thread);
   for (uint32_t i = 0; i < kSignals; ++i) add_action(i + 1, answers.actions[i], process);
   for (uint32_t which = 0; which < 3; ++which) {
     pb::IntervalTimer& out = *process.add_interval_timers();
@@ -172,51 +209,30 @@ void ask_process(const Host& host, pb::Process& process) {
   process.set_deny_write_execute(unless_refused(deny_write_execute));
 }
 
-struct ThreadAnswers {
-  KernelStack stack;
-  uint64_t tid_address;
-  int32_t signal, tsc;
-};
-constexpr size_t kThreadCalls = 6;
-
-void ask_thread(const Host& host, pb::Thread& thread) {
-  ThreadAnswers answers{};
-  int32_t securebits = 0, machine_check = 0;
-  Inquiry inquiry(*host.task, host.place, sizeof answers, kThreadCalls);
-  inquiry.call(SYS_sigaltstack, {0, inquiry.address_for(answers.stack)});
-  inquiry.call(SYS_prctl, {kGetTidAddress, inquiry.address_for(answers.tid_address)});
-  inquiry.call(SYS_prctl, {PR_GET_PDEATHSIG, inquiry.address_for(answers.signal)});
-  inquiry.call(SYS_prctl, {PR_GET_TSC, inquiry.address_for(answers.tsc)});
-  inquiry.call(SYS_prctl, {PR_GET_SECUREBITS}, &securebits);
-  inquiry.call(SYS_prctl, {PR_MCE_KILL_GET}, &machine_check);
-  inquiry.run();
-
-  pb::AlternateStack& stack = *thread.mutable_alternate_stack();
-  stack.set_address(answers.stack.address);
-  stack.set_size(answers.stack.size);
-  stack.set_flags(static_cast<uint32_t>(answers.stack.flags));
-  thread.set_clear_child_tid(answers.tid_address);
-  thread.set_parent_death_signal(static_cast<uint32_t>(answers.signal));
-  thread.set_tsc_mode(static_cast<uint32_t>(answers.tsc));
-  thread.set_machine_check_policy(unless_refused(machine_check));
-  thread.mutable_credentials()->set_securebits(unless_refused(securebits));
-}
-
 void capture_process(CaptureContext& context, const FrozenProcess& frozen, pb::Process& process) {
   list_timers(frozen.proc, process);
-  const size_t room = room_to_ask_process(static_cast<size_t>(process.timers_size()));
+  const auto timers = static_cast<size_t>(process.timers_size());
+  const size_t room = Inquiry::room_for(answers_of_process(timers), calls_of_process(timers));
   const Host host = host_in(frozen, context, room);
   if (!host.task) return context.lacks(frozen.pid, {}, "signal actions and timers", host.why_not);
-  ask_process(host, process);
+  pb::Thread thread;
+  ask_process(host, process, thread);
+  context.asked.emplace(host.task->tid(), std::move(thread));
 }
 
 void capture_thread(CaptureContext& context, const StoppedTask& stopped, pb::Thread& thread) {
-  const Host host =
-      host_of(stopped, context, Inquiry::room_for(sizeof(ThreadAnswers), kThreadCalls));
+  if (const auto asked = context.asked.extract(stopped.task.tid); !asked.empty())
+    return thread.MergeFrom(asked.mapped());
+  constexpr size_t kAnswers = ThreadQuestions::kAnswers, kCalls = ThreadQuestions::kCalls;
+  const Host host = host_of(stopped, context, Inquiry::room_for(kAnswers, kCalls));
   if (!host.task)
     return context.lacks(stopped.process.pid, stopped.task.tid,
                          "alternate stack and address of the thread id", host.why_not);
-  ask_thread(host, thread);
+  ThreadQuestions questions;
+  Inquiry inquiry(*host.task, host.place, kAnswers, kCalls);
+  questions.ask(inquiry);
+  inquiry.run();
+  questions.answer(thread);
 }
 
 // ---- Restoring ----------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ void capture(CaptureContext& context, const FrozenProcess& frozen, pb::Process& 
   process.set_address_space(context.address_spaces.of(frozen.a_task()));
   // What a userfaultfd has been made responsible for since then shows in flags only.
   const Survey* survey = has_userfaultfd(process) ? nullptr : context.surveys.find(frozen.pid);
-  for (ProcMapping& mapping : mappings_now(frozen.task_proc, survey)) {
+  for (ProcMapping& mapping : mappings_now(frozen, survey)) {
     pb::Vma& vma = *process.add_mappings() = to_record(mapping);
     if (mapping.inode == 0) continue;
     if (mapping.deleted && !is_anonymous(vma))

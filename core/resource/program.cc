@@ -52,7 +52,7 @@ void capture(CaptureContext&, const FrozenProcess& frozen, pb::Process& process)
   process.set_working_directory(proc.link("cwd"));
   process.set_root_directory(proc.link("root"));
   process.set_auxv(proc.read("auxv"));
-  *process.mutable_layout() = layout_of(proc.stat());
+  *process.mutable_layout() = layout_of(frozen.stat());
   process.set_personality(number_in(proc, "personality"));
   process.set_coredump_filter(number_in(frozen.proc, "coredump_filter"));
   const std::string adjustment = proc.read("oom_score_adj");
@@ -60,7 +60,7 @@ void capture(CaptureContext&, const FrozenProcess& frozen, pb::Process& process)
   // The kernel gives root the files of a process that is not dumpable (proc(5)).
   struct stat status {};
   process.set_dumpable(::fstatat(proc.fd(), "environ", &status, 0) == 0 &&
-                       status.st_uid == ProcFields(proc.read("status")).number("Uid"));
+                       status.st_uid == frozen.task_status().number("Uid"));
 }
 
 // ---- Restoring ----------------------------------------------------------------------------------

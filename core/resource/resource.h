@@ -57,6 +57,8 @@ struct CaptureContext {
     std::string why_not;
   };
   std::map<Pid, Ground> grounds{};  // of the tracer
+  // Of the tracer, too: what threads have told already, when they were asked about their process.
+  std::map<Tid, pb::Thread> asked{};
 
   // May be called by several threads.
   void lacks(Pid pid, Tid tid, std::string_view resource, std::string_view reason);

@@ -24,10 +24,7 @@ void capture(CaptureContext& context, const StoppedTask& stopped, pb::Thread& th
     context.lacks(stopped.process.pid, tid, "scheduling", "sched_getattr(2) is refused");
   }
   out.set_io_priority(io_priority_of(tid).value_or(0));
-  // /proc/TID, since the file is missing below task/.
-  const auto proc = ProcDirectory::of_if_alive(Pid{tid.value});
-  const std::string slack = proc ? proc->read_if_allowed("timerslack_ns").value_or("") : "";
-  out.set_timer_slack_ns(parse_number<uint64_t>(trim(slack)).value_or(0));
+  out.set_timer_slack_ns(timer_slack_of(tid).value_or(0));
   thread.set_wait_channel(stopped.task.wait_channel_before);
 }
 

@@ -15,7 +15,7 @@ void add_queue(const std::vector<siginfo_t>& queue, Field* out) {
 }
 
 void capture_masks(CaptureContext&, const FrozenProcess& frozen, pb::Process& process) {
-  const ProcFields status(frozen.proc.read("status"));
+  const ProcFields& status = frozen.status();
   process.set_signals_ignored(status.number("SigIgn", 16));
   process.set_signals_caught(status.number("SigCgt", 16));
   process.set_signals_pending(status.number("ShdPnd", 16));
@@ -31,7 +31,7 @@ void capture_queue(CaptureContext& context, const FrozenProcess& frozen, pb::Pro
       std::ranges::find_if(frozen.tasks, [](const FrozenTask& task) { return !task.in_vfork; });
   if (stopped != frozen.tasks.end())
     add_queue(context.tracees.at(stopped->tid).pending(true), process.mutable_pending_siginfo());
-  else if (ProcFields(frozen.proc.read("status")).number("ShdPnd", 16))
+  else if (frozen.status().number("ShdPnd", 16))
     context.lacks(frozen.pid, {}, "pending signals", kNotStopped);
 }
 

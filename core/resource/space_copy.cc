@@ -21,8 +21,7 @@ constexpr uint64_t kWorthATwin = uint64_t{6} << 20;
 std::optional<std::string> why_not_above_orphans(const FrozenProcess& frozen,
                                                  CaptureContext& context) {
   const std::string adopts_them = fmt::format("process {} adopts orphans", frozen.pid.value);
-  const ProcFields status(frozen.proc.read("status"));
-  const auto numbers = split_blank(status.text("NSpid"));
+  const auto numbers = split_blank(frozen.status().text("NSpid"));
   if (!numbers.empty() && numbers.back() == "1") return adopts_them;
   constexpr size_t kScratch = 4096;
   const Host host = host_in(frozen, context, kScratch);
@@ -64,7 +63,7 @@ void leave_out_what_is_not_in(const ProcDirectory& twin, std::vector<MemoryRun>&
 }
 
 const FrozenProcess* parent_of(const FrozenProcess& frozen, const FrozenTree& tree) {
-  const pid_t parent = frozen.proc.stat().parent;
+  const pid_t parent = frozen.stat().parent;
   const auto found = std::ranges::find_if(
       tree.processes, [&](const FrozenProcess& other) { return other.pid.value == parent; });
   return found == tree.processes.end() ? nullptr : &*found;

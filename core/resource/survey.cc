@@ -131,9 +131,9 @@ void Surveys::release() {
   });
 }
 
-std::vector<ProcMapping> mappings_now(const ProcDirectory& proc, const Survey* survey) {
-  if (!survey) return parse_mappings(proc.read("smaps"));
-  std::vector<ProcMapping> now = parse_mappings(proc.read("maps"));
+std::vector<ProcMapping> mappings_now(const FrozenProcess& frozen, const Survey* survey) {
+  if (!survey) return parse_mappings(frozen.task_proc.read("smaps"));
+  std::vector<ProcMapping> now = frozen.mappings();
   for (ProcMapping& mapping : now) {
     const auto before = std::ranges::lower_bound(survey->mappings, mapping.start, {},
                                                  [](const ProcMapping& m) { return m.start; });

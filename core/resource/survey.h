@@ -44,6 +44,6 @@ class Surveys {
 // The mappings of a process that is stopped, as smaps shows them; but of one that was surveyed,
 // with the sizes and flags of the survey, since reading smaps takes time in proportion to memory.
 // Flags are "" where the mapping is new since.
-std::vector<ProcMapping> mappings_now(const ProcDirectory& proc, const Survey* survey);
+std::vector<ProcMapping> mappings_now(const FrozenProcess& frozen, const Survey* survey);
 
 }  // namespace snapgdb

@@ -64,6 +64,7 @@ const ProcDirectory& StoppedTask::proc() const {
 }
 
 const ProcFields& StoppedTask::status() const {
+  if (task.tid == process.tasks.front().tid) return process.task_status();
   if (!status_) status_.emplace(proc().read("status"));
   return *status_;
 }
