@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/image/snapshot.pb.h"
 #include "gdbstub/target.h"
 
 namespace snapgdb::gdbstub {
@@ -111,6 +112,8 @@ class RunningTarget : public Target {
   // It runs by itself from now on, without breakpoints.
   virtual void detach(Pid pid) = 0;
   virtual void kill(Pid pid) = 0;
+  // The processes of the whole tree as they are now, in as far as others can see it.
+  virtual std::vector<pb::Process> records() const = 0;
   // What is otherwise than it was in the snapshot, a line each.
   virtual std::vector<std::string> notes() const = 0;
   // The whole tree outlives this object. Precondition: nothing is attached to any more.

@@ -1,12 +1,14 @@
 #include "gdbstub/system_data.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <sys/socket.h>
 
 #include <algorithm>
 #include <initializer_list>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include "core/base/strings.h"
 #include "gdbstub/xml.h"
@@ -14,16 +16,25 @@
 namespace snapgdb::gdbstub {
 namespace {
 
+struct Tree {
+  std::span<const pb::Process> processes;
+  const pb::SnapshotRecord& record;
+};
+
 struct Column {
   std::string_view name;
   std::string value;
 };
 
-std::string item(std::initializer_list<Column> columns) {
+std::string item(std::span<const Column> columns) {
   std::string out = "<item>";
   for (const Column& column : columns)
     out += fmt::format("<column name=\"{}\">{}</column>", column.name, xml_text(column.value));
   return out + "</item>\n";
+}
+
+std::string item(std::initializer_list<Column> columns) {
+  return item(std::span(columns.begin(), columns.size()));
 }
 
 template <typename Strings>
@@ -39,9 +50,9 @@ std::string user(const pb::Process& process) {
                                     : "";
 }
 
-std::string processes(const Snapshot& snapshot) {
+std::string processes(const Tree& tree) {
   std::string out;
-  for (const pb::Process& process : snapshot.processes())
+  for (const pb::Process& process : tree.processes)
     out += item(
         {{"pid", fmt::format("{}", process.pid())},
          {"parent", fmt::format("{}", process.parent())},
@@ -52,9 +63,9 @@ std::string processes(const Snapshot& snapshot) {
   return out;
 }
 
-std::string threads(const Snapshot& snapshot) {
+std::string threads(const Tree& tree) {
   std::string out;
-  for (const pb::Process& process : snapshot.processes())
+  for (const pb::Process& process : tree.processes)
     for (const pb::Thread& thread : process.threads())
       out += item({{"pid", fmt::format("{}", process.pid())},
                    {"tid", fmt::format("{}", thread.tid())},
@@ -64,9 +75,9 @@ std::string threads(const Snapshot& snapshot) {
   return out;
 }
 
-std::string descriptors(const Snapshot& snapshot) {
+std::string descriptors(const Tree& tree) {
   std::string out;
-  for (const pb::Process& process : snapshot.processes())
+  for (const pb::Process& process : tree.processes)
     for (const pb::Descriptor& descriptor : process.descriptors())
       out += item({{"pid", fmt::format("{}", process.pid())},
                    {"command", process.name()},
@@ -75,13 +86,13 @@ std::string descriptors(const Snapshot& snapshot) {
   return out;
 }
 
-std::string groups(const Snapshot& snapshot) {
+std::string groups(const Tree& tree) {
   std::string out;
-  for (const pb::Process& process : snapshot.processes()) {
-    const pb::Process* leader = snapshot.process(process.group());
+  for (const pb::Process& process : tree.processes) {
+    const auto leader = std::ranges::find(tree.processes, process.group(), &pb::Process::pid);
     out += item({{"pgid", fmt::format("{}", process.group())},
                  {"session", fmt::format("{}", process.session())},
-                 {"leader command", leader ? leader->name() : ""},
+                 {"leader command", leader != tree.processes.end() ? leader->name() : ""},
                  {"pid", fmt::format("{}", process.pid())},
                  {"command line", joined(process.arguments())}});
   }
@@ -105,9 +116,9 @@ std::string name_of(std::span<const Named> names, int number) {
   return found == names.end() ? fmt::format("{}", number) : std::string(found->name);
 }
 
-std::string sockets(const Snapshot& snapshot) {
+std::string sockets(const Tree& tree) {
   std::string out;
-  for (const pb::Process& process : snapshot.processes())
+  for (const pb::Process& process : tree.processes)
     for (const pb::Descriptor& descriptor : process.descriptors()) {
       if (!descriptor.has_socket()) continue;
       const pb::Socket& socket = descriptor.socket();
@@ -133,9 +144,9 @@ bool is_shared_memory(const pb::Vma& vma) {
          });
 }
 
-std::string shared_memory(const Snapshot& snapshot) {
+std::string mapped_memory(const Tree& tree) {
   std::string out;
-  for (const pb::Process& process : snapshot.processes())
+  for (const pb::Process& process : tree.processes)
     for (const pb::Vma& vma : process.mappings())
       if (is_shared_memory(vma))
         out += item({{"pid", fmt::format("{}", process.pid())},
@@ -148,18 +159,85 @@ std::string shared_memory(const Snapshot& snapshot) {
   return out;
 }
 
+// What the objects of System V begin with, in the words of gdb's own tables; `id` is what gdb calls
+// their number.
+std::vector<Column> ipc_columns(const pb::IpcPermissions& who, std::string_view id) {
+  return {{"key", fmt::format("{:#010x}", static_cast<uint32_t>(who.key()))},
+          {id, fmt::format("{}", who.id())},
+          {"perms", fmt::format("{:03o}", who.mode() & 0777)},
+          {"user", fmt::format("{}", who.owner())},
+          {"group", fmt::format("{}", who.group())},
+          {"creator user", fmt::format("{}", who.creator())},
+          {"creator group", fmt::format("{}", who.creator_group())}};
+}
+
+std::string ipc_item(const pb::IpcPermissions& who, std::string_view id,
+                     std::initializer_list<Column> more) {
+  std::vector<Column> columns = ipc_columns(who, id);
+  columns.insert(columns.begin() + 3, more);
+  return item(columns);
+}
+
+size_t attachments(const Tree& tree, const pb::SharedMemorySegment& segment) {
+  size_t count = 0;
+  for (const pb::Process& process : tree.processes)
+    count += static_cast<size_t>(std::ranges::count_if(process.mappings(), [&](const pb::Vma& vma) {
+      return vma.name().starts_with("/SYSV") &&
+             vma.inode() == static_cast<uint64_t>(segment.permissions().id());
+    }));
+  return count;
+}
+
+std::string segments(const Tree& tree) {
+  std::string out;
+  for (const pb::SystemV& objects : tree.record.system_v())
+    for (const pb::SharedMemorySegment& segment : objects.shared_memory())
+      out += ipc_item(segment.permissions(), "shmid",
+                      {{"size", fmt::format("{}", segment.size())},
+                       {"num attached", fmt::format("{}", attachments(tree, segment))},
+                       {"removed", segment.removed() ? "yes" : "no"}});
+  return out;
+}
+
+std::string semaphores(const Tree& tree) {
+  std::string out;
+  for (const pb::SystemV& objects : tree.record.system_v())
+    for (const pb::SemaphoreSet& set : objects.semaphores())
+      out += ipc_item(set.permissions(), "semid",
+                      {{"num semaphores", fmt::format("{}", set.values_size())},
+                       {"values", fmt::format("{}", fmt::join(set.values(), " "))}});
+  return out;
+}
+
+std::string message_queues(const Tree& tree) {
+  std::string out;
+  for (const pb::SystemV& objects : tree.record.system_v())
+    for (const pb::SystemVMessageQueue& queue : objects.message_queues()) {
+      size_t used = 0;
+      for (const auto& message : queue.messages()) used += message.content().size();
+      out += ipc_item(queue.permissions(), "msqid",
+                      {{"num used bytes", fmt::format("{}", used)},
+                       {"num messages", fmt::format("{}", queue.messages_size())},
+                       {"max bytes", fmt::format("{}", queue.maximum_bytes())}});
+    }
+  return out;
+}
+
 struct Table {
   std::string_view name, description;
-  std::string (*rows)(const Snapshot&);
+  std::string (*rows)(const Tree&);
 };
 
 constexpr Table kTables[] = {
-    {"processes", "The processes of the snapshot", processes},
+    {"processes", "The processes of the tree", processes},
     {"procgroups", "Their groups and sessions", groups},
     {"threads", "Their threads", threads},
     {"files", "Their file descriptors", descriptors},
     {"sockets", "Their sockets", sockets},
-    {"shm", "The shared memory they have mapped", shared_memory},
+    {"mapped", "The shared memory they have mapped", mapped_memory},
+    {"shm", "System V shared memory, as it was in the snapshot", segments},
+    {"semaphores", "System V semaphores, as they were in the snapshot", semaphores},
+    {"msg", "System V message queues, as they were in the snapshot", message_queues},
 };
 
 std::string list_of_tables() {
@@ -180,11 +258,12 @@ std::string document(std::string_view type, const std::string& rows) {
 
 }  // namespace
 
-std::optional<std::string> system_data(const Snapshot& snapshot, std::string_view table) {
+std::optional<std::string> system_data(std::span<const pb::Process> processes,
+                                       const pb::SnapshotRecord& record, std::string_view table) {
   if (table.empty()) return document("types", list_of_tables());
   const auto* found = std::ranges::find(kTables, table, &Table::name);
   if (found == std::end(kTables)) return std::nullopt;
-  return document(table, found->rows(snapshot));
+  return document(table, found->rows({processes, record}));
 }
 
 }  // namespace snapgdb::gdbstub

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -8,7 +9,9 @@
 
 namespace snapgdb::gdbstub {
 
-// The tables of gdb's `info os`, of the snapshot's processes: "" lists them. nullopt: no such one.
-std::optional<std::string> system_data(const Snapshot& snapshot, std::string_view table);
+// The tables of gdb's `info os`, of these processes, and of the snapshot's objects of System V; ""
+// lists them. nullopt: no such one.
+std::optional<std::string> system_data(std::span<const pb::Process> processes,
+                                       const pb::SnapshotRecord& record, std::string_view table);
 
 }  // namespace snapgdb::gdbstub

@@ -149,7 +149,10 @@ Reply write_siginfo(SessionState& state, Scanner arguments) {
 
 Reply transfer_system_data(SessionState& state, Scanner arguments) {
   return transfer(state, "osdata", arguments, [](SessionState& s, std::string_view annex) {
-    return present(system_data(*s.snapshot, annex), "such table");
+    const pb::SnapshotRecord& record = s.snapshot->record();
+    const auto table = s.running.target ? system_data(s.running.target->records(), record, annex)
+                                        : system_data(s.snapshot->processes(), record, annex);
+    return present(table, "such table");
   });
 }
 

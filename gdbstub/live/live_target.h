@@ -61,6 +61,7 @@ class LiveTarget : public RunningTarget {
   void attach(Pid pid) override;
   void detach(Pid pid) override;
   void kill(Pid pid) override;
+  std::vector<pb::Process> records() const override;
   std::vector<std::string> notes() const override;
   void let_go() override;
   std::string take_output() override { return terminal_.take_output(); }
@@ -103,6 +104,10 @@ class LiveTarget : public RunningTarget {
   Process& process(Pid pid);
   const Process* find(Pid pid) const;
   std::vector<Thread*> threads_of(Pid pid);
+
+  // live_records.cc
+  Pid pid_of(Pid real, const ProcFields& status) const;
+  std::optional<pb::Process> record_of(Pid real) const;
 
   // live_run.cc
   void go(Thread& thread);

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <regex>
+#include <set>
 
 #include "tests/e2e/harness.h"
 #include "tests/e2e/restoring.h"
@@ -130,6 +131,20 @@ TEST_CASE("both sides of a fork can be kept") {
   check_says(moment.gdb_says({"set detach-on-fork off", "catch fork", "continue", "next",
                               "info inferiors", "inferior 2", "bt 1", "kill inferiors 2"}),
              {"Catchpoint 1 (forked process", "2 "});
+}
+
+TEST_CASE("info os and info proc show what runs, children that were not in the snapshot included") {
+  const Moment moment("forks");
+  const Result result = moment.gdb_says(
+      {"set detach-on-fork off", "catch fork", "continue", "info os processes", "info os threads",
+       "info os files", "info proc status", "python print('parent', gdb.selected_inferior().pid)"});
+  check_says(result, {"tracing stop", fmt::format("parent {}", moment.target.pid())});
+  const std::regex row("\n([0-9]+) +debuggee +2 ");
+  std::set<std::string> pids;
+  for (std::sregex_iterator at(result.out.begin(), result.out.end(), row), end; at != end; ++at)
+    pids.insert((*at)[1]);
+  CHECK(pids.size() == 2);
+  CHECK(pids.contains(std::to_string(moment.target.pid())));
 }
 
 TEST_CASE("a spawned child runs past, and its parent waits for it") {

@@ -117,6 +117,12 @@ class FakeTarget : public RunningTarget {
   void attach(Pid pid) override { note(fmt::format("attach {}", pid.value)); }
   void detach(Pid pid) override { note(fmt::format("detach {}", pid.value)); }
   void kill(Pid pid) override { note(fmt::format("kill {}", pid.value)); }
+  std::vector<pb::Process> records() const override {
+    pb::Process process;
+    process.set_pid(16);
+    process.set_name("what it is now");
+    return {process};
+  }
   std::vector<std::string> notes() const override { return script_.notes; }
   void let_go() override { note("let go"); }
   std::string take_output() override { return std::exchange(script_.output, ""); }

@@ -317,6 +317,15 @@ TEST_CASE("what is otherwise than in the snapshot is shown once, and told when i
                  "and 95 more (`monitor notes`)"));
 }
 
+TEST_CASE("info os tells of what runs, once something does") {
+  Debugger debugger;
+  CHECK_FALSE(contains(debugger.client.fetch("osdata", "processes"), "what it is now"));
+  debugger.told(kContinue, {.kind = Kind::kStepped, .thread = kFirst});
+  CHECK(contains(debugger.client.fetch("osdata", "processes"), "what it is now"));
+  debugger.client.monitor("restart");
+  CHECK_FALSE(contains(debugger.client.fetch("osdata", "processes"), "what it is now"));
+}
+
 TEST_CASE("a breakpoint that cannot be set keeps the program from running past it") {
   Debugger debugger;
   debugger.client.ask("Z0,401000,1");

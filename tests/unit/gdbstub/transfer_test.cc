@@ -102,9 +102,48 @@ TEST_CASE("info os lists sockets among the descriptors, and shared memory among 
   CHECK(contains(sockets, "INET</column>"));
   CHECK(contains(sockets, "127.0.0.1:80"));
   CHECK_FALSE(contains(sockets, "<column name=\"file descriptor\">0</column>"));
-  const std::string memory = client.fetch("osdata", "shm");
+  const std::string memory = client.fetch("osdata", "mapped");
   CHECK(contains(memory, "/SYSV00001234"));
   CHECK_FALSE(contains(memory, "private"));
+}
+
+TEST_CASE("info os lists objects of System V, with the columns that gdb has for them") {
+  SnapshotBuilder builder;
+  auto& process = builder.process(16).thread(16);
+  process.memory(0x10000, "segment", PROT_READ, "/SYSVffffffff");
+  process.record().mutable_mappings(0)->set_inode(5);
+  pb::SystemV& objects = *builder.record().add_system_v();
+  pb::SharedMemorySegment& segment = *objects.add_shared_memory();
+  segment.mutable_permissions()->set_id(5);
+  segment.mutable_permissions()->set_key(-1);
+  segment.mutable_permissions()->set_mode(0640);
+  segment.mutable_permissions()->set_owner(1000);
+  segment.set_size(4096);
+  pb::SemaphoreSet& semaphores = *objects.add_semaphores();
+  semaphores.mutable_permissions()->set_key(0x1234);
+  for (const uint32_t value : {0, 32767}) semaphores.add_values(value);
+  pb::SystemVMessageQueue& queue = *objects.add_message_queues();
+  queue.mutable_permissions()->set_id(7);
+  queue.set_maximum_bytes(16384);
+  for (const char* text : {"four", "three"}) queue.add_messages()->set_content(text);
+  Conversation client(builder.build());
+  const auto has = [&](std::string_view table, std::string_view column, std::string_view value) {
+    INFO(table << ": " << column);
+    CHECK(contains(client.fetch("osdata", table),
+                   fmt::format("<column name=\"{}\">{}</column>", column, value)));
+  };
+  has("shm", "key", "0xffffffff");
+  has("shm", "shmid", "5");
+  has("shm", "perms", "640");
+  has("shm", "user", "1000");
+  has("shm", "size", "4096");
+  has("shm", "num attached", "1");
+  has("semaphores", "key", "0x00001234");
+  has("semaphores", "num semaphores", "2");
+  has("semaphores", "values", "0 32767");
+  has("msg", "msqid", "7");
+  has("msg", "num used bytes", "9");
+  has("msg", "num messages", "2");
 }
 
 }  // namespace snapgdb::gdbstub
