@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "core/base/error.h"
 
@@ -23,15 +24,20 @@ int option(const Fd& socket, int name) {
   return value;
 }
 
-// Where MSG_PEEK looks; as it was in the end.
+// Where MSG_PEEK looks; as it was in the end. It is left alone where the beginning is all that is
+// asked for: were we killed meanwhile, nobody would put it back.
 class PeekOffset {
  public:
   explicit PeekOffset(const Fd& socket) : socket_(socket), before_(option(socket, SO_PEEK_OFF)) {}
-  ~PeekOffset() { set(before_); }
+  ~PeekOffset() {
+    if (moved_) set(before_);
+  }
   PeekOffset(const PeekOffset&) = delete;
   PeekOffset& operator=(const PeekOffset&) = delete;
 
   void go_to(size_t offset) {
+    if (std::exchange(is_first_, false) && offset == 0 && before_ < 0) return;
+    moved_ = true;
     if (!set(static_cast<int>(offset))) throw_errno("cannot look into the queue of a socket");
   }
 
@@ -42,6 +48,7 @@ class PeekOffset {
 
   const Fd& socket_;
   int before_;
+  bool is_first_ = true, moved_ = false;
 };
 
 void add_companion(const cmsghdr& header, PeekedMessage& message) {

@@ -648,10 +648,13 @@ bool is_bound_to(const struct stat& file) {
   });
 }
 
+bool has_directory(const std::string& path) {
+  return fs::is_directory(fs::path(path).parent_path());
+}
+
 std::string file_obstacle(const std::string& path) {
   struct stat status {};
-  if (::lstat(path.c_str(), &status) != 0)
-    return fs::is_directory(fs::path(path).parent_path()) ? "" : "its directory is not there";
+  if (::lstat(path.c_str(), &status) != 0) return "";
   if (!S_ISSOCK(status.st_mode)) return "something else lies there";
   return is_bound_to(status) ? "somebody else is bound to it" : "";
 }
@@ -664,19 +667,24 @@ std::string abstract_obstacle(const pb::Socket& socket) {
 
 }  // namespace
 
+// In a sandbox nobody else has names.
 void check_unix_names(const Snapshot& snapshot, RestorePlan& plan) {
-  if (plan.isolated) return;
+  const auto why_not = [&](const pb::Socket& socket) -> std::string {
+    if (!is_path(name_of(socket))) return plan.isolated ? "" : abstract_obstacle(socket);
+    if (!has_file(socket)) return "";
+    const std::string& path = socket.file().path();
+    if (!has_directory(path)) return "its directory is not there";
+    return plan.isolated ? "" : file_obstacle(path);
+  };
   for (const PlannedFile& file : plan.files) {
     if (file.how != PlannedFile::How::kOpened || !file.descriptor || !is_unix(*file.descriptor))
       continue;
     const pb::Socket& socket = file.descriptor->socket();
-    const std::string name = name_of(socket);
-    if (!owns_name(socket) || (is_path(name) && !has_file(socket))) continue;
-    const std::string why =
-        is_path(name) ? file_obstacle(socket.file().path()) : abstract_obstacle(socket);
-    if (!why.empty())
-      plan.obstacles.push_back({snapshot.root().pid(), "the name of a socket, " + printable(name),
-                                why, "--isolated, or --without socket"});
+    if (!owns_name(socket)) continue;
+    if (const std::string why = why_not(socket); !why.empty())
+      plan.obstacles.push_back(
+          {snapshot.root().pid(), "the name of a socket, " + printable(name_of(socket)), why,
+           plan.isolated ? "--without socket" : "--isolated, or --without socket"});
   }
 }
 

@@ -7,6 +7,7 @@
 #include "unix_sockets.h"
 
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <linux/sockios.h>
 #include <poll.h>
 #include <sys/epoll.h>
@@ -150,10 +151,19 @@ void hold_options(Checks& checks) {
   set_option(a, SO_KEEPALIVE, 1);
   set_option(a, SO_PEEK_OFF, 3);
   set_option(c, SO_TIMESTAMP, 1);
+  const linger patience{1, 55};
+  setup("SO_LINGER", setsockopt(d, SOL_SOCKET, SO_LINGER, &patience, sizeof patience));
+  sock_filter everything[] = {{BPF_RET | BPF_K, 0, 0, 0xffffffff}};
+  const sock_fprog filter{1, everything};
+  setup("SO_ATTACH_FILTER", setsockopt(d, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter));
+  set_option(d, SO_LOCK_FILTER, 1);
+  const bool is_root = geteuid() == 0;
+  if (is_root) set_option(c, SO_RCVBUFFORCE, 3'000'000);
+  if (is_root) set_option(c, SO_MARK, 77);
   setup("fchmod", fchmod(a, 0640));
   const int size = get_option(b, SO_SNDBUF), other_size = get_option(c, SO_SNDBUF);
   send_all(b, "0123456789");
-  checks.add([=, a = a, b = b, c = c] {
+  checks.add([=, a = a, b = b, c = c, d = d] {
     timeval seen{};
     socklen_t length = sizeof seen;
     setup("SO_RCVTIMEO", getsockopt(a, SOL_SOCKET, SO_RCVTIMEO, &seen, &length));
@@ -167,6 +177,16 @@ void hold_options(Checks& checks) {
     expect_equal("SO_PEEK_OFF", get_option(a, SO_PEEK_OFF), 3);
     expect_equal("SO_TIMESTAMP", get_option(c, SO_TIMESTAMP), 1);
     expect_equal("SO_TIMESTAMP of the other", get_option(d, SO_TIMESTAMP), 0);
+    linger lingering{};
+    length = sizeof lingering;
+    setup("SO_LINGER", getsockopt(d, SOL_SOCKET, SO_LINGER, &lingering, &length));
+    expect_equal("SO_LINGER", lingering.l_linger, 55);
+    length = 0;
+    setup("SO_GET_FILTER", getsockopt(d, SOL_SOCKET, SO_GET_FILTER, nullptr, &length));
+    expect_equal("instructions of a filter", length, 1);
+    expect_equal("SO_LOCK_FILTER", get_option(d, SO_LOCK_FILTER), 1);
+    if (is_root) expect_equal("SO_RCVBUF", get_option(c, SO_RCVBUF), 6'000'000);
+    if (is_root) expect_equal("SO_MARK", get_option(c, SO_MARK), 77);
     struct stat status {};
     setup("fstat", fstat(a, &status));
     expect_equal("rights", status.st_mode & 07777, 0640);
