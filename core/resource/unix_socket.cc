@@ -30,15 +30,17 @@ Fd network_namespace_of(const OpenDescriptor& open, const Fd& socket) {
 
 // Asked for once a namespace: a socket itself does not tell its other end.
 UnixSocket ask_kernel(CaptureContext& context, const OpenDescriptor& open, const Fd& socket) {
-  struct stat theirs {
-  }, ours{};
+  static const ino_t ours = [] {
+    struct stat status {};
+    return ::stat("/proc/thread-self/ns/net", &status) == 0 ? status.st_ino : 0;
+  }();
+  struct stat theirs {};
   Fd space = network_namespace_of(open, socket);
-  const bool known = space.valid() && ::fstat(space.get(), &theirs) == 0 &&
-                     ::stat("/proc/thread-self/ns/net", &ours) == 0;
-  if (!known) throw_errno("cannot tell the network namespace");
+  if (!space.valid() || ::fstat(space.get(), &theirs) != 0)
+    throw_errno("cannot tell the network namespace");
   const std::lock_guard lock(context.mutex);
   const auto [found, is_new] = context.unix_sockets.try_emplace(theirs.st_ino);
-  if (is_new) found->second = unix_sockets(theirs.st_ino == ours.st_ino ? Fd() : std::move(space));
+  if (is_new) found->second = unix_sockets(theirs.st_ino == ours ? Fd() : std::move(space));
   const auto state = found->second.find(open.status.st_ino);
   return state == found->second.end() ? UnixSocket() : state->second;
 }
