@@ -298,6 +298,10 @@ class UnixNetwork {
     std::optional<Place> place;
     if (!end.temporary && has_file(end.socket())) place = place_of_file(end.socket());
     if (!place) {
+      if (!end.temporary && owns_name(end.socket()) && !name.starts_with('/'))
+        notes_.push_back(fmt::format(
+            "{}, to which {} is bound, is not there: it was removed, or lay where nobody told",
+            printable(name), printable(end.record->target())));
       end.place = hidden_place(name);
       return bind_at(end.fd, end.socket().local_address(), &end.place);
     }
