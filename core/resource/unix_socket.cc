@@ -146,9 +146,10 @@ void capture(CaptureContext& context, const OpenDescriptor& open, const Fd& sock
   capture_name(open, socket, state, record);
   if (pollfd poll{socket.get(), 0, 0}; ::poll(&poll, 1, 0) == 1 && poll.revents & POLLERR)
     record.set_state(kReset);
+  // The kernel shows it to nobody: no loss that a better capture would spare.
   if (record.send_queue() > 0 && is_waiting(context, open.status.st_ino))
-    incomplete(context, open, record,
-               "what it has sent over a connection that nobody has accepted cannot be read");
+    record.set_why_incomplete(
+        "what it has sent over a connection that nobody has accepted cannot be read");
   const bool receives = record.state() != "listening" &&
                         (record.type() == SOCK_DGRAM || !record.remote_address().empty());
   if (receives && context.takes_content_of(open.status.st_ino))
