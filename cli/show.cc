@@ -110,10 +110,13 @@ void print_maps(const Snapshot& snapshot, const Processes& shown) {
 void print_descriptors(const Snapshot&, const Processes& shown) {
   Table table({">PID", ">FD", "KIND", "FLAGS", "TARGET", "DETAILS"});
   for (const pb::Process* process : shown)
-    for (const pb::Descriptor& descriptor : process->descriptors())
-      table.add({std::to_string(process->pid()), std::to_string(descriptor.number()),
+    for_each_descriptor(*process, [&](const pb::Descriptor& descriptor) {
+      const bool in_flight = descriptor.number() == kInFlight;
+      table.add({std::to_string(process->pid()),
+                 in_flight ? "in flight" : std::to_string(descriptor.number()),
                  descriptor_kind(descriptor), descriptor_flags(descriptor),
                  printable(descriptor.target()), descriptor_details(descriptor)});
+    });
   table.print();
 }
 

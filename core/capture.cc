@@ -276,6 +276,7 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
   CaptureContext context{tree, tracees, files_, surveys, missing};
   std::vector<pb::Process> processes = Collection(context).run();
   context.inet.read(context, processes, options_.network, lock_name(record));
+  context.in_flight_files.clear();
   Spaces spaces = begin_copies(context, processes, options_.memory, stash);
   for (SpaceCopy* space : by_size(spaces)) space->secure(context, stash);
   context.nameless.secure(processes, options_.memory, stash);

@@ -75,9 +75,12 @@ std::set<std::string> written_directories(const Snapshot& snapshot) {
   std::set<std::string> directories;
   for (const pb::Process& process : snapshot.processes()) {
     directories.insert(process.working_directory());
-    for (const pb::Descriptor& descriptor : process.descriptors())
+    for_each_descriptor(process, [&](const pb::Descriptor& descriptor) {
       if (descriptor.has_file() && (descriptor.flags() & O_ACCMODE) != O_RDONLY)
         directories.insert(std::filesystem::path(descriptor.target()).parent_path());
+      if (const std::string& name = descriptor.socket().file().path(); !name.empty())
+        directories.insert(std::filesystem::path(name).parent_path());
+    });
   }
   return directories;
 }

@@ -40,8 +40,8 @@ class Files {
 
   void plan() {
     for (const pb::Process& process : snapshot_.processes()) {
-      for (const pb::Descriptor& descriptor : process.descriptors())
-        add_descriptor(process, descriptor);
+      for_each_descriptor(
+          process, [&](const pb::Descriptor& descriptor) { add_descriptor(process, descriptor); });
       for (const pb::Vma& vma : process.mappings()) add_mapping(process, vma);
     }
     constexpr int kAboveStandard = 16;
@@ -76,7 +76,9 @@ class Files {
       return;
     }
     PlannedFile file{.descriptor = &descriptor, .what = printable(descriptor.target())};
-    const auto resource = fmt::format("descriptor {}, {}", descriptor.number(), file.what);
+    const auto resource = descriptor.number() == kInFlight
+                              ? fmt::format("a descriptor in a message, {}", file.what)
+                              : fmt::format("descriptor {}, {}", descriptor.number(), file.what);
     for (const pb::FileLock& lock : descriptor.locks())
       if (lock.kind() == "LEASE")
         plan_.notes.push_back(fmt::format("process {}: {} has a lease, which is not taken again",
@@ -117,10 +119,11 @@ class Files {
     return ::geteuid() == 0 ? "" : "only root makes a connection again";
   }
 
-  // The one with the lowest number tells best whether it is a standard stream; a pipe's content is
+  // The one with the lowest number tells best whether it is a standard stream; what is queued is
   // at one descriptor only.
   static void prefer(PlannedFile& file, const pb::Descriptor& other) {
-    const bool has_content = other.has_pipe() && !other.pipe().content().empty();
+    const bool has_content = (other.has_pipe() && !other.pipe().content().empty()) ||
+                             (other.has_socket() && !other.socket().queue().empty());
     if (has_content) file.descriptor = &other;
   }
 
@@ -216,6 +219,7 @@ RestorePlan plan_restore(const Snapshot& snapshot, const RestoreOptions& options
   Files(snapshot, options, plan).plan();
   plan_kernel_parts(snapshot, plan);
   check_huge_pages(snapshot, plan);
+  check_unix_names(snapshot, plan);
   check_tree(snapshot, options, plan);
   return plan;
 }

@@ -48,9 +48,10 @@ void check_process(const Snapshot& snapshot, const pb::Process& process) {
     for (const uint32_t id : {vma.file(), vma.nameless()})
       check_file_id(snapshot, id,
                     fmt::format("the mapping of process {} at {:#x}", process.pid(), vma.start()));
-  for (const pb::Descriptor& descriptor : process.descriptors())
+  for_each_descriptor(process, [&](const pb::Descriptor& descriptor) {
     check_file_id(snapshot, descriptor.nameless(),
                   fmt::format("descriptor {} of process {}", descriptor.number(), process.pid()));
+  });
 }
 
 void check_file(const pb::FileRecord& file, const PageSet& pages) {

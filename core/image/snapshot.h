@@ -40,6 +40,15 @@ class PageStore {
   }
 };
 
+// The number of a descriptor that is in nobody's table: a message has it (Process.in_flight).
+inline constexpr int32_t kInFlight = -1;
+
+// Those of a process, and those on their way to it.
+void for_each_descriptor(const pb::Process& process, const auto& visit) {
+  for (const pb::Descriptor& descriptor : process.descriptors()) visit(descriptor);
+  for (const pb::Descriptor& descriptor : process.in_flight()) visit(descriptor);
+}
+
 // One moment of one process tree: immutable, random access, safe to share between threads. Whoever
 // consumes it cannot tell whether it came from a file, a live tree or a test's builder.
 class Snapshot {

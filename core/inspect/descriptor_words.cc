@@ -92,12 +92,20 @@ std::string socket_kind(const pb::Descriptor& d) {
 
 std::string socket_details(const pb::Descriptor& d) {
   const pb::Socket& socket = d.socket();
+  static constexpr const char* kShutDown[] = {"", "receives nothing more", "sends nothing more",
+                                              "shut down"};
+  size_t carried = 0;
+  for (const pb::QueuedMessage& message : socket.queue())
+    carried += static_cast<size_t>(message.descriptions_size());
   std::string ends = printable(socket.local());
   if (!socket.remote().empty())
     ends += fmt::format("{}to {}", ends.empty() ? "" : " ", printable(socket.remote()));
   return list(
       {ends, printable(socket.state()), bytes_queued(socket.receive_queue(), "to be read"),
        bytes_queued(socket.send_queue(), "to be sent"),
+       carried ? counted(carried, "descriptor", "descriptors") + " in messages" : "",
+       socket.waiting_size() ? fmt::format("{} to be accepted", socket.waiting_size()) : "",
+       kShutDown[socket.shutdown() & 3], socket.file().gone() ? "its file is gone" : "",
        socket.why_incomplete().empty() ? "" : "incomplete: " + printable(socket.why_incomplete())});
 }
 

@@ -136,9 +136,20 @@ void start_loopback() {
     throw_errno("cannot start the loopback device of the sandbox");
 }
 
-std::optional<Sandbox> enter_sandbox(const Keeper::Options& options) {
+// How many datagrams may wait in a unix socket, which is a setting of each network.
+constexpr char kQueueLength[] = "/proc/sys/net/unix/max_dgram_qlen";
+
+std::string queue_length() {
+  std::string length;
+  std::getline(std::ifstream(kQueueLength), length);
+  return length;
+}
+
+std::optional<Sandbox> enter_sandbox(const Keeper::Options& options, const std::string& ours) {
   if (!options.sandbox) return std::nullopt;
   start_loopback();
+  // Where it cannot be set, what does not fit is said later.
+  if (queue_length() != ours) std::ofstream(kQueueLength) << ours << std::flush;
   if (!options.host_name.empty() &&
       ::sethostname(options.host_name.data(), options.host_name.size()) != 0)
     throw_errno("cannot name the host {}", printable(options.host_name));
@@ -180,6 +191,7 @@ std::pair<std::string, size_t> save(const Keeper::Options& options, const Sandbo
 }
 
 [[noreturn]] void be_keeper(const Keeper::Options& options, KeptOpen kept,
+                            const std::string& our_queue_length,
                             const Keeper::OpenFiles& open_files) {
   char go = 0;
   std::optional<Sandbox> sandbox;
@@ -188,7 +200,7 @@ std::pair<std::string, size_t> save(const Keeper::Options& options, const Sandbo
   try {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (::read(kept.control.get(), &go, 1) != 1) ::_exit(1);
-    sandbox = enter_sandbox(options);
+    sandbox = enter_sandbox(options, our_queue_length);
     if (options.own_pids && !sandbox) see_own_processes();
     std::vector<std::string> notes = sandbox ? sandbox->notes() : std::vector<std::string>();
     if (const std::string why = set_clocks(options); !why.empty())
@@ -275,6 +287,7 @@ Keeper::Keeper(const Options& options, const OpenFiles& open_files)
   if (options.own_pids) flags |= CLONE_NEWPID | CLONE_NEWNS;
   if (options.own_user) flags |= CLONE_NEWUSER;
   if (options.sandbox) flags |= CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS;
+  const std::string our_queue_length = queue_length();
   const pid_t pid = clone3({.flags = flags, .exit_signal = SIGCHLD});
   if (pid < 0) throw_errno("cannot start the process that keeps the tree");
   if (pid == 0) {
@@ -282,7 +295,7 @@ Keeper::Keeper(const Options& options, const OpenFiles& open_files)
     be_keeper(options,
               {std::move(reports.write), std::move(controls.read),
                Fd(options.save_in < 0 ? -1 : ::fcntl(options.save_in, F_DUPFD_CLOEXEC, 0))},
-              open_files);
+              our_queue_length, open_files);
   }
   pid_ = Pid{pid};
   report_ = std::move(reports.read), control_ = std::move(controls.write);

@@ -64,7 +64,7 @@ bool set_buffer_size(int socket, const SocketOption& option, std::span<const std
   return false;
 }
 
-// The length of a filter is counted in instructions.
+// The length of a filter is counted in instructions; it is told to who has no room.
 ssize_t read_filter(int socket, const SocketOption& option, std::span<std::byte> value) {
   auto count = static_cast<socklen_t>(value.size() / sizeof(sock_filter));
   if (::getsockopt(socket, SOL_SOCKET, option.name, value.data(), &count) != 0) return -1;
@@ -124,14 +124,21 @@ constexpr SocketOption kCommon[] = {
     {SNAPGDB_OPTION(SO_TXREHASH)},
     {SNAPGDB_OPTION(SO_RCVMARK)},
     {SNAPGDB_OPTION(SO_RCVPRIORITY)},
-    {SNAPGDB_OPTION(SO_ATTACH_FILTER), BPF_MAXINSNS * sizeof(sock_filter), set_filter, read_filter},
+    {SNAPGDB_OPTION(SO_ATTACH_FILTER), 0, set_filter, read_filter},
     {SNAPGDB_OPTION(SO_LOCK_FILTER)},
 };
 #undef SNAPGDB_OPTION
 
 std::optional<std::string> value_of(const Fd& socket, const SocketOption& option) {
   std::string value(option.size, '\0');
-  const ssize_t size = option.read(socket.get(), option, std::as_writable_bytes(std::span(value)));
+  const auto read = [&] {
+    return option.read(socket.get(), option, std::as_writable_bytes(std::span(value)));
+  };
+  ssize_t size = read();
+  if (size > static_cast<ssize_t>(value.size())) {
+    value.resize(static_cast<size_t>(size));
+    size = read();
+  }
   if (size < 0) return std::nullopt;
   value.resize(static_cast<size_t>(size));
   return value;

@@ -16,14 +16,15 @@ namespace snapgdb {
 struct SocketOption {
   using Set = bool (*)(int socket, const SocketOption& option, std::span<const std::byte> value);
   using Read = ssize_t (*)(int socket, const SocketOption& option, std::span<std::byte> value);
-  // As setsockopt(2) and getsockopt(2) have it: false, or -1, with errno.
+  // As setsockopt(2) and getsockopt(2) have it: false, or -1, with errno. What is read is told its
+  // size also where there is no room for it.
   static bool set_as_read(int socket, const SocketOption& option, std::span<const std::byte> value);
   static ssize_t read_plainly(int socket, const SocketOption& option, std::span<std::byte> value);
 
   int level = SOL_SOCKET;
   int name = 0;
   const char* words = "";     // "SO_KEEPALIVE"
-  size_t size = sizeof(int);  // of its largest value
+  size_t size = sizeof(int);  // of its largest value, or 0
   Set set = set_as_read;
   Read read = read_plainly;
 };

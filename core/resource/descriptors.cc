@@ -53,6 +53,18 @@ void capture_one(CaptureContext& context, const FrozenProcess& frozen, int numbe
   describe(context, open, out);
 }
 
+// Those on their way to it were found in the queues of its sockets.
+void add_in_flight(CaptureContext& context, pb::Process& process) {
+  const std::lock_guard lock(context.mutex);
+  const auto found = context.in_flight.find(process.pid());
+  if (found == context.in_flight.end()) return;
+  for (pb::Descriptor& descriptor : found->second) {
+    descriptor.set_number(kInFlight);
+    *process.add_in_flight() = std::move(descriptor);
+  }
+  context.in_flight.erase(found);
+}
+
 void capture(CaptureContext& context, const FrozenProcess& frozen, pb::Process& process) {
   process.set_descriptor_table(context.descriptor_tables.of(frozen.a_task()));
   std::vector<int> numbers;
@@ -60,18 +72,20 @@ void capture(CaptureContext& context, const FrozenProcess& frozen, pb::Process& 
     if (const auto number = parse_number<int>(name)) numbers.push_back(*number);
   std::ranges::sort(numbers);
   for (const int number : numbers) capture_one(context, frozen, number, *process.add_descriptors());
+  add_in_flight(context, process);
 }
 
 // ---- Restoring ----------------------------------------------------------------------------------
 
 bool has_other_end(const Snapshot& snapshot, const pb::Descriptor& end) {
   const bool reads = (end.flags() & O_ACCMODE) == O_RDONLY;
+  bool found = false;
   for (const pb::Process& process : snapshot.processes())
-    for (const pb::Descriptor& other : process.descriptors())
-      if (other.has_pipe() && other.inode() == end.inode() &&
-          ((other.flags() & O_ACCMODE) == O_RDONLY) != reads)
-        return true;
-  return false;
+    for_each_descriptor(process, [&](const pb::Descriptor& other) {
+      found |= other.has_pipe() && other.inode() == end.inode() &&
+               ((other.flags() & O_ACCMODE) == O_RDONLY) != reads;
+    });
+  return found;
 }
 
 // By the last of those that share a table: the others' memory is mapped from what is closed here.
@@ -94,8 +108,29 @@ void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
 
 }  // namespace
 
+uint32_t capture_in_flight(CaptureContext& context, const FrozenProcess& receiver, Fd file) {
+  const Pid us{::getpid()};
+  const int number = file.get();
+  const uint32_t description = context.descriptions.of(leader_of(us), number);
+  {
+    // The file stays open, since descriptions are told apart by it.
+    const std::lock_guard lock(context.mutex);
+    if (!context.in_flight_files.try_emplace(description, std::move(file)).second)
+      return description;
+  }
+  const FrozenProcess holder{.pid = receiver.pid,
+                             .proc = ProcDirectory::of(us),
+                             .task_proc = ProcDirectory::of(us),
+                             .tasks = {FrozenTask{leader_of(us)}}};
+  pb::Descriptor descriptor;
+  capture_one(context, holder, number, descriptor);
+  const std::lock_guard lock(context.mutex);
+  context.in_flight[receiver.pid.value].push_back(std::move(descriptor));
+  return description;
+}
+
 std::optional<int> standard_stream(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
-  const bool is_standard = descriptor.number() <= STDERR_FILENO;
+  const bool is_standard = descriptor.number() != kInFlight && descriptor.number() <= STDERR_FILENO;
   if (descriptor.has_device_node() && descriptor.device_node().terminal()) {
     if (is_standard) return descriptor.number();
     for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})

@@ -61,7 +61,9 @@ const pb::Process* watcher(const Snapshot& snapshot, const pb::Descriptor& epoll
 }
 
 std::string obstacle(const Snapshot& snapshot, const pb::Descriptor& epoll) {
-  return watcher(snapshot, epoll) ? "" : "it watches something of which no descriptor is left";
+  return epoll.epoll().targets().empty() || watcher(snapshot, epoll)
+             ? ""
+             : "it watches something of which no descriptor is left";
 }
 
 Fd open_epoll(OpeningContext&, const pb::Descriptor&) {

@@ -114,13 +114,13 @@ std::map<uint32_t, NamelessFiles::Use> NamelessFiles::uses_in(std::vector<pb::Pr
   std::map<uint32_t, Use> uses;
   for (pb::Process& process : processes) {
     find_ids(process);
-    for (const pb::Descriptor& descriptor : process.descriptors()) {
-      if (!descriptor.nameless()) continue;
+    for_each_descriptor(process, [&](const pb::Descriptor& descriptor) {
+      if (!descriptor.nameless()) return;
       Use& use = uses[descriptor.nameless()];
       use.is_used = use.is_open = true;
       use.may_change |= (descriptor.flags() & O_ACCMODE) != O_RDONLY &&
                         !(descriptor.memfd().seals() & F_SEAL_WRITE);
-    }
+    });
     for (const pb::Vma& vma : process.mappings()) {
       if (!vma.nameless()) continue;
       Use& use = uses[vma.nameless()];

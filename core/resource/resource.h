@@ -44,12 +44,17 @@ struct CaptureContext {
   std::map<uint64_t, std::map<uint64_t, UnixSocket>> unix_sockets{};
   std::mutex mutex{};  // of missing, unix_sockets and pipes
 
-  // Whether the content of this pipe (by inode) is still to be taken: one descriptor does.
+  // Whether the content of this pipe or socket (by inode) is still to be taken: one descriptor
+  // does.
   bool takes_content_of(uint64_t pipe) {
     const std::lock_guard lock(mutex);
     return pipes.insert(pipe).second;
   }
   std::set<uint64_t> pipes{};
+  // Files that are on their way to somebody, by the process that was found to be; and ours, which
+  // hold them meanwhile: to be closed before the tree runs on.
+  std::map<int32_t, std::vector<pb::Descriptor>> in_flight{};
+  std::map<uint32_t, Fd> in_flight_files{};  // by description
 
   // Where in a process its tasks can be made to perform system calls (hosts.h).
   struct Ground {
@@ -112,6 +117,9 @@ struct DescriptorResource {
   void (*capture)(CaptureContext&, const OpenDescriptor&, pb::Descriptor&);
 };
 std::span<const DescriptorResource* const> descriptor_resources();
+
+// A file that is in a message to `receiver`: the id of its description.
+uint32_t capture_in_flight(CaptureContext& context, const FrozenProcess& receiver, Fd file);
 
 // As fdinfo shows them.
 void capture_locks(const ProcFields& info, pb::Descriptor& out);

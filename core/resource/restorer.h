@@ -216,6 +216,9 @@ bool has_other_root(const pb::Process& process);
 // Whether the machine has the huge pages (hugetlb) that the tree needs.
 void check_huge_pages(const Snapshot& snapshot, RestorePlan& plan);
 
+// Whether others have the names of its unix sockets now.
+void check_unix_names(const Snapshot& snapshot, RestorePlan& plan);
+
 // What stands for the standard streams of a tree that had them from outside: the number of ours
 // that the descriptor was, or else standard error; nullopt: it is something of the tree's own.
 std::optional<int> standard_stream(const Snapshot& snapshot, const pb::Descriptor& descriptor);

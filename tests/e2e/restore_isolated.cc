@@ -212,14 +212,25 @@ TEST_CASE("the network of an isolated tree reaches nothing, but itself") {
 
 TEST_CASE("a descriptor that cannot be had fails as a lost connection, and is listed") {
   const TempDir directory;
+  const std::string name = directory / "name";
+  Running outside({"python3", "-c",
+                   "import socket, sys\n"
+                   "s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen()\n"
+                   "print('ready', flush=True); c = s.accept(); input()\n",
+                   name},
+                  {.input = RunOptions::kPipe});
+  outside.wait_for_line("ready");
   Running python({"python3", "-c",
-                  "import socket\n"
-                  "a, b = socket.socketpair(); print('ready', flush=True); input()\n"
+                  "import socket, sys\n"
+                  "a = socket.socket(socket.AF_UNIX); a.connect(sys.argv[1])\n"
+                  "print('ready', flush=True); input()\n"
                   "try: a.send(b'x'); print('sent')\n"
                   "except OSError as error: print(type(error).__name__)\n"
-                  "print(b.recv(10))\n"},
+                  "print(a.recv(10))\n",
+                  name},
                  {.input = RunOptions::kPipe});
   python.wait_for_line("ready");
+  usleep(100'000);
   const pid_t pid = python.pid();
   take_away(python, directory / "image");
   const Result end = run_again(directory / "image", {"--isolated"}, {}, "\n");

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <string>
+
+#include "core/resource/socket.h"
+
+namespace snapgdb {
+
+// Socket.state of one whose other end has gone without having read everything: the next call tells
+// it (ECONNRESET).
+inline constexpr const char* kReset = "reset";
+
+// What stands in a struct sockaddr_un: a path, an abstract name with its leading NUL, or "".
+std::string unix_name(const std::string& address);
+
+// Of SocketFamily. All sockets of a tree are made together, when the first of them is opened.
+std::string unix_obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor);
+Fd open_unix_socket(OpeningContext& context, const pb::Descriptor& descriptor);
+void finish_unix_sockets(OpeningContext& context, const RestorePlan& plan,
+                         std::span<const Fd> files);
+bool is_unix_socket_from_outside(const Snapshot& snapshot, const pb::Descriptor& descriptor);
+
+}  // namespace snapgdb
