@@ -257,8 +257,10 @@ void bind_again(OpeningContext& context, const Fd& socket, const pb::Descriptor&
              static_cast<socklen_t>(address.size())) == 0)
     return;
   const std::string why = errno_text(errno);
-  throw Error(fmt::format("cannot bind a socket to {}", printable(record.local())), why,
-              "end who uses it, or --isolated, or --without socket");
+  throw Error(
+      fmt::format("cannot bind a socket to {}", printable(record.local())), why,
+      "end who uses it; what is left of closed connections goes within a minute (TIME-WAIT); "
+      "or --isolated, or --without socket");
 }
 
 void connect_again(OpeningContext& context, const Fd& socket, const pb::Descriptor& descriptor) {
