@@ -25,26 +25,24 @@ std::string run_nft(const std::string& commands) {
 
 NetworkLock::NetworkLock(std::string name, const std::vector<Connection>& connections)
     : name_(std::move(name)) {
+  // A set of connections for each version, and rules that come before connections are tracked.
   std::string commands = fmt::format("add table inet {}\n", name_);
-  for (const auto& [version, type] : {std::pair("ip", "ipv4_addr"), std::pair("ip6", "ipv6_addr")})
-    commands +=
-        fmt::format("add set inet {} {} {{ type {} . inet_service . {} . inet_service; }}\n", name_,
-                    version, type, type);
-  // Before connections are tracked.
   for (const char* hook : {"input", "output"})
     commands += fmt::format(
         "add chain inet {0} {1} {{ type filter hook {1} priority -300; policy accept; }}\n"
         "add rule inet {0} {1} meta mark {2:#x} accept\n",
         name_, hook, kPassingMark);
-  for (const char* version : {"ip", "ip6"})
+  for (const auto& [version, set] :
+       {std::pair("ip", "connections4"), std::pair("ip6", "connections6")})
     commands += fmt::format(
-        "add rule inet {0} input {1} daddr . tcp dport . {1} saddr . tcp sport @{1} drop\n"
-        "add rule inet {0} output {1} saddr . tcp sport . {1} daddr . tcp dport @{1} drop\n",
-        name_, version);
+        "add set inet {0} {2} {{ type {3}_addr . inet_service . {3}_addr . inet_service; }}\n"
+        "add rule inet {0} input {1} daddr . tcp dport . {1} saddr . tcp sport @{2} drop\n"
+        "add rule inet {0} output {1} saddr . tcp sport . {1} daddr . tcp dport @{2} drop\n",
+        name_, version, set, set == std::string_view("connections4") ? "ipv4" : "ipv6");
   for (const auto& [ours, other] : connections)
     commands += fmt::format("add element inet {} {} {{ {} . {} . {} . {} }}\n", name_,
-                            ours.is_ipv4() ? "ip" : "ip6", ours.host(), ours.port, other.host(),
-                            other.port);
+                            ours.is_ipv4() ? "connections4" : "connections6", ours.host(),
+                            ours.port, other.host(), other.port);
   if (const std::string why = run_nft(commands); !why.empty())
     throw Error("cannot lock the network of the tree's connections", why,
                 "be root, on a kernel with nftables (nf_tables, nft_set_hash)");

@@ -237,9 +237,14 @@ void connect_silently(const Fd& socket, const TcpConnection& connection,
     choose_queue(socket, queue);
     set(socket, IPPROTO_TCP, TCP_QUEUE_SEQ, static_cast<int>(first), "the sequence numbers");
   }
+  // The size of packets is computed now, from what could be demanded of the other end at most.
+  constexpr int kLargest = 32767, kSmallest = 88;  // MAX_TCP_WINDOW, TCP_MIN_MSS
+  try_set(socket, IPPROTO_TCP, TCP_MAXSEG,
+          std::clamp(static_cast<int>(connection.maximum_segment), kSmallest, kLargest));
   if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(remote_address.data()),
                 static_cast<socklen_t>(remote_address.size())) != 0)
     throw_errno("cannot connect to the other end again");
+  try_set(socket, IPPROTO_TCP, TCP_MAXSEG, 0);
   agree(socket, connection);
   make_room(socket, connection);
   choose_queue(socket, TCP_RECV_QUEUE);
@@ -253,6 +258,7 @@ void connect_silently(const Fd& socket, const TcpConnection& connection,
 
 void queue_unsent(const Fd& socket, const TcpConnection& connection) {
   if (connection.unsent == 0) return;
+  make_room(socket, connection);
   set(socket, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP, "repair mode");
   const std::string_view bytes = connection.send_queue;
   send_all(socket, bytes.substr(bytes.size() - connection.unsent), "to be sent");

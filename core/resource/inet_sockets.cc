@@ -66,6 +66,14 @@ bool is_connection(const pb::Socket& socket) {
   return is_tcp(socket) && is_connected(phase_of(socket));
 }
 
+// Of the network namespace that it is in; 0 before Linux 5.14.
+uint64_t network_of(const Fd& socket) {
+  constexpr int kCookie = 71;  // SO_NETNS_COOKIE
+  uint64_t cookie = 0;
+  socklen_t size = sizeof cookie;
+  return ::getsockopt(socket.get(), SOL_SOCKET, kCookie, &cookie, &size) == 0 ? cookie : 0;
+}
+
 // What one look tells, until there is nothing more.
 void read_queue(const Fd& socket, pb::Socket& record) {
   std::string bytes(size_t{1} << 16, '\0');
@@ -124,10 +132,15 @@ void InetSockets::read(CaptureContext& context, std::vector<pb::Process>& proces
   for (const Entry& entry : connections)
     if (const auto ends = ends_of(entry.record->socket())) known.insert(*ends);
   std::vector<NetworkLock::Connection> outside;
+  const Fd ours(options.keeps_connections ? ::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0) : -1);
   for (const Entry& entry : connections) {
     const auto ends = ends_of(entry.record->socket());
     const bool is_outside = ends && !known.contains({ends->remote, ends->local});
     if (is_outside) outside.emplace_back(ends->local, ends->remote);
+    if (is_outside && options.keeps_connections && network_of(*entry.socket) != network_of(ours))
+      throw Error("cannot lock the network of " + printable(entry.record->target()),
+                  "it is another one than ours",
+                  fmt::format("run snapgdb in it: nsenter -t {} -n", entry.pid));
     if (!options.ends || (is_outside && !options.keeps_connections)) continue;
     ends_.silent.emplace_back(::fcntl(entry.socket->get(), F_DUPFD_CLOEXEC, 0));
   }
@@ -257,8 +270,10 @@ void bind_again(OpeningContext& context, const Fd& socket, const pb::Descriptor&
              static_cast<socklen_t>(address.size())) == 0)
     return;
   const std::string why = errno_text(errno);
-  throw Error(fmt::format("cannot bind a socket to {}", printable(record.local())), why,
-              "end who uses it, or --isolated, or --without socket");
+  throw Error(
+      fmt::format("cannot bind a socket to {}", printable(record.local())), why,
+      "end who uses it; what is left of closed connections goes within a minute (TIME-WAIT); "
+      "or --isolated, or --without socket");
 }
 
 void connect_again(OpeningContext& context, const Fd& socket, const pb::Descriptor& descriptor) {

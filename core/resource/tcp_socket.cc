@@ -113,10 +113,11 @@ Fd open_tcp(OpeningContext& context, const pb::Descriptor& descriptor) {
   if (is_closed) return socket;
   if (is_connection(record)) begin_repair(socket);  // which shares every port
   if (!is_connection(record)) set_reusable(socket, 1);
-  bind_again(context, socket, descriptor);
+  // What is left of a connection that has ended may still have its port (TIME-WAIT).
+  const bool has_ended = phase_of(record) == TcpPhase::kClosed && record.shutdown();
+  if (!has_ended) bind_again(context, socket, descriptor);
   if (is_connection(record)) {
     connect_silently(socket, connection_of(record), usable_here(context, record.remote_address()));
-    restore_options(context, socket, common_socket_options(), descriptor);  // of buffers
     set_reusable(socket, 1);
   }
   return socket;
@@ -187,8 +188,11 @@ void finish_tcp(OpeningContext& context, std::span<const OpenSocket> sockets) {
     else
       finish_unconnected(context, open);
   }
-  for (const OpenSocket& open : connections)
+  for (const OpenSocket& open : connections) {
     queue_unsent(*open.socket, connection_of(open.descriptor->socket()));
+    // Buffers had to be larger.
+    restore_options(context, *open.socket, common_socket_options(), *open.descriptor);
+  }
   // Who has received the end of the other side before sending their own, the others, and who has
   // sent their own before.
   const auto receives = [&](const OpenSocket& open, bool after_sending) {
