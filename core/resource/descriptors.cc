@@ -9,6 +9,7 @@
 #include "core/base/strings.h"
 #include "core/resource/resources.h"
 #include "core/resource/sharing.h"
+#include "core/resource/terminal.h"
 
 namespace snapgdb {
 namespace {
@@ -96,6 +97,7 @@ void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
 
 std::optional<int> standard_stream(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
   const bool is_standard = descriptor.number() <= STDERR_FILENO;
+  if (is_own_terminal(snapshot, descriptor)) return std::nullopt;
   if (descriptor.has_device_node() && descriptor.device_node().terminal()) {
     if (is_standard) return descriptor.number();
     for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
@@ -139,6 +141,7 @@ std::vector<Fd> open_files(OpeningContext context, const RestorePlan& plan) {
   for (size_t i = 0; i < files.size(); ++i)
     if (plan.files[i].mapping) files[i] = open_mapped(context, plan.files[i]);
   finish_nameless(context);
+  finish_terminals(plan, files);
   return files;
 }
 
