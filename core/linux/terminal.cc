@@ -115,6 +115,19 @@ void set_terminal(const Fd& terminal, const TerminalState& state) {
     throw_errno("cannot set the packet mode of a terminal");
 }
 
+std::string terminal_settings(int terminal) {
+  termios2 settings{};
+  if (::ioctl(terminal, TCGETS2, &settings) != 0) return {};
+  return {reinterpret_cast<const char*>(&settings), sizeof settings};
+}
+
+bool set_terminal_settings(int terminal, const std::string& settings) {
+  termios2 copy{};
+  if (settings.size() != sizeof copy) return false;
+  std::memcpy(&copy, settings.data(), sizeof copy);
+  return ::ioctl(terminal, TCSETSW2, &copy) == 0;
+}
+
 void close_off_terminal(const Fd& terminal, const TerminalState& state) {
   const int on = 1;
   if ((state.locked && ::ioctl(terminal.get(), TIOCSPTLCK, &on) != 0) ||

@@ -31,6 +31,10 @@ Fd open_slave(const Fd& master, int flags);
 // Settings, window size and line discipline. Through a master it sets those of the slave. Throw
 // SystemError.
 void set_terminal(const Fd& terminal, const TerminalState& state);
+// A struct termios2; "": it is no terminal.
+std::string terminal_settings(int terminal);
+// Whether it worked.
+bool set_terminal_settings(int terminal, const std::string& settings);
 // What would be in the way of opening it further.
 void close_off_terminal(const Fd& terminal, const TerminalState& state);
 
