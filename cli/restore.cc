@@ -9,6 +9,7 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/linux/supervisor.h"
+#include "core/linux/terminal.h"
 #include "core/restore.h"
 
 namespace snapgdb::cli {
@@ -58,10 +59,23 @@ void forward_signals(Pid root) {
     ::sigaction(signal, &action, nullptr);
 }
 
-// The terminal belongs to the tree while it runs, if it is a group of its own.
+// Of the terminal that ours stands for; "": there was none.
+std::string settings_for(const RestorePlan& plan) {
+  for (const PlannedFile& file : plan.files)
+    if (file.how == PlannedFile::How::kStandard && file.descriptor->device_node().has_state())
+      return file.descriptor->device_node().state().settings();
+  return "";
+}
+
+// The terminal belongs to the tree while it runs, if it is a group of its own; and has the settings
+// (of editors, say) that it had then.
 class TerminalLoan {
  public:
-  explicit TerminalLoan(Pid root) {
+  TerminalLoan(Pid root, const std::string& settings) {
+    if (::tcgetpgrp(STDIN_FILENO) == ::getpgrp()) {
+      usual_ = terminal_settings(STDIN_FILENO);
+      set_terminal_settings(STDIN_FILENO, settings);
+    }
     const pid_t group = ::getpgid(root.value);
     if (!::isatty(STDIN_FILENO) || ::tcgetpgrp(STDIN_FILENO) != ::getpgrp() ||
         group == ::getpgrp() || ::getsid(root.value) != ::getsid(0))
@@ -71,12 +85,15 @@ class TerminalLoan {
   }
   ~TerminalLoan() {
     if (lent_) ::tcsetpgrp(STDIN_FILENO, ::getpgrp());
+    if (!usual_.empty() && ::tcgetpgrp(STDIN_FILENO) == ::getpgrp())
+      set_terminal_settings(STDIN_FILENO, usual_);
   }
   TerminalLoan(const TerminalLoan&) = delete;
   TerminalLoan& operator=(const TerminalLoan&) = delete;
 
  private:
   bool lent_ = false;
+  std::string usual_;
 };
 
 // ---- What an isolated tree wrote ----------------------------------------------------------------
@@ -137,7 +154,7 @@ int run(const Arguments& arguments) {
   forward_signals(root);
   Keeper::End end;
   {
-    const TerminalLoan loan(root);
+    const TerminalLoan loan(root, settings_for(plan));
     tree.release();
     end = tree.wait();
   }

@@ -21,6 +21,7 @@
 #include "core/linux/page_server.h"
 #include "core/linux/task.h"
 #include "core/resource/sharing.h"
+#include "core/resource/terminal.h"
 
 namespace snapgdb {
 namespace {
@@ -238,6 +239,12 @@ void RestoredTree::grow() {
   root.perform();
   seeds_.emplace(own_number(snapshot_.root()), std::move(root));
   for (const Birth& birth : plan_.births) step(birth);
+  for (const pb::Process& process : snapshot_.processes()) {
+    const bool leads = process.session() == process.pid() && !is_zombie(process);
+    const auto master = leads ? master_for(snapshot_, plan_, process) : std::nullopt;
+    const pb::Process* group = snapshot_.process(process.foreground_group());
+    if (master && group) set_foreground(seed_of(process), *master, own_number(*group));
+  }
 }
 
 // Whose memory a child of that one is born with: of several that have it in common, the first
@@ -300,6 +307,8 @@ void RestoredTree::step(const Birth& birth) {
       break;
     case Birth::Step::kSetsid:
       seeds_.at(birth.pid).call("make a session of " + name, SYS_setsid);
+      if (const auto master = master_for(snapshot_, plan_, process_of(birth.pid)))
+        take_terminal(seeds_.at(birth.pid), *master);
       break;
     case Birth::Step::kSetpgid:
       seeds_.at(birth.pid).call("put " + name + " into its group", SYS_setpgid,

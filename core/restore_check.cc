@@ -11,6 +11,7 @@
 #include "core/resource/namespaces.h"
 #include "core/resource/processor.h"
 #include "core/resource/sharing.h"
+#include "core/resource/terminal.h"
 #include "core/resource/vdso.h"
 #include "core/restore_plan.h"
 
@@ -149,9 +150,14 @@ void plan_namespaces(const Snapshot& snapshot, RestorePlan& plan) {
 }
 
 void check_process(const Snapshot& snapshot, const pb::Process& process, RestorePlan& plan) {
-  if (process.session() == process.pid() && process.terminal() != 0)
+  if (process.session() == process.pid() && process.terminal() != 0 &&
+      !master_for(snapshot, plan, process))
     plan.notes.push_back(
         fmt::format("process {}: its session has no controlling terminal now", process.pid()));
+  for (const pb::Descriptor& descriptor : process.descriptors())
+    if (const auto note = terminal_note(snapshot, descriptor, plan.isolated); !note.empty())
+      plan.notes.push_back(fmt::format("process {}: descriptor {}, {}: {}", process.pid(),
+                                       descriptor.number(), printable(descriptor.target()), note));
   if (process.state() == "Z") return;
   for (const pb::Thread& thread : process.threads()) check_thread(process, thread, plan);
   if (process.threads().empty())

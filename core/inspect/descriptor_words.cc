@@ -158,7 +158,13 @@ std::string device_kind(const pb::Descriptor& d) {
 }
 
 std::string device_details(const pb::Descriptor& d) {
-  return fmt::format("device {}:{}", d.device_node().major(), d.device_node().minor());
+  const pb::Device& device = d.device_node();
+  const pb::Terminal& state = device.state();
+  const std::string number = fmt::format("device {}:{}", device.major(), device.minor());
+  if (!device.has_state()) return number;
+  return list({number, state.master() ? fmt::format("master of /dev/pts/{}", state.index()) : "",
+               state.packet_mode() ? "packet mode" : "", state.locked() ? "locked" : "",
+               state.exclusive() ? "exclusive" : "", state.hung_up() ? "hung up" : ""});
 }
 
 std::string pidfd_details(const pb::Descriptor& d) {

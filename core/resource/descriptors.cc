@@ -9,6 +9,7 @@
 #include "core/base/strings.h"
 #include "core/resource/resources.h"
 #include "core/resource/sharing.h"
+#include "core/resource/terminal.h"
 
 namespace snapgdb {
 namespace {
@@ -131,6 +132,7 @@ uint32_t capture_in_flight(CaptureContext& context, const FrozenProcess& receive
 
 std::optional<int> standard_stream(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
   const bool is_standard = descriptor.number() != kInFlight && descriptor.number() <= STDERR_FILENO;
+  if (is_own_terminal(snapshot, descriptor)) return std::nullopt;
   if (descriptor.has_device_node() && descriptor.device_node().terminal()) {
     if (is_standard) return descriptor.number();
     for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
@@ -176,6 +178,7 @@ std::vector<Fd> open_files(OpeningContext& context, const RestorePlan& plan) {
     if (plan.files[i].mapping) files[i] = open_mapped(context, plan.files[i]);
   finish_sockets(context, plan, files);
   finish_nameless(context);
+  finish_terminals(plan, files);
   return files;
 }
 

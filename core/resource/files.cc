@@ -5,6 +5,7 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/resource/resources.h"
+#include "core/resource/terminal.h"
 
 namespace snapgdb {
 namespace {
@@ -43,12 +44,13 @@ bool is_device(const OpenDescriptor& open) {
   return S_ISCHR(open.status.st_mode) || S_ISBLK(open.status.st_mode);
 }
 
-void capture_device(CaptureContext&, const OpenDescriptor& open, pb::Descriptor& out) {
+void capture_device(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor& out) {
   pb::Device& device = *out.mutable_device_node();
   device.set_block(S_ISBLK(open.status.st_mode));
   device.set_major(major(open.status.st_rdev));
   device.set_minor(minor(open.status.st_rdev));
   device.set_terminal(!device.block() && is_terminal(device.major()));
+  if (device.terminal() && !(out.flags() & O_PATH)) capture_terminal(context, open, device);
 }
 
 // ---- Restoring ----------------------------------------------------------------------------------
@@ -81,8 +83,9 @@ std::string file_note(const pb::Descriptor& descriptor) {
                               printable(former));
 }
 
-// Terminals are those of the standard streams, or else gone.
+// Terminals that are not the tree's own are those of the standard streams, or else gone.
 Fd open_device(OpeningContext& context, const pb::Descriptor& descriptor) {
+  if (is_own_terminal(context.snapshot, descriptor)) return open_terminal(context, descriptor);
   if (descriptor.device_node().terminal()) return Fd(::open("/dev/null", O_RDWR | O_CLOEXEC));
   return open_path(context, descriptor);
 }

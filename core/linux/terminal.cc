@@ -1,0 +1,138 @@
+#include "core/linux/terminal.h"
+
+#include <asm/termbits.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <vector>
+
+#include "core/base/error.h"
+
+namespace snapgdb {
+namespace {
+
+template <typename T>
+std::string asked(const Fd& terminal, unsigned long request) {
+  T value{};
+  if (::ioctl(terminal.get(), request, &value) != 0) return {};
+  return {reinterpret_cast<const char*>(&value), sizeof value};
+}
+
+int number(const Fd& terminal, unsigned long request) {
+  int value = 0;
+  return ::ioctl(terminal.get(), request, &value) == 0 ? value : 0;
+}
+
+template <typename T>
+void set(const Fd& terminal, unsigned long request, const std::string& value, const char* what) {
+  T copy{};
+  if (value.size() != sizeof copy) return;  // it was not known
+  std::memcpy(&copy, value.data(), sizeof copy);
+  if (::ioctl(terminal.get(), request, &copy) != 0)
+    throw_errno("cannot set {} of a terminal", what);
+}
+
+uint32_t index_of(const Fd& master) {
+  unsigned index = 0;
+  if (::ioctl(master.get(), TIOCGPTN, &index) != 0)
+    throw_errno("cannot tell the number of a terminal");
+  return index;
+}
+
+Fd open_any_master() {
+  Fd master(::open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC));
+  if (!master.valid()) throw_errno("cannot open /dev/ptmx");
+  return master;
+}
+
+}  // namespace
+
+// The kernel's new_encode_dev(): 8 low bits of the minor number, 12 of the major, the minor's rest.
+std::optional<uint32_t> index_of_slave(uint64_t encoded) {
+  constexpr uint64_t kFirstMajor = 136, kMajors = 8, kMinors = 256;
+  const uint64_t major = (encoded >> 8) & 0xfff;
+  const uint64_t minor = (encoded & 0xff) | ((encoded >> 12) & 0xfff00);
+  if (major < kFirstMajor || major >= kFirstMajor + kMajors) return std::nullopt;
+  return static_cast<uint32_t>((major - kFirstMajor) * kMinors + minor);
+}
+
+// Of a master, TIOCGDEV and the settings are its slave's.
+std::optional<TerminalState> terminal_state(const Fd& terminal, bool master) {
+  unsigned device = 0;
+  if (::ioctl(terminal.get(), TIOCGDEV, &device) != 0) return std::nullopt;
+  const auto index = index_of_slave(device);
+  if (!index) return std::nullopt;
+  TerminalState state{.master = master, .index = *index};
+  state.settings = asked<termios2>(terminal, TCGETS2);
+  state.locked_settings = asked<termios>(terminal, TIOCGLCKTRMIOS);
+  state.window_size = asked<winsize>(terminal, TIOCGWINSZ);
+  state.unread = number(terminal, FIONREAD);
+  state.exclusive = number(terminal, TIOCGEXCL) != 0;
+  state.line_discipline = number(terminal, TIOCGETD);
+  if (!master) return state;
+  state.packet_mode = number(terminal, TIOCGPKT) != 0;
+  state.locked = number(terminal, TIOCGPTLCK) != 0;
+  pollfd poll{.fd = terminal.get(), .events = 0, .revents = 0};
+  state.hung_up = ::poll(&poll, 1, 0) > 0 && (poll.revents & POLLHUP);
+  return state;
+}
+
+// The kernel gives the lowest that is free; those below are held meanwhile.
+Fd open_master(uint32_t index) {
+  std::vector<Fd> lower;
+  Fd master = open_any_master();
+  while (index_of(master) < index) {
+    Fd next(::open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC));
+    if (!next.valid()) break;  // so many are not allowed
+    lower.push_back(std::exchange(master, std::move(next)));
+  }
+  if (index_of(master) != index && !lower.empty()) master = std::move(lower.front());
+  const int unlock = 0;
+  if (::ioctl(master.get(), TIOCSPTLCK, &unlock) != 0) throw_errno("cannot unlock a terminal");
+  return master;
+}
+
+Fd open_slave(const Fd& master, int flags) {
+  Fd slave(::ioctl(master.get(), TIOCGPTPEER, flags | O_NOCTTY | O_CLOEXEC));
+  if (!slave.valid()) throw_errno("cannot open the other side of a terminal");
+  return slave;
+}
+
+// Locking settings takes CAP_SYS_ADMIN; most have none locked.
+void set_terminal(const Fd& terminal, const TerminalState& state) {
+  if (!state.master && state.line_discipline != N_TTY &&
+      ::ioctl(terminal.get(), TIOCSETD, &state.line_discipline) != 0)
+    throw_errno("cannot set line discipline {}", state.line_discipline);
+  set<termios2>(terminal, TCSETS2, state.settings, "the settings");
+  set<winsize>(terminal, TIOCSWINSZ, state.window_size, "the window size");
+  if (state.locked_settings.find_first_not_of('\0') != std::string::npos)
+    set<termios>(terminal, TIOCSLCKTRMIOS, state.locked_settings, "the locked settings");
+  const int on = 1;
+  if (state.packet_mode && ::ioctl(terminal.get(), TIOCPKT, &on) != 0)
+    throw_errno("cannot set the packet mode of a terminal");
+}
+
+std::string terminal_settings(int terminal) {
+  termios2 settings{};
+  if (::ioctl(terminal, TCGETS2, &settings) != 0) return {};
+  return {reinterpret_cast<const char*>(&settings), sizeof settings};
+}
+
+bool set_terminal_settings(int terminal, const std::string& settings) {
+  termios2 copy{};
+  if (settings.size() != sizeof copy) return false;
+  std::memcpy(&copy, settings.data(), sizeof copy);
+  return ::ioctl(terminal, TCSETSW2, &copy) == 0;
+}
+
+void close_off_terminal(const Fd& terminal, const TerminalState& state) {
+  const int on = 1;
+  if ((state.locked && ::ioctl(terminal.get(), TIOCSPTLCK, &on) != 0) ||
+      (state.exclusive && ::ioctl(terminal.get(), TIOCEXCL) != 0))
+    throw_errno("cannot lock a terminal");
+}
+
+}  // namespace snapgdb

@@ -1,0 +1,175 @@
+#include "core/resource/terminal.h"
+
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "core/base/error.h"
+#include "core/base/strings.h"
+#include "core/linux/task.h"
+#include "core/linux/terminal.h"
+
+namespace snapgdb {
+namespace {
+
+// Documentation/admin-guide/devices.txt
+constexpr uint32_t kTtyMajor = 5, kPtmxMinor = 2;
+constexpr uint64_t kPtmx =
+    kTtyMajor << 8 | kPtmxMinor;  // as st_dev would be: no file system has it
+
+bool is_master(const pb::Device& device) {
+  return device.major() == kTtyMajor && device.minor() == kPtmxMinor;
+}
+
+// The file system of the slave's node. A master, or /dev/tty, may lie on another one: then it is
+// the one that the process sees where it usually is.
+uint64_t devpts_of(const OpenDescriptor& open) {
+  if (open.target.starts_with("/dev/pts/")) return open.status.st_dev;
+  struct stat status {};
+  constexpr const char* kUsual = "root/dev/pts";
+  return ::fstatat(open.process.task_proc.fd(), kUsual, &status, 0) == 0 ? status.st_dev : 0;
+}
+
+TerminalState state_in(const pb::Terminal& record) {
+  return {.master = record.master(),
+          .index = record.index(),
+          .settings = record.settings(),
+          .locked_settings = record.locked_settings(),
+          .window_size = record.window_size(),
+          .packet_mode = record.packet_mode(),
+          .locked = record.locked(),
+          .exclusive = record.exclusive(),
+          .hung_up = record.hung_up(),
+          .line_discipline = record.line_discipline()};
+}
+
+bool is_master_of(const pb::Descriptor& descriptor, uint32_t index) {
+  const pb::Terminal& state = descriptor.device_node().state();
+  return state.master() && state.index() == index;
+}
+
+const pb::Descriptor* master_in(const Snapshot& snapshot, uint32_t index) {
+  for (const pb::Process& process : snapshot.processes())
+    for (const pb::Descriptor& descriptor : process.descriptors())
+      if (is_master_of(descriptor, index)) return &descriptor;
+  return nullptr;
+}
+
+// Made when the first of its descriptors is opened, as it was at its master.
+const Fd& master_object(OpeningContext& context, const pb::Terminal& terminal) {
+  const auto [known, is_new] = context.objects.try_emplace({kPtmx, terminal.index()});
+  Fd& master = known->second;
+  if (!is_new) return master;
+  const pb::Terminal& state = master_in(context.snapshot, terminal.index())->device_node().state();
+  master = open_master(terminal.index());
+  set_terminal(master, state_in(state));
+  if (state.hung_up()) Fd last_slave = open_slave(master, O_RDWR);
+  return master;
+}
+
+// EINVAL: a user that the tree's user namespace does not have.
+void set_node(const Fd& slave, const pb::Terminal& state, const std::string& name) {
+  const bool is_given = ::geteuid() != 0 ||
+                        ::fchown(slave.get(), state.owner(), state.group()) == 0 || errno == EINVAL;
+  if (!is_given || ::fchmod(slave.get(), state.mode() & 07777) != 0)
+    throw_errno("cannot set the owner and the rights of {}", printable(name));
+}
+
+}  // namespace
+
+// Content cannot be read without taking it from the program.
+void capture_terminal(CaptureContext& context, const OpenDescriptor& open, pb::Device& out) {
+  const Fd terminal = duplicate_descriptor(open.process.a_task(), open.number);
+  if (!terminal.valid())
+    return context.lacks(open.process.pid, {}, "state of " + open.target,
+                         "pidfd_getfd(2) is refused");
+  const auto state = terminal_state(terminal, is_master(out));
+  if (!state) return;
+  pb::Terminal& record = *out.mutable_state();
+  record.set_master(state->master);
+  record.set_index(state->index);
+  record.set_devpts(devpts_of(open));
+  record.set_settings(state->settings);
+  record.set_locked_settings(state->locked_settings);
+  record.set_window_size(state->window_size);
+  record.set_packet_mode(state->packet_mode);
+  record.set_locked(state->locked);
+  record.set_exclusive(state->exclusive);
+  record.set_hung_up(state->hung_up);
+  record.set_line_discipline(state->line_discipline);
+  record.set_mode(open.status.st_mode);
+  record.set_owner(open.status.st_uid);
+  record.set_group(open.status.st_gid);
+  if (state->unread > 0)
+    context.lacks(
+        open.process.pid, {}, "queue of " + open.target,
+        fmt::format("{} bytes, which cannot be read without taking them away", state->unread));
+}
+
+// ---- Restoring ----------------------------------------------------------------------------------
+
+bool is_own_terminal(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
+  const pb::Device& device = descriptor.device_node();
+  return device.has_state() && master_in(snapshot, device.state().index());
+}
+
+Fd open_terminal(OpeningContext& context, const pb::Descriptor& descriptor) {
+  const pb::Terminal& state = descriptor.device_node().state();
+  const Fd& master = master_object(context, state);
+  const auto flags = static_cast<int>(descriptor.flags());
+  if (!state.master()) {
+    Fd slave = open_slave(master, flags & (O_ACCMODE | O_NONBLOCK));
+    if (state.line_discipline()) set_terminal(slave, state_in(state));
+    const bool has_node = descriptor.target().starts_with("/dev/pts/");
+    if (has_node) set_node(slave, state, descriptor.target());
+    return slave;
+  }
+  Fd same(::fcntl(master.get(), F_DUPFD_CLOEXEC, 0));
+  if (!same.valid() || ::fcntl(same.get(), F_SETFL, flags & O_NONBLOCK) != 0)
+    throw_errno("cannot duplicate the master of a terminal");
+  return same;
+}
+
+std::string terminal_note(const Snapshot& snapshot, const pb::Descriptor& descriptor,
+                          bool isolated) {
+  if (!is_own_terminal(snapshot, descriptor)) return "";
+  const pb::Terminal& state = descriptor.device_node().state();
+  const std::string name = fmt::format("/dev/pts/{}", state.index());
+  if (state.master() && !isolated && ::access(name.c_str(), F_OK) == 0)
+    return fmt::format("{} is somebody else's now: the terminal gets another number", name);
+  if (descriptor.target() == "/dev/tty") return fmt::format("it is opened as {}", name);
+  return "";
+}
+
+void finish_terminals(const RestorePlan& plan, const std::vector<Fd>& files) {
+  for (size_t i = 0; i < files.size(); ++i) {
+    const pb::Descriptor* descriptor = plan.files[i].descriptor;
+    if (plan.files[i].how == PlannedFile::How::kOpened && descriptor &&
+        descriptor->device_node().has_state())
+      close_off_terminal(files[i], state_in(descriptor->device_node().state()));
+  }
+}
+
+std::optional<uint64_t> master_for(const Snapshot& snapshot, const RestorePlan& plan,
+                                   const pb::Process& leader) {
+  const auto index = index_of_slave(leader.terminal());
+  const pb::Descriptor* master = index ? master_in(snapshot, *index) : nullptr;
+  const int file = master ? plan.file_of(*master) : -1;
+  return file < 0 ? std::nullopt : std::optional(static_cast<uint64_t>(file));
+}
+
+void take_terminal(Seed& leader, uint64_t master) {
+  const auto slave = static_cast<uint64_t>(
+      leader.call("open its terminal", SYS_ioctl, {master, TIOCGPTPEER, O_RDWR | O_NOCTTY}));
+  leader.add("take its controlling terminal", SYS_ioctl, {slave, TIOCSCTTY, 0});
+  leader.add("close its terminal", SYS_close, {slave});
+  leader.perform();
+}
+
+void set_foreground(Seed& leader, uint64_t master, int32_t group) {
+  leader.call("set the foreground group of its terminal", SYS_ioctl,
+              {master, TIOCSPGRP, leader.put_value(group)});
+}
+
+}  // namespace snapgdb

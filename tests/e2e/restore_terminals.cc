@@ -1,0 +1,105 @@
+// snapgdb restore: pseudoterminals whose masters are in the tree.
+
+#include <unistd.h>
+#include <catch2/catch.hpp>
+
+#include <filesystem>
+
+#include "tests/e2e/restoring.h"
+
+namespace snapgdb::e2e {
+namespace {
+
+// Twice; the program checks itself at its end.
+void check_restored(const Words& options, std::optional<uid_t> user = {}) {
+  const TempDir directory;
+  if (user) std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
+  Target target("terminals", {}, {.user = user});
+  take_away(target.running(), directory / "image", {.user = user});
+  for (int round = 0; round < 2; ++round) {
+    const Result end = run_again(directory / "image", options, {.user = user});
+    INFO(end);
+    CHECK(end.ok());
+  }
+}
+
+TEST_CASE("terminals of the tree's own come back with their settings, sessions and groups") {
+  check_restored({});
+}
+
+TEST_CASE("so they do in a sandbox") {
+  check_restored({"--isolated"});
+}
+
+TEST_CASE("and so do those of an ordinary user") {
+  if (skip_unless(geteuid() == 0, "to become an ordinary user, one must be root")) return;
+  check_restored({}, kNobody);
+  check_restored({"--isolated"}, kNobody);
+}
+
+// A shell with job control below a master; what it is told after the restore, it does.
+TEST_CASE("a shell goes on in its terminal, and brings a stopped job to the foreground") {
+  const TempDir directory;
+  Running python({"python3", "-c",
+                  "import os, pty, sys\n"
+                  "pid, fd = pty.fork()\n"
+                  "if pid == 0: os.execlp('bash', 'bash', '--norc', '-i')\n"
+                  "def until(text):\n"
+                  "  seen = b''\n"
+                  "  while text not in seen: seen += os.read(fd, 4096)\n"
+                  "os.write(fd, b\"PS1=; sh -c 'kill -STOP $$; echo went''-on'\\n\")\n"
+                  "until(b'Stopped')\n"
+                  "os.write(fd, b\"echo is''-idle\\n\"); until(b'is-idle\\r\\n')\n"
+                  "print('ready', flush=True); sys.stdin.read()\n"
+                  "os.write(fd, b'fg\\n'); until(b'went-on\\r\\n')\n"
+                  "os.write(fd, b'exit 7\\n')\n"
+                  "try:\n"
+                  "  while os.read(fd, 4096): pass\n"
+                  "except OSError: pass\n"
+                  "sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"},
+                 {.input = RunOptions::kPipe});
+  python.wait_for_line("ready");
+  take_away(python, directory / "image");
+  for (const Words& options : {Words{}, Words{"--isolated"}}) {
+    const Result end = run_again(directory / "image", options);
+    INFO(end);
+    CHECK(end.status == 7);
+  }
+}
+
+// What a program set is set again in the terminal of whoever restores, and put back at the end.
+constexpr const char* kInTerminal = R"(import os, pty, subprocess, sys, termios
+snapgdb, image = sys.argv[1:]
+child = ("import os, sys, termios, tty\n"
+         "tty.setcbreak(0); print('ready', flush=True); c = os.read(0, 1)\n"
+         "print('got', c, termios.tcgetattr(0)[3] & termios.ICANON, flush=True)\n")
+def until(fd, text):
+    seen = b''
+    while text not in seen: seen += os.read(fd, 4096)
+def start(command):
+    pid, fd = pty.fork()
+    if pid == 0: os.execvp(command[0], command)
+    return pid, fd
+pid, fd = start(['python3', '-c', child])
+until(fd, b'ready\r\n')
+subprocess.run([snapgdb, 'capture', str(pid), '-o', image, '--all-memory', '--kill'], check=True, stdout=2)
+os.waitpid(pid, 0); os.close(fd)
+for options in [], ['--isolated']:
+    pid, fd = start(['sh', '-c', '"$@"; status=$?; stty -a | grep -qw -- -icanon && echo is-raw; echo is-"end" $status; read x', 'sh', snapgdb, 'restore', *options, image])
+    while termios.tcgetattr(fd)[3] & termios.ICANON: pass
+    os.write(fd, b'x')
+    seen = b''
+    while b'is-end' not in seen: seen += os.read(fd, 4096)
+    if b"got b'x' 0" not in seen or b'is-raw' in seen or b'is-end 0' not in seen: sys.exit(seen)
+    os.write(fd, b'\n'); os.close(fd); os.waitpid(pid, 0)
+)";
+
+TEST_CASE("a program that reads key by key does so in the terminal of its restore") {
+  const TempDir directory;
+  const Result end = run({"python3", "-c", kInTerminal, program(), directory / "image"});
+  INFO(end);
+  CHECK(end.ok());
+}
+
+}  // namespace
+}  // namespace snapgdb::e2e
