@@ -268,8 +268,8 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
   const FrozenTree tree = freeze(roots, tracees, options_.freeze);
   urgency.reset();
   // From here on nothing of the tree moves, and no new task can appear.
-  record = record_of_moment(moment, tree.processes.front().pid);
   CaptureContext context{tree, tracees, files_, surveys, missing};
+  record = record_of_moment(moment, tree.processes.front().pid);
   std::vector<pb::Process> processes = Collection(context).run();
   Spaces spaces = begin_copies(context, processes, options_.memory, stash);
   for (SpaceCopy* space : by_size(spaces)) space->secure(context, stash);

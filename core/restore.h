@@ -56,6 +56,7 @@ class RestoredTree {
   void step(const Birth& birth);
   void bear(const Birth& birth);
   void restore_memory_of(const pb::Process& process);
+  void make_threads(const pb::Process& process);
   void fill(const pb::Process& process);
   void end_leader(RestoreContext& context, const pb::Process& process);
   void seal_memfds();

@@ -40,6 +40,8 @@ struct CaptureContext {
   Identities address_spaces{Identities::Kind::kAddressSpace};
   // Unix sockets' other ends, by inode of the network namespace.
   std::map<uint64_t, std::map<uint64_t, uint64_t>> unix_peers{};
+  // By CLOCK_MONOTONIC: what is left of a timer is told as of the moment of the snapshot.
+  const uint64_t began_ns = now_ns(CLOCK_MONOTONIC);
   std::mutex mutex{};  // of missing, unix_peers and pipes
 
   // Whether the content of this pipe (by inode) is still to be taken: one descriptor does.

@@ -69,7 +69,11 @@
   ROW(kDirectoryRestorer)                 \
   ROW(kDeviceRestorer)                    \
   ROW(kEventFdRestorer)                   \
-  ROW(kEpollRestorer)
+  ROW(kEpollRestorer)                     \
+  ROW(kInotifyRestorer)                   \
+  ROW(kTimerFdRestorer)                   \
+  ROW(kSignalFdRestorer)                  \
+  ROW(kPidFdRestorer)
 
 namespace snapgdb {
 
