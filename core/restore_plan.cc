@@ -152,10 +152,6 @@ class Files {
     }
     PlannedFile file{.descriptor = &descriptor, .what = printable(descriptor.target())};
     const auto resource = fmt::format("descriptor {}, {}", descriptor.number(), file.what);
-    for (const pb::FileLock& lock : descriptor.locks())
-      if (lock.kind() == "LEASE")
-        plan_.notes.push_back(fmt::format("process {}: {} has a lease, which is not taken again",
-                                          process.pid(), resource));
     const DescriptorRestorer* restorer = restorer_of(descriptor);
     const std::string kind(kind_name(descriptor));
     if (standard_stream(snapshot_, descriptor)) {
