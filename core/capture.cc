@@ -272,8 +272,8 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
   const FrozenTree tree = freeze(roots, tracees, options_.freeze);
   urgency.reset();
   // From here on nothing of the tree moves, and no new task can appear.
-  record = record_of_moment(moment, tree.processes.front().pid);
   CaptureContext context{tree, tracees, files_, surveys, missing};
+  record = record_of_moment(moment, tree.processes.front().pid);
   std::vector<pb::Process> processes = Collection(context).run();
   context.inet.read(context, processes, options_.network, lock_name(record));
   context.in_flight_files.clear();

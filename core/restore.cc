@@ -146,10 +146,14 @@ RestoredTree::RestoredTree(const Snapshot& snapshot, const RestorePlan& plan,
   start_keeper(scratch);
   grow();
   for (const pb::Process& process : snapshot.processes())
+    if (!is_zombie(process)) make_threads(process);
+  RestoreContext shared = context();
+  open_late_files(shared, [this](const pb::Process& process) -> Seed& { return seed_of(process); });
+  for (const pb::Process& process : snapshot.processes())
     if (!is_zombie(process)) fill(process);
   seal_memfds();
-  RestoreContext shared = context();
   take_locks_of_files(shared);
+  start_files(shared);
   for (const pb::Process& process : snapshot.processes())
     if (!is_zombie(process)) finish(process);
   let_connections_go(shared);
@@ -179,6 +183,7 @@ void RestoredTree::start_keeper(const std::string& scratch) {
     OpeningContext context = std::move(opening);
     context.sandbox = sandbox;
     Keeper::OpenedFiles opened{open_files(context, plan_), {}};
+    add_delivery_sockets(opened.files);
     opened.notes = std::move(context.notes);
     return opened;
   });
@@ -331,8 +336,9 @@ void RestoredTree::step(const Birth& birth) {
   }
 }
 
-// Threads come first: limits may forbid them later. They wait, while the first one does the work.
-void RestoredTree::fill(const pb::Process& process) {
+// Before anything that might forbid them, as limits do. They wait, while the first one does the
+// work.
+void RestoredTree::make_threads(const pb::Process& process) {
   Seed& leader = seed_of(process);
   for (const pb::Thread& thread : process.threads())
     if (thread.tid() != process.pid())
@@ -340,6 +346,10 @@ void RestoredTree::fill(const pb::Process& process) {
                      leader.clone(fmt::format("make thread {} of process {}", own_number(thread),
                                               own_number(process)),
                                   kThread, 0, own_number(thread)));
+}
+
+void RestoredTree::fill(const pb::Process& process) {
+  Seed& leader = seed_of(process);
   restore_memory_of(process);
   RestoreContext context = this->context();
   for (const ProcessRestorer* row : process_restorers())

@@ -59,6 +59,7 @@ class RestoredTree {
   void end_temporary(const Birth& birth);
   const pb::Process& memory_giver(int32_t parent);
   void restore_memory_of(const pb::Process& process);
+  void make_threads(const pb::Process& process);
   void fill(const pb::Process& process);
   void end_leader(RestoreContext& context, const pb::Process& process);
   void seal_memfds();

@@ -79,10 +79,6 @@ class Files {
     const auto resource = descriptor.number() == kInFlight
                               ? fmt::format("a descriptor in a message, {}", file.what)
                               : fmt::format("descriptor {}, {}", descriptor.number(), file.what);
-    for (const pb::FileLock& lock : descriptor.locks())
-      if (lock.kind() == "LEASE")
-        plan_.notes.push_back(fmt::format("process {}: {} has a lease, which is not taken again",
-                                          process.pid(), resource));
     const DescriptorRestorer* restorer = restorer_of(descriptor);
     const std::string kind(kind_name(descriptor));
     if (standard_stream(snapshot_, descriptor)) {

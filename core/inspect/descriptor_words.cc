@@ -168,7 +168,9 @@ std::string device_details(const pb::Descriptor& d) {
 }
 
 std::string pidfd_details(const pb::Descriptor& d) {
-  return fmt::format("process {}", d.pidfd().pid());
+  if (d.pidfd().pid() < 0) return "a process that has ended";
+  if (d.pidfd().pid() == 0) return "a process of another pid namespace";
+  return fmt::format("{} {}", d.pidfd().of_thread() ? "thread" : "process", d.pidfd().pid());
 }
 
 std::string other_kind(const pb::Descriptor& d) {

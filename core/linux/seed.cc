@@ -1,8 +1,10 @@
 #include "core/linux/seed.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -224,6 +226,32 @@ Seed Seed::clone(const std::string& what, uint64_t flags, int exit_signal, int32
   go_on(what);
   if (!child.wait_stop(kPatience)) fail(what, "the new task was killed");
   return Seed(std::move(child), base_);
+}
+
+void Seed::receive(const std::string& what, int from, int number) {
+  work_off();
+  struct alignas(8) {
+    std::byte control[CMSG_SPACE(sizeof(int))] = {};
+    std::byte data[8] = {};
+  } buffers;
+  const uint64_t at = put_value(buffers);
+  iovec data{reinterpret_cast<void*>(at + offsetof(decltype(buffers), data)), 1};
+  msghdr message{};
+  message.msg_iov = reinterpret_cast<iovec*>(put_value(data)), message.msg_iovlen = 1;
+  message.msg_control = reinterpret_cast<void*>(at);
+  message.msg_controllen = sizeof buffers.control;
+  call(what, SYS_recvmsg,
+       {static_cast<uint64_t>(from), put_value(message), MSG_CMSG_CLOEXEC | MSG_DONTWAIT});
+  cmsghdr header{};
+  int received = -1;
+  read_remote(tid(), at, std::as_writable_bytes(std::span(&header, 1)));
+  if (header.cmsg_type != SCM_RIGHTS || header.cmsg_len != CMSG_LEN(sizeof received))
+    fail(what, "it did not arrive");
+  read_remote(tid(), at + CMSG_LEN(0), std::as_writable_bytes(std::span(&received, 1)));
+  add(what, SYS_dup3,
+      {static_cast<uint64_t>(received), static_cast<uint64_t>(number), uint64_t{O_CLOEXEC}});
+  add(what, SYS_close, {static_cast<uint64_t>(received)});
+  perform();
 }
 
 void Seed::touch_tiles() {

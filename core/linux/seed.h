@@ -80,6 +80,9 @@ class Seed {
   // seed, at the same place. `flags` and `exit_signal` of clone(2).
   Seed clone(const std::string& what, uint64_t flags, int exit_signal, int32_t number);
 
+  // Takes the descriptor that was sent to its socket `from` (SCM_RIGHTS), and gives it a number.
+  void receive(const std::string& what, int from, int number);
+
   // Uses AMX once: the kernel has no room for its registers before that. Only who was permitted to.
   void touch_tiles();
 

@@ -8,6 +8,7 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/linux/procfs.h"
 
 namespace snapgdb {
 namespace {
@@ -65,6 +66,20 @@ Fd duplicate_descriptor(Tid tid, int number) {
     process = Fd(static_cast<int>(::syscall(SYS_pidfd_open, tid.value, O_EXCL)));
   if (!process.valid()) return Fd();
   return Fd(static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), number, 0)));
+}
+
+// "monotonic   100   5", seconds and nanoseconds.
+int64_t clock_offset(Tid tid, int clock) {
+  const std::string text =
+      ProcDirectory::of(Pid{tid.value}).read_if_allowed("timens_offsets").value_or("");
+  for (const std::string_view line : split(text, '\n')) {
+    const auto fields = split_blank(line);
+    if (fields.size() != 3 || fields[0] != (clock == CLOCK_BOOTTIME ? "boottime" : "monotonic"))
+      continue;
+    return parse_number<int64_t>(fields[1]).value_or(0) * 1'000'000'000 +
+           parse_number<int64_t>(fields[2]).value_or(0);
+  }
+  return 0;
 }
 
 // kcmp orders kernel objects (by a scrambled address), 1 meaning less.

@@ -34,6 +34,10 @@ std::optional<RobustList> robust_list_of(Tid tid);
 // set, where it is refused.
 Fd duplicate_descriptor(Tid tid, int number);
 
+// What a process's children see by a clock beyond what the machine shows (time_namespaces(7)), ns;
+// 0 where nothing is told.
+int64_t clock_offset(Tid tid, int clock);
+
 // Names what several tasks share, by kcmp(2): equal numbers, from 1, mean one object. Where kcmp is
 // refused, everything counts as not shared. May be used by several threads.
 class Identities {

@@ -1,12 +1,15 @@
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/linux/task.h"
 #include "core/resource/resources.h"
 #include "core/resource/sharing.h"
 #include "core/resource/terminal.h"
@@ -180,6 +183,98 @@ std::vector<Fd> open_files(OpeningContext& context, const RestorePlan& plan) {
   finish_nameless(context);
   finish_terminals(plan, files);
   return files;
+}
+
+// ---- What is opened when the tree is there ------------------------------------------------------
+
+namespace {
+
+using OpenLate = Fd (*)(LateOpening&, const pb::Descriptor&);
+using Start = void (*)(RestoreContext&, const pb::Descriptor&, const Fd&);
+
+// What its kind has for it; nullptr: nothing, or it is not opened at all.
+template <typename Function>
+Function own_way(const PlannedFile& file, Function DescriptorRestorer::*way) {
+  const bool is_opened = file.descriptor && file.how == PlannedFile::How::kOpened;
+  return is_opened ? restorer_of(*file.descriptor)->*way : nullptr;
+}
+
+void send_descriptor(const Fd& socket, const Fd& file) {
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  char byte = 0;
+  iovec data{&byte, 1};
+  msghdr message{};
+  message.msg_iov = &data, message.msg_iovlen = 1;
+  message.msg_control = control, message.msg_controllen = sizeof control;
+  cmsghdr& header = *CMSG_FIRSTHDR(&message);
+  header.cmsg_level = SOL_SOCKET, header.cmsg_type = SCM_RIGHTS;
+  header.cmsg_len = CMSG_LEN(sizeof(int));
+  const int number = file.get();
+  std::memcpy(CMSG_DATA(&header), &number, sizeof number);
+  if (::sendmsg(socket.get(), &message, 0) != 1) throw_errno("cannot give a seed a descriptor");
+}
+
+bool holds(const pb::Process& process, const PlannedFile& file) {
+  return process.state() != "Z" &&
+         std::ranges::any_of(process.descriptors(), [&](const pb::Descriptor& descriptor) {
+           return descriptor.description() == file.descriptor->description();
+         });
+}
+
+}  // namespace
+
+void add_delivery_sockets(std::vector<Fd>& files) {
+  int ends[kDeliverySockets];
+  if (::socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, ends) != 0)
+    throw_errno("cannot make a socket");
+  for (const int end : ends) files.emplace_back(end);
+}
+
+Fd LateOpening::take(const std::string& what, long number, const SystemCallArguments& arguments) {
+  const int64_t there = opener.call(what, number, arguments);
+  Fd fd = duplicate_descriptor(opener.tid(), static_cast<int>(there));
+  if (!fd.valid()) throw_errno("cannot {}", what);
+  opener.call("close a descriptor", SYS_close, {static_cast<uint64_t>(there)});
+  return fd;
+}
+
+void open_late_files(RestoreContext& context,
+                     const std::function<Seed&(const pb::Process&)>& seed) {
+  const RestorePlan& plan = context.plan;
+  const int seeds_end = plan.file_base + static_cast<int>(plan.files.size());
+  std::map<uint64_t, LateOpening::Ended> ended;
+  for (size_t i = 0; i < plan.files.size(); ++i) {
+    const PlannedFile& file = plan.files[i];
+    const OpenLate open = own_way(file, &DescriptorRestorer::open_late);
+    if (!open) continue;
+    const Fd our_end = duplicate_descriptor(context.keeper, seeds_end + 1);
+    if (!our_end.valid()) throw_errno("cannot reach the seeds");
+    Fd opened;
+    for (const pb::Process& process : context.snapshot.processes()) {
+      if (!holds(process, file) || !is_last_to_share(context.snapshot, process, kDescriptors))
+        continue;
+      LateOpening opening{context.snapshot, seed(process), ended};
+      if (!opened.valid()) opened = open(opening, *file.descriptor);
+      if (!opened.valid()) break;
+      send_descriptor(our_end, opened);
+      opening.opener.receive("take over " + file.what, seeds_end,
+                             plan.file_base + static_cast<int>(i));
+    }
+  }
+  for (const auto& [inode, process] : ended)
+    process.parent->call("reap a process", SYS_wait4,
+                         {static_cast<uint64_t>(process.number), 0, __WALL, 0});
+}
+
+void start_files(RestoreContext& context) {
+  const RestorePlan& plan = context.plan;
+  for (size_t i = 0; i < plan.files.size(); ++i) {
+    const Start start = own_way(plan.files[i], &DescriptorRestorer::start);
+    if (!start) continue;
+    const Fd same = duplicate_descriptor(context.keeper, plan.file_base + static_cast<int>(i));
+    if (!same.valid()) throw_errno("cannot reach {}", plan.files[i].what);
+    start(context, *plan.files[i].descriptor, same);
+  }
 }
 
 const ProcessRestorer kDescriptorRestorer{"descriptors", restore};

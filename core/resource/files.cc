@@ -1,6 +1,9 @@
 #include <fcntl.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
+
+#include <algorithm>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
@@ -83,6 +86,46 @@ std::string file_note(const pb::Descriptor& descriptor) {
                               printable(former));
 }
 
+// ---- What /proc tells of a task of the tree -----------------------------------------------------
+
+// "/proc/12/maps": "maps" of 12, a task of the tree by the number that it has there.
+struct ProcPath {
+  int32_t number = 0;  // 0: it is no such path
+  std::string rest;
+};
+
+ProcPath proc_path(const Snapshot& snapshot, const std::string& path) {
+  constexpr std::string_view kProc = "/proc/";
+  if (!path.starts_with(kProc)) return {};
+  const size_t end = std::min(path.find('/', kProc.size()), path.size());
+  const auto number =
+      parse_number<int32_t>(std::string_view(path).substr(kProc.size(), end - kProc.size()));
+  const pb::Process* process = number ? snapshot.process(*number) : nullptr;
+  if (!process) return {};
+  return {own_number(*process), path.substr(end)};
+}
+
+Fd open_proc_late(LateOpening& opening, const pb::Descriptor& descriptor) {
+  const auto [number, rest] = proc_path(opening.snapshot, descriptor.target());
+  if (number == 0) return Fd();
+  constexpr uint32_t kAtFdcwd = static_cast<uint32_t>(AT_FDCWD);
+  const std::string path = fmt::format("/proc/{}{}", number, rest);
+  Fd fd = opening.take("open " + path, SYS_openat,
+                       {kAtFdcwd, opening.opener.put(path), descriptor.flags() | O_CLOEXEC});
+  go_to_position(fd, descriptor);
+  return fd;
+}
+
+// Something to stand for it until then.
+Fd open_unless_late(OpeningContext& context, const pb::Descriptor& descriptor,
+                    Fd (*open)(OpeningContext&, const pb::Descriptor&)) {
+  if (proc_path(context.snapshot, descriptor.target()).number == 0)
+    return open(context, descriptor);
+  Fd fd(::open("/", O_PATH | O_CLOEXEC));
+  if (!fd.valid()) throw_errno("cannot open /");
+  return fd;
+}
+
 // Terminals that are not the tree's own are those of the standard streams, or else gone.
 Fd open_device(OpeningContext& context, const pb::Descriptor& descriptor) {
   if (is_own_terminal(context.snapshot, descriptor)) return open_terminal(context, descriptor);
@@ -94,10 +137,19 @@ std::string device_obstacle(const Snapshot& snapshot, const pb::Descriptor& desc
   return descriptor.device_node().terminal() ? "" : path_obstacle(snapshot, descriptor);
 }
 
+Fd open_file_or_proc(OpeningContext& context, const pb::Descriptor& descriptor) {
+  return open_unless_late(context, descriptor, open_file);
+}
+
+Fd open_directory(OpeningContext& context, const pb::Descriptor& descriptor) {
+  return open_unless_late(context, descriptor, open_path);
+}
+
 }  // namespace
 
-std::string path_obstacle(const Snapshot&, const pb::Descriptor& descriptor) {
+std::string path_obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
   struct stat status {};
+  if (proc_path(snapshot, descriptor.target()).number) return "";
   if (descriptor.file().other_links() && descriptor.file().former_name().empty())
     return fmt::format("that name of it was gone; of its {} others none is in the same directory",
                        descriptor.file().other_links());
@@ -118,9 +170,12 @@ void go_to_position(const Fd& file, const pb::Descriptor& descriptor) {
     throw_errno("cannot seek in {}", printable(descriptor.target()));
 }
 
-const DescriptorRestorer kRegularFileRestorer{pb::Descriptor::kFile, file_obstacle, open_file,
-                                              file_note};
-const DescriptorRestorer kDirectoryRestorer{pb::Descriptor::kDirectory, path_obstacle, open_path};
+const DescriptorRestorer kRegularFileRestorer{
+    pb::Descriptor::kFile, file_obstacle, open_file_or_proc, file_note, open_proc_late, nullptr};
+const DescriptorRestorer kDirectoryRestorer{.kind = pb::Descriptor::kDirectory,
+                                            .obstacle = path_obstacle,
+                                            .open = open_directory,
+                                            .open_late = open_proc_late};
 const DescriptorRestorer kDeviceRestorer{pb::Descriptor::kDeviceNode, device_obstacle, open_device};
 
 const DescriptorResource kRegularFile{"file", is_regular, capture_regular};

@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 
 #include <algorithm>
+#include <set>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
@@ -65,10 +66,26 @@ void capture_locks(const ProcFields& info, pb::Descriptor& out) {
   for (const std::string_view lock : info.all("lock")) add_lock(lock, out);
 }
 
+// By who had taken it: that is who is told when somebody else opens the file.
+void take_lease(RestoreContext& context, const pb::Descriptor& descriptor, const pb::FileLock& lock,
+                Seed& seed) {
+  const uint64_t kind = lock.exclusive() ? F_WRLCK : F_RDLCK;
+  const int64_t result =
+      seed.try_call(SYS_fcntl, {static_cast<uint64_t>(descriptor.number()), F_SETLEASE, kind});
+  if (result < 0)
+    context.notes.push_back(fmt::format(
+        "the lease of {} is not taken again: {}", printable(descriptor.target()),
+        result == -EAGAIN ? "somebody else has it open" : errno_text(static_cast<int>(-result))));
+}
+
 void take_locks_of_process(RestoreContext& context, const pb::Process& process, Seed& seed) {
+  std::set<uint32_t> leases;  // by description, of which each has one
   for (const pb::Descriptor& descriptor : process.descriptors())
     for (const pb::FileLock& lock : descriptor.locks())
-      if (lock.kind() == "POSIX")
+      if (lock.kind() == "LEASE" && lock.owner() == process.pid() &&
+          leases.insert(descriptor.description()).second)
+        take_lease(context, descriptor, lock, seed);
+      else if (lock.kind() == "POSIX")
         note_unless_taken(context, printable(descriptor.target()),
                           seed.try_call(SYS_fcntl, {static_cast<uint64_t>(descriptor.number()),
                                                     F_SETLK, seed.put_value(range_of(lock))}));

@@ -1,8 +1,17 @@
+#include <fcntl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/resource/resources.h"
 
 namespace snapgdb {
 namespace {
+
+constexpr uint32_t kOfThread = O_EXCL;  // PIDFD_THREAD, Linux 6.9
 
 // "pid:[N]" since pidfs (Linux 6.9), "anon_inode:[pidfd]" before.
 bool matches(const OpenDescriptor& open) {
@@ -12,10 +21,58 @@ bool matches(const OpenDescriptor& open) {
 void capture(CaptureContext&, const OpenDescriptor& open, pb::Descriptor& out) {
   // -1: the process is gone; 0: it is outside our pid namespace.
   out.mutable_pidfd()->set_pid(parse_number<int32_t>(open.info.text("Pid")).value_or(0));
+  out.mutable_pidfd()->set_of_thread(out.flags() & kOfThread);
+}
+
+// ---- Restoring ----------------------------------------------------------------------------------
+
+// By which the tree knows it; 0: it is not of the tree, or has ended.
+int32_t own_number_of(const Snapshot& snapshot, const pb::PidFd& pidfd) {
+  for (const pb::Process& process : snapshot.processes()) {
+    if (process.pid() == pidfd.pid()) return own_number(process);
+    const auto thread = std::ranges::find(process.threads(), pidfd.pid(), &pb::Thread::tid);
+    if (pidfd.of_thread() && thread != process.threads().end()) return own_number(*thread);
+  }
+  return 0;
+}
+
+std::string obstacle(const Snapshot&, const pb::Descriptor&) {
+  return "";
+}
+
+// Something that stands for it until the tree is there.
+Fd open_placeholder(OpeningContext&, const pb::Descriptor&) {
+  Fd fd(::open("/", O_PATH | O_CLOEXEC));
+  if (!fd.valid()) throw_errno("cannot open /");
+  return fd;
+}
+
+// In the pid namespace of the tree. Without a signal at its end, which its parent would find.
+LateOpening::Ended make_ended_process(Seed& parent) {
+  Seed child = parent.clone("make a process that ends", 0, 0, 0);
+  const int64_t number = child.call("ask for its number", SYS_getpid);
+  child.end(0);
+  return {&parent, number};
+}
+
+Fd open_pidfd(LateOpening& opening, const pb::Descriptor& descriptor) {
+  int64_t number = own_number_of(opening.snapshot, descriptor.pidfd());
+  if (number == 0) {
+    LateOpening::Ended& ended = opening.ended[descriptor.inode()];
+    if (!ended.parent) ended = make_ended_process(opening.opener);
+    number = ended.number;
+  }
+  return opening.take(
+      fmt::format("open process {}", number), SYS_pidfd_open,
+      {static_cast<uint64_t>(number), descriptor.flags() & (O_NONBLOCK | kOfThread)});
 }
 
 }  // namespace
 
+const DescriptorRestorer kPidFdRestorer{.kind = pb::Descriptor::kPidfd,
+                                        .obstacle = obstacle,
+                                        .open = open_placeholder,
+                                        .open_late = open_pidfd};
 const DescriptorResource kPidFd{"pidfd", matches, capture};
 
 }  // namespace snapgdb

@@ -42,6 +42,8 @@ struct CaptureContext {
   Identities address_spaces{Identities::Kind::kAddressSpace};
   // By inode of the network namespace, and of the socket.
   std::map<uint64_t, std::map<uint64_t, UnixSocket>> unix_sockets{};
+  // By CLOCK_MONOTONIC: what is left of a timer is told as of the moment of the snapshot.
+  const uint64_t began_ns = now_ns(CLOCK_MONOTONIC);
   std::mutex mutex{};  // of missing, unix_sockets and pipes
 
   // Whether the content of this pipe or socket (by inode) is still to be taken: one descriptor

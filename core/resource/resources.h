@@ -71,7 +71,11 @@
   ROW(kDirectoryRestorer)                 \
   ROW(kDeviceRestorer)                    \
   ROW(kEventFdRestorer)                   \
-  ROW(kEpollRestorer)
+  ROW(kEpollRestorer)                     \
+  ROW(kInotifyRestorer)                   \
+  ROW(kTimerFdRestorer)                   \
+  ROW(kSignalFdRestorer)                  \
+  ROW(kPidFdRestorer)
 
 // Sockets, by their domain.
 #define SNAPGDB_SOCKET_FAMILIES(ROW) \

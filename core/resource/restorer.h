@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -179,6 +180,21 @@ Fd open_mapped(OpeningContext& context, const PlannedFile& file);
 // Once the process has its descriptors: what its epolls watch.
 void watch_again(RestoreContext& context, const pb::Process& process, Seed& seed);
 
+// What is opened once the tree is there, by a task of it.
+struct LateOpening {
+  const Snapshot& snapshot;
+  Seed& opener;
+  // A process of the tree's pid namespace that has ended, and is not reaped before all is open.
+  struct Ended {
+    Seed* parent = nullptr;
+    int64_t number = 0;
+  };
+  std::map<uint64_t, Ended>& ended;  // by inode of the descriptors that lead to it
+
+  // What a call of the opener gives, and nobody else has.
+  Fd take(const std::string& what, long number, const SystemCallArguments& arguments);
+};
+
 // A kind of descriptor, by its member of Descriptor.kind.
 struct DescriptorRestorer {
   pb::Descriptor::KindCase kind;
@@ -187,6 +203,11 @@ struct DescriptorRestorer {
   Fd (*open)(OpeningContext&, const pb::Descriptor&);  // throws Error
   // What will be otherwise than it was; "" if nothing.
   std::string (*note)(const pb::Descriptor&) = [](const pb::Descriptor&) { return std::string(); };
+  // Of what leads to tasks of the tree: opens it when they are there; the keeper's is in its place
+  // until then. Invalid: that is the right one.
+  Fd (*open_late)(LateOpening&, const pb::Descriptor&) = nullptr;
+  // Last of all: sets going what has been opened, or undoes what the restore has done to it.
+  void (*start)(RestoreContext&, const pb::Descriptor&, const Fd&) = nullptr;
 };
 // nullptr: that kind cannot be restored yet.
 const DescriptorRestorer* restorer_of(const pb::Descriptor& descriptor);
@@ -201,6 +222,14 @@ bool has_outside_connections(const Snapshot& snapshot);
 // Connections of the tree were silent up to now, so that others see nothing of a restore that
 // fails.
 void let_connections_go(const RestoreContext& context);
+// The plan's files, from plan.files.size() on: a socket through which a seed is given descriptors,
+// and the end of it that is ours.
+inline constexpr size_t kDeliverySockets = 2;
+void add_delivery_sockets(std::vector<Fd>& files);
+// By what their kinds have for it: all that is opened late, in the tables of those who have it;
+// before any of them has its descriptors in place.
+void open_late_files(RestoreContext& context, const std::function<Seed&(const pb::Process&)>& seed);
+void start_files(RestoreContext& context);
 
 // File locks, as far as they are free. Those of files once, those of processes when they have their
 // descriptors.

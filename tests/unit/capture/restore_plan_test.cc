@@ -145,7 +145,7 @@ TEST_CASE("what cannot be restored is named, all of it") {
   pb::Descriptor& descriptor = *process.record().add_descriptors();
   descriptor.set_number(5);
   descriptor.set_description(1);
-  descriptor.mutable_timerfd();
+  descriptor.mutable_other();
   const auto snapshot = builder.build();
   const RestorePlan plan = plan_restore(*snapshot, {});
   CHECK(is_in_the_way(plan, 10, "lost on the way"));
@@ -153,7 +153,7 @@ TEST_CASE("what cannot be restored is named, all of it") {
   CHECK(is_in_the_way(plan, 10, "descriptor 5"));
   CHECK_FALSE(is_in_the_way(plan, 10, "guard page"));
 
-  const RestorePlan without = plan_restore(*snapshot, {{"memory", "timerfd"}});
+  const RestorePlan without = plan_restore(*snapshot, {{"memory", "other"}});
   for (const Obstacle& obstacle : without.obstacles) CHECK(obstacle.resource == "seccomp");
   CHECK(without.files.at(0).how == PlannedFile::How::kLeftOut);
   CHECK(without.notes.size() >= 2);
