@@ -428,8 +428,12 @@ TEST_CASE("in non-stop mode threads stop one by one, each with a notice") {
   auto& client = debugger.client;
   CHECK(client.ask("QNonStop:1") == "OK");
   CHECK(client.ask("?").starts_with("T00thread:p10.10;"));
-  CHECK(client.ask("vStopped").starts_with("T00thread:p10.11;"));
   CHECK(client.ask("vStopped") == "OK");
+  // gdb aborts if it connects to more than one that stands still.
+  CHECK_FALSE(contains(client.session.feed(frame("Hgp10.10")), "%Stop"));
+  CHECK(contains(client.session.feed(frame("g")), "%Stop:T00thread:p10.11;"));
+  CHECK(client.ask("vStopped") == "OK");
+  CHECK_FALSE(contains(client.session.feed(frame("g")), "%Stop"));
   CHECK(client.ask("vCont;c:p10.10") == "OK");
   debugger.script.events = {{.kind = Kind::kSoftwareBreakpoint, .thread = kFirst},
                             {.kind = Kind::kStopped, .thread = kSecond}};
