@@ -40,7 +40,8 @@ Handler file_close, file_fstat, file_open, file_pread, file_readlink, file_setfs
 Handler file_refuse_write;
 
 // lldb_packets.cc
-Handler enable_error_strings, host_info, memory_region, process_info, threads_info;
+Handler allocate_memory, release_memory, enable_error_strings, host_info, memory_region,
+    process_info, threads_info;
 
 // packets.cc
 Handler exchange_features;

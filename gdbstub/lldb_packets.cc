@@ -64,6 +64,37 @@ Reply process_info(SessionState& state, Scanner) {
                      pid.value, process ? process->parent() : 0, to_hex(kTriple));
 }
 
+// For the expressions of lldb, "_MSIZE,rwx": without it, lldb would have the program call mmap, and
+// the snapshot run. Where it is, is for the moment to say, also while its tree runs: there it is
+// found again after a restart.
+Reply allocate_memory(SessionState& state, Scanner arguments) {
+  const Pid pid = state.selected_thread().pid;
+  const uint64_t size = arguments.hex();
+  arguments.expect(',');
+  uint32_t protection = PROT_NONE;
+  for (const char letter : arguments.take_rest()) {
+    if (letter == 'r') protection |= PROT_READ;
+    if (letter == 'w') protection |= PROT_WRITE;
+    if (letter == 'x') protection |= PROT_EXEC;
+  }
+  const auto made = state.moment->allocate(pid, size, protection);
+  if (!made) throw PacketError{kNoMemory, "there is no room for that much memory"};
+  if (state.running.target && !state.running.target->allocate(pid, *made)) {
+    state.moment->release(pid, made->start);
+    throw PacketError{kNoMemory, "the program cannot be given more memory now"};
+  }
+  return fmt::format("{:x}", made->start);
+}
+
+Reply release_memory(SessionState& state, Scanner arguments) {
+  const Pid pid = state.selected_thread().pid;
+  const auto mapping = state.moment->release(pid, arguments.hex());
+  if (!mapping) throw PacketError{kNoMemory, "no memory was allocated there"};
+  if (state.running.target && !state.running.target->release(pid, *mapping))
+    throw PacketError{kNoMemory, "the program keeps that memory"};
+  return "OK";
+}
+
 // The mapping that holds an address, or the gap around it.
 Reply memory_region(SessionState& state, Scanner arguments) {
   arguments.expect(':');

@@ -30,7 +30,24 @@ size_t MemoryOverlay::read(uint64_t address, std::span<std::byte> out,
     const Overlap common = overlap(address, readable, page->first);
     std::memcpy(out.data() + common.in_range, page->second.data() + common.in_page, common.size);
   }
-  return readable;
+  size_t size = readable;
+  for (auto page = pages_.find(page_down(address + size));
+       size < out.size() && page != pages_.end() && page->first == page_down(address + size);
+       ++page) {
+    const Overlap common = overlap(address, out.size(), page->first);
+    std::memcpy(out.data() + common.in_range, page->second.data() + common.in_page, common.size);
+    size = common.in_range + common.size;
+  }
+  return size;
+}
+
+void MemoryOverlay::add(uint64_t address, uint64_t size) {
+  for (uint64_t page = address; page < address + size; page += kPageSize)
+    pages_.insert_or_assign(page, std::string(kPageSize, '\0'));
+}
+
+void MemoryOverlay::drop(uint64_t address, uint64_t size) {
+  pages_.erase(pages_.lower_bound(address), pages_.lower_bound(address + size));
 }
 
 bool MemoryOverlay::write(uint64_t address, std::span<const std::byte> bytes,

@@ -18,6 +18,10 @@ class MemoryOverlay {
   // All or (false) nothing: memory that cannot be read cannot be changed either.
   bool write(uint64_t address, std::span<const std::byte> bytes, const ReadBelow& below);
 
+  // Pages of zeros where nothing lies below. Preconditions: whole pages.
+  void add(uint64_t address, uint64_t size);
+  void drop(uint64_t address, uint64_t size);
+
   // Changed pages by their address; for a target that carries the changes into a process.
   const std::map<uint64_t, std::string>& pages() const { return pages_; }
 

@@ -19,8 +19,8 @@ struct PacketRow {
   Handler* handle;
 };
 
-// Every packet there is, in alphabetical order. A name of one letter may be followed by anything;
-// a longer one ends where the packet ends or at one of ":;,".
+// Every packet there is, in alphabetical order. A name of one letter, or of one after "_", may be
+// followed by anything; a longer one ends where the packet ends or at one of ":;,".
 constexpr PacketRow kPackets[] = {
     {"!", "", enable_extended_mode},
     {"?", "", stop_reason},
@@ -41,6 +41,8 @@ constexpr PacketRow kPackets[] = {
     {"T", "", thread_is_alive},
     {"X", "", write_memory_binary},
     {"Z", "ConditionalBreakpoints+", insert_breakpoint},
+    {"_M", "", allocate_memory},
+    {"_m", "", release_memory},
     {"c", "", continue_thread},
     {"g", "", read_registers},
     {"jThreadsInfo", "", threads_info},
@@ -110,7 +112,7 @@ constexpr ClientFeature kClientFeatures[] = {
 
 bool is_named(std::string_view payload, std::string_view name) {
   if (!payload.starts_with(name)) return false;
-  if (name.size() == 1 || payload.size() == name.size()) return true;
+  if (name.size() == 1 || name[0] == '_' || payload.size() == name.size()) return true;
   return std::string_view(":;,").find(payload[name.size()]) != std::string_view::npos;
 }
 

@@ -11,6 +11,7 @@ namespace snapgdb::gdbstub {
 namespace {
 
 struct Subject {
+  const Snapshot& snapshot;
   const pb::Process& process;
   const pb::Thread* thread;  // nullptr: nothing is left of it
   bool is_task = false;      // the thread alone, not the process
@@ -23,10 +24,11 @@ std::string nul_terminated(const Strings& strings) {
   return out;
 }
 
-std::string maps_line(const pb::Vma& vma) {
+// [start, end) of it.
+std::string maps_line(const pb::Vma& vma, uint64_t start, uint64_t end) {
   const auto letter = [&](uint32_t bit, char c) { return vma.protection() & bit ? c : '-'; };
-  std::string line = fmt::format("{:08x}-{:08x} {}{}{}{} {:08x} {:02x}:{:02x} {}", vma.start(),
-                                 vma.end(), letter(PROT_READ, 'r'), letter(PROT_WRITE, 'w'),
+  std::string line = fmt::format("{:08x}-{:08x} {}{}{}{} {:08x} {:02x}:{:02x} {}", start, end,
+                                 letter(PROT_READ, 'r'), letter(PROT_WRITE, 'w'),
                                  letter(PROT_EXEC, 'x'), vma.shared() ? 's' : 'p', vma.offset(),
                                  vma.device_major(), vma.device_minor(), vma.inode());
   constexpr size_t kNameColumn = 73;
@@ -40,29 +42,56 @@ std::string maps_line(const pb::Vma& vma) {
 
 std::string maps(const Subject& subject) {
   std::string out;
-  for (const pb::Vma& vma : subject.process.mappings()) out += maps_line(vma);
+  for (const pb::Vma& vma : subject.process.mappings())
+    out += maps_line(vma, vma.start(), vma.end());
   return out;
 }
 
-std::string smaps(const Subject& subject) {
+// As the kernel shows a mapping; or, without amounts and with the flag of what is left out of
+// cores, a part of one that is all zeros.
+std::string smaps_entry(const pb::Vma& vma, uint64_t start, uint64_t end, bool touched) {
   constexpr uint64_t kKib = 1024;
+  const std::pair<const char*, uint64_t> amounts[] = {{"Rss", vma.rss()},
+                                                      {"Pss", vma.pss()},
+                                                      {"Shared_Clean", vma.shared_clean()},
+                                                      {"Shared_Dirty", vma.shared_dirty()},
+                                                      {"Private_Clean", vma.private_clean()},
+                                                      {"Private_Dirty", vma.private_dirty()},
+                                                      {"Anonymous", vma.anonymous()},
+                                                      {"Swap", vma.swap()},
+                                                      {"Locked", vma.locked()}};
+  const auto line = [](std::string_view name, uint64_t bytes) {
+    return fmt::format("{:<16}{:>8} kB\n", fmt::format("{}:", name), bytes / kKib);
+  };
+  std::string out = maps_line(vma, start, end);
+  out += line("Size", end - start) + line("KernelPageSize", vma.page_size());
+  for (const auto& [name, bytes] : amounts) out += line(name, touched ? bytes : 0);
+  return out + fmt::format("VmFlags: {}{}\n", vma.flags(), touched ? "" : " dd");
+}
+
+// gdb makes a core of what stands here, and reads every byte of it: parts of anonymous memory,
+// large ones, that are nothing but zeros are therefore shown as mappings of their own. The others
+// bear the amounts of the whole.
+std::string smaps(const Subject& subject) {
+  constexpr uint64_t kLarge = 64 << 20;
   std::string out;
   for (const pb::Vma& vma : subject.process.mappings()) {
-    const std::pair<const char*, uint64_t> amounts[] = {{"Size", vma.end() - vma.start()},
-                                                        {"KernelPageSize", vma.page_size()},
-                                                        {"Rss", vma.rss()},
-                                                        {"Pss", vma.pss()},
-                                                        {"Shared_Clean", vma.shared_clean()},
-                                                        {"Shared_Dirty", vma.shared_dirty()},
-                                                        {"Private_Clean", vma.private_clean()},
-                                                        {"Private_Dirty", vma.private_dirty()},
-                                                        {"Anonymous", vma.anonymous()},
-                                                        {"Swap", vma.swap()},
-                                                        {"Locked", vma.locked()}};
-    out += maps_line(vma);
-    for (const auto& [name, bytes] : amounts)
-      out += fmt::format("{:<16}{:>8} kB\n", fmt::format("{}:", name), bytes / kKib);
-    out += fmt::format("VmFlags: {}\n", vma.flags());
+    uint64_t start = vma.start();
+    const auto show_until = [&](uint64_t end) {
+      if (start < end) out += smaps_entry(vma, start, end, true);
+      start = end;
+    };
+    if (vma.name().empty() && !vma.shared())
+      for (const Extent& extent :
+           subject.snapshot.extents(subject.process).overlapping(vma.start(), vma.end())) {
+        const uint64_t first = std::max(extent.start, vma.start());
+        const uint64_t last = std::min(extent.end(), vma.end());
+        if (extent.source != pb::SOURCE_ZERO || last - first < kLarge) continue;
+        show_until(first);
+        out += smaps_entry(vma, first, last, false);
+        start = last;
+      }
+    show_until(vma.end());
   }
   return out;
 }
@@ -280,13 +309,14 @@ std::optional<Subject> take_subject(const Snapshot& snapshot, std::string_view& 
   const auto pid = take_id(path);
   const pb::Process* process = pid ? snapshot.process(*pid) : nullptr;
   if (!process) return std::nullopt;
-  if (!path.starts_with(kTask)) return Subject{*process, find_thread(*process, process->pid())};
+  if (!path.starts_with(kTask))
+    return Subject{snapshot, *process, find_thread(*process, process->pid())};
   path.remove_prefix(kTask.size());
   const auto tid = take_id(path);
   const pb::Thread* thread = tid ? find_thread(*process, *tid) : nullptr;
   const bool is_leader = tid == process->pid();  // it may have exited before the others
   if (!thread && !is_leader) return std::nullopt;
-  return Subject{*process, thread, true};
+  return Subject{snapshot, *process, thread, true};
 }
 
 std::optional<std::string> content(std::span<const Row> rows, const Subject& subject,

@@ -1,8 +1,11 @@
 #include <fmt/format.h>
 
+#include <utility>
+
 #include "core/base/strings.h"
 #include "gdbstub/handlers.h"
 #include "gdbstub/run_control.h"
+#include "gdbstub/stop_replies.h"
 
 namespace snapgdb::gdbstub {
 namespace {
@@ -19,10 +22,19 @@ const Register& numbered(const RegisterLayout& layout, uint64_t number) {
   return layout.registers()[number];
 }
 
+// The first time after it has connected in non-stop mode, the client has dealt with the first
+// thread.
+void notify_of_others(SessionState& state) {
+  for (const ThreadId thread : std::exchange(state.running.standing, {}))
+    if (state.running.non_stop && state.target->has(thread))
+      state.running.events.push_back(standing(state, thread));
+}
+
 }  // namespace
 
 Reply read_registers(SessionState& state, Scanner arguments) {
   arguments.expect_end();
+  notify_of_others(state);
   const RegisterSet set = state.target->registers(state.selected_thread());
   std::string reply;
   for (const Register& each : state.target->layout().registers()) reply += shown(set, each);

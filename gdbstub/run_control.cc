@@ -210,7 +210,7 @@ void return_to_snapshot(SessionState& state) {
 
 void begin_anew(SessionState& state) {
   return_to_snapshot(state);
-  state.moment->set_changes({});
+  state.moment->revert();
 }
 
 void look_again(SessionState& state) {

@@ -144,7 +144,8 @@ Reply step_with_signal(SessionState& state, Scanner arguments) {
   return run_selected(state, arguments, true, true);
 }
 
-// In non-stop mode, all that stand still: the first now, the others as notices.
+// In non-stop mode, one of those that stand still, the others as notices, later: gdb 13.1
+// connects to one thread that stands still, but aborts with an internal error if there are more.
 Reply stop_reason(SessionState& state, Scanner) {
   Running& running = state.running;
   if (!running.non_stop) {
@@ -152,11 +153,17 @@ Reply stop_reason(SessionState& state, Scanner) {
     return standing_reply(state, state.selected_thread());
   }
   running.notices.clear();
+  running.standing.clear();
   for (const Pid pid : state.attached)
     for (const Tid tid : state.target->threads(pid))
       if (!running.target || !running.target->runs({pid, tid}))
-        running.notices.push_back(standing_reply(state, {pid, tid}));
-  return running.notices.empty() ? "OK" : running.notices.front();
+        running.standing.push_back({pid, tid});
+  if (running.standing.empty()) return "OK";
+  const auto first = std::ranges::find(running.standing, state.selected);
+  const auto told = first == running.standing.end() ? running.standing.begin() : first;
+  running.notices.push_back(standing_reply(state, *told));
+  running.standing.erase(told);
+  return running.notices.front();
 }
 
 // The client has taken note of the last one.

@@ -106,6 +106,10 @@ class RunningTarget : public Target {
   virtual void remove(Pid pid, const Breakpoint& breakpoint) = 0;
   virtual bool set_siginfo(ThreadId thread, std::string_view siginfo) = 0;
 
+  // Makes memory of the debugger's own, exactly there, or ends it. False: it cannot be.
+  virtual bool allocate(Pid pid, const Mapping& mapping) = 0;
+  virtual bool release(Pid pid, const Mapping& mapping) = 0;
+
   // Starts to watch over a process of the tree that runs by itself; it stands still afterwards.
   // Throws Error.
   virtual void attach(Pid pid) = 0;

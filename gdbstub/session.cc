@@ -160,14 +160,15 @@ std::string Session::notify() {
 // What ran cannot be followed any more. The client waits for a stop, and gets one.
 std::string Session::lose(const Error& error) {
   Running& running = state_.running;
-  const bool under_way = !running.notices.empty();
   return_to_snapshot(state_);
   const std::string text =
       fmt::format("snapgdb: what ran is dropped, this is the snapshot again: {}\n", error.what());
   if (running.non_stop) {
     state_.aside += text;
-    const Reply first = stop_reason(state_, Scanner(""));
-    return under_way || running.notices.empty() ? "" : frame_notification("Stop:" + *first);
+    for (const Pid pid : state_.attached)
+      for (const Tid tid : state_.target->threads(pid))
+        running.events.push_back(standing(state_, {pid, tid}));
+    return notify();
   }
   if (state_.attached.empty()) return send("N");
   state_.console += text;

@@ -68,6 +68,9 @@ struct Running {
   // is the one it has been told and has not confirmed.
   bool non_stop = false;
   std::deque<std::string> notices;
+  // Threads that stood still when it connected: it is notified of them once it has looked at the
+  // one that it was told of then.
+  std::vector<ThreadId> standing;
 
   // What breakpoints are inserted in.
   RunningTarget* tree() const { return target ? target.get() : over.get(); }

@@ -91,8 +91,51 @@ std::optional<Mapping> SnapshotTarget::mapping_at_or_after(Pid pid, uint64_t add
   if (!process) return std::nullopt;
   const auto& mappings = process->mappings();
   const auto found = std::ranges::upper_bound(mappings, address, {}, &pb::Vma::end);
-  if (found == mappings.end()) return std::nullopt;
-  return Mapping{found->start(), found->end(), found->protection(), found->name()};
+  std::optional<Mapping> next;
+  if (found != mappings.end())
+    next = {found->start(), found->end(), found->protection(), found->name()};
+  if (const auto own = changes_.allocated.find(process->address_space());
+      own != changes_.allocated.end())
+    for (const auto& [start, mapping] : own->second)
+      if (mapping.end > address && (!next || start < next->start)) next = mapping;
+  return next;
+}
+
+// Far from where the kernel puts anything, so that what is restored finds its place free.
+std::optional<Mapping> SnapshotTarget::allocate(Pid pid, uint64_t size, uint32_t protection) {
+  constexpr uint64_t kFirst = 0x2000'0000'0000, kLast = 0x3000'0000'0000, kMost = 64 << 20;
+  const pb::Process* process = snapshot_->process(pid.value);
+  if (!process || size == 0 || size > kMost) return std::nullopt;
+  const uint64_t whole = page_up(size);
+  uint64_t start = kFirst;
+  for (auto next = mapping_at_or_after(pid, start); next && next->start < start + whole;
+       next = mapping_at_or_after(pid, start))
+    start = next->end;
+  if (start + whole > kLast) return std::nullopt;
+  const Mapping made{start, start + whole, protection, "[debugger]"};
+  changes_.allocated[process->address_space()][start] = made;
+  changes_.memory[process->address_space()].add(start, whole);
+  return made;
+}
+
+std::optional<Mapping> SnapshotTarget::release(Pid pid, uint64_t start) {
+  const pb::Process* process = snapshot_->process(pid.value);
+  const auto own =
+      process ? changes_.allocated.find(process->address_space()) : changes_.allocated.end();
+  if (own == changes_.allocated.end()) return std::nullopt;
+  const auto found = own->second.extract(start);
+  if (found.empty()) return std::nullopt;
+  changes_.memory[process->address_space()].drop(start, found.mapped().end - start);
+  return found.mapped();
+}
+
+void SnapshotTarget::revert() {
+  Changes kept;
+  kept.allocated = changes_.allocated;
+  for (const auto& [space, mappings] : kept.allocated)
+    for (const auto& [start, mapping] : mappings)
+      kept.memory[space].add(start, mapping.end - start);
+  changes_ = std::move(kept);
 }
 
 RegisterSet SnapshotTarget::registers(ThreadId thread) const {

@@ -35,13 +35,22 @@ class SnapshotTarget : public Target {
   std::optional<std::string> executable(Pid pid) const override;
   const FileSystem* files() const override { return &files_; }
 
+  // Memory of the debugger's own, where the program has none: zeros at first. It becomes real when
+  // the moment is made to run. nullopt: there is no room.
+  std::optional<Mapping> allocate(Pid pid, uint64_t size, uint32_t protection);
+  // What began there; nullopt: nothing of the kind.
+  std::optional<Mapping> release(Pid pid, uint64_t start);
+
   // What a debugger has changed: by address space, by thread.
   struct Changes {
     std::map<uint32_t, MemoryOverlay> memory;
+    std::map<uint32_t, std::map<uint64_t, Mapping>> allocated;  // by start
     std::map<ThreadId, RegisterSet> registers;
   };
   const Changes& changes() const { return changes_; }
   void set_changes(Changes changes) { changes_ = std::move(changes); }
+  // All but what it has allocated, which it goes on to use, is as it was.
+  void revert();
   const std::shared_ptr<const Snapshot>& snapshot() const { return snapshot_; }
 
  private:

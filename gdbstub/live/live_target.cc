@@ -135,6 +135,14 @@ void LiveTarget::take_over(RestoredTree::HeldTask held, const SnapshotTarget& fr
 
 void LiveTarget::carry_over(const SnapshotTarget& from) {
   for (const auto& [pid, live] : processes_) {
+    const auto allocated =
+        from.changes().allocated.find(snapshot_->process(pid.value)->address_space());
+    if (allocated != from.changes().allocated.end())
+      for (const auto& [start, mapping] : allocated->second)
+        if (!allocate(pid, mapping))
+          throw Error("cannot make the snapshot run",
+                      fmt::format("process {} cannot be given the debugger's memory at {:#x}",
+                                  pid.value, start));
     const auto changed = from.changes().memory.find(snapshot_->process(pid.value)->address_space());
     if (changed == from.changes().memory.end()) continue;
     for (const auto& [address, page] : changed->second.pages())

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <deque>
 #include <map>
 #include <memory>
@@ -58,6 +59,9 @@ class LiveTarget : public RunningTarget {
   void remove(Pid pid, const Breakpoint& breakpoint) override;
   bool set_siginfo(ThreadId thread, std::string_view siginfo) override;
 
+  bool allocate(Pid pid, const Mapping& mapping) override;
+  bool release(Pid pid, const Mapping& mapping) override;
+
   void attach(Pid pid) override;
   void detach(Pid pid) override;
   void kill(Pid pid) override;
@@ -104,6 +108,9 @@ class LiveTarget : public RunningTarget {
   Process& process(Pid pid);
   const Process* find(Pid pid) const;
   std::vector<Thread*> threads_of(Pid pid);
+
+  // live_calls.cc
+  std::optional<int64_t> call(Pid pid, uint64_t number, const std::array<uint64_t, 6>& arguments);
 
   // live_records.cc
   Pid pid_of(Pid real, const ProcFields& status) const;

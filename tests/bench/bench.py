@@ -349,9 +349,52 @@ def look_at(options, threads):
     target.end()
 
 
+RUN = """
+import time
+def run(what):
+    gdb.execute("thread 2", to_string=True)  # the first one waits for input
+    start = time.monotonic()
+    gdb.execute("stepi", to_string=True)
+    print(f"{what} took", time.monotonic() - start, "s")
+run("first")
+try:
+    gdb.execute("monitor restart", to_string=True)
+    gdb.execute("maintenance flush register-cache", to_string=True)
+    run("again")
+except gdb.error: pass
+"""
+
+
+def run_it(options):
+    """From a command that runs something to the first that is heard of it: an instruction later."""
+    target = Target(options.targets, "busy", "--mib", str(options.mib))
+    image, script = f"{options.work}/x.snapgdb", f"{options.work}/run.py"
+    command_output([options.snapgdb, "capture", str(target.pid), "-o", image])
+    with open(script, "w", encoding="ascii") as file:
+        file.write(RUN)
+    print(f"\n{options.mib} MiB: from stepi to its end, and again after `monitor restart`")
+    for name, _, way in ways_to_look(options, target, image, "/dev/null"):
+        if name in ("core file", "snapgdb debug"):
+            continue
+        taken = {"first": [], "again": []}
+        for _ in range(options.rounds):
+            with way() as command:
+                said = gdb_run(command, ["-ex", f"source {script}"]).stdout
+            for what, times in taken.items():
+                if f"{what} took " in said:
+                    times.append(float(said.rpartition(f"{what} took ")[2].split()[0]))
+        if not taken["first"]:
+            raise SystemExit(f"bench: {name} runs nothing")
+        shown = [f"{statistics.median(times) * 1e3:6.1f} ms" if times else f"{'-':>9}" for times in taken.values()]
+        print(f"  {name:34} {'  '.join(shown)}", flush=True)
+    os.unlink(image)
+    target.end()
+
+
 def gdb(options):
     for threads in (10, 1000):
         look_at(options, threads)
+    run_it(options)
 
 
 SCENARIOS = {"large": large, "many": many, "restore": restore, "gdb": gdb}

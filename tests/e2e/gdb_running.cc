@@ -317,6 +317,24 @@ TEST_CASE("lldb calls, breaks, steps, watches and runs to the end") {
                       "stop reason = watchpoint", "= 210", "exited with status = 0"});
 }
 
+TEST_CASE("lldb looks at variables by expressions, and nothing has run") {
+  const Moment moment("count");
+  Running server(
+      {program(), "serve", moment.image, "--listen", "unix:" + moment.directory / "socket"});
+  for (int i = 0; i < 30000 && !contains(server.err(), "listening"); ++i) usleep(2000);
+  const Words commands{
+      "process connect --plugin gdb-remote unix-connect://" + moment.directory / "socket",
+      "expression counter * 2 + 14",
+      "expression counter = 5",
+      "expression (long)bytes[3] + counter",
+      "process plugin packet monitor notes",
+      "expression twice(counter)",
+      "expression counter + 1"};
+  Words words{"lldb", "--no-lldbinit", "--batch"};
+  for (const std::string& command : commands) words.insert(words.end(), {"-o", command});
+  check_says(run(words), {"= 14", "= 5", "Nothing has run yet", "= 10", "= 6"});
+}
+
 // ---- Nothing stays behind
 // ------------------------------------------------------------------------
 

@@ -114,6 +114,14 @@ class FakeTarget : public RunningTarget {
     note("siginfo " + to_hex(siginfo.substr(0, 4)));
     return true;
   }
+  bool allocate(Pid pid, const Mapping& mapping) override {
+    note(fmt::format("allocate {} {:x} {:x}", pid.value, mapping.start, mapping.end));
+    return true;
+  }
+  bool release(Pid pid, const Mapping& mapping) override {
+    note(fmt::format("release {} {:x}", pid.value, mapping.start));
+    return true;
+  }
   void attach(Pid pid) override { note(fmt::format("attach {}", pid.value)); }
   void detach(Pid pid) override { note(fmt::format("detach {}", pid.value)); }
   void kill(Pid pid) override { note(fmt::format("kill {}", pid.value)); }

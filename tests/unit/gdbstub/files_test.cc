@@ -175,4 +175,21 @@ TEST_CASE("a process whose leader has exited still has the leader's files") {
   CHECK(contents(client, "/proc/16/task/16/comm") == "headless\n");
 }
 
+TEST_CASE(
+    "large parts of memory that are all zeros are mappings of their own that cores leave out") {
+  constexpr uint64_t kGib = uint64_t{1} << 30;
+  SnapshotBuilder builder;
+  auto& process = builder.process(16).thread(16);
+  process.zeros(kGib, kGib);
+  process.memory(4 * kGib, "touched", PROT_READ | PROT_WRITE);
+  process.zeros(5 * kGib, 1 << 20);
+  Conversation client(builder.build());
+  const std::string text = contents(client, "/proc/16/smaps");
+  const size_t flags = text.find("VmFlags:");
+  CHECK(text.starts_with("40000000-80000000 "));
+  CHECK(contains(text.substr(flags, text.find('\n', flags) - flags), " dd"));
+  CHECK(text.find(" dd") == text.rfind(" dd"));
+  CHECK(contains(contents(client, "/proc/16/maps"), "40000000-80000000 "));
+}
+
 }  // namespace snapgdb::gdbstub

@@ -317,6 +317,33 @@ TEST_CASE("what is otherwise than in the snapshot is shown once, and told when i
                  "and 95 more (`monitor notes`)"));
 }
 
+TEST_CASE("lldb's own memory is there before anything runs, while it does, and after a restart") {
+  Debugger debugger;
+  auto& client = debugger.client;
+  const std::string first = client.ask("_M1001,rw"), second = client.ask("_M1000,rx");
+  CHECK(first == "200000000000");
+  CHECK(second == "200000002000");
+  CHECK(contains(client.ask("qMemoryRegionInfo:200000001fff"), "permissions:rw;"));
+  CHECK(client.ask("m200000001ffe,4") == "00000000");  // both
+  CHECK(client.ask("M200000000ffe,4:01020304") == "OK");
+  CHECK(client.ask("m200000000ffe,4") == "01020304");
+  CHECK(debugger.script.launched == 0);
+  debugger.told(kContinue, {.kind = Kind::kStepped, .thread = kFirst});
+  CHECK(client.ask("m200000000ffe,4") == "01020304");
+  CHECK(client.ask("_M10,rwx") == "200000003000");
+  CHECK(debugger.was_asked("allocate 16 200000003000 200000004000"));
+  CHECK(client.ask("_m200000002000") == "OK");
+  CHECK(debugger.was_asked("release 16 200000002000"));
+  client.monitor("restart");
+  CHECK(client.ask("m200000000ffe,4") == "00000000");
+  CHECK(client.ask("m200000003000,1") == "00");
+  CHECK(client.ask("m200000002000,1").starts_with('E'));
+  for (const char* request : {"_M0,rw", "_Mffffffffffffffff,rw", "_M8000000,rw", "_m1000", "_M"}) {
+    INFO(request);
+    CHECK(client.ask(request).starts_with('E'));
+  }
+}
+
 TEST_CASE("info os tells of what runs, once something does") {
   Debugger debugger;
   CHECK_FALSE(contains(debugger.client.fetch("osdata", "processes"), "what it is now"));
@@ -401,8 +428,12 @@ TEST_CASE("in non-stop mode threads stop one by one, each with a notice") {
   auto& client = debugger.client;
   CHECK(client.ask("QNonStop:1") == "OK");
   CHECK(client.ask("?").starts_with("T00thread:p10.10;"));
-  CHECK(client.ask("vStopped").starts_with("T00thread:p10.11;"));
   CHECK(client.ask("vStopped") == "OK");
+  // gdb aborts if it connects to more than one that stands still.
+  CHECK_FALSE(contains(client.session.feed(frame("Hgp10.10")), "%Stop"));
+  CHECK(contains(client.session.feed(frame("g")), "%Stop:T00thread:p10.11;"));
+  CHECK(client.ask("vStopped") == "OK");
+  CHECK_FALSE(contains(client.session.feed(frame("g")), "%Stop"));
   CHECK(client.ask("vCont;c:p10.10") == "OK");
   debugger.script.events = {{.kind = Kind::kSoftwareBreakpoint, .thread = kFirst},
                             {.kind = Kind::kStopped, .thread = kSecond}};
