@@ -88,9 +88,9 @@ class Files {
       plan_.notes.push_back(fmt::format("process {}: {} is left out", process.pid(), resource));
     } else if (!restorer) {
       file.how = lacks(process, resource, "--without " + kind, "that kind cannot be restored yet");
-    } else if (const auto why = why_not_connected(descriptor); !why.empty()) {
+    } else if (const auto lost = why_not_connected(descriptor); !lost.empty()) {
       file.how = lacks(process, resource,
-                       "--tcp-close, or --tcp-established, best if it was captured so", why);
+                       "--tcp-close, or --tcp-established, best if it was captured so", lost);
     } else if (const auto why = restorer->obstacle(snapshot_, descriptor); !why.empty()) {
       file.how = lacks(process, resource, "--without " + kind, why);
     } else {

@@ -10,9 +10,8 @@ constexpr Coverage kCoverage[] = {
     {kProcess, "identity",
      "numbers in every pid namespace, parent, group, session, state, exit status of zombies, "
      "times, terminal",
-     "all numbers, parents, groups, sessions, zombies",
-     "times begin anew; the first process of a pid namespace is an obstacle",
-     "the same numbers: root, or --isolated"},
+     "all numbers, parents, groups, sessions, also those whose leader is gone, zombies, number 1",
+     "times begin anew", "the same numbers: root, or --isolated"},
     {kProcess, "program",
      "executable, arguments, environment, working and root directory, auxiliary vector, layout, "
      "umask, personality, OOM adjustment, core dump filter",
@@ -28,10 +27,13 @@ constexpr Coverage kCoverage[] = {
      "a process that may be asked: not under a foreign seccomp filter"},
     {kProcess, "limits", "all resource limits", "all of them", "", "to raise a hard limit: root"},
     {kProcess, "namespaces", "which it is in, and its cgroups",
-     "pid, mount, user, time as far as a restore needs them", "namespaces that the tree owns", ""},
+     "pid and user namespaces anew, time with its offsets; isolated: all of them",
+     "mounts, networks, IPC objects and names of a container, which is said; namespaces below that "
+     "of the first process are an obstacle",
+     ""},
     {kProcess, "descriptors",
      "numbers, flags, positions, which are one description, receivers of signals, locks",
-     "all of it, shared as it was", "leases", "pidfd_getfd(2), Linux 5.6"},
+     "all of it, shared as it was", "", "pidfd_getfd(2), Linux 5.6"},
     {kProcess, "memory map",
      "mappings with their attributes and what they hold: private, shared, files, memfds, System V, "
      "guard pages, huge pages, what a userfaultfd has not delivered",
@@ -65,14 +67,30 @@ constexpr Coverage kCoverage[] = {
      "files that are named in other directories only",
      "removed files: root, or an open descriptor"},
     {kDescriptor, "directory", "path, position", "opened again", "removed directories", ""},
-    {kDescriptor, "device", "path, numbers", "opened again; isolated: a device of the host's", "",
-     ""},
-    {kDescriptor, "socket", "domain, type, addresses, state, peer, sizes of the queues", "",
-     "an obstacle; isolated: a lost connection", "pidfd_getfd(2)"},
-    {kDescriptor, "timerfd", "clock, time left, interval, ticks", "", "an obstacle", ""},
-    {kDescriptor, "signalfd", "mask", "", "an obstacle", ""},
-    {kDescriptor, "inotify", "watches", "", "an obstacle", ""},
-    {kDescriptor, "pidfd", "of which process", "", "an obstacle", ""},
+    {kDescriptor, "device",
+     "path, numbers; of pseudoterminals settings, window size, modes, session, foreground group",
+     "opened again; pseudoterminals whose master is in the tree, others become that of restore",
+     "what is queued in a terminal, of which the image says how much; virtual consoles", ""},
+    {kDescriptor, "socket",
+     "domain, type, addresses, options, what is queued with senders, credentials and descriptors "
+     "in "
+     "flight; TCP: both queues, sequence numbers, windows, options",
+     "unix; TCP and UDP over IPv4 and IPv6, raw, netlink, packet; connections within the tree, to "
+     "outside with --tcp-established or --tcp-close",
+     "peers outside of the tree, unless said otherwise; data sent to a unix connection nobody has "
+     "accepted; TCP connections waiting to be accepted; multicast memberships; packet rings, TLS, "
+     "AF_VSOCK and others",
+     "pidfd_getfd(2); TCP: CAP_NET_ADMIN, or --isolated with empty send queues"},
+    {kDescriptor, "timerfd", "clock, flags, time left, interval, ticks", "all of it",
+     "alarm clocks without CAP_WAKE_ALARM become ordinary ones, which is said", ""},
+    {kDescriptor, "signalfd", "mask", "all of it", "", ""},
+    {kDescriptor, "inotify", "watches with their paths, whether events wait",
+     "watches, by the same numbers", "events that nobody had read yet, which is said",
+     "paths of watches: root, otherwise those that a short search finds"},
+    {kDescriptor, "pidfd", "of which process or thread", "all of the tree's own, also of zombies",
+     "one of a process outside is one of a process that "
+     "has ended",
+     "Linux 6.9 for threads"},
     {kDescriptor, "eventfd", "count, semaphore", "all of it", "", ""},
     {kDescriptor, "epoll", "targets with events and data",
      "all of it; what is ready is told once more", "", ""},

@@ -122,10 +122,8 @@ uint32_t capture_in_flight(CaptureContext& context, const FrozenProcess& receive
     if (!context.in_flight_files.try_emplace(description, std::move(file)).second)
       return description;
   }
-  const FrozenProcess holder{.pid = receiver.pid,
-                             .proc = ProcDirectory::of(us),
-                             .task_proc = ProcDirectory::of(us),
-                             .tasks = {FrozenTask{leader_of(us)}}};
+  const FrozenProcess holder(receiver.pid, ProcDirectory::of(us), ProcDirectory::of(us),
+                             {FrozenTask{leader_of(us)}});
   pb::Descriptor descriptor;
   capture_one(context, holder, number, descriptor);
   const std::lock_guard lock(context.mutex);
