@@ -20,13 +20,29 @@ bool leads_session(const pb::Process& process) {
   return process.session() == process.pid();
 }
 
+// The session of whoever restores stands for the one that the root was born into. A root that leads
+// its own left that one, once; a child of another session is from before that, unless the root
+// takes in orphans: then it may be of any session that is gone.
+int32_t session_outside(const Snapshot& snapshot) {
+  const pb::Process& root = snapshot.root();
+  if (!leads_session(root)) return root.session();
+  const bool adopts = root.child_subreaper() || own_number(root) == 1;
+  for (const pb::Process& process : snapshot.processes())
+    if (!adopts && process.parent() == root.pid() && !snapshot.process(process.session()))
+      return process.session();
+  return kOutside;
+}
+
 // A child is born into the session that its parent is in at that moment; so those that are in an
 // older one come before the parent's setsid(2). One that is in neither was an orphan: whoever bore
 // it is gone, and it was adopted by its parent, the nearest subreaper (prctl(2)).
 class Births {
  public:
   Births(const Snapshot& snapshot, RestorePlan& plan)
-      : snapshot_(snapshot), plan_(plan), is_nested_(snapshot.root().ns_pids_size() > 1) {
+      : snapshot_(snapshot),
+        plan_(plan),
+        is_nested_(snapshot.root().ns_pids_size() > 1),
+        session_outside_(session_outside(snapshot)) {
     for (const pb::Process& process : snapshot.processes())
       if (&process != &snapshot.root()) children_[process.parent()].push_back(&process);
   }
@@ -51,13 +67,13 @@ class Births {
 
   // Own number of its leader. Of one that is gone the number as well, or, where we know only what
   // it was outside of the tree's pid namespace, that one, negated.
-  int32_t number_of(int32_t leader, int32_t of_root) const {
+  int32_t number_of(int32_t leader, int32_t outside) const {
     if (const pb::Process* process = snapshot_.process(leader)) return own_number(*process);
-    if (leader == of_root) return kOutside;
+    if (leader == outside) return kOutside;
     return is_nested_ ? -leader : leader;
   }
   int32_t session_of(const pb::Process& process) const {
-    return number_of(process.session(), snapshot_.root().session());
+    return number_of(process.session(), session_outside_);
   }
   int32_t group_of(const pb::Process& process) const {
     return number_of(process.group(), snapshot_.root().group());
@@ -73,15 +89,15 @@ class Births {
     Birth& birth = plan_.births.back();
     birth.shares_memory = !is_orphan && shares_with_parent(snapshot_, process, kMemory);
     birth.shares_descriptors = !is_orphan && shares_with_parent(snapshot_, process, kDescriptors);
-    const Processes& children = children_[process.pid()];
+    Processes& children = children_[process.pid()];
     const auto is_older = [&](const pb::Process* child) {
       return wanted != session && !leads_session(*child) && session_of(*child) == session;
     };
-    for (const pb::Process* child : children)
-      if (is_older(child)) bear(*child, number, session);
+    const auto younger = std::ranges::stable_partition(children, is_older);
+    for (const pb::Process* child : std::ranges::subrange(children.begin(), younger.begin()))
+      bear(*child, number, session);
     if (leads_session(process)) session = wanted, add(Step::kSetsid, number);
-    for (const pb::Process* child : children) {
-      if (is_older(child)) continue;
+    for (const pb::Process* child : younger) {
       if (leads_session(*child) || session_of(*child) == session)
         bear(*child, number, session);
       else
@@ -176,6 +192,7 @@ class Births {
   const Snapshot& snapshot_;
   RestorePlan& plan_;
   const bool is_nested_;
+  const int32_t session_outside_;
   std::map<int32_t, Processes> children_;
   Processes orphans_;
   std::set<int32_t> born_, begun_;

@@ -102,13 +102,14 @@ void check_thread(const pb::Process& process, const pb::Thread& thread, RestoreP
 void check_sharing(const Snapshot& snapshot, const pb::Process& process, RestorePlan& plan) {
   for (const pb::Process& other : snapshot.processes()) {
     if (other.pid() >= process.pid() || other.state() == "Z") continue;
-    if (other.address_space() == process.address_space() &&
-        is_first_to_share(snapshot, process, kMemory))
+    const auto has_same = [&](Shared what) {
+      return (process.*what)() != 0 && (other.*what)() == (process.*what)();
+    };
+    if (has_same(kMemory) && is_first_to_share(snapshot, process, kMemory))
       plan.obstacles.push_back(
           {process.pid(), "address space",
            fmt::format("it is shared with process {}, which is not its parent", other.pid()), ""});
-    else if (other.descriptor_table() == process.descriptor_table() &&
-             is_first_to_share(snapshot, process, kDescriptors))
+    else if (has_same(kDescriptors) && is_first_to_share(snapshot, process, kDescriptors))
       plan.notes.push_back(fmt::format("processes {} and {} get descriptor tables of their own",
                                        other.pid(), process.pid()));
   }

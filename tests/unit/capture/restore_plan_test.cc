@@ -73,7 +73,7 @@ TEST_CASE("an orphan is born in its session, by one who goes again, and adopted"
 
 TEST_CASE("a session and a group whose leaders are gone are begun by some that go again") {
   SnapshotBuilder builder;
-  add(builder, 10, 1, 10, 10);
+  add(builder, 10, 1, 10, 10).record().set_child_subreaper(true);
   add(builder, 12, 10, 11, 11);
   add(builder, 13, 10, 11, 11);
   add(builder, 14, 10, 10, 20);
@@ -128,12 +128,14 @@ TEST_CASE("descriptors of one open file are opened once") {
   CHECK(plan.file_base > 51);
 }
 
-TEST_CASE("the first process of a pid namespace is in the way") {
+TEST_CASE("the first process of a pid namespace is the first of a new one") {
   SnapshotBuilder builder;
   auto& init = add(builder, 10, 1, 10, 10);
   init.record().add_ns_pids(10);
   init.record().add_ns_pids(1);
-  CHECK(is_in_the_way(plan_restore(*builder.build(), {}), 10, "pid namespace"));
+  const RestorePlan plan = plan_restore(*builder.build(), {});
+  CHECK(births_of(plan).front() == "clone 1 0");
+  CHECK_FALSE(is_in_the_way(plan, 10, "pid namespace"));
 }
 
 TEST_CASE("what cannot be restored is named, all of it") {
