@@ -14,6 +14,7 @@
   ROW(kSignalMasks)                    \
   ROW(kSignalQueue)                    \
   ROW(kInsideProcess)                  \
+  ROW(kSeccomp)                        \
   ROW(kLimits)                         \
   ROW(kNamespaces)                     \
   ROW(kDescriptorTable)                \
@@ -24,6 +25,7 @@
 #define SNAPGDB_THREAD_RESOURCES(ROW) \
   ROW(kThreadIdentity)                \
   ROW(kInsideThread)                  \
+  ROW(kSeccompThread)                 \
   ROW(kRegisters)                     \
   ROW(kThreadSignalMasks)             \
   ROW(kThreadSignals)                 \
@@ -60,6 +62,7 @@
   ROW(kInsideThreadRestorer)          \
   ROW(kRegisterRestorer)              \
   ROW(kSchedulingRestorer)            \
+  ROW(kSeccompRestorer)               \
   ROW(kCredentialRestorer)
 
 #define SNAPGDB_DESCRIPTOR_RESTORERS(ROW) \
