@@ -19,6 +19,7 @@
 #include "core/base/strings.h"
 #include "core/linux/freezer.h"
 #include "core/linux/page_server.h"
+#include "core/linux/system_call_filter.h"
 #include "core/linux/task.h"
 #include "core/resource/sharing.h"
 #include "core/resource/terminal.h"
@@ -242,6 +243,7 @@ void RestoredTree::grow() {
   root.add("empty the address space", SYS_munmap, {0, plan_.seed_base});
   root.add("empty the address space", SYS_munmap, {end, kEndOfUserSpace - end});
   root.perform();
+  if (has_filters(snapshot_)) suspend_filters(root.task());
   seeds_.emplace(own_number(snapshot_.root()), std::move(root));
   for (const Birth& birth : plan_.births) step(birth);
   for (const pb::Process& process : snapshot_.processes()) {
@@ -414,6 +416,7 @@ void RestoredTree::finish(const pb::Process& process) {
   bool stopped = false;
   for (const pb::Thread& thread : process.threads()) {
     set_program_registers(snapshot_, process, thread, seed_of(thread).task());
+    restore_dispatch(thread, seed_of(thread).task());
     stopped |= thread.job_stopped();
   }
   if (stopped) ::kill(leader.tid().value, SIGSTOP);
@@ -476,6 +479,7 @@ std::vector<RestoredTree::HeldTask> RestoredTree::hand_over(std::span<const Pid>
       auto seed = seeds_.extract(own_number(thread));
       Tracee& task = seed.mapped().task();
       go_to_signals(task, !thread.stop_siginfo().empty());
+      task.set_options(Seed::kOptions);  // filters of system calls are no longer suspended
       tasks.push_back({Pid{process.pid()}, Tid{thread.tid()}, std::move(task)});
     }
   }

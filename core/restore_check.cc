@@ -86,7 +86,9 @@ void check_thread(const pb::Process& process, const pb::Thread& thread, RestoreP
   const auto object = [&](std::string resource, std::string why, std::string help = "") {
     plan.obstacles.push_back({process.pid(), std::move(resource), std::move(why), std::move(help)});
   };
-  if (thread.credentials().seccomp_mode()) object("seccomp", "filters cannot be restored yet");
+  if (Obstacle obstacle = seccomp_obstacle(process, thread, ::geteuid() == 0);
+      !obstacle.why.empty())
+    plan.obstacles.push_back(std::move(obstacle));
   check_user(process, thread, plan);
   if (const std::string& label = thread.credentials().lsm_label(); !label.empty())
     plan.notes.push_back(fmt::format("task {}: its security label {} is not set again",

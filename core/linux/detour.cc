@@ -69,6 +69,15 @@ bool has_unblocked(const std::vector<siginfo_t>& queue, uint64_t mask) {
       queue, [mask](const siginfo_t& info) { return !(mask >> (info.si_signo - 1) & 1); });
 }
 
+// At this moment: the program says in its memory whether it does.
+bool catches_system_calls(const Tracee& task) {
+  const auto dispatch = dispatch_of(task);
+  constexpr char kAllow = 0;  // SYSCALL_DISPATCH_FILTER_ALLOW
+  char selector = kAllow + 1;
+  if (dispatch && dispatch->selector) read_from(task.tid(), dispatch->selector, selector);
+  return dispatch && selector != kAllow;
+}
+
 // Whether the signal that it is being given can be held back, and would come first again.
 bool can_be_queued_again(const Tracee& task) {
   if (task.status().signal() == SIGSTOP) return false;
@@ -112,6 +121,8 @@ std::optional<std::string> Detour::obstacle(const Tracee& task) {
     return "it is in the middle of something";
   const user_regs_struct registers = task.registers();
   if (registers.cs != kCodeSegment) return "it runs 32-bit code";
+  if (catches_system_calls(task))
+    return "it catches its own system calls (PR_SET_SYSCALL_USER_DISPATCH)";
   if (!begun_anew(task, registers))
     return "it waits in a system call that would end early if snapgdb were killed";
   return std::nullopt;
@@ -207,7 +218,22 @@ void Detour::advance() {
   }
 }
 
+// With it, the way home.
+void Detour::expect_let_pass(const SystemCall& call) const {
+  if (place_.filters.empty()) return;
+  const auto passes = [&](const SystemCall& tried, uint64_t code, uint64_t size) {
+    return let_pass(place_.filters, tried, code + size);
+  };
+  constexpr uint64_t kSyscall = 2, kShortest = 7, kLongest = 9;  // bytes: forms of Gadgets
+  const SystemCall home{.number = SYS_rt_sigreturn};
+  if (!passes(call, place_.gadgets.syscall_return, kSyscall) ||
+      !passes(home, place_.gadgets.sigreturn, kShortest) ||
+      !passes(home, place_.gadgets.sigreturn, kLongest))
+    fail("perform system calls", fmt::format("its seccomp filter might forbid {}", call.number));
+}
+
 int64_t Detour::call(long number, const SystemCallArguments& arguments) {
+  expect_let_pass({number, arguments});
   leave_for(number, arguments);
   for (int stops = 0; stops < 2; ++stops) {  // entry and exit
     advance();
@@ -217,6 +243,7 @@ int64_t Detour::call(long number, const SystemCallArguments& arguments) {
 }
 
 std::vector<int32_t> Detour::perform(std::span<const SystemCall> calls) {
+  for (const SystemCall& call : calls) expect_let_pass(call);  // all, or none is tried
   if (const int signal = end_signal()) return perform_in_one_go(calls, signal);
   std::vector<int32_t> results;
   for (const auto& [number, arguments] : calls)
@@ -228,7 +255,7 @@ std::vector<int32_t> Detour::perform(std::span<const SystemCall> calls) {
 // signal that it has not blocked; without us it would be ignored. 0: there is none.
 int Detour::end_signal() const {
   if (status_.event() != PTRACE_EVENT_STOP || status_.job_control_stop() ||
-      !place_.gadgets.can_chain())
+      !place_.gadgets.can_chain() || !place_.filters.empty())
     return 0;
   uint64_t possible = place_.ignored & ~mask_;
   // One that is blocked may be waited for: it must not be pending, nor be one that is often sent.

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "core/linux/signal_frame.h"
+#include "core/linux/system_call_filter.h"
 #include "core/linux/tracee.h"
 
 namespace snapgdb {
@@ -23,6 +24,9 @@ class Detour {
     Gadgets gadgets;
     uint64_t low = 0, high = 0;
     uint64_t ignored = 0;  // ignored_signals()
+    // Of this very task. What they do not let pass is not tried: should we be killed on the way, it
+    // would be the end of the program.
+    std::vector<SystemCallFilter> filters = {};
 
     bool has_room_for(size_t scratch) const { return high - low >= scratch + kHomeSize; }
   };
@@ -60,6 +64,7 @@ class Detour {
 
  private:
   void queue_signal_again();
+  void expect_let_pass(const SystemCall& call) const;
   static constexpr size_t kStepSize = 100;  // 12 words on the way, and a result
   static constexpr size_t kOwnSteps = 4;    // what tells us of its end, and alignment
 

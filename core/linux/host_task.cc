@@ -12,12 +12,21 @@ constexpr size_t kMaxTried = 8;
 
 }  // namespace
 
-std::optional<std::string> guards_its_system_calls(const ProcFields& status) {
+std::optional<std::string> is_under_seccomp(const ProcFields& status) {
   if (status.number("Seccomp") != 0)
     return "it is under seccomp, which might kill it for system calls of ours";
+  return std::nullopt;
+}
+
+std::optional<std::string> has_shadow_stack(const ProcFields& status) {
   if (status.text("x86_Thread_features").find("shstk") != std::string_view::npos)
     return "it has a shadow stack";
   return std::nullopt;
+}
+
+std::optional<std::string> guards_its_system_calls(const ProcFields& status) {
+  auto why = is_under_seccomp(status);
+  return why ? why : has_shadow_stack(status);
 }
 
 HostTask stop_a_host(const ProcDirectory& proc, const std::vector<ProcMapping>& mappings,
@@ -36,6 +45,9 @@ HostTask stop_a_host(const ProcDirectory& proc, const std::vector<ProcMapping>& 
   std::optional<HostTask> second_best;
   for (const Tid tid : tids) {
     const auto directory = ProcDirectory::of_if_alive(Pid{tid.value});  // threads have one too
+    if (directory &&
+        is_under_seccomp(ProcFields(directory->read_if_allowed("status").value_or(""))))
+      continue;  // threads may have filters of their own
     auto task = Tracee::seize_if_alive(tid);
     if (!task) continue;
     if (directory) task->set_wait_channel(wait_channel(*directory));  // it still runs

@@ -8,7 +8,11 @@
 
 namespace snapgdb {
 
-// Why no task of this process may be sent on a Detour at all; nullopt: nothing is in the way.
+// Why the task of this /proc/PID/status may not be sent on a Detour, or only with a look at its
+// filters; nullopt: that is not in the way.
+std::optional<std::string> has_shadow_stack(const ProcFields& status);
+std::optional<std::string> is_under_seccomp(const ProcFields& status);
+// Either.
 std::optional<std::string> guards_its_system_calls(const ProcFields& status);
 
 // A task of a running process, stopped, that can be sent on a Detour now. It runs on when the

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/base/error.h"
 #include "core/image/extents.h"
 #include "core/linux/host_task.h"
 
@@ -45,7 +46,7 @@ const CaptureContext::Ground& ground_of(const FrozenProcess& frozen, CaptureCont
   const auto [known, is_new] = context.grounds.try_emplace(frozen.pid);
   CaptureContext::Ground& ground = known->second;
   if (!is_new) return ground;
-  if (auto why = guards_its_system_calls(frozen.task_status())) {
+  if (auto why = has_shadow_stack(frozen.task_status())) {
     ground.why_not = std::move(*why);
     return ground;
   }
@@ -62,21 +63,33 @@ const CaptureContext::Ground& ground_of(const FrozenProcess& frozen, CaptureCont
   return ground;
 }
 
-Host host_if_fit(Tracee* task, const CaptureContext::Ground& ground, size_t scratch) {
+Host host_if_fit(const StoppedTask& stopped, const CaptureContext& context,
+                 const CaptureContext::Ground& ground, size_t scratch, UnderSeccomp seccomp) {
+  Tracee* const task = context.tracee_of(stopped.task);
   if (!ground.place) return {.why_not = ground.why_not};
   if (!ground.place->has_room_for(scratch)) return {.why_not = "there is little room on its stack"};
   if (!task) return {.why_not = "it waits in vfork(2)"};
+  Host host{.task = task, .place = *ground.place};
+  if (auto why = is_under_seccomp(stopped.status())) {
+    if (seccomp == UnderSeccomp::kRefused) return {.why_not = std::move(*why)};
+    try {
+      host.place.filters = filters_of(*task);
+    } catch (const SystemError&) {  // not our right; or it is in strict mode
+      return {.why_not = std::move(*why)};
+    }
+  }
   if (auto why = Detour::obstacle(*task)) return {.why_not = std::move(*why)};
-  return {.task = task, .place = *ground.place};
+  return host;
 }
 
 }  // namespace
 
-Host host_in(const FrozenProcess& frozen, CaptureContext& context, size_t scratch) {
+Host host_in(const FrozenProcess& frozen, CaptureContext& context, size_t scratch,
+             UnderSeccomp seccomp) {
   const auto& ground = ground_of(frozen, context);
   Host best;
   for (const FrozenTask& task : frozen.tasks) {
-    Host host = host_if_fit(context.tracee_of(task), ground, scratch);
+    Host host = host_if_fit(StoppedTask(frozen, task), context, ground, scratch, seccomp);
     if (host.task && !waits_with_restart_block(host.task->registers())) return host;
     if (!best.task) best = std::move(host);
   }
@@ -85,7 +98,7 @@ Host host_in(const FrozenProcess& frozen, CaptureContext& context, size_t scratc
 
 Host host_of(const StoppedTask& stopped, CaptureContext& context, size_t scratch) {
   const auto& ground = ground_of(stopped.process, context);
-  return host_if_fit(context.tracee_of(stopped.task), ground, scratch);
+  return host_if_fit(stopped, context, ground, scratch, UnderSeccomp::kAsFiltersAllow);
 }
 
 }  // namespace snapgdb

@@ -213,7 +213,7 @@ void capture_process(CaptureContext& context, const FrozenProcess& frozen, pb::P
   list_timers(frozen.proc, process);
   const auto timers = static_cast<size_t>(process.timers_size());
   const size_t room = Inquiry::room_for(answers_of_process(timers), calls_of_process(timers));
-  const Host host = host_in(frozen, context, room);
+  const Host host = host_in(frozen, context, room, UnderSeccomp::kAsFiltersAllow);
   if (!host.task) return context.lacks(frozen.pid, {}, "signal actions and timers", host.why_not);
   pb::Thread thread;
   ask_process(host, process, thread);
@@ -299,6 +299,7 @@ void restore_process(RestoreContext&, const pb::Process& process, Seed& seed) {
 }
 
 void restore_thread(RestoreContext&, const pb::Process&, const pb::Thread& thread, Seed& seed) {
+  if (!thread.has_alternate_stack()) return;  // it could not be asked
   const pb::AlternateStack& from = thread.alternate_stack();
   constexpr uint32_t kOnStack = 1;  // SS_ONSTACK: it is in use, which follows from the registers
   const KernelStack stack{from.address(), static_cast<int32_t>(from.flags() & ~kOnStack), 0,

@@ -66,6 +66,7 @@ struct CaptureContext {
   std::map<Pid, Ground> grounds{};  // of the tracer
   // Of the tracer, too: what threads have told already, when they were asked about their process.
   std::map<Tid, pb::Thread> asked{};
+  std::map<Tid, std::vector<uint32_t>> filters{};  // Thread.seccomp, until the thread's turn
 
   // May be called by several threads.
   void lacks(Pid pid, Tid tid, std::string_view resource, std::string_view reason);

@@ -15,6 +15,7 @@
   ROW(kSignalMasks)                    \
   ROW(kSignalQueue)                    \
   ROW(kInsideProcess)                  \
+  ROW(kSeccomp)                        \
   ROW(kLimits)                         \
   ROW(kNamespaces)                     \
   ROW(kDescriptorTable)                \
@@ -25,6 +26,7 @@
 #define SNAPGDB_THREAD_RESOURCES(ROW) \
   ROW(kThreadIdentity)                \
   ROW(kInsideThread)                  \
+  ROW(kSeccompThread)                 \
   ROW(kRegisters)                     \
   ROW(kThreadSignalMasks)             \
   ROW(kThreadSignals)                 \
@@ -61,6 +63,7 @@
   ROW(kInsideThreadRestorer)          \
   ROW(kRegisterRestorer)              \
   ROW(kSchedulingRestorer)            \
+  ROW(kSeccompRestorer)               \
   ROW(kCredentialRestorer)
 
 #define SNAPGDB_DESCRIPTOR_RESTORERS(ROW) \

@@ -153,6 +153,13 @@ void set_program_registers(const Snapshot& snapshot, const pb::Process& process,
 // that has had none.
 void start_timers(const pb::Process& process, Seed& seed);
 
+// Seccomp: then they have to be suspended before the first child is born.
+bool has_filters(const Snapshot& snapshot);
+// `why` is "" if there is none.
+Obstacle seccomp_obstacle(const pb::Process& process, const pb::Thread& thread, bool is_root);
+// The task must not perform any system call of ours afterwards.
+void restore_dispatch(const pb::Thread& thread, Tracee& task);
+
 // Opens what is planned, in the keeper; in the order of plan.files. Nothing else stays open.
 std::vector<Fd> open_files(OpeningContext& context, const RestorePlan& plan);
 // When all of them are open: what sockets hold of each other and of other files.

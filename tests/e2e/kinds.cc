@@ -160,7 +160,7 @@ void check_captured(Way way, std::optional<uid_t> user, const Words& more = {}) 
 const Way kCopied{"copied while stopped", {}};
 const Way kCopiedFirst{"pre-copy", {"--ballast", "16", "--no-userfaultfd"}};
 const Way kCloned{"twin", {"--ballast", "16"}};
-const Way kStopped{"stop-copy", {"--ballast", "80", "--seccomp"}, false};
+const Way kStopped{"stop-copy", {"--ballast", "80", "--seccomp", "--no-userfaultfd"}, false};
 
 TEST_CASE(
     "memory of awkward kinds is in the image as the program has it, or is said to be missing") {
