@@ -24,7 +24,9 @@ constexpr Coverage kCoverage[] = {
      "signal actions in full, interval timers, POSIX timers with the time left, child subreaper, "
      "transparent huge pages, MDWE, permitted AMX",
      "all of it", "sharing of signal actions (CLONE_SIGHAND)",
-     "a process that may be asked: not under a foreign seccomp filter"},
+     "a process that may be asked: no shadow stack, no seccomp filter that forbids it"},
+    {kProcess, "seccomp filters", "each once, however many threads are under it", "see threads", "",
+     "root"},
     {kProcess, "limits", "all resource limits", "all of them", "", "to raise a hard limit: root"},
     {kProcess, "namespaces", "which it is in, and its cgroups",
      "pid and user namespaces anew, time with its offsets; isolated: all of them",
@@ -56,6 +58,9 @@ constexpr Coverage kCoverage[] = {
     {kThread, "credentials",
      "users, groups, capabilities, securebits, no_new_privs, security label", "all but the label",
      "the security label is not set again, which is said", "other users: root"},
+    {kThread, "seccomp filters", "filters, which have them in common, system call dispatch",
+     "all of it, in force from the first instruction on",
+     "filters that hand calls to a supervisor are an obstacle", "root, for capture and restore"},
     {kThread, "scheduling", "policy, nice, priorities, processors allowed, timer slack",
      "all of it; what rights forbid is said", "", ""},
     // ---- Descriptors ----------------------------------------------------------------------------
@@ -73,8 +78,7 @@ constexpr Coverage kCoverage[] = {
      "what is queued in a terminal, of which the image says how much; virtual consoles", ""},
     {kDescriptor, "socket",
      "domain, type, addresses, options, what is queued with senders, credentials and descriptors "
-     "in "
-     "flight; TCP: both queues, sequence numbers, windows, options",
+     "in flight; TCP: both queues, sequence numbers, windows, options",
      "unix; TCP and UDP over IPv4 and IPv6, raw, netlink, packet; connections within the tree, to "
      "outside with --tcp-established or --tcp-close",
      "peers outside of the tree, unless said otherwise; data sent to a unix connection nobody has "
@@ -88,9 +92,7 @@ constexpr Coverage kCoverage[] = {
      "watches, by the same numbers", "events that nobody had read yet, which is said",
      "paths of watches: root, otherwise those that a short search finds"},
     {kDescriptor, "pidfd", "of which process or thread", "all of the tree's own, also of zombies",
-     "one of a process outside is one of a process that "
-     "has ended",
-     "Linux 6.9 for threads"},
+     "one of a process outside is one of a process that has ended", "Linux 6.9 for threads"},
     {kDescriptor, "eventfd", "count, semaphore", "all of it", "", ""},
     {kDescriptor, "epoll", "targets with events and data",
      "all of it; what is ready is told once more", "", ""},
