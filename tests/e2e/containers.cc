@@ -269,7 +269,9 @@ TEST_CASE("a container comes back, and its first process is number 1 again") {
     if (no_containers(user)) continue;
     check_container_again("zombies", {"--without-stopped"}, user);
     check_container_again("tangle", {}, user);
-    check_container_again("soak", {"--seed", "4", "--only", "pipe,file,memfd,eventfd"}, user);
+    // It compares users' numbers, which an ordinary user's new namespace has as they are outside.
+    if (user == 0)
+      check_container_again("soak", {"--seed", "4", "--only", "pipe,file,memfd,eventfd"}, user);
   }
 }
 
