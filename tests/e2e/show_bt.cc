@@ -96,7 +96,7 @@ TEST_CASE("why memory was not secured in a better way is told, of each process w
   const pid_t guarded = children_of(shell.pid()).at(0);
   const Result captured = snapgdb({"capture", std::to_string(shell.pid()), "-o", image});
   INFO(captured);
-  REQUIRE(captured.status == 3);
+  REQUIRE(captured.status == (geteuid() == 0 ? 0 : 3));  // its filters let root ask
   const Result text = snapgdb({"show", image});
   INFO(text);
   CHECK(contains(text.out, "memory by copied while stopped, stop-copy\n"));

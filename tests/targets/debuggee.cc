@@ -118,7 +118,9 @@ void trace() {
 
 void take_signals() {
   struct sigaction action {};
-  action.sa_sigaction = [](int, siginfo_t* info, void*) { handled = handled + info->si_value.sival_int; };
+  action.sa_sigaction = [](int, siginfo_t* info, void*) {
+    handled = handled + info->si_value.sival_int;
+  };
   action.sa_flags = SA_SIGINFO;
   sigaction(SIGUSR1, &action, nullptr);
   for (int i = 1; i <= 3; ++i) sigqueue(getpid(), SIGUSR1, {.sival_int = i});
