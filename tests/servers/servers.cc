@@ -392,8 +392,10 @@ void check_comes_back(const Server& server, Who who) {
   Scene scene(server, who.server);
   ask_for_a_while(scene, server);
   take_away(scene.server(), image, {.user = who.snapgdb});
-  const Result back =
-      run({program(), "restore", image, "--detach"}, {.directory = "/", .user = who.snapgdb});
+  // What it leaves running in its process group ends with it.
+  Running restore({program(), "restore", image, "--detach"},
+                  {.directory = "/", .user = who.snapgdb});
+  const Result back = restore.wait();
   INFO(back);
   REQUIRE((back.status == 0 || back.status == 3));
   const pid_t pid = std::stoi(back.out);
@@ -407,7 +409,7 @@ void check_comes_back(const Server& server) {
   for (const std::string& program : server.programs) {
     if (skip_unless(installed(program), program + " is not installed")) return;
   }
-  check_comes_back(server, who_captures(server).front());
+  for (const Who who : who_captures(server)) check_comes_back(server, who);
 }
 
 TEST_CASE("postgresql comes back with its tables") {
