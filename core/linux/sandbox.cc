@@ -229,11 +229,12 @@ void Sandbox::place_devices(std::span<const std::string> devices) {
   for (const auto& [name, target] : {std::pair{"fd", "/proc/self/fd"},
                                      {"stdin", "fd/0"},
                                      {"stdout", "fd/1"},
-                                     {"stderr", "fd/2"},
-                                     {"ptmx", "pts/ptmx"}})
+                                     {"stderr", "fd/2"}})
     fs::create_symlink(target, dev + "/" + name);
   make_directory(dev + "/pts");
   mount_at(dev + "/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620");
+  make_file(dev + "/ptmx", 0);  // no link: masters are to be called what they were
+  bind(dev + "/pts/ptmx", dev + "/ptmx");
   if (fs::is_directory("/dev/shm")) place("/dev/shm");
   if (fs::is_directory("/dev/mqueue")) {
     make_directory(dev + "/mqueue");

@@ -96,7 +96,9 @@ Fd open_master(uint32_t index) {
 }
 
 Fd open_slave(const Fd& master, int flags) {
-  Fd slave(::ioctl(master.get(), TIOCGPTPEER, flags | O_NOCTTY | O_CLOEXEC));
+  // O_CLOEXEC would stay among the flags of the open file, of which /proc/PID/fdinfo makes those of
+  // every descriptor (ptm_open_peer(), drivers/tty/pty.c; Linux 6.18).
+  Fd slave(::ioctl(master.get(), TIOCGPTPEER, flags | O_NOCTTY));
   if (!slave.valid()) throw_errno("cannot open the other side of a terminal");
   return slave;
 }

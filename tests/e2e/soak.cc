@@ -15,7 +15,10 @@
 namespace snapgdb::e2e {
 namespace {
 
-const std::string kCarried = "pipe,file,memfd,directory,device,eventfd,epoll";
+// All but sockets of the network, whose connections and queues only root makes again.
+const std::string kOrdinary =
+    "pipe,file,memfd,directory,device,eventfd,epoll,timerfd,signalfd,inotify,pidfd,pair,in-flight,"
+    "unix,terminal";
 
 struct Seeds {
   int first = 3, last = 9;
@@ -28,12 +31,12 @@ Seeds chosen_seeds() {
   return seeds;
 }
 
-void soak(int seed, const Words& options, const Words& more = {}, std::optional<uid_t> user = {}) {
+void soak(int seed, const Words& options, std::optional<uid_t> user = {}) {
   CAPTURE(seed, options);
   const TempDir directory;
   if (user) std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
-  Words arguments{"--seed", std::to_string(seed), "--only", kCarried};
-  arguments.insert(arguments.end(), more.begin(), more.end());
+  Words arguments{"--seed", std::to_string(seed)};
+  if (user || geteuid() != 0) arguments.insert(arguments.end(), {"--only", kOrdinary});
   Target target("soak", arguments, {.user = user});
   std::ofstream(target.scratch() + "/restored").put('\n');
   take_away(target.running(), directory / "image", {.user = user});
@@ -55,7 +58,7 @@ TEST_CASE("random trees are the same in isolation") {
 TEST_CASE("random trees of an ordinary user are the same again") {
   if (skip_unless(geteuid() == 0, "to become an ordinary user, one must be root")) return;
   const Seeds seeds = chosen_seeds();
-  for (int seed = seeds.first; seed <= seeds.last; ++seed) soak(seed, {}, {}, kNobody);
+  for (int seed = seeds.first; seed <= seeds.last; ++seed) soak(seed, {}, kNobody);
 }
 
 }  // namespace

@@ -280,6 +280,8 @@ Object send_pipe(const Surroundings& around) {
           }};
 }
 
+// The client says nothing before it is accepted: what it had sent by then the kernel shows to
+// nobody.
 Object listen_unix(const Surroundings& around) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
@@ -292,12 +294,12 @@ Object listen_unix(const Surroundings& around) {
   setup("listen", listen(server, 5));
   const int client = setup("socket", socket(AF_UNIX, SOCK_STREAM, 0));
   setup("connect", connect(client, generic, size));
-  const std::string content = around.random.bytes(around.random.below(5000));
-  if (!content.empty()) write_to(client, content);
-  return {{server, client}, [server, content] {
+  const std::string content = around.random.bytes(1 + around.random.below(5000));
+  return {{server, client}, [server, client, content] {
             const long accepted = expect_call("accept", accept4(server, nullptr, nullptr, 0));
-            if (accepted >= 0)
-              expect_next("a connection that waited", static_cast<int>(accepted), content);
+            if (accepted < 0) return;
+            write_to(client, content);
+            expect_next("a connection that waited", static_cast<int>(accepted), content);
           }};
 }
 
