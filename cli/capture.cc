@@ -3,7 +3,9 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
+#include <thread>
 
 #include "cli/command.h"
 #include "cli/image_options.h"
@@ -37,6 +39,23 @@ void signal_all(const std::vector<Pid>& processes, int signal) {
       throw_errno("cannot send a signal to process {}", pid.value);
 }
 
+// Until their numbers are free again, as whoever restores them expects; but not for ever: a parent
+// outside of the tree may never wait for its child.
+void wait_until_gone(const std::vector<Pid>& processes) {
+  using namespace std::chrono_literals;
+  const auto patience = std::chrono::steady_clock::now() + 2s;
+  for (const Pid pid : processes) {
+    while (ProcDirectory::of_if_alive(pid)) {
+      if (std::chrono::steady_clock::now() > patience)
+        return fmt::print(stderr,
+                          "snapgdb: process {} has ended, but nobody has waited for it yet: its "
+                          "number is taken until then\n",
+                          pid.value);
+      std::this_thread::sleep_for(1ms);
+    }
+  }
+}
+
 void end_connections(InetSockets::Ends& connections) {
   connections.prepare();
   if (connections.lock)
@@ -68,8 +87,10 @@ int run(Arguments& arguments) {
   capture.commit();
   if (arguments.kill) end_connections(report.connections);
   // All of them: also who waits in vfork(2), and is not among the tracees.
-  if (arguments.kill) signal_all(tree_below({pid}), SIGKILL);
+  const std::vector<Pid> killed = arguments.kill ? tree_below({pid}) : std::vector<Pid>();
+  signal_all(killed, SIGKILL);
   tracees.clear();
+  wait_until_gone(killed);
   if (arguments.output != "-") fmt::print("{}\n", capture.path());
   return report_capture(capture, report);
 }

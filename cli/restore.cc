@@ -143,6 +143,11 @@ int run(const Arguments& arguments) {
   RestoredTree tree(*snapshot, plan, scratch);
   const Pid root = tree.root();
   for (const std::string& note : tree.notes()) fmt::print(stderr, "snapgdb: {}\n", note);
+  if (tree.has_own_pids() && !arguments.isolated)
+    fmt::print(stderr,
+               "snapgdb: it keeps its process numbers in a pid namespace of its own; from outside "
+               "its first process is {}\n",
+               root.value);
   if (arguments.detach) {
     tree.release();
     if (arguments.isolated)
