@@ -30,6 +30,9 @@ namespace {
 constexpr uint64_t kThread =
     CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
 constexpr uint64_t kAllSignals = ~uint64_t{0};
+// A trap that is blocked or ignored would lose its action (force_sig_info_to_task(),
+// kernel/signal.c).
+constexpr uint64_t kAllButTraps = kAllSignals & ~(uint64_t{1} << (SIGTRAP - 1));
 
 bool is_zombie(const pb::Process& process) {
   return process.state() == "Z";
@@ -109,10 +112,55 @@ siginfo_t siginfo_in(const std::string& bytes) {
   return info;
 }
 
-// Sent by the kernel for what an instruction did (SYNCHRONOUS_MASK, kernel/signal.c).
-bool is_exception(const siginfo_t& info) {
+// Sent by the kernel for what an instruction did (SYNCHRONOUS_MASK, kernel/signal.c), or in the way
+// of the traps by which seeds stop.
+bool is_queued_last(const siginfo_t& info) {
   constexpr int kSignals[] = {SIGSEGV, SIGBUS, SIGILL, SIGTRAP, SIGFPE, SIGSYS};
-  return info.si_code > 0 && std::ranges::count(kSignals, info.si_signo) > 0;
+  return info.si_signo == SIGTRAP ||
+         (info.si_code > 0 && std::ranges::count(kSignals, info.si_signo) > 0);
+}
+
+// Of a process, or of one thread of it.
+struct SignalQueue {
+  std::vector<std::string> infos;  // siginfo_t
+  long number;                     // of the system call
+  SystemCallArguments before;      // its arguments up to the signal
+  size_t known;                    // how many these are
+
+  SystemCallArguments arguments(const std::string& info, Seed& seed) const {
+    SystemCallArguments all = before;
+    all[known] = static_cast<uint64_t>(siginfo_in(info).si_signo);
+    all[known + 1] = seed.put(std::as_bytes(std::span(info)));
+    return all;
+  }
+  void queue(Seed& seed) const {
+    for (const std::string& info : infos)
+      if (!is_queued_last(siginfo_in(info))) seed.add("queue a signal", number, arguments(info, seed));
+    seed.perform();
+  }
+  void queue_last(Seed& seed) const {
+    for (const std::string& info : infos)
+      if (is_queued_last(siginfo_in(info)))
+        seed.call_silently("queue a signal", number, arguments(info, seed));
+  }
+};
+
+SignalQueue queue_of(const pb::Process& process) {
+  return {{process.pending_siginfo().begin(), process.pending_siginfo().end()},
+          SYS_rt_sigqueueinfo,
+          {static_cast<uint64_t>(own_number(process))},
+          1};
+}
+
+// A signal that was being delivered comes first again.
+SignalQueue queue_of(const pb::Process& process, const pb::Thread& thread) {
+  SignalQueue queue{{thread.pending_siginfo().begin(), thread.pending_siginfo().end()},
+                    SYS_rt_tgsigqueueinfo,
+                    {static_cast<uint64_t>(own_number(process)),
+                     static_cast<uint64_t>(own_number(thread))},
+                    2};
+  if (!thread.stop_siginfo().empty()) queue.infos.insert(queue.infos.begin(), thread.stop_siginfo());
+  return queue;
 }
 
 // Out of the exit of a system call, where the kernel would not look after an interrupted one, to
@@ -270,11 +318,9 @@ void RestoredTree::bear(const Birth& birth) {
     restore_memory_of(giver);
     memory_from_[birth.pid] = &giver;
   }
-  const uint64_t flags = (birth.shares_memory ? uint64_t{CLONE_VM} : 0) |
-                         (birth.shares_descriptors ? uint64_t{CLONE_FILES} : 0);
   seeds_.emplace(birth.pid,
                  seeds_.at(birth.other)
-                     .clone(fmt::format("make process {}", birth.pid), flags, SIGCHLD, birth.pid));
+                     .clone(fmt::format("make process {}", birth.pid), birth.shares, SIGCHLD, birth.pid));
 }
 
 // Nobody is sent a signal at its end.
@@ -376,39 +422,21 @@ void RestoredTree::end_leader(RestoreContext& context, const pb::Process& proces
   seeds_.erase(own_number(process));
 }
 
-// A signal that was being delivered comes first again.
 void RestoredTree::queue_signals(const pb::Process& process) {
-  const auto number = static_cast<uint64_t>(own_number(process));
   Seed& leader = seed_of(process);
-  for (const std::string& info : process.pending_siginfo())
-    leader.add("queue a signal", SYS_rt_sigqueueinfo,
-               {number, static_cast<uint64_t>(siginfo_in(info).si_signo),
-                leader.put(std::as_bytes(std::span(info)))});
-  leader.perform();
-  for (const pb::Thread& thread : process.threads()) queue_signals(process, thread);
-}
-
-void RestoredTree::queue_signals(const pb::Process& process, const pb::Thread& thread) {
-  Seed& seed = seed_of(thread);
-  std::vector<std::string> infos(thread.pending_siginfo().begin(), thread.pending_siginfo().end());
-  if (!thread.stop_siginfo().empty()) infos.insert(infos.begin(), thread.stop_siginfo());
-  const auto arguments = [&](const std::string& info) {
-    return SystemCallArguments{
-        static_cast<uint64_t>(own_number(process)), static_cast<uint64_t>(own_number(thread)),
-        static_cast<uint64_t>(siginfo_in(info).si_signo), seed.put(std::as_bytes(std::span(info)))};
-  };
-  const auto exceptions = std::ranges::stable_partition(
-      infos, [](const std::string& info) { return !is_exception(siginfo_in(info)); });
-  for (const std::string& info : std::ranges::subrange(infos.begin(), exceptions.begin()))
-    seed.add("queue a signal", SYS_rt_tgsigqueueinfo, arguments(info));
-  seed.perform();
-  for (const std::string& info : exceptions)
-    seed.call_silently("queue a signal", SYS_rt_tgsigqueueinfo, arguments(info));
+  queue_of(process).queue(leader);
+  for (const pb::Thread& thread : process.threads()) queue_of(process, thread).queue(seed_of(thread));
+  for (const pb::Thread& thread : process.threads())
+    seed_of(thread).task().set_signal_mask(kAllSignals);
+  restore_trap_action(process, leader);
+  queue_of(process).queue_last(leader);
+  for (const pb::Thread& thread : process.threads())
+    queue_of(process, thread).queue_last(seed_of(thread));
 }
 
 void RestoredTree::finish(const pb::Process& process) {
   for (const pb::Thread& thread : process.threads())
-    seed_of(thread).task().set_signal_mask(kAllSignals);
+    seed_of(thread).task().set_signal_mask(kAllButTraps);
   Seed& leader = seed_of(process);
   start_timers(process, leader);
   queue_signals(process);

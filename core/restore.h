@@ -64,7 +64,6 @@ class RestoredTree {
   void end_leader(RestoreContext& context, const pb::Process& process);
   void seal_memfds();
   void queue_signals(const pb::Process& process);
-  void queue_signals(const pb::Process& process, const pb::Thread& thread);
   void finish(const pb::Process& process);
   void bring_memory_later();
   void detach_from_all();

@@ -87,8 +87,9 @@ class Births {
     const bool is_orphan =
         mother != 0 && mother != own_number(*snapshot_.process(process.parent()));
     Birth& birth = plan_.births.back();
-    birth.shares_memory = !is_orphan && shares_with_parent(snapshot_, process, kMemory);
-    birth.shares_descriptors = !is_orphan && shares_with_parent(snapshot_, process, kDescriptors);
+    for (const SharedKind& kind : kSharedKinds)
+      if (!is_orphan && shares_with_parent(snapshot_, process, kind.what))
+        birth.shares |= kind.clone_flag;
     Processes& children = children_[process.pid()];
     const auto is_older = [&](const pb::Process* child) {
       return wanted != session && !leads_session(*child) && session_of(*child) == session;
@@ -205,6 +206,13 @@ void plan_births(const Snapshot& snapshot, RestorePlan& plan) {
   Births(snapshot, plan).plan();
 }
 
+static std::string words_for_shared(uint64_t flags) {
+  std::string words;
+  for (const SharedKind& kind : kSharedKinds)
+    if (flags & kind.clone_flag) words += fmt::format(", with whom it shares its {}", kind.name);
+  return words;
+}
+
 std::string describe(const Birth& birth) {
   const int32_t pid = birth.pid, other = birth.other;
   const std::string who = pid < 0 ? "somebody" : fmt::format("process {}", pid);
@@ -212,8 +220,7 @@ std::string describe(const Birth& birth) {
     case Step::kClone:
       return who + " is born" + (other > 0 ? fmt::format(", a child of {}", other) : "") +
              (other < 0 ? ", an orphan soon" : "") +
-             (birth.shares_memory ? ", with whom it shares its memory" : "") +
-             (birth.shares_descriptors ? ", with whom it shares its descriptors" : "");
+             words_for_shared(birth.shares);
     case Step::kSetsid:
       return who + " begins a session";
     case Step::kSetpgid:

@@ -7,6 +7,7 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/resource/brief_name.h"
 #include "core/resource/memory.h"
 #include "core/resource/namespaces.h"
 #include "core/resource/processor.h"
@@ -74,6 +75,7 @@ void check_directory(const pb::Process& process, const std::string& path, bool m
                      RestorePlan& plan) {
   struct stat status {};
   if (path.empty() || (::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode))) return;
+  if (const auto name = removed_name(path); name && BriefName::obstacle(*name).empty()) return;
   const std::string resource = "directory " + printable(path);
   if (may_lack)
     plan.notes.push_back(fmt::format("process {}: {} is not there", process.pid(), resource));
@@ -111,9 +113,11 @@ void check_sharing(const Snapshot& snapshot, const pb::Process& process, Restore
       plan.obstacles.push_back(
           {process.pid(), "address space",
            fmt::format("it is shared with process {}, which is not its parent", other.pid()), ""});
-    else if (has_same(kDescriptors) && is_first_to_share(snapshot, process, kDescriptors))
-      plan.notes.push_back(fmt::format("processes {} and {} get descriptor tables of their own",
-                                       other.pid(), process.pid()));
+    else
+      for (const SharedKind& kind : kSharedKinds)
+        if (has_same(kind.what) && is_first_to_share(snapshot, process, kind.what))
+          plan.notes.push_back(fmt::format("processes {} and {} get {} of their own", other.pid(),
+                                           process.pid(), kind.name));
   }
 }
 

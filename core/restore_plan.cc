@@ -69,6 +69,8 @@ class Files {
 
   void add_descriptor(const pb::Process& process, const pb::Descriptor& descriptor) {
     highest_ = std::max(highest_, descriptor.number());
+    for (const pb::Epoll::Target& target : descriptor.epoll().targets())
+      highest_ = std::max(highest_, target.fd());  // which is used for a moment
     const auto [known, is_new] =
         plan_.by_description.try_emplace(descriptor.description(), plan_.files.size());
     if (!is_new) {

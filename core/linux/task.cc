@@ -22,11 +22,16 @@ struct sched_attr_v0 {  // struct sched_attr, SCHED_ATTR_SIZE_VER0
 };
 
 int kcmp_type(Identities::Kind kind) {
-  static constexpr int kTypes[] = {KCMP_FILE, KCMP_FILES, KCMP_VM};
+  static constexpr int kTypes[] = {KCMP_FILE, KCMP_FILES, KCMP_VM, KCMP_FS, KCMP_SIGHAND};
   return kTypes[static_cast<int>(kind)];
 }
 
 }  // namespace
+
+bool is_watched_by(Tid tid, int epoll, int watched, uint32_t nth, int number) {
+  kcmp_epoll_slot slot{static_cast<uint32_t>(epoll), static_cast<uint32_t>(watched), nth};
+  return ::syscall(SYS_kcmp, tid.value, tid.value, KCMP_EPOLL_TFD, number, &slot) == 0;
+}
 
 std::optional<SchedulingAttributes> scheduling_of(Tid tid) {
   sched_attr_v0 attributes{};

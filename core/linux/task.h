@@ -42,7 +42,13 @@ int64_t clock_offset(Tid tid, int clock);
 // refused, everything counts as not shared. May be used by several threads.
 class Identities {
  public:
-  enum class Kind { kFileDescription, kDescriptorTable, kAddressSpace };
+  enum class Kind {
+    kFileDescription,
+    kDescriptorTable,
+    kAddressSpace,
+    kFileSystem,     // root and working directory, umask
+    kSignalHandlers  // what is done about signals
+  };
   explicit Identities(Kind kind) : ids_(Less{kind}) {}
   // `number`: the descriptor, for kFileDescription.
   uint32_t of(Tid tid, int number = 0);
@@ -60,6 +66,10 @@ class Identities {
   std::mutex mutex_;
   std::map<Key, uint32_t, Less> ids_;
 };
+
+// Whether the descriptor `number` of the task leads to what its `epoll` watches as `watched`, of
+// several of that name the `nth`. False where kcmp(2) is refused, and before Linux 4.13.
+bool is_watched_by(Tid tid, int epoll, int watched, uint32_t nth, int number);
 
 // What sock_diag(7) tells of the unix sockets in a network namespace, by inode; those that nobody
 // has a descriptor of are not among them. `network_namespace`: /proc/PID/ns/net opened, or not

@@ -103,9 +103,9 @@ void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
              {static_cast<uint64_t>(from), static_cast<uint64_t>(descriptor.number()),
               descriptor.close_on_exec() ? uint64_t{O_CLOEXEC} : 0});
   }
-  seed.add("close descriptors", SYS_close_range, {base, ~0u, 0});
   seed.perform();
   watch_again(context, process, seed);
+  seed.call("close descriptors", SYS_close_range, {base, ~0u, 0});
   restore_receivers(context, process, seed);
   take_locks_of_process(context, process, seed);  // closing anything would lose them again
 }

@@ -1,7 +1,10 @@
+#include <fcntl.h>
 #include <sys/epoll.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
+#include <map>
 #include <set>
 
 #include "core/base/error.h"
@@ -16,10 +19,31 @@ bool matches(const OpenDescriptor& open) {
   return open.target == "anon_inode:[eventpoll]";
 }
 
+// What is watched goes by the number that it had when it was added. It may be open under another
+// one by now, and that be something else's: then the id of its description. `nth`: of several that
+// are watched by the same number. 0: it is what that number says, or nobody knows.
+uint32_t renumbered(CaptureContext& context, const OpenDescriptor& open,
+                    const pb::Epoll::Target& target, uint32_t nth) {
+  const ProcDirectory& proc = open.process.task_proc;
+  const Tid task = open.process.a_task();
+  const auto is_it = [&](int number) {
+    struct stat status {};
+    return ::fstatat(proc.fd(), fmt::format("fd/{}", number).c_str(), &status, 0) == 0 &&
+           status.st_ino == target.inode() &&
+           is_watched_by(task, open.number, target.fd(), nth, number);
+  };
+  if (is_it(target.fd())) return 0;
+  for (const std::string& name : proc.list("fd"))
+    if (const auto number = parse_number<int>(name); number && is_it(*number))
+      return context.descriptions.of(task, *number);
+  return 0;
+}
+
 // One line a target: "tfd:  5 events:  19 data: 5  pos:0 ino:1234 sdev:8"; all but tfd and pos in
 // hexadecimal (fs/eventpoll.c, ep_show_fdinfo).
-void capture(CaptureContext&, const OpenDescriptor& open, pb::Descriptor& out) {
+void capture(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor& out) {
   pb::Epoll& epoll = *out.mutable_epoll();
+  std::map<int32_t, uint32_t> times;  // that a number was watched
   for (const std::string_view line : split(open.info_text, '\n')) {
     if (!line.starts_with("tfd:")) continue;
     const auto pairs = key_value_pairs(line);
@@ -28,6 +52,7 @@ void capture(CaptureContext&, const OpenDescriptor& open, pb::Descriptor& out) {
     target.set_events(static_cast<uint32_t>(pair_number(pairs, "events", 16)));
     target.set_data(pair_number(pairs, "data", 16));
     target.set_inode(pair_number(pairs, "ino", 16));
+    target.set_description(renumbered(context, open, target, times[target.fd()]++));
   }
 }
 
@@ -48,6 +73,7 @@ bool holds(const pb::Process& process, uint32_t description) {
 // it, and under these numbers what is watched. nullptr: there is none.
 const pb::Process* watcher(const Snapshot& snapshot, const pb::Descriptor& epoll) {
   const auto has = [](const pb::Process& process, const pb::Epoll::Target& target) {
+    if (target.description()) return holds(process, target.description());
     const pb::Descriptor* descriptor = find(process, target.fd());
     return descriptor && descriptor->inode() == target.inode();
   };
@@ -72,6 +98,38 @@ Fd open_epoll(OpeningContext&, const pb::Descriptor&) {
   return fd;
 }
 
+// While it is there, what is watched has the number by which it was added.
+class Renumbered {
+ public:
+  Renumbered(const RestorePlan& plan, const pb::Process& process, const pb::Epoll::Target& target,
+             Seed& seed)
+      : plan_(plan), process_(process), target_(target), seed_(seed) {
+    if (target.description()) duplicate(file_of(target.description()), 0);
+  }
+  ~Renumbered() {
+    if (!target_.description()) return;
+    if (const pb::Descriptor* now = find(process_, target_.fd()))
+      duplicate(plan_.file_of(*now), now->close_on_exec() ? O_CLOEXEC : 0);
+    else
+      seed_.add("close a descriptor", SYS_close, {static_cast<uint64_t>(target_.fd())});
+  }
+  Renumbered(const Renumbered&) = delete;
+  Renumbered& operator=(const Renumbered&) = delete;
+
+ private:
+  int file_of(uint32_t description) const {
+    return plan_.file_base + static_cast<int>(plan_.by_description.at(description));
+  }
+  void duplicate(int file, uint64_t flags) {
+    seed_.add("number a descriptor", SYS_dup3,
+              {static_cast<uint64_t>(file), static_cast<uint64_t>(target_.fd()), flags});
+  }
+  const RestorePlan& plan_;
+  const pb::Process& process_;
+  const pb::Epoll::Target& target_;
+  Seed& seed_;
+};
+
 }  // namespace
 
 // What is ready is told once more, also to who asked for changes only (EPOLLET).
@@ -84,6 +142,7 @@ void watch_again(RestoreContext& context, const pb::Process& process, Seed& seed
         watcher(context.snapshot, epoll) != &process)
       continue;
     for (const pb::Epoll::Target& target : epoll.epoll().targets()) {
+      const Renumbered as_it_was(context.plan, process, target, seed);
       epoll_event event{};
       event.events = target.events(), event.data.u64 = target.data();
       seed.add_if_allowed(fmt::format("watch descriptor {} by {}", target.fd(), epoll.number()),

@@ -7,6 +7,8 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/resource/brief_name.h"
+#include "core/resource/namespaces.h"
 #include "core/resource/resources.h"
 #include "core/resource/terminal.h"
 
@@ -19,8 +21,9 @@ bool is_terminal(unsigned major) {
   return major == 4 || major == 5 || (major >= 136 && major < 144);
 }
 
+// Or a symbolic link itself (O_PATH | O_NOFOLLOW).
 bool is_regular(const OpenDescriptor& open) {
-  return S_ISREG(open.status.st_mode);
+  return S_ISREG(open.status.st_mode) || S_ISLNK(open.status.st_mode);
 }
 
 void capture_regular(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor& out) {
@@ -39,8 +42,9 @@ bool is_directory(const OpenDescriptor& open) {
   return S_ISDIR(open.status.st_mode);
 }
 
-void capture_directory(CaptureContext&, const OpenDescriptor&, pb::Descriptor& out) {
+void capture_directory(CaptureContext&, const OpenDescriptor& open, pb::Descriptor& out) {
   out.mutable_directory();
+  out.set_removed(open.status.st_nlink == 0);
 }
 
 bool is_device(const OpenDescriptor& open) {
@@ -49,6 +53,7 @@ bool is_device(const OpenDescriptor& open) {
 
 void capture_device(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor& out) {
   pb::Device& device = *out.mutable_device_node();
+  out.set_removed(open.status.st_nlink == 0 && open.deleted);
   device.set_block(S_ISBLK(open.status.st_mode));
   device.set_major(major(open.status.st_rdev));
   device.set_minor(minor(open.status.st_rdev));
@@ -60,7 +65,8 @@ void capture_device(CaptureContext& context, const OpenDescriptor& open, pb::Des
 
 // O_CREAT, O_EXCL and O_TRUNC are not among the flags of an open file.
 Fd open_path(OpeningContext&, const pb::Descriptor& descriptor) {
-  Fd fd(::open(descriptor.target().c_str(), static_cast<int>(descriptor.flags()) | O_CLOEXEC));
+  const BriefName name(descriptor);
+  Fd fd(::open(name.path().c_str(), static_cast<int>(descriptor.flags()) | O_CLOEXEC));
   if (!fd.valid()) throw_errno("cannot open {}", printable(descriptor.target()));
   go_to_position(fd, descriptor);
   return fd;
@@ -88,39 +94,46 @@ std::string file_note(const pb::Descriptor& descriptor) {
 
 // ---- What /proc tells of a task of the tree -----------------------------------------------------
 
-// "/proc/12/maps": "maps" of 12, a task of the tree by the number that it has there.
-struct ProcPath {
-  int32_t number = 0;  // 0: it is no such path
-  std::string rest;
-};
-
-ProcPath proc_path(const Snapshot& snapshot, const std::string& path) {
+// "/proc/12/maps", of a task of the tree, with the number that it has there; "" if it is no such
+// path.
+std::string path_of_task(const Snapshot& snapshot, const std::string& path) {
   constexpr std::string_view kProc = "/proc/";
-  if (!path.starts_with(kProc)) return {};
+  if (!path.starts_with(kProc)) return "";
   const size_t end = std::min(path.find('/', kProc.size()), path.size());
   const auto number =
       parse_number<int32_t>(std::string_view(path).substr(kProc.size(), end - kProc.size()));
   const pb::Process* process = number ? snapshot.process(*number) : nullptr;
-  if (!process) return {};
-  return {own_number(*process), path.substr(end)};
+  if (!process) return "";
+  return fmt::format("/proc/{}{}", own_number(*process), path.substr(end));
+}
+
+// "net:[4026531840]": that in which the tree lives; "" if it is another one, or none.
+std::string path_of_namespace(const Snapshot& snapshot, const std::string& target) {
+  const std::string kind = target.substr(0, target.find(":["));
+  const uint64_t ours = namespace_in(snapshot.root().namespaces(), kind);
+  return ours && target == fmt::format("{}:[{}]", kind, ours) ? "/proc/self/ns/" + kind : "";
+}
+
+// What only a task of the tree can open; "" for everything else.
+std::string late_path(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
+  const std::string path = path_of_task(snapshot, descriptor.target());
+  return path.empty() ? path_of_namespace(snapshot, descriptor.target()) : path;
 }
 
 Fd open_proc_late(LateOpening& opening, const pb::Descriptor& descriptor) {
-  const auto [number, rest] = proc_path(opening.snapshot, descriptor.target());
-  if (number == 0) return Fd();
+  const std::string path = late_path(opening.snapshot, descriptor);
+  if (path.empty()) return Fd();
   constexpr uint32_t kAtFdcwd = static_cast<uint32_t>(AT_FDCWD);
-  const std::string path = fmt::format("/proc/{}{}", number, rest);
   Fd fd = opening.take("open " + path, SYS_openat,
                        {kAtFdcwd, opening.opener.put(path), descriptor.flags() | O_CLOEXEC});
-  go_to_position(fd, descriptor);
+  if (descriptor.position()) go_to_position(fd, descriptor);  // namespaces have none
   return fd;
 }
 
 // Something to stand for it until then.
 Fd open_unless_late(OpeningContext& context, const pb::Descriptor& descriptor,
                     Fd (*open)(OpeningContext&, const pb::Descriptor&)) {
-  if (proc_path(context.snapshot, descriptor.target()).number == 0)
-    return open(context, descriptor);
+  if (late_path(context.snapshot, descriptor).empty()) return open(context, descriptor);
   Fd fd(::open("/", O_PATH | O_CLOEXEC));
   if (!fd.valid()) throw_errno("cannot open /");
   return fd;
@@ -134,6 +147,7 @@ Fd open_device(OpeningContext& context, const pb::Descriptor& descriptor) {
 }
 
 std::string device_obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
+  if (descriptor.removed() && ::geteuid() != 0) return "it was removed, and only root makes devices";
   return descriptor.device_node().terminal() ? "" : path_obstacle(snapshot, descriptor);
 }
 
@@ -149,11 +163,13 @@ Fd open_directory(OpeningContext& context, const pb::Descriptor& descriptor) {
 
 std::string path_obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
   struct stat status {};
-  if (proc_path(snapshot, descriptor.target()).number) return "";
+  if (!late_path(snapshot, descriptor).empty()) return "";
+  if (descriptor.removed()) return BriefName::obstacle(descriptor.target());
   if (descriptor.file().other_links() && descriptor.file().former_name().empty())
     return fmt::format("that name of it was gone; of its {} others none is in the same directory",
                        descriptor.file().other_links());
-  if (::stat(descriptor.target().c_str(), &status) != 0) return errno_text(errno);
+  const int how = S_ISLNK(descriptor.mode()) ? AT_SYMLINK_NOFOLLOW : 0;
+  if (::fstatat(AT_FDCWD, descriptor.target().c_str(), &status, how) != 0) return errno_text(errno);
   if ((status.st_mode & S_IFMT) != (descriptor.mode() & S_IFMT))
     return "another kind of file has its name now";
   const uint32_t access = descriptor.flags() & O_ACCMODE;

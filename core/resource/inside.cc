@@ -11,6 +11,7 @@
 #include "core/base/strings.h"
 #include "core/resource/hosts.h"
 #include "core/resource/resources.h"
+#include "core/resource/sharing.h"
 
 namespace snapgdb {
 namespace {
@@ -19,6 +20,7 @@ constexpr int kSignals = 64;
 constexpr uint64_t kGetTidAddress = 40;  // PR_GET_TID_ADDRESS
 // arch_prctl(2): ARCH_GET_XCOMP_PERM, ARCH_REQ_XCOMP_PERM (arch/x86/include/uapi/asm/prctl.h).
 constexpr uint64_t kGetXstatePermitted = 0x1022, kRequestXstate = 0x1023;
+constexpr uint64_t kMembarrierRegistrations = 512;  // MEMBARRIER_CMD_GET_REGISTRATIONS
 constexpr uint64_t kGetDenyWriteExecute = 66;  // PR_GET_MDWE
 
 struct KernelAction {  // struct sigaction of the kernel
@@ -58,6 +60,8 @@ void list_timers(const ProcDirectory& proc, pb::Process& process) {
       timer.set_clock(parse_number<int32_t>(value).value_or(0));
     }
   }
+  // Linux 6.15 lists them in any order; they are made again by their numbers.
+  std::ranges::sort(*process.mutable_timers(), {}, &pb::PosixTimer::id);
 }
 
 // System calls whose answers a task of the program writes into memory of its own.
@@ -125,7 +129,7 @@ struct ProcessAnswers {
   int32_t subreaper;
   uint64_t xstate_permitted;
 };
-constexpr size_t kProcessCalls = kSignals + 3 + 5;
+constexpr size_t kProcessCalls = kSignals + 3 + 6;
 
 // What only a thread itself is told.
 class ThreadQuestions {
@@ -169,7 +173,7 @@ size_t calls_of_process(size_t timers) {
 void ask_process(const Host& host, pb::Process& process, pb::Thread& thread) {
   ProcessAnswers answers{};
   std::vector<itimerspec> timers(static_cast<size_t>(process.timers_size()));
-  int32_t huge_pages_disabled = 0, deny_write_execute = 0, brk = 0;
+  int32_t huge_pages_disabled = 0, deny_write_execute = 0, brk = 0, membarrier = 0;
   ThreadQuestions of_host;
   Inquiry inquiry(*host.task, host.place, answers_of_process(timers.size()),
                   calls_of_process(timers.size()));
@@ -183,6 +187,7 @@ void ask_process(const Host& host, pb::Process& process, pb::Thread& thread) {
   inquiry.call(SYS_prctl, {kGetDenyWriteExecute}, &deny_write_execute);
   inquiry.call(SYS_arch_prctl,
                {kGetXstatePermitted, inquiry.address_for(answers.xstate_permitted)});
+  inquiry.call(SYS_membarrier, {kMembarrierRegistrations}, &membarrier);
   inquiry.call(SYS_brk, {}, &brk);  // cut to 32 bits, see MmLayout
   for (size_t i = 0; i < timers.size(); ++i)
     inquiry.call(SYS_timer_gettime,
@@ -207,9 +212,11 @@ void ask_process(const Host& host, pb::Process& process, pb::Thread& thread) {
   process.set_child_subreaper(answers.subreaper != 0);
   process.set_thp_disabled(unless_refused(huge_pages_disabled));
   process.set_deny_write_execute(unless_refused(deny_write_execute));
+  process.set_membarrier(unless_refused(membarrier));
 }
 
 void capture_process(CaptureContext& context, const FrozenProcess& frozen, pb::Process& process) {
+  process.set_signal_handlers(context.signal_handlers.of(frozen.a_task()));
   list_timers(frozen.proc, process);
   const auto timers = static_cast<size_t>(process.timers_size());
   const size_t room = Inquiry::room_for(answers_of_process(timers), calls_of_process(timers));
@@ -245,10 +252,15 @@ timespec to_timespec(uint64_t ns) {
   return {static_cast<time_t>(ns / 1'000'000'000), static_cast<long>(ns % 1'000'000'000)};
 }
 
+KernelAction kernel_action(const pb::SignalAction& action) {
+  return {action.handler(), action.flags(), action.restorer(), action.mask()};
+}
+
 void restore_actions(const pb::Process& process, Seed& seed) {
   for (const pb::SignalAction& action : process.signal_actions()) {
-    if (action.signal() == SIGKILL || action.signal() == SIGSTOP) continue;
-    const KernelAction value{action.handler(), action.flags(), action.restorer(), action.mask()};
+    constexpr uint32_t kNotNow[] = {SIGKILL, SIGSTOP, SIGTRAP};
+    if (std::ranges::count(kNotNow, action.signal())) continue;
+    const KernelAction value = kernel_action(action);
     seed.add(fmt::format("set the action of signal {}", action.signal()), SYS_rt_sigaction,
              {action.signal(), seed.put_value(value), 0, 8});
   }
@@ -286,7 +298,7 @@ void create_timer(const pb::PosixTimer& timer, uint32_t& next, Seed& seed) {
              {timer.id(), 0, seed.put_value(value)});
 }
 
-void restore_process(RestoreContext&, const pb::Process& process, Seed& seed) {
+void restore_process(RestoreContext& context, const pb::Process& process, Seed& seed) {
   restore_actions(process, seed);
   seed.add("tell whether it adopts orphans", SYS_prctl,
            {PR_SET_CHILD_SUBREAPER, process.child_subreaper()});
@@ -295,6 +307,9 @@ void restore_process(RestoreContext&, const pb::Process& process, Seed& seed) {
   constexpr uint64_t kTiles = 18;
   if (process.xstate_permitted() >> kTiles & 1)
     seed.add("ask for AMX", SYS_arch_prctl, {kRequestXstate, kTiles});
+  if (is_first_to_share(context.snapshot, process, kMemory))
+    for (uint32_t commands = process.membarrier(); commands; commands &= commands - 1)
+      seed.add("register for membarrier", SYS_membarrier, {commands & -commands});
   seed.perform();
 }
 
@@ -315,6 +330,14 @@ void restore_thread(RestoreContext&, const pb::Process&, const pb::Thread& threa
 
 const ProcessRestorer kInsideRestorer{"signal actions and timers", restore_process};
 const ThreadRestorer kInsideThreadRestorer{"alternate stack", restore_thread};
+
+void restore_trap_action(const pb::Process& process, Seed& seed) {
+  const auto found =
+      std::ranges::find(process.signal_actions(), uint32_t{SIGTRAP}, &pb::SignalAction::signal);
+  if (found == process.signal_actions().end()) return;
+  const uint64_t value = seed.put_value(kernel_action(*found));
+  seed.call_silently("set the action of SIGTRAP", SYS_rt_sigaction, {SIGTRAP, value, 0, 8});
+}
 
 void start_timers(const pb::Process& process, Seed& seed) {
   uint32_t next = 0;

@@ -40,11 +40,15 @@ struct flock range_of(const pb::FileLock& lock) {
   return range;
 }
 
+uint64_t way_of(const pb::FileLock& lock) {
+  return (lock.exclusive() ? LOCK_EX : LOCK_SH) | LOCK_NB;
+}
+
 // -errno: it could not be taken.
 int take(const pb::FileLock& lock, const Fd& file) {
   int result = 0;
   if (lock.kind() == "FLOCK") {
-    result = ::flock(file.get(), (lock.exclusive() ? LOCK_EX : LOCK_SH) | LOCK_NB);
+    result = ::flock(file.get(), static_cast<int>(way_of(lock)));
   } else {
     struct flock range = range_of(lock);
     result = ::fcntl(file.get(), F_OFD_SETLK, &range);
@@ -66,6 +70,22 @@ void capture_locks(const ProcFields& info, pb::Descriptor& out) {
   for (const std::string_view lock : info.all("lock")) add_lock(lock, out);
 }
 
+namespace {
+
+// Who takes the lock of a description again: its owner if that has it open still, or the first who
+// has. nullptr: nobody of the tree.
+const pb::Process* taker_of(const Snapshot& snapshot, const pb::FileLock& lock,
+                            uint32_t description) {
+  const auto holds = [&](const pb::Process& process) {
+    return std::ranges::find(process.descriptors(), description, &pb::Descriptor::description) !=
+           process.descriptors().end();
+  };
+  const pb::Process* owner = snapshot.process(lock.owner());
+  if (owner && holds(*owner)) return owner;
+  const auto found = std::ranges::find_if(snapshot.processes(), holds);
+  return found == snapshot.processes().end() ? nullptr : &*found;
+}
+
 // By who had taken it: that is who is told when somebody else opens the file.
 void take_lease(RestoreContext& context, const pb::Descriptor& descriptor, const pb::FileLock& lock,
                 Seed& seed) {
@@ -78,17 +98,32 @@ void take_lease(RestoreContext& context, const pb::Descriptor& descriptor, const
         result == -EAGAIN ? "somebody else has it open" : errno_text(static_cast<int>(-result))));
 }
 
+// Of a description, at one of its descriptors. The kernel tells others who took them.
+void take_locks_of_description(RestoreContext& context, const pb::Process& process,
+                               const pb::Descriptor& descriptor, Seed& seed) {
+  const auto number = static_cast<uint64_t>(descriptor.number());
+  for (const pb::FileLock& lock : descriptor.locks())
+    if (lock.kind() == "LEASE" && lock.owner() == process.pid())
+      take_lease(context, descriptor, lock, seed);
+    else if (lock.kind() == "FLOCK" &&
+             taker_of(context.snapshot, lock, descriptor.description()) == &process)
+      note_unless_taken(context, printable(descriptor.target()),
+                        seed.try_call(SYS_flock, {number, way_of(lock)}));
+}
+
+}  // namespace
+
 void take_locks_of_process(RestoreContext& context, const pb::Process& process, Seed& seed) {
-  std::set<uint32_t> leases;  // by description, of which each has one
-  for (const pb::Descriptor& descriptor : process.descriptors())
+  std::set<uint32_t> descriptions;
+  for (const pb::Descriptor& descriptor : process.descriptors()) {
+    if (descriptions.insert(descriptor.description()).second)
+      take_locks_of_description(context, process, descriptor, seed);
     for (const pb::FileLock& lock : descriptor.locks())
-      if (lock.kind() == "LEASE" && lock.owner() == process.pid() &&
-          leases.insert(descriptor.description()).second)
-        take_lease(context, descriptor, lock, seed);
-      else if (lock.kind() == "POSIX")
+      if (lock.kind() == "POSIX")
         note_unless_taken(context, printable(descriptor.target()),
                           seed.try_call(SYS_fcntl, {static_cast<uint64_t>(descriptor.number()),
                                                     F_SETLK, seed.put_value(range_of(lock))}));
+  }
 }
 
 void take_locks_of_files(RestoreContext& context) {
@@ -97,7 +132,10 @@ void take_locks_of_files(RestoreContext& context) {
     const PlannedFile& file = plan.files[i];
     if (!file.descriptor || file.how != PlannedFile::How::kOpened) continue;
     for (const pb::FileLock& lock : file.descriptor->locks()) {
-      if (lock.kind() != "FLOCK" && lock.kind() != "OFDLCK") continue;
+      const bool is_free =
+          lock.kind() == "FLOCK" &&
+          !taker_of(context.snapshot, lock, file.descriptor->description());
+      if (!is_free && lock.kind() != "OFDLCK") continue;
       const Fd same = duplicate_descriptor(context.keeper, plan.file_base + static_cast<int>(i));
       note_unless_taken(context, file.what, same.valid() ? take(lock, same) : -errno);
     }

@@ -43,7 +43,9 @@ constexpr Advice kAdvice[] = {
 constexpr Advice kEarlyAdvice[] = {{"hg", MADV_HUGEPAGE}, {"nh", MADV_NOHUGEPAGE}};
 
 uint64_t map_flags(const pb::Vma& vma, int file) {
-  uint64_t flags = MAP_FIXED_NOREPLACE | (vma.shared() ? MAP_SHARED : MAP_PRIVATE);
+  constexpr uint64_t kDroppable = 0x08;  // MAP_DROPPABLE, Linux 6.11: neither shared nor private
+  const uint64_t type = has_flag(vma, "dp") ? kDroppable : vma.shared() ? MAP_SHARED : MAP_PRIVATE;
+  uint64_t flags = MAP_FIXED_NOREPLACE | type;
   if (file < 0) flags |= MAP_ANONYMOUS;
   if (has_flag(vma, "gd")) flags |= MAP_GROWSDOWN;
   if (has_flag(vma, "nr")) flags |= MAP_NORESERVE;
@@ -125,6 +127,9 @@ struct Slice {
   const Fd* file;
   uint64_t offset;
   std::optional<uint64_t> page;  // its first one in the page store; nullopt: zeros
+  // A private view of what the tree has as a file: pages that are as there were not written to, and
+  // go on showing what others write there.
+  bool is_view = false;
 };
 constexpr uint64_t kSlice = uint64_t{4} << 20;
 
@@ -141,7 +146,7 @@ void add_slices(const pb::Vma& vma, Range range, const Extents& extents, const F
     const uint64_t end = std::min(extent.end(), range.end);
     for (uint64_t at = std::max(extent.start, range.start); at < end; at += kSlice) {
       slices.push_back(
-          {at, std::min(kSlice, end - at), file, file_offset + (at - range.start), {}});
+          {at, std::min(kSlice, end - at), file, file_offset + (at - range.start), {}, false});
       if (extent.source == pb::SOURCE_STORED)
         slices.back().page = extent.where + (at - extent.start) / kPageSize;
     }
@@ -164,13 +169,47 @@ void read_slice(const Snapshot& snapshot, const Slice& slice, const Put& put) {
     while (done < slice.size) visit(kZeros);
 }
 
+void write_at(Tid tid, const Slice& slice, uint64_t at, std::span<const std::byte> bytes) {
+  if (slice.file)
+    pwrite_all(slice.file->get(), bytes, slice.offset + at, "memory of the tree");
+  else
+    write_remote(tid, slice.start + at, bytes);
+}
+
+void write_where_different(Tid tid, const Slice& slice, uint64_t at,
+                           std::span<const std::byte> bytes) {
+  std::vector<std::byte> now(bytes.size());
+  const size_t shown = read_remote(tid, slice.start + at, now);
+  for (size_t page = 0; page < bytes.size(); page += kPageSize) {
+    const auto wanted = bytes.subspan(page, std::min(kPageSize, bytes.size() - page));
+    if (page + wanted.size() > shown ||
+        !std::ranges::equal(wanted, std::span(now).subspan(page, wanted.size())))
+      write_at(tid, slice, at + page, wanted);
+  }
+}
+
 void write_slice(const Snapshot& snapshot, Tid tid, const Slice& slice) {
+  const auto write = slice.is_view ? write_where_different : write_at;
   read_slice(snapshot, slice, [&](uint64_t at, std::span<const std::byte> bytes) {
-    if (slice.file)
-      pwrite_all(slice.file->get(), bytes, slice.offset + at, "memory of the tree");
-    else
-      write_remote(tid, slice.start + at, bytes);
+    write(tid, slice, at, bytes);
   });
+}
+
+// Reading, unpacking and the faults of the new pages take as many processors as there are.
+void write_slices(const Snapshot& snapshot, Tid tid, const std::vector<Slice>& slices) {
+  std::atomic<size_t> next = 0;
+  const auto work_off = [&] {
+    for (size_t i = next++; i < slices.size(); i = next++) write_slice(snapshot, tid, slices[i]);
+  };
+  std::vector<std::future<void>> others;
+  const size_t workers = std::min<size_t>(slices.size(), std::thread::hardware_concurrency());
+  for (size_t i = 1; i < workers; ++i)
+    others.push_back(std::async(std::launch::async, [&] {
+      ScopedPinning::release_this_thread();
+      work_off();
+    }));
+  work_off();
+  for (auto& other : others) other.get();
 }
 
 // What others share through a file of theirs is not for us to change; a file without a name has its
@@ -262,47 +301,38 @@ std::optional<LazySpace> lazy_space(const RestoreContext& context, const pb::Pro
 
 // ---- Content, written ---------------------------------------------------------------------------
 
-// Reading, unpacking and the faults of the new pages take as many processors as there are.
+// What is shared first, since private views show it.
 void write_content(const RestoreContext& context, const pb::Process& process, Tid tid, bool lazy,
                    const Inheritance& inheritance) {
   const Snapshot& snapshot = context.snapshot;
   const Fd mem = ProcDirectory::of(Pid{tid.value}).open("mem", O_RDWR);
   if (!mem.valid()) throw_errno("cannot open the memory of {}", tid.value);
   std::list<Fd> objects;
-  std::vector<Slice> slices;
+  std::vector<Slice> shared, own;
   for (const pb::Vma& vma : process.mappings()) {
     const Extents& extents = snapshot.extents(process);
     if (is_in_a_file(vma, context.plan) || is_kernel_part(vma)) continue;
     const Range whole{vma.start(), vma.end()};
     if (vma.shared() && vma.inode() != 0) {
-      const size_t before = slices.size();
+      const size_t before = shared.size();
       const Fd& object = objects.emplace_back(open_shared(context, vma));
-      add_slices(vma, whole, extents, &object, vma.offset(), slices);
-      clip(std::span(slices).subspan(before), object);
+      add_slices(vma, whole, extents, &object, vma.offset(), shared);
+      clip(std::span(shared).subspan(before), object);
     } else if (lazy && may_come_later(vma, extents)) {
       for (const Range& range : needed_at_once(process, vma))
-        add_slices(vma, range, extents, &mem, range.start, slices);
+        add_slices(vma, range, extents, &mem, range.start, own);
     } else {
+      const size_t before = own.size();
       const pb::Vma* kept = inheritance.kept(vma);
       const uint32_t protection = kept ? kept->protection() : first_protection(vma);
       for (const Range& range : inheritance.differing(vma))
-        add_slices(vma, range, extents, protection & PROT_WRITE ? nullptr : &mem, range.start,
-                   slices);
+        add_slices(vma, range, extents, protection & PROT_WRITE ? nullptr : &mem, range.start, own);
+      for (Slice& slice : std::span(own).subspan(before))
+        slice.is_view = vma.file() == 0 && !is_anonymous(vma);
     }
   }
-  std::atomic<size_t> next = 0;
-  const auto work_off = [&] {
-    for (size_t i = next++; i < slices.size(); i = next++) write_slice(snapshot, tid, slices[i]);
-  };
-  std::vector<std::future<void>> others;
-  const size_t workers = std::min<size_t>(slices.size(), std::thread::hardware_concurrency());
-  for (size_t i = 1; i < workers; ++i)
-    others.push_back(std::async(std::launch::async, [&] {
-      ScopedPinning::release_this_thread();
-      work_off();
-    }));
-  work_off();
-  for (auto& other : others) other.get();
+  write_slices(snapshot, tid, shared);
+  write_slices(snapshot, tid, own);
 }
 
 // ---- What is mapped -----------------------------------------------------------------------------

@@ -22,6 +22,20 @@ void capture(CaptureContext&, const FrozenProcess& frozen, pb::Process& process)
   for (const std::string_view line : split(cgroups, '\n')) process.add_cgroups(std::string(line));
 }
 
+// Lines of "inside outside count", user_namespaces(7).
+void add_ranges(const ProcDirectory& proc, const char* file,
+                google::protobuf::RepeatedPtrField<pb::IdRange>& out) {
+  const std::string text = proc.read_if_allowed(file).value_or("");
+  for (const std::string_view line : split(text, '\n')) {
+    const auto numbers = split_blank(line);
+    if (numbers.size() != 3) continue;
+    pb::IdRange& range = *out.Add();
+    range.set_inside(parse_number<uint32_t>(numbers[0]).value_or(0));
+    range.set_outside(parse_number<uint32_t>(numbers[1]).value_or(0));
+    range.set_count(parse_number<uint32_t>(numbers[2]).value_or(0));
+  }
+}
+
 }  // namespace
 
 std::vector<pb::Namespace> namespaces_of(const ProcDirectory& proc) {
@@ -34,6 +48,9 @@ std::vector<pb::Namespace> namespaces_of(const ProcDirectory& proc) {
     pb::Namespace& out = namespaces.emplace_back();
     out.set_kind(kind);
     out.set_inode(inode_in(*link));
+    if (kind != "user") continue;
+    add_ranges(proc, "uid_map", *out.mutable_users());
+    add_ranges(proc, "gid_map", *out.mutable_groups());
   }
   return namespaces;
 }

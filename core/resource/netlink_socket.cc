@@ -19,10 +19,9 @@ namespace {
 constexpr int SOL_NETLINK = 270;
 #endif
 
-sockaddr_nl address_of(const pb::Socket& socket) {
+sockaddr_nl address_in(const std::string& bytes) {
   sockaddr_nl address{};
-  std::memcpy(&address, socket.local_address().data(),
-              std::min(socket.local_address().size(), sizeof address));
+  std::memcpy(&address, bytes.data(), std::min(bytes.size(), sizeof address));
   return address;
 }
 
@@ -52,10 +51,20 @@ std::string obstacle(const Snapshot&, const pb::Descriptor&) {
   return "";
 }
 
+// To somebody else than the kernel, which is whom all are connected to at first.
+void connect_again(OpeningContext& context, const pb::Descriptor& descriptor, const Fd& socket) {
+  const sockaddr_nl peer = address_in(descriptor.socket().remote_address());
+  if (!peer.nl_pid && !peer.nl_groups) return;
+  if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&peer), sizeof peer) != 0)
+    context.notes.push_back(fmt::format("{} is not connected to {}, groups {:#x}, again: {}",
+                                        printable(descriptor.target()), peer.nl_pid,
+                                        peer.nl_groups, errno_text(errno)));
+}
+
 Fd open_socket(OpeningContext& context, const pb::Descriptor& descriptor) {
   const pb::Socket& record = descriptor.socket();
   Fd socket = make_socket(context, descriptor);
-  sockaddr_nl address = address_of(record);
+  sockaddr_nl address = address_in(record.local_address());
   const auto bind = [&] {
     return ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
   };
@@ -76,6 +85,7 @@ Fd open_socket(OpeningContext& context, const pb::Descriptor& descriptor) {
                                             printable(descriptor.target()), group,
                                             errno_text(errno)));
     }
+  connect_again(context, descriptor, socket);
   return socket;
 }
 

@@ -7,6 +7,7 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/resource/brief_name.h"
 #include "core/resource/resources.h"
 
 namespace snapgdb {
@@ -36,6 +37,7 @@ std::string content_of(int end, int capacity, size_t queued) {
 void capture(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor& out) {
   pb::Pipe& pipe = *out.mutable_pipe();
   pipe.set_fifo(!open.target.starts_with("pipe:["));
+  out.set_removed(pipe.fifo() && open.status.st_nlink == 0);
   const Fd end = duplicate_descriptor(open.process.a_task(), open.number);
   int queued = 0;
   const int capacity = end.valid() ? ::fcntl(end.get(), F_GETPIPE_SZ) : -1;
@@ -57,7 +59,9 @@ std::string obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor)
 }
 
 // Of one with a name, both ends may read and write meanwhile: so opening it again waits for nobody.
-PipeEnds open_fifo(const std::string& path) {
+PipeEnds open_fifo(const pb::Descriptor& descriptor) {
+  const BriefName name(descriptor);
+  const std::string& path = name.path();
   const auto open = [&] {
     Fd end(::open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC));
     struct stat status {};
@@ -71,7 +75,7 @@ PipeEnds open_fifo(const std::string& path) {
 
 PipeEnds make_pipe_like(const pb::Descriptor& descriptor) {
   const pb::Pipe& pipe = descriptor.pipe();
-  PipeEnds made = pipe.fifo() ? open_fifo(descriptor.target()) : make_pipe();
+  PipeEnds made = pipe.fifo() ? open_fifo(descriptor) : make_pipe();
   if (pipe.capacity() &&
       ::fcntl(made.write.get(), F_SETPIPE_SZ, static_cast<int>(pipe.capacity())) < 0)
     throw_errno("cannot give a pipe {} bytes", pipe.capacity());

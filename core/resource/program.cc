@@ -39,7 +39,7 @@ uint32_t number_in(const ProcDirectory& proc, const char* file) {
   return parse_number<uint32_t>(trim(text), 16).value_or(0);
 }
 
-void capture(CaptureContext&, const FrozenProcess& frozen, pb::Process& process) {
+void capture(CaptureContext& context, const FrozenProcess& frozen, pb::Process& process) {
   const ProcDirectory& proc = frozen.task_proc;
   std::string executable = proc.link("exe");
   if (executable.ends_with(kDeleted)) {
@@ -49,6 +49,7 @@ void capture(CaptureContext&, const FrozenProcess& frozen, pb::Process& process)
   process.set_executable(std::move(executable));
   add_strings(proc.read("cmdline"), process.mutable_arguments());
   add_strings(proc.read("environ"), process.mutable_environment());
+  process.set_file_system(context.file_systems.of(frozen.a_task()));
   process.set_working_directory(proc.link("cwd"));
   process.set_root_directory(proc.link("root"));
   process.set_auxv(proc.read("auxv"));
@@ -82,6 +83,16 @@ uint64_t program_break(const pb::Process& process) {
   uint64_t brk = (end & ~uint64_t{0xffffffff}) | low;
   if (brk > end) brk -= uint64_t{1} << 32;
   return end - brk < kPageSize && low ? brk : end;
+}
+
+// The descriptor that leads to it; -1: none does.
+int removed_directory(const RestorePlan& plan, std::string_view path) {
+  for (const PlannedFile& file : plan.files)
+    if (file.descriptor && file.how == PlannedFile::How::kOpened &&
+        file.descriptor->has_directory() && file.descriptor->removed() &&
+        file.descriptor->target() == path)
+      return plan.file_of(*file.descriptor);
+  return -1;
 }
 
 uint32_t executable_in(const RestorePlan& plan, const pb::Process& process) {
@@ -121,14 +132,33 @@ void restore_layout(RestoreContext& context, const pb::Process& process, Seed& s
            SYS_prctl, {PR_SET_MM, PR_SET_MM_MAP, seed.put_value(map), sizeof map});
 }
 
-void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
-  if (is_first_to_share(context.snapshot, process, kMemory)) restore_layout(context, process, seed);
-  seed.add_if_allowed("change to " + printable(process.working_directory()), SYS_chdir,
-                      {seed.put(process.working_directory())});
+// A removed one is made for a moment, unless a descriptor leads to it.
+void change_directory(RestoreContext& context, const pb::Process& process, Seed& seed) {
+  const std::string& path = process.working_directory();
+  const std::string what = "change to " + printable(path);
+  const auto removed = removed_name(path);
+  if (!removed) return seed.add_if_allowed(what, SYS_chdir, {seed.put(path)});
+  if (const int file = removed_directory(context.plan, *removed); file >= 0)
+    return seed.add(what, SYS_fchdir, {static_cast<uint64_t>(file)});
+  const uint64_t name = seed.put(*removed);
+  constexpr uint64_t kRights = 0755;
+  seed.add("make " + printable(*removed) + " for a moment", SYS_mkdir, {name, kRights});
+  seed.add(what, SYS_chdir, {name});
+  seed.add("remove " + printable(*removed), SYS_rmdir, {name});
+}
+
+void restore_file_system(RestoreContext& context, const pb::Process& process, Seed& seed) {
+  change_directory(context, process, seed);
   if (has_other_root(process))  // not before: all names are as we see them
     seed.add("make " + printable(process.root_directory()) + " its root", SYS_chroot,
              {seed.put(process.root_directory())});
   seed.add("set the umask", SYS_umask, {process.umask()});
+}
+
+void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
+  if (is_first_to_share(context.snapshot, process, kMemory)) restore_layout(context, process, seed);
+  if (is_last_to_share(context.snapshot, process, kFileSystem))
+    restore_file_system(context, process, seed);
   seed.add("set the personality", SYS_personality, {process.personality()});
   context.perform(seed, process.pid());
   const ProcDirectory proc = ProcDirectory::of(Pid{seed.tid().value});
@@ -137,6 +167,11 @@ void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
 }
 
 }  // namespace
+
+std::optional<std::string> removed_name(const std::string& directory) {
+  if (!directory.ends_with(kDeleted)) return std::nullopt;
+  return directory.substr(0, directory.size() - kDeleted.size());
+}
 
 bool has_other_root(const pb::Process& process) {
   return !process.root_directory().empty() && process.root_directory() != "/";

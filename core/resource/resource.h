@@ -40,6 +40,8 @@ struct CaptureContext {
   Identities descriptions{Identities::Kind::kFileDescription};
   Identities descriptor_tables{Identities::Kind::kDescriptorTable};
   Identities address_spaces{Identities::Kind::kAddressSpace};
+  Identities file_systems{Identities::Kind::kFileSystem};
+  Identities signal_handlers{Identities::Kind::kSignalHandlers};
   // By inode of the network namespace, and of the socket.
   std::map<uint64_t, std::map<uint64_t, UnixSocket>> unix_sockets{};
   // By CLOCK_MONOTONIC: what is left of a timer is told as of the moment of the snapshot.

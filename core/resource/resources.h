@@ -19,7 +19,8 @@
   ROW(kLimits)                         \
   ROW(kNamespaces)                     \
   ROW(kDescriptorTable)                \
-  ROW(kMemoryMap)
+  ROW(kMemoryMap)                      \
+  ROW(kAio)
 
 // A thread is asked from inside before its registers are read, since that ends a restartable
 // sequence (rseq(2)) it may be in.
@@ -54,6 +55,7 @@
 #define SNAPGDB_PROCESS_RESTORERS(ROW) \
   ROW(kProgramRestorer)                \
   ROW(kInsideRestorer)                 \
+  ROW(kAioRestorer)                    \
   ROW(kDescriptorRestorer)             \
   ROW(kLimitRestorer)
 

@@ -53,7 +53,7 @@ struct Birth {
   int32_t pid = 0;
   int32_t other =
       0;  // kClone, kTemporary, kEnd: the parent, 0: none of the tree; kSetpgid: the group
-  bool shares_memory = false, shares_descriptors = false;  // kClone: with the parent
+  uint64_t shares = 0;  // kClone: with the parent, flags of clone(2)
 };
 
 // What a restore will do. A pure function of the snapshot and the options.
@@ -149,6 +149,9 @@ void restore_alone(RestoreContext& context, const pb::Process& process, const pb
 void set_program_registers(const Snapshot& snapshot, const pb::Process& process,
                            const pb::Thread& thread, Tracee& task);
 
+// The action of SIGTRAP, after the last list of calls that ends in a trap.
+void restore_trap_action(const pb::Process& process, Seed& seed);
+
 // What begins to run as soon as it is there: last of all. Timers are numbered from 0, in a process
 // that has had none.
 void start_timers(const pb::Process& process, Seed& seed);
@@ -184,7 +187,7 @@ std::string why_not_in_image(const Snapshot& snapshot, const pb::Descriptor& des
 // That of a mapping: the file, its content from the image, or shared memory.
 Fd open_mapped(OpeningContext& context, const PlannedFile& file);
 
-// Once the process has its descriptors: what its epolls watch.
+// Once the process has its descriptors, and still those of the plan: what its epolls watch.
 void watch_again(RestoreContext& context, const pb::Process& process, Seed& seed);
 
 // What is opened once the tree is there, by a task of it.
@@ -245,6 +248,9 @@ void take_locks_of_process(RestoreContext& context, const pb::Process& process, 
 
 // Of the signals of its descriptors, when it has them.
 void restore_receivers(RestoreContext& context, const pb::Process& process, Seed& seed);
+
+// Of a directory, as /proc has it, that was removed: the name it had.
+std::optional<std::string> removed_name(const std::string& directory);
 
 // Whether its root directory is another one than ours (chroot(2)).
 bool has_other_root(const pb::Process& process);

@@ -15,6 +15,7 @@ void capture(CaptureContext& context, const StoppedTask& stopped, pb::Thread& th
   out.set_cpus_allowed(std::string(status.text("Cpus_allowed_list")));
   if (const auto attributes = scheduling_of(tid)) {
     out.set_policy(attributes->policy);
+    out.set_flags(attributes->flags);
     out.set_nice(attributes->nice);
     out.set_realtime_priority(attributes->priority);
     out.set_deadline_runtime_ns(attributes->runtime);
@@ -57,13 +58,13 @@ void restore(RestoreContext& context, const pb::Process&, const pb::Thread& thre
     uint64_t runtime, deadline, period;
   } attributes{sizeof attributes,
                from.policy(),
-               0,
+               from.flags(),
                from.nice(),
                from.realtime_priority(),
                from.deadline_runtime_ns(),
                from.deadline_deadline_ns(),
                from.deadline_period_ns()};
-  if (from.policy() != 0 || from.nice() != 0)
+  if (from.policy() != 0 || from.nice() != 0 || from.flags() != 0)
     seed.add_if_allowed(fmt::format("set policy {} and nice {}", from.policy(), from.nice()),
                         SYS_sched_setattr, {0, seed.put_value(attributes), 0});
   if (from.io_priority()) {

@@ -15,6 +15,7 @@
 
 #include "core/base/error.h"
 #include "core/linux/procfs.h"
+#include "core/resource/aio.h"
 
 namespace snapgdb {
 namespace {
@@ -154,13 +155,13 @@ void check_foreign_vdso(const Snapshot& snapshot, const pb::Process& process, co
 }  // namespace
 
 bool is_kernel_part(const pb::Vma& vma) {
-  return vma.name().starts_with("[v");
+  return vma.name().starts_with("[v") || is_aio_ring(vma);
 }
 
 void plan_kernel_parts(const Snapshot& snapshot, RestorePlan& plan) {
   for (const pb::Process& process : snapshot.processes())
     for (const pb::Vma& vma : process.mappings())
-      if (is_kernel_part(vma) && vma.name() != "[vsyscall]" && !is_same(snapshot, process, vma))
+      if (is_kernel_part(vma) && vma.name() != "[vsyscall]" && !is_aio_ring(vma) && !is_same(snapshot, process, vma))
         plan.kernel_parts_at = plan.seed_base + Seed::kSize;
   if (!plan.kernel_parts_at) return;
   plan.notes.push_back("the vDSO is that of another kernel: its functions lead to this one's");

@@ -7,7 +7,7 @@
 
 namespace snapgdb {
 
-// Whether the kernel maps it into every process by itself: vDSO, its data, vsyscall.
+// Whether the kernel maps it by itself: vDSO, its data, vsyscall, rings of asynchronous I/O.
 bool is_kernel_part(const pb::Vma& vma);
 
 // Finds out whether this kernel's parts can stand where the snapshot's stood; if they are others

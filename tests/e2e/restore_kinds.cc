@@ -61,6 +61,24 @@ TEST_CASE("processes share memory and descriptors as they did") {
   check_restored("sharers");
 }
 
+TEST_CASE("what programs seldom have comes back: removed, renumbered, known to the kernel only") {
+  check_restored("leftovers", geteuid() == 0 ? Words{"--root"} : Words{});
+}
+
+TEST_CASE("so does an ordinary user's: removed, renumbered, known to the kernel only") {
+  if (skip_unless(geteuid() == 0, "to become an ordinary user, one must be root")) return;
+  check_restored("leftovers", {}, kNobody);
+}
+
+TEST_CASE("so does an isolated one: removed, renumbered, known to the kernel only") {
+  const TempDir directory;
+  Target target("leftovers");
+  take_away(target.running(), directory / "image");
+  const Result end = run_again(directory / "image", {"--isolated"});
+  INFO(end);
+  CHECK(end.ok());
+}
+
 TEST_CASE("a parent that waits in vfork is in the way by name, and killed with its child") {
   const TempDir directory;
   Target vforker("vforker", {}, {.input = RunOptions::kPipe});
