@@ -130,8 +130,8 @@ class MessageBuffer {
 
 // ---- Making -------------------------------------------------------------------------------------
 
-// A setting of the ipc namespace that is at least so high, as long as this lives. Where it cannot be
-// set, what comes next fails.
+// A setting of the ipc namespace that is at least so high, as long as this lives. Where it cannot
+// be set, what comes next fails.
 class RaisedLimit {
  public:
   RaisedLimit(const char* name, uint64_t wanted) : path_(std::string(kSettings) + name) {

@@ -27,7 +27,8 @@ constexpr uint64_t kMaxStashed = uint64_t{16} << 20;
 constexpr uint64_t kMaxCopied = uint64_t{1} << 30;
 
 constexpr std::string_view kMemfd = "/memfd:";
-// MAP_SHARED | MAP_ANONYMOUS: whole in the mappings. System V shared memory: system_v.cc sees to it.
+// MAP_SHARED | MAP_ANONYMOUS: whole in the mappings. System V shared memory: system_v.cc sees to
+// it.
 constexpr std::string_view kOnlyMapped[] = {"/dev/zero", "/SYSV"};
 bool is_only_mapped(std::string_view path) {
   return std::ranges::any_of(kOnlyMapped, [&](auto prefix) { return path.starts_with(prefix); });
@@ -118,11 +119,12 @@ NamelessFiles::Entry& NamelessFiles::add(uint32_t id, Fd file, const struct stat
 
 // ---- While the tree is stopped ------------------------------------------------------------------
 
-// Of a mapping whose file was out of reach, but which somebody else had open. The number of a System V
-// segment may be the inode of another file, too.
+// Of a mapping whose file was out of reach, but which somebody else had open. The number of a
+// System V segment may be the inode of another file, too.
 void NamelessFiles::find_ids(pb::Process& process) const {
   for (pb::Vma& vma : *process.mutable_mappings()) {
-    if (vma.nameless() || vma.inode() == 0 || vma.file() != 0 || is_only_mapped(vma.name())) continue;
+    if (vma.nameless() || vma.inode() == 0 || vma.file() != 0 || is_only_mapped(vma.name()))
+      continue;
     const auto found =
         by_inode_.find({makedev(vma.device_major(), vma.device_minor()), vma.inode()});
     if (found != by_inode_.end()) vma.set_nameless(found->second);
@@ -402,8 +404,8 @@ Fd make_nameless(const std::string& path, uint64_t huge_page_size) {
     throw Error("cannot make " + printable(path),
                 fmt::format("there are no pages of {} bytes", huge_page_size));
   const auto starts_with = [&](std::string_view prefix) { return path.starts_with(prefix); };
-  const bool was_somewhere = starts_with("/") && !starts_with(kMemfd) && !huge_page_size &&
-                             !is_only_mapped(path);
+  const bool was_somewhere =
+      starts_with("/") && !starts_with(kMemfd) && !huge_page_size && !is_only_mapped(path);
   Fd file;
   if (was_somewhere) file = make_removed(path);
   if (!file.valid())

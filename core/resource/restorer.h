@@ -57,8 +57,8 @@ struct Birth {
   bool shares_memory = false, shares_descriptors = false;  // kClone: with the parent
 };
 
-// What becomes of the System V objects of a tree; those that are neither made nor left out are there,
-// and used as they are.
+// What becomes of the System V objects of a tree; those that are neither made nor left out are
+// there, and used as they are.
 struct SystemVPlan {
   bool own_namespace = false;              // the tree gets an ipc namespace of its own
   const pb::SystemV* objects = nullptr;    // nullptr: there are none, or they are left out

@@ -231,8 +231,8 @@ void capture_system_v(CaptureContext& context, const std::vector<pb::Process>& p
     } catch (const Error& error) {
       context.lacks(users.example->pid, {}, "System V objects", error.what());
     }
-    const bool any = objects.shared_memory_size() || objects.semaphores_size() ||
-                     objects.message_queues_size();
+    const bool any =
+        objects.shared_memory_size() || objects.semaphores_size() || objects.message_queues_size();
     if (any) *record.add_system_v() = std::move(objects);
   }
 }
@@ -285,8 +285,7 @@ Meeting meet_one(IpcKind kind, const IpcObject& wanted, const IpcObject& other) 
   if (wanted.id == other.id && wanted.key == other.key && is_same_size) {
     const bool is_closed = !(other.mode & kRightsBits) && (wanted.mode & kRightsBits);
     if (!is_closed) return {.same = &other};
-    return {.why = "an interrupted restore has left it unfinished",
-            .help = "remove it, ipcrm(1)"};
+    return {.why = "an interrupted restore has left it unfinished", .help = "remove it, ipcrm(1)"};
   }
   if (wanted.id == other.id) return {.why = "its number is another one's now", .help = kIsolated};
   if (ipc_place(wanted.id) == ipc_place(other.id))
@@ -301,8 +300,7 @@ Meeting meet_one(IpcKind kind, const IpcObject& wanted, const IpcObject& other) 
 
 Meeting meet(IpcKind kind, const IpcObject& wanted, const std::vector<IpcObject>& there) {
   for (const IpcObject& other : there)
-    if (const Meeting meeting = meet_one(kind, wanted, other);
-        meeting.same || !meeting.why.empty())
+    if (const Meeting meeting = meet_one(kind, wanted, other); meeting.same || !meeting.why.empty())
       return meeting;
   if (!may_choose_ipc_id(kind))
     return {.why = "only root gives it its number",
@@ -322,9 +320,8 @@ class Planner {
         return semaphore_values(same.id, same.size) == values_of(set);
       });
     for (const pb::SystemVMessageQueue& queue : objects_.message_queues())
-      add(IpcKind::kMessages, queue, [&](const IpcObject& same) {
-        return queued_messages(same) == messages_of(queue);
-      });
+      add(IpcKind::kMessages, queue,
+          [&](const IpcObject& same) { return queued_messages(same) == messages_of(queue); });
   }
 
  private:
@@ -340,10 +337,10 @@ class Planner {
     const IpcObject wanted = object_of(segment);
     Meeting meeting = meet_those(IpcKind::kSharedMemory, wanted);
     if (segment.removed() && (meeting.same || !meeting.why.empty())) {
-      plan_.notes.push_back(fmt::format(
-          "{}, which was removed, becomes shared memory without a number: {}",
-          ipc_name(IpcKind::kSharedMemory, wanted.id),
-          meeting.same ? "others still have it" : meeting.why));
+      plan_.notes.push_back(
+          fmt::format("{}, which was removed, becomes shared memory without a number: {}",
+                      ipc_name(IpcKind::kSharedMemory, wanted.id),
+                      meeting.same ? "others still have it" : meeting.why));
       return;
     }
     settle(IpcKind::kSharedMemory, wanted, meeting);
@@ -418,6 +415,21 @@ int flags_of(const Snapshot& snapshot, const RestorePlan& plan,
   return 0;
 }
 
+// A removed one has no key any more, but mappings go on being named by the one that it had.
+int32_t key_to_make(const Snapshot& snapshot, const RestorePlan& plan,
+                    const pb::SharedMemorySegment& segment) {
+  if (!segment.removed()) return segment.permissions().key();
+  for (const pb::Process& process : snapshot.processes())
+    for (const pb::Vma& vma : process.mappings()) {
+      if (vma.inode() != segment.inode() || !is_attached(plan, vma)) continue;
+      const auto key =
+          parse_number<uint32_t>(std::string_view(vma.name()).substr(kSegmentName.size()), 16);
+      const bool is_free = key && ::shmget(static_cast<key_t>(*key), 0, 0) < 0 && errno == ENOENT;
+      return is_free ? static_cast<int32_t>(*key) : IPC_PRIVATE;
+    }
+  return IPC_PRIVATE;
+}
+
 void fill_from_file(const Snapshot& snapshot, const pb::FileRecord& file,
                     std::span<std::byte> memory) {
   for (size_t at = 0; at < memory.size();) {
@@ -478,25 +490,27 @@ void fill(const Snapshot& snapshot, const RestorePlan& plan,
 void MadeSystemV::make(const Snapshot& snapshot, const RestorePlan& plan) {
   if (!plan.system_v.objects) return;
   const pb::SystemV& objects = *plan.system_v.objects;
-  const auto make_if_planned = [&](IpcKind kind, const auto& record, int flags, auto&& fill_it) {
-    const IpcObject wanted = object_of(record);
+  const auto make_if_planned = [&](IpcKind kind, const IpcObject& wanted, int flags,
+                                   const auto& fill_it) {
     if (!plan.system_v.made.contains({kind, wanted.id})) return;
     make_ipc(kind, wanted, flags);
     made_.push_back({kind, wanted.id});
     fill_it();
     set_ipc_permissions(kind, wanted);
   };
-  for (const pb::SharedMemorySegment& segment : objects.shared_memory())
-    make_if_planned(IpcKind::kSharedMemory, segment, flags_of(snapshot, plan, segment), [&] {
+  for (const pb::SharedMemorySegment& segment : objects.shared_memory()) {
+    IpcObject wanted = object_of(segment);
+    wanted.key = key_to_make(snapshot, plan, segment);
+    make_if_planned(IpcKind::kSharedMemory, wanted, flags_of(snapshot, plan, segment), [&] {
       fill(snapshot, plan, segment);
-      if (segment.permissions().mode() & SHM_LOCKED)
-        lock_shared_memory(segment.permissions().id());
+      if (wanted.mode & SHM_LOCKED) lock_shared_memory(wanted.id);
     });
+  }
   for (const pb::SemaphoreSet& set : objects.semaphores())
-    make_if_planned(IpcKind::kSemaphores, set, 0,
+    make_if_planned(IpcKind::kSemaphores, object_of(set), 0,
                     [&] { set_semaphores(set.permissions().id(), values_of(set)); });
   for (const pb::SystemVMessageQueue& queue : objects.message_queues())
-    make_if_planned(IpcKind::kMessages, queue, 0, [&] {
+    make_if_planned(IpcKind::kMessages, object_of(queue), 0, [&] {
       fill_queue(queue.permissions().id(), messages_of(queue), queue.maximum_bytes());
     });
 }
@@ -537,8 +551,7 @@ uint64_t up(uint64_t value, const pb::Vma& vma) {
 void protect(const pb::Vma& vma, Seed& seed) {
   const uint32_t attached = PROT_READ | (may_write(vma) ? PROT_WRITE : 0);
   if (vma.protection() != attached)
-    seed.add("protect shared memory", SYS_mprotect,
-             {vma.start(), size_of(vma), vma.protection()});
+    seed.add("protect shared memory", SYS_mprotect, {vma.start(), size_of(vma), vma.protection()});
 }
 
 void attach(const Attaching& what, uint64_t address, Seed& seed) {
@@ -563,8 +576,8 @@ uint64_t room_to_attach(const Snapshot& snapshot, const RestorePlan& plan) {
   return room;
 }
 
-// Parts of one are attached where there is room for the whole, and moved: shmdt(2) finds them all the
-// same.
+// Parts of one are attached where there is room for the whole, and moved: shmdt(2) finds them all
+// the same.
 void attach_segments(const RestorePlan& plan, const pb::Process& process, Seed& seed) {
   std::map<Attaching, std::vector<const pb::Vma*>> attachings;
   for (const pb::Vma& vma : process.mappings())
@@ -582,8 +595,7 @@ void attach_segments(const RestorePlan& plan, const pb::Process& process, Seed& 
                   MREMAP_MAYMOVE | MREMAP_FIXED, part->start()});
       protect(*part, seed);
     }
-    if (!is_whole)
-      seed.add("give up the rest of shared memory", SYS_munmap, {room, size});
+    if (!is_whole) seed.add("give up the rest of shared memory", SYS_munmap, {room, size});
   }
 }
 

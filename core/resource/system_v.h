@@ -14,8 +14,8 @@ namespace snapgdb {
 void capture_system_v(CaptureContext& context, const std::vector<pb::Process>& processes,
                       pb::SnapshotRecord& record);
 
-// What becomes of them, and what is in the way. Before the mappings are planned. `without`: they are
-// left out.
+// What becomes of them, and what is in the way. Before the mappings are planned. `without`: they
+// are left out.
 void plan_system_v(const Snapshot& snapshot, bool without, RestorePlan& plan);
 
 // How much room it takes to attach what shall not be there as a whole.
