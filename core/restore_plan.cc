@@ -241,6 +241,7 @@ std::string describe(const RestorePlan& plan, const Snapshot& snapshot) {
   for (const Birth& birth : plan.births) out += describe(birth) + "\n";
   for (const PlannedFile& file : plan.files)
     out += fmt::format("{}: {}\n", file.what, words_for(file.how));
+  out += describe(plan.system_v);
   for (const pb::Process& process : snapshot.processes())
     out += fmt::format("process {}: {} mappings, {} threads, {} descriptors\n", own_number(process),
                        process.mappings_size(), process.threads_size(), process.descriptors_size());

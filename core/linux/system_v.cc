@@ -349,6 +349,7 @@ void remove_ipc_if_there(IpcKind kind, int id) {
 // By a child with our memory, as vfork(2) makes one: it may change its user namespace, which a
 // thread may not, and what it attaches is attached to us.
 void in_ipc_namespace(const Fd& ipc_namespace, const std::function<void()>& work) {
+  if (!ipc_namespace.valid()) throw_errno("cannot open the ipc namespace of the tree");
   constexpr size_t kStack = size_t{1} << 20;
   void* stack = ::mmap(nullptr, kStack, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);

@@ -400,6 +400,26 @@ void plan_system_v(const Snapshot& snapshot, bool without, RestorePlan& plan) {
   Planner(snapshot, plan).plan();
 }
 
+std::string describe(const SystemVPlan& plan) {
+  std::string out;
+  if (!plan.objects) return out;
+  const auto add = [&](IpcKind kind, const auto& objects) {
+    for (const auto& object : objects) {
+      const int id = object.permissions().id();
+      const bool has_number =
+          kind != IpcKind::kSharedMemory || plan.segments.contains(static_cast<uint64_t>(id));
+      out += fmt::format("{}: {}\n", ipc_name(kind, id),
+                         plan.made.contains({kind, id}) ? "made"
+                         : has_number                   ? "used as it is here"
+                                                        : "memory without a number");
+    }
+  };
+  add(IpcKind::kSharedMemory, plan.objects->shared_memory());
+  add(IpcKind::kSemaphores, plan.objects->semaphores());
+  add(IpcKind::kMessages, plan.objects->message_queues());
+  return out;
+}
+
 // ---- Making them --------------------------------------------------------------------------------
 
 namespace {

@@ -18,6 +18,9 @@ void capture_system_v(CaptureContext& context, const std::vector<pb::Process>& p
 // are left out.
 void plan_system_v(const Snapshot& snapshot, bool without, RestorePlan& plan);
 
+// Line by line.
+std::string describe(const SystemVPlan& plan);
+
 // How much room it takes to attach what shall not be there as a whole.
 uint64_t room_to_attach(const Snapshot& snapshot, const RestorePlan& plan);
 
