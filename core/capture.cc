@@ -20,6 +20,7 @@
 #include "core/resource/namespaces.h"
 #include "core/resource/resource.h"
 #include "core/resource/space_copy.h"
+#include "core/resource/system_v.h"
 #include "core/version.h"
 
 namespace snapgdb {
@@ -277,6 +278,7 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
   std::vector<pb::Process> processes = Collection(context).run();
   context.inet.read(context, processes, options_.network, lock_name(record));
   context.in_flight_files.clear();
+  capture_system_v(context, processes, record);
   Spaces spaces = begin_copies(context, processes, options_.memory, stash);
   for (SpaceCopy* space : by_size(spaces)) space->secure(context, stash);
   context.nameless.secure(processes, options_.memory, stash);

@@ -196,6 +196,9 @@ RestoredTree::RestoredTree(const Snapshot& snapshot, const RestorePlan& plan,
   grow();
   for (const pb::Process& process : snapshot.processes())
     if (!is_zombie(process)) make_threads(process);
+  for (const pb::Process& process : snapshot.processes())
+    if (!is_zombie(process)) restore_memory_of(process);
+  remove_segments_again(plan, seed_of(snapshot.root()));
   RestoreContext shared = context();
   open_late_files(shared, [this](const pb::Process& process) -> Seed& { return seed_of(process); });
   for (const pb::Process& process : snapshot.processes())
@@ -225,6 +228,14 @@ void RestoredTree::start_keeper(const std::string& scratch) {
       .boottime_ns = record.boottime_ns()};
   if (plan_.isolated)
     options.sandbox = sandbox_for(snapshot_, plan_), options.host_name = record.host().node_name();
+  if (plan_.system_v.own_namespace)
+    options.enter_ipc = [&] {
+      MadeSystemV made;
+      made.make(snapshot_, plan_);
+      made.keep();
+    };
+  else
+    system_v_.make(snapshot_, plan_);
   OpeningContext opening{snapshot_};
   opening.closes_connections = plan_.connections == RestorePlan::Connections::kClosed;
   prepare_shared_memory(opening, plan_);
@@ -398,7 +409,6 @@ void RestoredTree::make_threads(const pb::Process& process) {
 
 void RestoredTree::fill(const pb::Process& process) {
   Seed& leader = seed_of(process);
-  restore_memory_of(process);
   RestoreContext context = this->context();
   for (const ProcessRestorer* row : process_restorers())
     within(process.pid(), row->name, [&] { row->restore(context, process, leader); });
@@ -471,6 +481,7 @@ void RestoredTree::bring_memory_later() {
 void RestoredTree::release() {
   if (!lazy_.empty()) bring_memory_later();
   keeper_->let_go();
+  system_v_.keep();
   detach_from_all();
 }
 

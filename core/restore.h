@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/linux/keeper.h"
+#include "core/resource/system_v.h"
 #include "core/restore_plan.h"
 
 namespace snapgdb {
@@ -75,6 +76,7 @@ class RestoredTree {
   const RestorePlan& plan_;
   bool own_pids_ = false;
   Pid root_;
+  MadeSystemV system_v_;  // goes last: the tree uses it
   std::unique_ptr<Keeper> keeper_;
   std::vector<std::string> notes_;
   std::vector<LazySpace> lazy_;

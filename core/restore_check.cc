@@ -150,7 +150,7 @@ void plan_namespaces(const Snapshot& snapshot, RestorePlan& plan) {
         "they had outside");
   if (is_own("mnt"))
     plan.notes.emplace_back("the tree had mounts of its own: it sees those that are here");
-  for (const std::string_view kind : {"net", "ipc", "uts"})
+  for (const std::string_view kind : {"net", "uts"})
     if (is_own(kind) && !plan.isolated)
       plan.notes.push_back(fmt::format(
           "the tree had its own {} namespace: it gets ours (--isolated: a new one)", kind));

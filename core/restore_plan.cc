@@ -12,6 +12,7 @@
 #include "core/resource/memory.h"
 #include "core/resource/processor.h"
 #include "core/resource/sharing.h"
+#include "core/resource/system_v.h"
 #include "core/resource/vdso.h"
 #include "core/restore_births.h"
 
@@ -128,7 +129,8 @@ class Files {
   void add_mapping(const pb::Process& process, const pb::Vma& vma) {
     if (vma.protection_key())
       object(process, describe(vma), "memory protection keys cannot be restored yet");
-    if (is_kernel_part(vma) || (vma.file() == 0 && !is_object(vma))) return;
+    if (is_kernel_part(vma) || (vma.file() == 0 && !is_object(vma)) || is_attached(plan_, vma))
+      return;
     const auto [known, is_new] =
         plan_.by_mapping.try_emplace(RestorePlan::key_of(vma), plan_.files.size());
     const bool writable = vma.shared() && has_flag(vma, "mw");
@@ -212,7 +214,10 @@ RestorePlan plan_restore(const Snapshot& snapshot, const RestoreOptions& options
   plan.isolated = options.isolated;
   plan.lazy = options.lazy;
   plan.connections = options.connections;
-  plan.seed_base = free_range(snapshot, Seed::kSize + Seed::kParkingSize);
+  plan_system_v(snapshot, options.without.contains("system-v"), plan);
+  constexpr uint64_t kOfSeeds = Seed::kSize + Seed::kParkingSize;
+  plan.seed_base = free_range(snapshot, kOfSeeds + room_to_attach(snapshot, plan));
+  plan.system_v.room = plan.seed_base + kOfSeeds;
   plan_births(snapshot, plan);
   Files(snapshot, options, plan).plan();
   plan_kernel_parts(snapshot, plan);
@@ -238,6 +243,7 @@ std::string describe(const RestorePlan& plan, const Snapshot& snapshot) {
   for (const Birth& birth : plan.births) out += describe(birth) + "\n";
   for (const PlannedFile& file : plan.files)
     out += fmt::format("{}: {}\n", file.what, words_for(file.how));
+  out += describe(plan.system_v);
   for (const pb::Process& process : snapshot.processes())
     out += fmt::format("process {}: {} mappings, {} threads, {} descriptors\n", own_number(process),
                        process.mappings_size(), process.threads_size(), process.descriptors_size());

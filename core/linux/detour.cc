@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <map>
 
 #include "core/base/error.h"
 #include "core/linux/remote_memory.h"
@@ -244,7 +245,7 @@ int64_t Detour::call(long number, const SystemCallArguments& arguments) {
 
 std::vector<int32_t> Detour::perform(std::span<const SystemCall> calls) {
   for (const SystemCall& call : calls) expect_let_pass(call);  // all, or none is tried
-  if (const int signal = end_signal()) return perform_in_one_go(calls, signal);
+  if (const int signal = end_signal()) return perform_in_few_goes(calls, signal);
   std::vector<int32_t> results;
   for (const auto& [number, arguments] : calls)
     results.push_back(static_cast<int32_t>(call(number, arguments)));
@@ -291,6 +292,22 @@ std::vector<uint64_t> Detour::way_through(std::span<const SystemCall> calls, int
   return way;
 }
 
+// A go for all calls of the same fourth argument, which no code on the way sets. Calls that have
+// none want a 0 there: some of prctl(2) fail otherwise.
+std::vector<int32_t> Detour::perform_in_few_goes(std::span<const SystemCall> calls,
+                                                 int end_signal) {
+  std::map<uint64_t, std::vector<size_t>> goes;
+  for (size_t i = 0; i < calls.size(); ++i) goes[calls[i].arguments[3]].push_back(i);
+  std::vector<int32_t> results(calls.size());
+  for (const auto& [fourth, places] : goes) {
+    std::vector<SystemCall> go;
+    for (const size_t place : places) go.push_back(calls[place]);
+    const std::vector<int32_t> of_go = perform_in_one_go(go, end_signal);
+    for (size_t i = 0; i < places.size(); ++i) results[places[i]] = of_go[i];
+  }
+  return results;
+}
+
 std::vector<int32_t> Detour::perform_in_one_go(std::span<const SystemCall> calls, int end_signal) {
   std::vector<int32_t> results(calls.size());
   const uint64_t results_at = (home_ - room_for(calls.size())) & ~uint64_t{3};
@@ -298,7 +315,7 @@ std::vector<int32_t> Detour::perform_in_one_go(std::span<const SystemCall> calls
   const uint64_t way_at = home_ - way.size() * sizeof(uint64_t);
   write(way_at, std::as_bytes(std::span(way)));
   SystemCallArguments fixed{};  // what no code on the way sets, and system calls leave as it is
-  for (const SystemCall& call : calls) fixed[3] = std::max(fixed[3], call.arguments[3]);
+  fixed[3] = calls.front().arguments[3];
   auto registers = FrameChain::registers_for(place_.gadgets, registers_, 0, fixed, way_at);
   constexpr uint64_t kSyscallSize = 2;
   registers.rip += kSyscallSize;  // to the `ret`

@@ -71,6 +71,7 @@ class Detour {
   int end_signal() const;
   std::vector<uint64_t> way_through(std::span<const SystemCall> calls, int end_signal,
                                     uint64_t results) const;
+  std::vector<int32_t> perform_in_few_goes(std::span<const SystemCall> calls, int end_signal);
   std::vector<int32_t> perform_in_one_go(std::span<const SystemCall> calls, int end_signal);
   void wait_for_end(int end_signal);
   bool is_noise();

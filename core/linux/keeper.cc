@@ -136,20 +136,29 @@ void start_loopback() {
     throw_errno("cannot start the loopback device of the sandbox");
 }
 
-// How many datagrams may wait in a unix socket, which is a setting of each network.
-constexpr char kQueueLength[] = "/proc/sys/net/unix/max_dgram_qlen";
+// Settings of each network namespace (how many datagrams may wait in a unix socket) and of each ipc
+// namespace (sysvipc(7)).
+constexpr const char* kSettings[] = {
+    "/proc/sys/net/unix/max_dgram_qlen", "/proc/sys/kernel/shmmax", "/proc/sys/kernel/shmall",
+    "/proc/sys/kernel/shmmni",           "/proc/sys/kernel/sem",    "/proc/sys/kernel/msgmax",
+    "/proc/sys/kernel/msgmnb",           "/proc/sys/kernel/msgmni"};
 
-std::string queue_length() {
-  std::string length;
-  std::getline(std::ifstream(kQueueLength), length);
-  return length;
+std::vector<std::string> settings() {
+  std::vector<std::string> values;
+  for (const char* path : kSettings) std::getline(std::ifstream(path), values.emplace_back());
+  return values;
 }
 
-std::optional<Sandbox> enter_sandbox(const Keeper::Options& options, const std::string& ours) {
+// Where one cannot be set, what does not fit is said later.
+void adopt_settings(const std::vector<std::string>& ours) {
+  const std::vector<std::string> now = settings();
+  for (size_t i = 0; i < now.size(); ++i)
+    if (now[i] != ours[i]) std::ofstream(kSettings[i]) << ours[i] << std::flush;
+}
+
+std::optional<Sandbox> enter_sandbox(const Keeper::Options& options) {
   if (!options.sandbox) return std::nullopt;
   start_loopback();
-  // Where it cannot be set, what does not fit is said later.
-  if (queue_length() != ours) std::ofstream(kQueueLength) << ours << std::flush;
   if (!options.host_name.empty() &&
       ::sethostname(options.host_name.data(), options.host_name.size()) != 0)
     throw_errno("cannot name the host {}", printable(options.host_name));
@@ -191,7 +200,7 @@ std::pair<std::string, size_t> save(const Keeper::Options& options, const Sandbo
 }
 
 [[noreturn]] void be_keeper(const Keeper::Options& options, KeptOpen kept,
-                            const std::string& our_queue_length,
+                            const std::vector<std::string>& our_settings,
                             const Keeper::OpenFiles& open_files) {
   char go = 0;
   std::optional<Sandbox> sandbox;
@@ -200,7 +209,9 @@ std::pair<std::string, size_t> save(const Keeper::Options& options, const Sandbo
   try {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (::read(kept.control.get(), &go, 1) != 1) ::_exit(1);
-    sandbox = enter_sandbox(options, our_queue_length);
+    adopt_settings(our_settings);
+    if (options.enter_ipc) options.enter_ipc();
+    sandbox = enter_sandbox(options);
     if (options.own_pids && !sandbox) see_own_processes();
     std::vector<std::string> notes = sandbox ? sandbox->notes() : std::vector<std::string>();
     if (const std::string why = set_clocks(options); !why.empty())
@@ -286,8 +297,9 @@ Keeper::Keeper(const Options& options, const OpenFiles& open_files)
   uint64_t flags = 0;
   if (options.own_pids) flags |= CLONE_NEWPID | CLONE_NEWNS;
   if (options.own_user) flags |= CLONE_NEWUSER;
-  if (options.sandbox) flags |= CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS;
-  const std::string our_queue_length = queue_length();
+  if (options.enter_ipc) flags |= CLONE_NEWIPC;
+  if (options.sandbox) flags |= CLONE_NEWNET | CLONE_NEWUTS;
+  const std::vector<std::string> our_settings = settings();
   const pid_t pid = clone3({.flags = flags, .exit_signal = SIGCHLD});
   if (pid < 0) throw_errno("cannot start the process that keeps the tree");
   if (pid == 0) {
@@ -295,7 +307,7 @@ Keeper::Keeper(const Options& options, const OpenFiles& open_files)
     be_keeper(options,
               {std::move(reports.write), std::move(controls.read),
                Fd(options.save_in < 0 ? -1 : ::fcntl(options.save_in, F_DUPFD_CLOEXEC, 0))},
-              our_queue_length, open_files);
+              our_settings, open_files);
   }
   pid_ = Pid{pid};
   report_ = std::move(reports.read), control_ = std::move(controls.write);

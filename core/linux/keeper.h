@@ -25,8 +25,11 @@ class Keeper {
     // Users and groups of the own user namespace: all of ours under their own numbers; or, where
     // we may not give those, only ourselves, under these.
     uint32_t user = 0, group = 0;
-    // A network (with a loopback device only), IPC and a host name of the tree's own, and files as
-    // they are, but for what is written to them.
+    // An ipc namespace of the tree's own, with our limits; called in the keeper when it is in it,
+    // and still sees /proc as we do.
+    std::function<void()> enter_ipc = {};
+    // A network (with a loopback device only) and a host name of the tree's own, and files as they
+    // are, but for what is written to them.
     std::optional<Sandbox::Options> sandbox = std::nullopt;
     std::string host_name = {};  // of it; "": ours
     // What the tree wrote goes to a directory of that name in this one, which was opened; nowhere,

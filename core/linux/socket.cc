@@ -2,7 +2,6 @@
 #include <fcntl.h>
 #include <libmnl/libmnl.h>
 #include <linux/netlink.h>
-#include <linux/nsfs.h>
 #include <linux/sock_diag.h>
 #include <linux/sockios.h>
 #include <linux/unix_diag.h>
@@ -25,6 +24,7 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/linux/namespaces.h"
 #include "core/linux/task.h"
 
 namespace snapgdb {
@@ -207,22 +207,9 @@ UnixSockets ask_unix_diag(Fd diag) {
 
 // ---- In another network namespace ------------------------------------------------------------
 
-// An ordinary user enters the network namespaces of their own containers as root of the user
-// namespace that these belong to.
-bool enter(const Fd& network_namespace) {
-  if (::setns(network_namespace.get(), CLONE_NEWNET) == 0) return true;
-  const int error = errno;
-  const Fd owner(::ioctl(network_namespace.get(), NS_GET_USERNS));
-  if (owner.valid() && ::setns(owner.get(), CLONE_NEWUSER) == 0 &&
-      ::setns(network_namespace.get(), CLONE_NEWNET) == 0)
-    return true;
-  errno = error;
-  return false;
-}
-
 // The descriptor, or the negated errno.
 int open_diag_inside(const Fd& network_namespace) {
-  if (!enter(network_namespace)) return -errno;
+  if (!enter_namespace(network_namespace, CLONE_NEWNET)) return -errno;
   Fd diag = open_diag();
   return diag.valid() ? diag.release() : -errno;
 }

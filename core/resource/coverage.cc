@@ -6,6 +6,25 @@ namespace {
 using enum Coverage::Of;
 
 constexpr Coverage kCoverage[] = {
+    // ---- The tree -------------------------------------------------------------------------------
+    {kTree, "System V shared memory",
+     "number, key, owner, mode, size, content, whether it was removed; attachments as mappings",
+     "all of it with its number and attached where it was, also in parts; one that is still there "
+     "is used as it is",
+     "its creator, times and who attached it last; another's number or key is an obstacle",
+     "the number: root, or --isolated"},
+    {kTree, "System V semaphores", "number, key, owner, mode, values, who changed each last",
+     "number, key, owner, mode, values; those still there are used as they are",
+     "what SEM_UNDO would undo, which the kernel tells nobody; who changed them last, creator, "
+     "times",
+     "the number: root, or --isolated; sets that the tree has not used yet, in an ipc namespace "
+     "that it shares, are not known to be its own"},
+    {kTree, "System V message queues",
+     "number, key, owner, mode, what it may hold, messages with their types, in order",
+     "all of it; one that is still there is used as it is",
+     "who sent and received last, creator, times",
+     "CONFIG_CHECKPOINT_RESTORE; the number: root, or --isolated; queues that the tree has not "
+     "used yet, as semaphores"},
     // ---- Processes ------------------------------------------------------------------------------
     {kProcess, "identity",
      "numbers in every pid namespace, parent, group, session, state, exit status of zombies, "
@@ -29,8 +48,9 @@ constexpr Coverage kCoverage[] = {
      "root"},
     {kProcess, "limits", "all resource limits", "all of them", "", "to raise a hard limit: root"},
     {kProcess, "namespaces", "which it is in, and its cgroups",
-     "pid and user namespaces anew, time with its offsets; isolated: all of them",
-     "mounts, networks, IPC objects and names of a container, which is said; namespaces below that "
+     "pid, user and ipc namespaces anew, time with its offsets; isolated: all of them",
+     "mounts, networks, POSIX queues and names of a container, which is said; namespaces below "
+     "that "
      "of the first process are an obstacle",
      ""},
     {kProcess, "descriptors",

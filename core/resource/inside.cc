@@ -21,6 +21,7 @@ constexpr uint64_t kGetTidAddress = 40;  // PR_GET_TID_ADDRESS
 // arch_prctl(2): ARCH_GET_XCOMP_PERM, ARCH_REQ_XCOMP_PERM (arch/x86/include/uapi/asm/prctl.h).
 constexpr uint64_t kGetXstatePermitted = 0x1022, kRequestXstate = 0x1023;
 constexpr uint64_t kMembarrierRegistrations = 512;  // MEMBARRIER_CMD_GET_REGISTRATIONS
+constexpr uint64_t kSetDenyWriteExecute = 65;  // PR_SET_MDWE, Linux 6.3
 constexpr uint64_t kGetDenyWriteExecute = 66;  // PR_GET_MDWE
 
 struct KernelAction {  // struct sigaction of the kernel
@@ -303,6 +304,9 @@ void restore_process(RestoreContext& context, const pb::Process& process, Seed& 
   seed.add("tell whether it adopts orphans", SYS_prctl,
            {PR_SET_CHILD_SUBREAPER, process.child_subreaper()});
   if (process.thp_disabled()) seed.add("disable huge pages", SYS_prctl, {PR_SET_THP_DISABLE, 1});
+  if (process.deny_write_execute())
+    seed.add("deny memory that is written and executed", SYS_prctl,
+             {kSetDenyWriteExecute, process.deny_write_execute()});
   // The kernel gives it to whoever asks, but not unasked: AMX.
   constexpr uint64_t kTiles = 18;
   if (process.xstate_permitted() >> kTiles & 1)
@@ -321,6 +325,9 @@ void restore_thread(RestoreContext&, const pb::Process&, const pb::Thread& threa
                           from.size()};
   seed.add("set the alternate stack", SYS_sigaltstack, {seed.put_value(stack), 0});
   seed.add("set the address of its number", SYS_set_tid_address, {thread.clear_child_tid()});
+  if (thread.machine_check_policy() != PR_MCE_KILL_DEFAULT)
+    seed.add("set what becomes of it when memory fails", SYS_prctl,
+             {PR_MCE_KILL, PR_MCE_KILL_SET, thread.machine_check_policy()});
   if (thread.tsc_mode() == PR_TSC_SIGSEGV)
     seed.add("forbid rdtsc", SYS_prctl, {PR_SET_TSC, PR_TSC_SIGSEGV});
   seed.perform();

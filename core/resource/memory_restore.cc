@@ -25,6 +25,7 @@
 #include "core/resource/nameless.h"
 #include "core/resource/resources.h"
 #include "core/resource/sharing.h"
+#include "core/resource/system_v.h"
 #include "core/resource/vdso.h"
 
 namespace snapgdb {
@@ -311,7 +312,8 @@ void write_content(const RestoreContext& context, const pb::Process& process, Ti
   std::vector<Slice> shared, own;
   for (const pb::Vma& vma : process.mappings()) {
     const Extents& extents = snapshot.extents(process);
-    if (is_in_a_file(vma, context.plan) || is_kernel_part(vma)) continue;
+    if (is_in_a_file(vma, context.plan) || is_kernel_part(vma) || is_attached(context.plan, vma))
+      continue;
     const Range whole{vma.start(), vma.end()};
     if (vma.shared() && vma.inode() != 0) {
       const size_t before = shared.size();
@@ -423,10 +425,11 @@ void restore_memory(RestoreContext& context, const pb::Process& process, const p
   const Inheritance inheritance(context.snapshot, process, parent);
   if (parent) park_kernel_parts(*parent, context.plan, seed);
   inheritance.clear_the_rest(seed);
+  attach_segments(context.plan, process, seed);
   for (const pb::Vma& vma : process.mappings())
     if (inheritance.kept(vma))
       drop_differing(vma, extents, inheritance, seed);
-    else if (!is_kernel_part(vma))
+    else if (!is_kernel_part(vma) && !is_attached(context.plan, vma))
       map(vma, context.plan, seed);
   add_kernel_parts(process, context.plan, seed);
   seed.perform();

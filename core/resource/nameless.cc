@@ -27,8 +27,12 @@ constexpr uint64_t kMaxStashed = uint64_t{16} << 20;
 constexpr uint64_t kMaxCopied = uint64_t{1} << 30;
 
 constexpr std::string_view kMemfd = "/memfd:";
-// MAP_SHARED | MAP_ANONYMOUS and SysV shared memory: whole in the mappings.
+// MAP_SHARED | MAP_ANONYMOUS: whole in the mappings. System V shared memory: system_v.cc sees to
+// it.
 constexpr std::string_view kOnlyMapped[] = {"/dev/zero", "/SYSV"};
+bool is_only_mapped(std::string_view path) {
+  return std::ranges::any_of(kOnlyMapped, [&](auto prefix) { return path.starts_with(prefix); });
+}
 constexpr const char* kSecret = "hidden from everybody but the program (memfd_secret)";
 constexpr const char* kKeptOut = "the program keeps it out of dumps (MADV_DONTDUMP)";
 
@@ -82,27 +86,45 @@ size_t read_padded(const Fd& fd, uint64_t offset, std::span<std::byte> out,
 uint32_t NamelessFiles::id_for(const Fd& file, const std::string& path) {
   struct stat status {};
   if (::fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode) || status.st_nlink != 0 ||
-      std::ranges::any_of(kOnlyMapped, [&](auto prefix) { return path.starts_with(prefix); }))
+      is_only_mapped(path))
     return 0;
   const std::lock_guard lock(mutex_);
   uint32_t& id = by_inode_[{status.st_dev, status.st_ino}];
   if (id) return id;
+  Fd kept(::fcntl(file.get(), F_DUPFD_CLOEXEC, 0));
+  if (!kept.valid()) throw_errno("cannot duplicate a descriptor");
   id = files_.reserve_id();
+  add(id, std::move(kept), status, path);
+  return id;
+}
+
+uint32_t NamelessFiles::id_for_copy(Fd copy, const std::string& path) {
+  struct stat status {};
+  if (::fstat(copy.get(), &status) != 0) throw_errno("cannot look at a copy of {}", path);
+  const std::lock_guard lock(mutex_);
+  const uint32_t id = files_.reserve_id();
+  add(id, std::move(copy), status, path).is_ours = true;
+  return id;
+}
+
+NamelessFiles::Entry& NamelessFiles::add(uint32_t id, Fd file, const struct stat& status,
+                                         const std::string& path) {
   Entry& entry = entries_[id];
-  entry.fd = Fd(::fcntl(file.get(), F_DUPFD_CLOEXEC, 0));
-  if (!entry.fd.valid()) throw_errno("cannot duplicate a descriptor");
   entry.record = describe(file, status, path);
   entry.record.set_id(id);
+  entry.fd = std::move(file);
   entry.changed = status.st_ctim;
-  return id;
+  return entry;
 }
 
 // ---- While the tree is stopped ------------------------------------------------------------------
 
-// Of a mapping whose file was out of reach, but which somebody else had open.
+// Of a mapping whose file was out of reach, but which somebody else had open. The number of a
+// System V segment may be the inode of another file, too.
 void NamelessFiles::find_ids(pb::Process& process) const {
   for (pb::Vma& vma : *process.mutable_mappings()) {
-    if (vma.nameless() || vma.inode() == 0 || vma.file() != 0) continue;
+    if (vma.nameless() || vma.inode() == 0 || vma.file() != 0 || is_only_mapped(vma.name()))
+      continue;
     const auto found =
         by_inode_.find({makedev(vma.device_major(), vma.device_minor()), vma.inode()});
     if (found != by_inode_.end()) vma.set_nameless(found->second);
@@ -199,7 +221,7 @@ void NamelessFiles::secure(std::vector<pb::Process>& processes, const MemoryOpti
         keep_out(entry.record, kSecret);
       else if (use.kept_out)
         keep_out(entry.record, kKeptOut);
-      else if (!use.is_used || is_shown_as_a_whole(entry, use))
+      else if (!entry.is_ours && (!use.is_used || is_shown_as_a_whole(entry, use)))
         entry.when = Entry::When::kForgotten;
       else
         secure(entry, use, stash, left_to_copy);
@@ -382,8 +404,8 @@ Fd make_nameless(const std::string& path, uint64_t huge_page_size) {
     throw Error("cannot make " + printable(path),
                 fmt::format("there are no pages of {} bytes", huge_page_size));
   const auto starts_with = [&](std::string_view prefix) { return path.starts_with(prefix); };
-  const bool was_somewhere = starts_with("/") && !starts_with(kMemfd) && !huge_page_size &&
-                             std::ranges::none_of(kOnlyMapped, starts_with);
+  const bool was_somewhere =
+      starts_with("/") && !starts_with(kMemfd) && !huge_page_size && !is_only_mapped(path);
   Fd file;
   if (was_somewhere) file = make_removed(path);
   if (!file.valid())

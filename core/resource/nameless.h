@@ -31,6 +31,8 @@ class NamelessFiles {
   // The id of its record; 0: it has a name, or no content of its own. `path`: as /proc shows it,
   // without " (deleted)". May be called by several threads.
   uint32_t id_for(const Fd& file, const std::string& path);
+  // The id of what has no file that could be kept: `copy` is its content, and ours.
+  uint32_t id_for_copy(Fd copy, const std::string& path);
 
   // While the tree is stopped, and after its memory was secured: what may change is read into the
   // stash. Files whose content is that of mappings as a whole are forgotten again.
@@ -52,6 +54,7 @@ class NamelessFiles {
     Fd fd;
     timespec changed{};  // st_ctim
     enum class When { kForgotten, kStashed, kStopped, kLater } when = When::kLater;
+    bool is_ours = false;
     std::string lost = {};  // why its content is
     std::vector<Run> runs = {};
     std::optional<Extents> content = {};
@@ -63,6 +66,7 @@ class NamelessFiles {
          kept_out = false;
   };
 
+  Entry& add(uint32_t id, Fd file, const struct stat& status, const std::string& path);
   std::map<uint32_t, Use> uses_in(std::vector<pb::Process>& processes,
                                   const MemoryOptions& options);
   void find_ids(pb::Process& process) const;

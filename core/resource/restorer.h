@@ -15,6 +15,7 @@
 #include "core/linux/network_address.h"
 #include "core/linux/sandbox.h"
 #include "core/linux/seed.h"
+#include "core/linux/system_v.h"
 
 namespace snapgdb {
 
@@ -56,6 +57,17 @@ struct Birth {
   uint64_t shares = 0;  // kClone: with the parent, flags of clone(2)
 };
 
+// What becomes of the System V objects of a tree; those that are neither made nor left out are
+// there, and used as they are.
+struct SystemVPlan {
+  bool own_namespace = false;              // the tree gets an ipc namespace of its own
+  const pb::SystemV* objects = nullptr;    // nullptr: there are none, or they are left out
+  std::set<std::pair<IpcKind, int>> made;  // by number
+  // Shared memory that is attached by its number. Others are memory without one.
+  std::map<uint64_t, const pb::SharedMemorySegment*> segments;
+  uint64_t room = 0;  // where they can be attached that shall not be there as a whole
+};
+
 // What a restore will do. A pure function of the snapshot and the options.
 struct RestorePlan {
   bool isolated = false;
@@ -66,6 +78,7 @@ struct RestorePlan {
   Connections connections = Connections::kRefused;
   bool lazy = false;  // private memory comes when it is touched, or later
   uint64_t seed_base = 0;
+  SystemVPlan system_v;
   uint64_t kernel_parts_at = 0;  // beside those of the snapshot, which are another kernel's; 0: in
                                  // their places
   int file_base = 0;  // files[i] is descriptor file_base + i of every process, until it is complete

@@ -135,6 +135,9 @@ TEST_CASE("a static program does not notice ten captures") {
 TEST_CASE("descriptors of every kind do not notice ten captures") {
   check_unnoticed({"descriptors", {}, 0});
 }
+TEST_CASE("System V objects do not notice ten captures") {
+  check_unnoticed({"system_v", {}, 0});
+}
 TEST_CASE("blocked system calls do not notice ten captures") {
   check_unnoticed({"syscalls", {"--round", "1000"}, 230});
 }

@@ -10,6 +10,7 @@
 #include <sys/eventfd.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -242,6 +243,23 @@ Check registered_for_barriers() {
   };
 }
 
+// Of these, the kernel answers only who gives it zeros for arguments that they do not have.
+Check told_by_prctl() {
+  setup("PR_SET_THP_DISABLE", prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0));
+  constexpr int kSetDenyWriteExecute = 65, kGetDenyWriteExecute = 66;  // PR_SET_MDWE, Linux 6.3
+  constexpr unsigned long kRefuseExecGain = 1, kNoInherit = 2;
+  setup("PR_SET_MDWE", prctl(kSetDenyWriteExecute, kRefuseExecGain | kNoInherit, 0, 0, 0));
+  setup("PR_MCE_KILL", prctl(PR_MCE_KILL, PR_MCE_KILL_SET, PR_MCE_KILL_EARLY, 0, 0));
+  return [] {
+    expect_equal("PR_GET_THP_DISABLE",
+                 static_cast<uint64_t>(prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0)), 1);
+    expect_equal("PR_MCE_KILL_GET", static_cast<uint64_t>(prctl(PR_MCE_KILL_GET, 0, 0, 0, 0)),
+                 PR_MCE_KILL_EARLY);
+    expect_equal("PR_GET_MDWE", static_cast<uint64_t>(prctl(kGetDenyWriteExecute, 0, 0, 0, 0)),
+                 kRefuseExecGain | kNoInherit);
+  };
+}
+
 void on_trap(int) {}
 
 // Of the signals by which whoever restores stops the program.
@@ -375,7 +393,7 @@ int main(int argc, char** argv) {
                             view_of_removed_file(),
                             renumbered_epoll(),
                             lock_of_a_child(),
-                            registered_for_barriers(),
+                            registered_for_barriers(), told_by_prctl(),
                             pending_trap(),
                             policy_of_children(),
                             many_timers(),

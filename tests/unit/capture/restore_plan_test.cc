@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <catch2/catch.hpp>
@@ -52,6 +53,34 @@ TEST_CASE("children of an older session are born before their parent begins its 
   CHECK(births_of(plan) == std::vector<std::string>{"clone 10 0", "clone 12 10", "setsid 10 0",
                                                     "clone 11 10", "clone 13 10", "setsid 13 0",
                                                     "setpgid 11 11"});
+}
+
+TEST_CASE("System V objects of another ipc namespace are made in a new one") {
+  SnapshotBuilder builder;
+  auto& process = add(builder, 10, 1, 10, 10);
+  process.memory(0x10000, "a part", PROT_READ, "/SYSV00001234");
+  pb::Vma& vma = *process.record().mutable_mappings(0);
+  vma.set_shared(true), vma.set_deleted(true), vma.set_inode(5), vma.set_device_minor(1);
+  for (auto [of, inode] : {std::pair{builder.record().add_namespaces(), 1},
+                           std::pair{process.record().add_namespaces(), 2}})
+    of->set_kind("ipc"), of->set_inode(static_cast<uint64_t>(inode));
+  pb::SystemV& objects = *builder.record().add_system_v();
+  objects.set_ipc_namespace(2);
+  objects.add_semaphores()->mutable_permissions()->set_id(7);
+  pb::SharedMemorySegment& segment = *objects.add_shared_memory();
+  segment.mutable_permissions()->set_id(5);
+  segment.set_size(0x3000), segment.set_inode(5), segment.set_device(1);
+  const auto snapshot = builder.build();
+  const RestorePlan plan = plan_restore(*snapshot, {});
+  CHECK(plan.system_v.own_namespace);
+  CHECK(plan.system_v.made ==
+        std::set<std::pair<IpcKind, int>>{{IpcKind::kSharedMemory, 5}, {IpcKind::kSemaphores, 7}});
+  CHECK(plan.file_of(snapshot->root().mappings(0)) == -1);
+  CHECK(plan.system_v.room >= plan.seed_base + Seed::kSize + Seed::kParkingSize);
+
+  const RestorePlan without = plan_restore(*snapshot, {.without = {"system-v"}});
+  CHECK(without.system_v.made.empty());
+  CHECK(without.file_of(snapshot->root().mappings(0)) >= 0);
 }
 
 TEST_CASE("an orphan is born in its session, by one who goes again, and adopted") {

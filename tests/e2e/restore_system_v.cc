@@ -1,0 +1,170 @@
+// snapgdb restore: System V shared memory, semaphores and message queues.
+
+#include <fmt/format.h>
+#include <sched.h>
+#include <sys/msg.h>
+#include <sys/resource.h>
+#include <sys/sem.h>
+#include <sys/shm.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <filesystem>
+#include <fstream>
+
+#include "tests/e2e/restoring.h"
+
+namespace snapgdb::e2e {
+namespace {
+
+// What one has said that it made; what is left of it goes when the test ends.
+struct Objects {
+  explicit Objects(const Target& target)
+      : segments(target.said("shm")), sets(target.said("sem")), queues(target.said("msg")) {}
+  Objects(const Objects&) = delete;
+  Objects& operator=(const Objects&) = delete;
+  ~Objects() { remove(); }
+
+  void remove() const {
+    for (const std::string& id : segments) shmctl(std::stoi(id), IPC_RMID, nullptr);
+    for (const std::string& id : sets) semctl(std::stoi(id), 0, IPC_RMID);
+    for (const std::string& id : queues) msgctl(std::stoi(id), IPC_RMID, nullptr);
+  }
+  // How many of them are there.
+  size_t count() const {
+    size_t count = 0;
+    for (const std::string& id : segments) {
+      shmid_ds status{};
+      count += shmctl(std::stoi(id), IPC_STAT, &status) == 0;
+    }
+    for (const std::string& id : sets) count += semctl(std::stoi(id), 0, GETVAL) >= 0;
+    for (const std::string& id : queues) {
+      msqid_ds status{};
+      count += msgctl(std::stoi(id), IPC_STAT, &status) == 0;
+    }
+    return count;
+  }
+
+  Words segments, sets, queues;
+};
+
+// The target, captured and killed. It has eight objects, of which the removed segment goes with it.
+struct Taken {
+  explicit Taken(RunOptions options = {}, const Words& arguments = {})
+      : user(options.user), target("system_v", arguments, options), objects(target) {
+    if (user) std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
+    std::ofstream(target.scratch() + "/restored").put('\n');
+    take_away(target.running(), image, {.user = user});
+  }
+  void check_runs_again(const Words& options = {}) const {
+    const Result end = run_again(image, options, {.user = user});
+    INFO(end);
+    CHECK(end.ok());
+  }
+
+  std::optional<uid_t> user;
+  TempDir directory;
+  std::string image = directory / "image";
+  Target target;
+  Objects objects;
+};
+
+constexpr const char* kOnlyRoot = "only root makes them again with their numbers";
+
+TEST_CASE("System V objects that are gone are made again, with their numbers") {
+  if (skip_unless(geteuid() == 0, kOnlyRoot)) return;
+  const Taken taken;
+  CHECK(taken.objects.count() == 7);
+  for (int round = 0; round < 2; ++round) {
+    taken.objects.remove();
+    taken.check_runs_again();
+    CHECK(taken.objects.count() == 0);
+  }
+}
+
+TEST_CASE("System V objects that are still there are used as they are") {
+  if (skip_unless(geteuid() == 0, kOnlyRoot)) return;
+  const Taken taken;
+  taken.check_runs_again();
+  CHECK(taken.objects.count() == 0);
+}
+
+TEST_CASE("an isolated tree has System V objects of its own") {
+  const Taken taken;
+  for (int round = 0; round < 2; ++round) {
+    taken.check_runs_again({"--isolated"});
+    CHECK(taken.objects.count() == 7);
+  }
+  taken.objects.remove();
+  taken.check_runs_again({"--isolated"});
+}
+
+TEST_CASE("so has an isolated one of an ordinary user") {
+  if (skip_unless(geteuid() == 0, "to become an ordinary user, one must be root")) return;
+  const Taken taken({.user = kNobody});
+  taken.check_runs_again({"--isolated"});
+  CHECK(taken.objects.count() == 7);
+}
+
+TEST_CASE("an ordinary user's tree finds its System V objects, or says that they are gone") {
+  if (skip_unless(geteuid() == 0, "to become an ordinary user, one must be root")) return;
+  const Taken taken({.user = kNobody}, {"--by-key-only"});
+  CHECK(taken.objects.count() == 8);
+  taken.check_runs_again();
+  CHECK(taken.objects.count() == 0);
+  const Result refused = run_again(taken.image, {}, {.user = kNobody});
+  INFO(refused);
+  CHECK(refused.status == 1);
+  for (const std::string& id : taken.objects.sets)
+    CHECK(contains(refused.err, fmt::format("System V semaphores {}: only root", id)));
+}
+
+TEST_CASE("System V objects whose keys or numbers others have now are in the way") {
+  if (skip_unless(geteuid() == 0, kOnlyRoot)) return;
+  const Taken taken;
+  const int set = std::stoi(taken.objects.sets[0]), queue = std::stoi(taken.objects.queues[0]);
+  semid_ds status{};
+  REQUIRE(semctl(set, 0, IPC_STAT, &status) == 0);
+  taken.objects.remove();
+  const int other = semget(status.sem_perm.__key, 1, IPC_CREAT | IPC_EXCL | 0600);
+  std::ofstream("/proc/sys/kernel/msg_next_id") << queue << std::flush;
+  CHECK(msgget(IPC_PRIVATE, 0600) == queue);
+  const Result refused = run_again(taken.image);
+  INFO(refused);
+  CHECK(refused.status == 1);
+  CHECK(contains(refused.err, fmt::format("is that of number {} now", other)));
+  CHECK(contains(refused.err, fmt::format("System V message queue {}: its number is another one's "
+                                          "now",
+                                          queue)));
+  CHECK(taken.objects.count() == 1);
+  taken.check_runs_again({"--isolated"});
+  CHECK(semctl(other, 0, IPC_RMID) == 0);
+}
+
+TEST_CASE("a tree with an ipc namespace of its own gets one again, with all that was in it") {
+  if (skip_unless(geteuid() == 0, "another ipc namespace takes root")) return;
+  const Taken taken({.before_exec = [] { unshare(CLONE_NEWIPC); }});
+  CHECK(taken.objects.count() == 0);
+  for (const Words& options : {Words{}, Words{"--isolated"}}) {
+    taken.check_runs_again(options);
+    CHECK(taken.objects.count() == 0);
+  }
+}
+
+TEST_CASE("a restore that fails leaves no System V objects behind") {
+  if (skip_unless(geteuid() == 0, kOnlyRoot)) return;
+  const Taken taken;
+  taken.objects.remove();
+  const Result failed = run_again(taken.image, {}, {.before_exec = [] {
+                                    // Descriptors above those of the tree are what the keeper
+                                    // needs.
+                                    const rlimit few{.rlim_cur = 20, .rlim_max = 20};
+                                    setrlimit(RLIMIT_NOFILE, &few);
+                                  }});
+  INFO(failed);
+  CHECK(contains(failed.err, "Too many open files"));
+  CHECK(taken.objects.count() == 0);
+}
+
+}  // namespace
+}  // namespace snapgdb::e2e
