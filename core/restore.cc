@@ -135,7 +135,8 @@ struct SignalQueue {
   }
   void queue(Seed& seed) const {
     for (const std::string& info : infos)
-      if (!is_queued_last(siginfo_in(info))) seed.add("queue a signal", number, arguments(info, seed));
+      if (!is_queued_last(siginfo_in(info)))
+        seed.add("queue a signal", number, arguments(info, seed));
     seed.perform();
   }
   void queue_last(Seed& seed) const {
@@ -154,12 +155,13 @@ SignalQueue queue_of(const pb::Process& process) {
 
 // A signal that was being delivered comes first again.
 SignalQueue queue_of(const pb::Process& process, const pb::Thread& thread) {
-  SignalQueue queue{{thread.pending_siginfo().begin(), thread.pending_siginfo().end()},
-                    SYS_rt_tgsigqueueinfo,
-                    {static_cast<uint64_t>(own_number(process)),
-                     static_cast<uint64_t>(own_number(thread))},
-                    2};
-  if (!thread.stop_siginfo().empty()) queue.infos.insert(queue.infos.begin(), thread.stop_siginfo());
+  SignalQueue queue{
+      {thread.pending_siginfo().begin(), thread.pending_siginfo().end()},
+      SYS_rt_tgsigqueueinfo,
+      {static_cast<uint64_t>(own_number(process)), static_cast<uint64_t>(own_number(thread))},
+      2};
+  if (!thread.stop_siginfo().empty())
+    queue.infos.insert(queue.infos.begin(), thread.stop_siginfo());
   return queue;
 }
 
@@ -329,9 +331,9 @@ void RestoredTree::bear(const Birth& birth) {
     restore_memory_of(giver);
     memory_from_[birth.pid] = &giver;
   }
-  seeds_.emplace(birth.pid,
-                 seeds_.at(birth.other)
-                     .clone(fmt::format("make process {}", birth.pid), birth.shares, SIGCHLD, birth.pid));
+  seeds_.emplace(birth.pid, seeds_.at(birth.other)
+                                .clone(fmt::format("make process {}", birth.pid), birth.shares,
+                                       SIGCHLD, birth.pid));
 }
 
 // Nobody is sent a signal at its end.
@@ -435,7 +437,8 @@ void RestoredTree::end_leader(RestoreContext& context, const pb::Process& proces
 void RestoredTree::queue_signals(const pb::Process& process) {
   Seed& leader = seed_of(process);
   queue_of(process).queue(leader);
-  for (const pb::Thread& thread : process.threads()) queue_of(process, thread).queue(seed_of(thread));
+  for (const pb::Thread& thread : process.threads())
+    queue_of(process, thread).queue(seed_of(thread));
   for (const pb::Thread& thread : process.threads())
     seed_of(thread).task().set_signal_mask(kAllSignals);
   restore_trap_action(process, leader);

@@ -219,8 +219,7 @@ std::string describe(const Birth& birth) {
   switch (birth.step) {
     case Step::kClone:
       return who + " is born" + (other > 0 ? fmt::format(", a child of {}", other) : "") +
-             (other < 0 ? ", an orphan soon" : "") +
-             words_for_shared(birth.shares);
+             (other < 0 ? ", an orphan soon" : "") + words_for_shared(birth.shares);
     case Step::kSetsid:
       return who + " begins a session";
     case Step::kSetpgid:

@@ -95,10 +95,10 @@ void restore_ring(RestoreContext& context, const pb::Process& process, const pb:
   Ring now{};
   read_remote(seed.tid(), made, std::as_writable_bytes(std::span(&now, 1)));
   if (now.size != then.size)
-    throw Error("cannot set up asynchronous I/O",
-                fmt::format("its ring has room for {} events here, and had for {}", now.size,
-                            then.size),
-                "restore it where there are no more processors");
+    throw Error(
+        "cannot set up asynchronous I/O",
+        fmt::format("its ring has room for {} events here, and had for {}", now.size, then.size),
+        "restore it where there are no more processors");
   move_tail(seed, made, then.tail);
   seed.call("move the ring of asynchronous I/O", SYS_mremap,
             {made, size_of(vma), size_of(vma), MREMAP_MAYMOVE | MREMAP_FIXED, vma.start()});

@@ -8,7 +8,8 @@
 namespace snapgdb {
 
 // A directory, device or FIFO that was removed is there again for the moment in which it is opened:
-// by the name that it had, or a similar one where that is taken. What was not removed is left alone.
+// by the name that it had, or a similar one where that is taken. What was not removed is left
+// alone.
 class BriefName {
  public:
   explicit BriefName(const pb::Descriptor& descriptor);  // throws Error: it cannot be made

@@ -147,7 +147,8 @@ Fd open_device(OpeningContext& context, const pb::Descriptor& descriptor) {
 }
 
 std::string device_obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
-  if (descriptor.removed() && ::geteuid() != 0) return "it was removed, and only root makes devices";
+  if (descriptor.removed() && ::geteuid() != 0)
+    return "it was removed, and only root makes devices";
   return descriptor.device_node().terminal() ? "" : path_obstacle(snapshot, descriptor);
 }
 

@@ -21,8 +21,8 @@ constexpr uint64_t kGetTidAddress = 40;  // PR_GET_TID_ADDRESS
 // arch_prctl(2): ARCH_GET_XCOMP_PERM, ARCH_REQ_XCOMP_PERM (arch/x86/include/uapi/asm/prctl.h).
 constexpr uint64_t kGetXstatePermitted = 0x1022, kRequestXstate = 0x1023;
 constexpr uint64_t kMembarrierRegistrations = 512;  // MEMBARRIER_CMD_GET_REGISTRATIONS
-constexpr uint64_t kSetDenyWriteExecute = 65;  // PR_SET_MDWE, Linux 6.3
-constexpr uint64_t kGetDenyWriteExecute = 66;  // PR_GET_MDWE
+constexpr uint64_t kSetDenyWriteExecute = 65;       // PR_SET_MDWE, Linux 6.3
+constexpr uint64_t kGetDenyWriteExecute = 66;       // PR_GET_MDWE
 
 struct KernelAction {  // struct sigaction of the kernel
   uint64_t handler, flags, restorer, mask;

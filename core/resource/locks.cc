@@ -132,9 +132,8 @@ void take_locks_of_files(RestoreContext& context) {
     const PlannedFile& file = plan.files[i];
     if (!file.descriptor || file.how != PlannedFile::How::kOpened) continue;
     for (const pb::FileLock& lock : file.descriptor->locks()) {
-      const bool is_free =
-          lock.kind() == "FLOCK" &&
-          !taker_of(context.snapshot, lock, file.descriptor->description());
+      const bool is_free = lock.kind() == "FLOCK" &&
+                           !taker_of(context.snapshot, lock, file.descriptor->description());
       if (!is_free && lock.kind() != "OFDLCK") continue;
       const Fd same = duplicate_descriptor(context.keeper, plan.file_base + static_cast<int>(i));
       note_unless_taken(context, file.what, same.valid() ? take(lock, same) : -errno);

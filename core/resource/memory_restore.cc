@@ -191,9 +191,8 @@ void write_where_different(Tid tid, const Slice& slice, uint64_t at,
 
 void write_slice(const Snapshot& snapshot, Tid tid, const Slice& slice) {
   const auto write = slice.is_view ? write_where_different : write_at;
-  read_slice(snapshot, slice, [&](uint64_t at, std::span<const std::byte> bytes) {
-    write(tid, slice, at, bytes);
-  });
+  read_slice(snapshot, slice,
+             [&](uint64_t at, std::span<const std::byte> bytes) { write(tid, slice, at, bytes); });
 }
 
 // Reading, unpacking and the faults of the new pages take as many processors as there are.

@@ -57,8 +57,8 @@ void connect_again(OpeningContext& context, const pb::Descriptor& descriptor, co
   if (!peer.nl_pid && !peer.nl_groups) return;
   if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&peer), sizeof peer) != 0)
     context.notes.push_back(fmt::format("{} is not connected to {}, groups {:#x}, again: {}",
-                                        printable(descriptor.target()), peer.nl_pid,
-                                        peer.nl_groups, errno_text(errno)));
+                                        printable(descriptor.target()), peer.nl_pid, peer.nl_groups,
+                                        errno_text(errno)));
 }
 
 Fd open_socket(OpeningContext& context, const pb::Descriptor& descriptor) {

@@ -161,7 +161,8 @@ bool is_kernel_part(const pb::Vma& vma) {
 void plan_kernel_parts(const Snapshot& snapshot, RestorePlan& plan) {
   for (const pb::Process& process : snapshot.processes())
     for (const pb::Vma& vma : process.mappings())
-      if (is_kernel_part(vma) && vma.name() != "[vsyscall]" && !is_aio_ring(vma) && !is_same(snapshot, process, vma))
+      if (is_kernel_part(vma) && vma.name() != "[vsyscall]" && !is_aio_ring(vma) &&
+          !is_same(snapshot, process, vma))
         plan.kernel_parts_at = plan.seed_base + Seed::kSize;
   if (!plan.kernel_parts_at) return;
   plan.notes.push_back("the vDSO is that of another kernel: its functions lead to this one's");

@@ -251,8 +251,8 @@ Check told_by_prctl() {
   setup("PR_SET_MDWE", prctl(kSetDenyWriteExecute, kRefuseExecGain | kNoInherit, 0, 0, 0));
   setup("PR_MCE_KILL", prctl(PR_MCE_KILL, PR_MCE_KILL_SET, PR_MCE_KILL_EARLY, 0, 0));
   return [] {
-    expect_equal("PR_GET_THP_DISABLE",
-                 static_cast<uint64_t>(prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0)), 1);
+    expect_equal("PR_GET_THP_DISABLE", static_cast<uint64_t>(prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0)),
+                 1);
     expect_equal("PR_MCE_KILL_GET", static_cast<uint64_t>(prctl(PR_MCE_KILL_GET, 0, 0, 0, 0)),
                  PR_MCE_KILL_EARLY);
     expect_equal("PR_GET_MDWE", static_cast<uint64_t>(prctl(kGetDenyWriteExecute, 0, 0, 0, 0)),
@@ -384,21 +384,14 @@ Check in_common() {
 int main(int argc, char** argv) {
   const bool is_root = argc > 1 && std::string(argv[1]) == "--root";
   target::prepare_end();
-  std::vector<Check> checks{removed_directory(),
-                            removed_fifo(),
-                            symbolic_link(),
-                            own_namespace(),
-                            view_of_memory_file(),
-                            view_of_shared_memory_file(),
-                            view_of_removed_file(),
-                            renumbered_epoll(),
-                            lock_of_a_child(),
-                            registered_for_barriers(), told_by_prctl(),
-                            pending_trap(),
-                            policy_of_children(),
-                            many_timers(),
-                            asynchronous_io(),
-                            in_common()};
+  std::vector<Check> checks{removed_directory(),    removed_fifo(),
+                            symbolic_link(),        own_namespace(),
+                            view_of_memory_file(),  view_of_shared_memory_file(),
+                            view_of_removed_file(), renumbered_epoll(),
+                            lock_of_a_child(),      registered_for_barriers(),
+                            told_by_prctl(),        pending_trap(),
+                            policy_of_children(),   many_timers(),
+                            asynchronous_io(),      in_common()};
   if (is_root) checks.push_back(removed_device());
   target::ready();
   target::wait_for_end();
