@@ -151,6 +151,40 @@ TEST_CASE("a tree with an ipc namespace of its own gets one again, with all that
   }
 }
 
+TEST_CASE("semaphores and queues that a thread only waits for are the tree's, too") {
+  const TempDir directory;
+  Running python(
+      {"python3", "-c",
+       "import ctypes, sys, threading\n"
+       "libc = ctypes.CDLL(None, use_errno=True)\n"
+       "s = libc.semget(0, 1, 0o600); q = libc.msgget(0, 0o600); got = []\n"
+       "down, up = b'\\0\\0\\xff\\xff\\0\\0', b'\\0\\0\\1\\0\\0\\0'\n"
+       "def insist(call):\n"
+       "  while (n := call()) < 0 and ctypes.get_errno() == 4: pass\n"
+       "  got.append(n)\n"
+       "buffer = ctypes.create_string_buffer(64)\n"
+       "calls = [lambda: libc.semop(s, down, 1), lambda: libc.msgrcv(q, buffer, 50, 0, 0)]\n"
+       "threads = [threading.Thread(target=insist, args=[call]) for call in calls]\n"
+       "for t in threads:\n"
+       "  t.start(); path = f'/proc/self/task/{t.native_id}/syscall'\n"
+       "  while open(path).read().split()[0] not in ('65', '220', '70'): pass\n"
+       "print('sem', s); print('msg', q); print('ready', flush=True); sys.stdin.read()\n"
+       "libc.semop(s, up, 1); libc.msgsnd(q, b'\\1' + bytes(7) + b'hello', 5, 0)\n"
+       "for t in threads: t.join()\n"
+       "libc.semctl(s, 0, 0); libc.msgctl(q, 0, None); print(sorted(got))\n"},
+      {.input = RunOptions::kPipe});
+  python.wait_for_line("ready");
+  const auto number_of = [&](const char* word) {
+    return std::stoi(python.wait_for_line(word).substr(4));
+  };
+  take_away(python, directory / "image");
+  CHECK(semctl(number_of("sem"), 0, IPC_RMID) == 0);
+  CHECK(msgctl(number_of("msg"), IPC_RMID, nullptr) == 0);
+  const Result end = run_again(directory / "image", {"--isolated"});
+  INFO(end);
+  CHECK(end.out == "[0, 5]\n");
+}
+
 TEST_CASE("a restore that fails leaves no System V objects behind") {
   if (skip_unless(geteuid() == 0, kOnlyRoot)) return;
   const Taken taken;
