@@ -39,21 +39,21 @@ void signal_all(const std::vector<Pid>& processes, int signal) {
       throw_errno("cannot send a signal to process {}", pid.value);
 }
 
-// Until their numbers are free again, as whoever restores them expects; but not for ever: a parent
-// outside of the tree may never wait for its child.
+// Until their numbers are free again, as whoever restores them expects. A parent outside of the
+// tree may take its time to wait for its child, or never do it: that is not waited for.
 void wait_until_gone(const std::vector<Pid>& processes) {
-  using namespace std::chrono_literals;
-  const auto patience = std::chrono::steady_clock::now() + 2s;
-  for (const Pid pid : processes) {
-    while (ProcDirectory::of_if_alive(pid)) {
-      if (std::chrono::steady_clock::now() > patience)
-        return fmt::print(stderr,
-                          "snapgdb: process {} has ended, but nobody has waited for it yet: its "
-                          "number is taken until then\n",
-                          pid.value);
-      std::this_thread::sleep_for(1ms);
-    }
-  }
+  using namespace std::chrono;
+  const auto wait_for_each = [&](milliseconds patience, auto is_done) {
+    const auto end = steady_clock::now() + patience;
+    for (const Pid pid : processes)
+      while (!is_done(ProcDirectory::of_if_alive(pid)) && steady_clock::now() < end)
+        std::this_thread::sleep_for(milliseconds(1));
+  };
+  wait_for_each(seconds(5), [](const auto& proc) {
+    const auto stat = proc ? proc->stat_if_alive() : std::nullopt;
+    return !stat || stat->state == 'Z' || stat->state == 'X';
+  });
+  wait_for_each(milliseconds(100), [](const auto& proc) { return !proc; });
 }
 
 void end_connections(InetSockets::Ends& connections) {

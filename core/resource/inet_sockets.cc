@@ -29,6 +29,14 @@ uint32_t shutdown_of(const Fd& socket, TcpPhase phase) {
   return how;
 }
 
+// Of the protocol between a connection and its program, as tls; "" if there is none.
+std::string upper_protocol(const Fd& socket) {
+  char name[16] = {};  // TCP_ULP_NAME_MAX
+  socklen_t size = sizeof name;
+  const bool has_one = ::getsockopt(socket.get(), IPPROTO_TCP, TCP_ULP, name, &size) == 0;
+  return has_one ? std::string(name, ::strnlen(name, std::min<size_t>(size, sizeof name))) : "";
+}
+
 void capture(CaptureContext& context, const OpenDescriptor&, const Fd& socket,
              pb::Descriptor& out) {
   pb::Socket& record = *out.mutable_socket();
@@ -37,6 +45,8 @@ void capture(CaptureContext& context, const OpenDescriptor&, const Fd& socket,
   if (is_tcp(record)) {
     const tcp_info info = tcp_info_of(socket);
     phase = static_cast<TcpPhase>(info.tcpi_state);
+    if (const std::string upper = upper_protocol(socket); !upper.empty())
+      record.set_why_incomplete(fmt::format("the kernel keeps the state of {} to itself", upper));
     // Of a listening one, these are the length of the queue and its limit (tcp_get_info()).
     if (phase == TcpPhase::kListening)
       record.set_backlog(info.tcpi_sacked), record.set_receive_queue(info.tcpi_unacked);

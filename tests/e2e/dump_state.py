@@ -8,6 +8,7 @@ agree if their lines do.
 
 import hashlib
 import os
+import re
 
 import gdb
 
@@ -63,6 +64,8 @@ def thread_lines(thread, manifest):
     yield "name", thread.name
     frame, level = gdb.newest_frame(), 0
     for name in [register.name for register in frame.architecture().registers()] + SYSTEM_REGISTERS:
+        if re.fullmatch(os.environ["MISREAD_REGISTERS"], name):
+            continue
         yield f"register {name}", attempt(lambda: hexadecimal(frame.read_register(name)))
     while frame and level < FRAME_LIMIT:
         for where, what in frame_lines(frame):

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <regex>
 
+#include "tests/e2e/debugger_dump.h"
 #include "tests/e2e/harness.h"
 
 namespace snapgdb::e2e {
@@ -77,6 +78,7 @@ Answers ask(const Words& connection, const Words& commands) {
   line.insert(line.end(), {"-x", script_path("say_commands.py")});
   const Result result = run(line, {.environment = {{"SAY_COMMANDS", scratch / "commands"},
                                                    {"SAY_OUT", scratch / "said"},
+                                                   {"MISREAD_REGISTERS", misread_registers()},
                                                    {"DEBUGINFOD_URLS", ""},
                                                    {"LC_ALL", "C.UTF-8"}}});
   INFO(result);

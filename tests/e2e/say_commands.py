@@ -1,17 +1,21 @@
 """Gives gdb one command after the other and writes down what it answers, errors included.
 
 Run inside gdb. Environment: SAY_COMMANDS is a file of commands, a line each; SAY_OUT is the file to
-write: "== COMMAND", then the answer.
+write: "== COMMAND", then the answer; MISREAD_REGISTERS matches the names of registers to leave out.
 """
 
 import os
+import re
 
 import gdb
+
+MISREAD = re.compile(rf"({os.environ['MISREAD_REGISTERS']})\s")
 
 
 def answer(command):
     try:
-        return gdb.execute(command, to_string=True)
+        lines = gdb.execute(command, to_string=True).splitlines(keepends=True)
+        return "".join(line for line in lines if not MISREAD.match(line))
     except (gdb.error, gdb.MemoryError) as error:
         return f"error: {error}\n"
 

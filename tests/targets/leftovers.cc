@@ -32,7 +32,8 @@ using target::setup;
 using Check = std::function<void()>;
 
 std::string in_scratch(const char* name) {
-  return std::string(getenv("TMPDIR")) + "/" + name;
+  const char* directory = getenv("TMPDIR");
+  return std::string(directory ? directory : "/tmp") + "/" + name;
 }
 
 struct stat status_of(int fd) {

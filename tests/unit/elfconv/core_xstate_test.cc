@@ -50,6 +50,7 @@ TEST_CASE("AMX tiles are left out of the vector registers, and nothing else") {
   REQUIRE(kept.size() == 2696);
   CHECK(mask_of(kept) == (kAvx512 | kPkru));
   std::string expected = area.substr(0, 2696);
+  std::memset(expected.data() + 832, 0, 1088 - 832);  // which no component has
   const uint64_t mask = kAvx512 | kPkru, in_use = kAvx512;
   std::memcpy(expected.data() + 464, &mask, sizeof mask);
   std::memcpy(expected.data() + 512, &in_use, sizeof in_use);
@@ -61,6 +62,28 @@ TEST_CASE("AMX tiles are left out of the vector registers, and nothing else") {
 TEST_CASE("vector registers without AMX are kept as they are") {
   const std::string area = area_of(2696, kAvx512 | kPkru, kAvx512);
   CHECK(core_xstate(sapphire_rapids(), area) == area);
+}
+
+TEST_CASE("the vector registers of another processor are laid out as debuggers expect them") {
+  pb::Host genoa;
+  constexpr struct {
+    uint32_t number, offset, size, usual;
+  } kComponents[] = {{2, 576, 256, 576},
+                     {5, 832, 64, 1088},
+                     {6, 896, 512, 1152},
+                     {7, 1408, 1024, 1664},
+                     {9, 2432, 8, 2688}};
+  for (const auto& [number, offset, size, usual] : kComponents) {
+    auto& component = *genoa.add_xstate();
+    component.set_number(number), component.set_offset(offset), component.set_size(size);
+  }
+  const std::string area = area_of(2440, kAvx512 | kPkru, kAvx512);
+  const std::string kept = core_xstate(genoa, area);
+  REQUIRE(kept.size() == 2696);
+  CHECK(kept.substr(0, 576) == area.substr(0, 576));
+  for (const auto& [number, offset, size, usual] : kComponents)
+    CHECK(kept.substr(usual, size) == area.substr(offset, size));
+  CHECK(core_xstate(genoa, area.substr(0, 2000)) == area.substr(0, 2000));
 }
 
 TEST_CASE("vector registers of an unknown layout are kept as they are") {
