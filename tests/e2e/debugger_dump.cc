@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <regex>
 #include <sstream>
 
 namespace snapgdb::e2e {
@@ -29,6 +30,14 @@ std::string misread_registers() {
     if (offset != 0 && offset != usual) return "k[0-7]|pkru|zmm\\d+h?|[xy]mm(1[6-9]|[23]\\d)h?";
   }
   return "(?!)";
+}
+
+std::string without_misread_registers(const std::string& said) {
+  const std::regex misread("(" + misread_registers() + ")\\s.*");
+  std::string kept;
+  for (const std::string& line : lines_of(said))
+    if (!std::regex_match(line, misread)) kept += line + "\n";
+  return kept;
 }
 
 Dump dump_with(Words command, const std::string& manifest, RunOptions options) {

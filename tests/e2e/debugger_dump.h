@@ -13,6 +13,8 @@ using Dump = std::map<std::string, std::string>;  // where → what
 // A regular expression of the registers that gdb 13 misreads of a live process: it takes every
 // processor to lay out its vector registers as those of Intel do. It matches nothing on those.
 std::string misread_registers();
+// What gdb said without the lines that begin with one of them.
+std::string without_misread_registers(const std::string& said);
 
 // Runs gdb with `arguments` (that give it one or more inferiors) and dump_state.py. `manifest` is
 // what the target said before "ready".
