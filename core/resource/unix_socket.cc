@@ -138,10 +138,10 @@ void capture(CaptureContext& context, const OpenDescriptor& open, const Fd& sock
   record.set_shutdown(state.shutdown);
   if (record.state() == "listening") record.set_backlog(state.backlog);
   record.mutable_waiting()->Assign(state.waiting.begin(), state.waiting.end());
-  if (std::ranges::count(state.waiting, 0u))
+  if (std::ranges::count(state.waiting, 0u) && context.takes_content_of(open.status.st_ino))
     context.lacks(open.process.pid, {}, "what waits at " + open.target,
-                  "connections that nobody has accepted, and whose other ends are closed: the "
-                  "kernel shows nobody what was sent over them");
+                  "what came over connections that nobody has accepted, and whose other ends are "
+                  "closed, which cannot be read without taking them away");
   ucred credentials{};
   socklen_t size = sizeof credentials;
   if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &credentials, &size) == 0 &&
