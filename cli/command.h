@@ -23,6 +23,7 @@ extern const Command kBacktraceCommand;
 extern const Command kCaptureCommand;
 extern const Command kCoreCommand;
 extern const Command kDebugCommand;
+extern const Command kDoctorCommand;
 extern const Command kGuiCommand;
 extern const Command kKeygenCommand;
 extern const Command kResourcesCommand;

@@ -17,9 +17,9 @@ namespace snapgdb::cli {
 namespace {
 
 constexpr const Command* kCommands[] = {
-    &kCaptureCommand,   &kRestoreCommand, &kRunCommand,    &kShowCommand,
-    &kBacktraceCommand, &kCoreCommand,    &kDebugCommand,  &kServeCommand,
-    &kGuiCommand,       &kVerifyCommand,  &kKeygenCommand, &kResourcesCommand,
+    &kCaptureCommand, &kRestoreCommand, &kRunCommand,       &kShowCommand, &kBacktraceCommand,
+    &kCoreCommand,    &kDebugCommand,   &kServeCommand,     &kGuiCommand,  &kVerifyCommand,
+    &kKeygenCommand,  &kDoctorCommand,  &kResourcesCommand,
 };
 
 constexpr char kDescription[] =

@@ -79,6 +79,10 @@ Pagemap::Pagemap(const ProcDirectory& proc) : fd_(proc.open("pagemap", O_RDONLY)
   if (!fd_.valid()) throw_errno("cannot open {}/pagemap", proc.path());
 }
 
+bool Pagemap::can_scan() const {
+  return scan(0, kPage, kIsFile, [](const PageRun&) {});
+}
+
 void Pagemap::classify(uint64_t start, uint64_t end, const Found& found) const {
   if (!scan(start, end, kIsFile, found)) read_entries(start, end, found);
 }

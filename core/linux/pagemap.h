@@ -31,6 +31,8 @@ struct ScanArguments;
 class Pagemap {
  public:
   explicit Pagemap(const ProcDirectory& proc);
+  // Whether the kernel has that ioctl; only by it is told which pages were written.
+  bool can_scan() const;
   // Calls `found` for adjoining runs that together cover [start, end).
   using Found = std::function<void(const PageRun&)>;
   void classify(uint64_t start, uint64_t end, const Found& found) const;

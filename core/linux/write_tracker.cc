@@ -21,6 +21,15 @@ constexpr int kPidfdThread = O_EXCL;  // PIDFD_THREAD, Linux 6.9
 // The program waits while a slice is let go: about 0.2 ms for this many bytes of 4 KiB pages.
 constexpr uint64_t kSlice = uint64_t{8} << 20;
 
+constexpr int kUserfault = O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY;
+
+// False: errno says why not.
+bool tracks_writes(const Fd& userfault) {
+  uffdio_api api{UFFD_API,
+                 UFFD_FEATURE_PAGEFAULT_FLAG_WP | kWriteProtectAsync | kWriteProtectUnpopulated, 0};
+  return ::ioctl(userfault.get(), UFFDIO_API, &api) == 0;
+}
+
 // The first descriptor of a thread that begins without any.
 constexpr int kFirstDescriptor = 0;
 
@@ -37,13 +46,16 @@ Fd fetch_descriptor(Tid thread, int number) {
 WriteTracker::WriteTracker(Tracee& host, const Detour::Place& place, const ProcDirectory& proc)
     : pagemap_(proc) {
   Visitor visitor(host, place);
-  visitor.call(SYS_userfaultfd, {O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY});
+  visitor.call(SYS_userfaultfd, {kUserfault});
   visitor.run([&](Tid thread) { userfault_ = fetch_descriptor(thread, kFirstDescriptor); });
   visitor.leave();
-  uffdio_api api{UFFD_API,
-                 UFFD_FEATURE_PAGEFAULT_FLAG_WP | kWriteProtectAsync | kWriteProtectUnpopulated, 0};
-  if (::ioctl(userfault_.get(), UFFDIO_API, &api) != 0)
-    throw_errno("cannot track writes by userfaultfd");
+  if (!tracks_writes(userfault_)) throw_errno("cannot track writes by userfaultfd");
+}
+
+std::string WriteTracker::why_not_here() {
+  const Fd userfault(static_cast<int>(::syscall(SYS_userfaultfd, kUserfault)));
+  if (!userfault.valid()) return "userfaultfd: " + errno_text(errno);
+  return tracks_writes(userfault) ? "" : "asynchronous write-protection: " + errno_text(errno);
 }
 
 // Unprotecting is what takes long, so it comes first, slice by slice: a page fault of the program

@@ -29,6 +29,9 @@ class WriteTracker {
   ~WriteTracker();
   WriteTracker(WriteTracker&&) = default;
 
+  // Why this kernel would not track writes for us; "" if it would.
+  static std::string why_not_here();
+
   // False: the kernel cannot, for this kind of mapping. Whatever is in the range counts as written.
   bool add(uint64_t start, uint64_t end);
 
