@@ -239,6 +239,9 @@ pb::SnapshotRecord record_of_moment(const Moment& moment, Pid root) {
   record.set_realtime_ns(static_cast<int64_t>(now_ns(CLOCK_REALTIME)));
   record.set_monotonic_ns(static_cast<int64_t>(now_ns(CLOCK_MONOTONIC)));
   record.set_boottime_ns(static_cast<int64_t>(now_ns(CLOCK_BOOTTIME)));
+  const Tid self{::getpid()};
+  record.set_monotonic_offset_ns(clock_offset(self, CLOCK_MONOTONIC));
+  record.set_boottime_offset_ns(clock_offset(self, CLOCK_BOOTTIME));
   record.set_root_pid(root.value);
   record.set_focus_pid(moment.focus_pid.value ? moment.focus_pid.value : root.value);
   record.set_focus_tid(moment.focus_tid.value ? moment.focus_tid.value : root.value);
@@ -278,6 +281,7 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
   std::vector<pb::Process> processes = Collection(context).run();
   context.inet.read(context, processes, options_.network, lock_name(record));
   context.in_flight_files.clear();
+  capture_namespaces(context, processes, record);
   capture_system_v(context, processes, record);
   Spaces spaces = begin_copies(context, processes, options_.memory, stash);
   for (SpaceCopy* space : by_size(spaces)) space->secure(context, stash);

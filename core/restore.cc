@@ -21,6 +21,9 @@
 #include "core/linux/page_server.h"
 #include "core/linux/system_call_filter.h"
 #include "core/linux/task.h"
+#include "core/resource/mounts.h"
+#include "core/resource/namespaces.h"
+#include "core/resource/network.h"
 #include "core/resource/sharing.h"
 #include "core/resource/terminal.h"
 
@@ -76,15 +79,18 @@ bool belongs_to_others(std::filesystem::path directory) {
 }
 
 // Where the tree is likely to write.
-std::set<std::string> written_directories(const Snapshot& snapshot) {
+std::set<std::string> written_directories(const Snapshot& snapshot, const RestorePlan& plan) {
   std::set<std::string> directories;
+  const auto add = [&](const std::string& path) {
+    if (const auto outside = path_outside(plan.mounts, path)) directories.insert(*outside);
+  };
   for (const pb::Process& process : snapshot.processes()) {
-    directories.insert(process.working_directory());
+    add(process.working_directory());
     for_each_descriptor(process, [&](const pb::Descriptor& descriptor) {
       if (descriptor.has_file() && (descriptor.flags() & O_ACCMODE) != O_RDONLY)
-        directories.insert(std::filesystem::path(descriptor.target()).parent_path());
+        add(std::filesystem::path(descriptor.target()).parent_path());
       if (const std::string& name = descriptor.socket().file().path(); !name.empty())
-        directories.insert(std::filesystem::path(name).parent_path());
+        add(std::filesystem::path(name).parent_path());
     });
   }
   return directories;
@@ -95,13 +101,17 @@ Sandbox::Options sandbox_for(const Snapshot& snapshot, const RestorePlan& plan) 
   Sandbox::Options options;
   if (plan.lazy) options.devices.emplace_back(kUserfaultDevice);
   if (::geteuid() != 0)
-    std::ranges::copy_if(written_directories(snapshot), std::back_inserter(options.directories),
-                         belongs_to_others);
+    std::ranges::copy_if(written_directories(snapshot, plan),
+                         std::back_inserter(options.directories), belongs_to_others);
   for (const PlannedFile& file : plan.files) {
     const bool is_device = file.descriptor && file.descriptor->has_device_node() &&
                            !file.descriptor->device_node().terminal();
-    if (is_device) options.devices.push_back(file.descriptor->target());
-    if (file.replacement) options.replaced.push_back(file.mapping->name());
+    if (is_device)
+      if (const auto outside = path_outside(plan.mounts, file.descriptor->target()))
+        options.devices.push_back(*outside);
+    if (file.replacement)
+      options.replaced.push_back(
+          path_outside(plan.mounts, file.mapping->name()).value_or(file.mapping->name()));
   }
   return options;
 }
@@ -179,6 +189,34 @@ void go_to_signals(Tracee& task, bool is_one) {
   }
 }
 
+std::vector<Keeper::Options::Range> ranges_of(
+    const google::protobuf::RepeatedPtrField<pb::IdRange>& ranges) {
+  std::vector<Keeper::Options::Range> out;
+  for (const pb::IdRange& range : ranges)
+    out.push_back({range.inside(), range.outside(), range.count()});
+  return out;
+}
+
+// What the namespaces of its own that the first process had hold.
+void set_up_namespaces(const Snapshot& snapshot, const RestorePlan& plan,
+                       Keeper::Options& options) {
+  if (plan.user_space) {
+    options.users = ranges_of(plan.user_space->users());
+    options.groups = ranges_of(plan.user_space->groups());
+    options.deny_setgroups = plan.user_space->setgroups_denied();
+  }
+  options.own_cgroups = plan.own_cgroups;
+  if (plan.mounts)
+    options.make_mounts = [&snapshot, &plan] {
+      return make_mounts(mount_tree_for(snapshot, plan));
+    };
+  if (plan.network)
+    options.make_network = [&plan](const Fd& outside) {
+      return make_network(contents_of(*plan.network), ends_of(plan), outside);
+    };
+  if (plan.names) options.names = {plan.names->host_name(), plan.names->domain_name()};
+}
+
 Fd open_parent(const std::string& path) {
   const std::string parent = std::filesystem::absolute(path).parent_path();
   Fd directory(::open(parent.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
@@ -215,7 +253,6 @@ RestoredTree::RestoredTree(const Snapshot& snapshot, const RestorePlan& plan,
 
 void RestoredTree::start_keeper(const std::string& scratch) {
   const Fd save_in = scratch.empty() ? Fd() : open_parent(scratch);
-  const pb::SnapshotRecord& record = snapshot_.record();
   Keeper::Options options{
       .own_pids = own_pids_,
       .own_user = plan_.isolated || plan_.own_user || (own_pids_ && ::geteuid() != 0),
@@ -226,10 +263,14 @@ void RestoredTree::start_keeper(const std::string& scratch) {
       .group = plan_.group,
       .save_in = save_in.get(),
       .save_as = std::filesystem::path(scratch).filename(),
-      .monotonic_ns = record.monotonic_ns(),
-      .boottime_ns = record.boottime_ns()};
-  if (plan_.isolated)
-    options.sandbox = sandbox_for(snapshot_, plan_), options.host_name = record.host().node_name();
+      .monotonic_ns = tree_clock(snapshot_, CLOCK_MONOTONIC),
+      .boottime_ns = tree_clock(snapshot_, CLOCK_BOOTTIME)};
+  set_up_namespaces(snapshot_, plan_, options);
+  if (plan_.isolated) {
+    options.sandbox = sandbox_for(snapshot_, plan_);
+    if (!options.names)
+      options.names = {snapshot_.record().host().node_name(), host_names().domain};
+  }
   if (plan_.system_v.own_namespace)
     options.enter_ipc = [&] {
       MadeSystemV made;
@@ -239,6 +280,7 @@ void RestoredTree::start_keeper(const std::string& scratch) {
   else
     system_v_.make(snapshot_, plan_);
   OpeningContext opening{snapshot_};
+  opening.numbers = plan_.numbers;
   opening.closes_connections = plan_.connections == RestorePlan::Connections::kClosed;
   prepare_shared_memory(opening, plan_);
   keeper_ = std::make_unique<Keeper>(options, [&](const Sandbox* sandbox) {
@@ -250,6 +292,7 @@ void RestoredTree::start_keeper(const std::string& scratch) {
     return opened;
   });
   notes_ = keeper_->notes();
+  std::ranges::copy(connect_ends(ends_of(plan_)), std::back_inserter(notes_));
 }
 
 // Not before all have what they hold, and are mapped as they were. Sealing takes a description that

@@ -9,6 +9,7 @@
 #include "core/base/strings.h"
 #include "core/resource/brief_name.h"
 #include "core/resource/memory.h"
+#include "core/resource/mounts.h"
 #include "core/resource/namespaces.h"
 #include "core/resource/processor.h"
 #include "core/resource/sharing.h"
@@ -46,35 +47,28 @@ void check_memory(const Snapshot& snapshot, const pb::Process& process,
   }
 }
 
-// An ordinary user is one user: the one of the tree, if it is isolated, otherwise themselves.
-void plan_user(const Snapshot& snapshot, RestorePlan& plan) {
-  plan.user = ::geteuid(), plan.group = ::getegid();
-  const pb::Process& root = snapshot.root();
-  if (plan.user == 0 || !plan.isolated || root.threads().empty()) return;
-  plan.user = root.threads(0).credentials().euid();
-  plan.group = root.threads(0).credentials().egid();
-}
-
 void check_user(const pb::Process& process, const pb::Thread& thread, RestorePlan& plan) {
   if (::geteuid() == 0) return;
   const pb::Credentials& wanted = thread.credentials();
   for (const uint32_t user : {wanted.ruid(), wanted.euid(), wanted.suid()})
-    if (user != plan.user)
+    if (user != plan.outside_user)
       return plan.obstacles.push_back(
           {process.pid(), "credentials",
-           fmt::format("it belongs to user {}, not {}", user, plan.user),
+           fmt::format("it belongs to user {}, not {}", user, plan.outside_user),
            plan.isolated ? "restore it as root" : "restore it as root, or --isolated"});
   for (const uint32_t group : {wanted.rgid(), wanted.egid(), wanted.sgid()})
-    if (group != plan.group)
+    if (group != plan.outside_group)
       return plan.obstacles.push_back(
           {process.pid(), "credentials",
-           fmt::format("it belongs to group {}, not {}", group, plan.group), "restore it as root"});
+           fmt::format("it belongs to group {}, not {}", group, plan.outside_group),
+           "restore it as root"});
 }
 
 void check_directory(const pb::Process& process, const std::string& path, bool may_lack,
                      RestorePlan& plan) {
   struct stat status {};
-  if (path.empty() || (::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode))) return;
+  if (path.empty() || (stat_for_tree(plan.mounts, path, status) == 0 && S_ISDIR(status.st_mode)))
+    return;
   if (const auto name = removed_name(path); name && BriefName::obstacle(*name).empty()) return;
   const std::string resource = "directory " + printable(path);
   if (may_lack)
@@ -135,27 +129,6 @@ void check_namespaces(const Snapshot& snapshot, const pb::Process& process, Rest
   }
 }
 
-// Of a container. What a sandbox has of its own is another one all the same.
-void plan_namespaces(const Snapshot& snapshot, RestorePlan& plan) {
-  const pb::Process& root = snapshot.root();
-  const auto is_own = [&](std::string_view kind) {
-    const uint64_t theirs = namespace_in(root.namespaces(), kind),
-                   ours = namespace_in(snapshot.record().namespaces(), kind);
-    return theirs && ours && theirs != ours;
-  };
-  plan.own_user = is_own("user");
-  if (plan.own_user)
-    plan.notes.push_back(
-        "the tree had a user namespace of its own: in its new one, users have the numbers that "
-        "they had outside");
-  if (is_own("mnt"))
-    plan.notes.emplace_back("the tree had mounts of its own: it sees those that are here");
-  for (const std::string_view kind : {"net", "uts"})
-    if (is_own(kind) && !plan.isolated)
-      plan.notes.push_back(fmt::format(
-          "the tree had its own {} namespace: it gets ours (--isolated: a new one)", kind));
-}
-
 void check_process(const Snapshot& snapshot, const pb::Process& process, RestorePlan& plan) {
   if (process.session() == process.pid() && process.terminal() != 0 &&
       !master_for(snapshot, plan, process))
@@ -181,8 +154,6 @@ void check_process(const Snapshot& snapshot, const pb::Process& process, Restore
 }  // namespace
 
 void check_tree(const Snapshot& snapshot, const RestoreOptions& options, RestorePlan& plan) {
-  plan_user(snapshot, plan);
-  plan_namespaces(snapshot, plan);
   check_processor(snapshot, options.without.contains("processor"), plan);
   for (const pb::Process& process : snapshot.processes()) {
     check_process(snapshot, process, plan);

@@ -10,6 +10,8 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/resource/memory.h"
+#include "core/resource/mounts.h"
+#include "core/resource/namespaces.h"
 #include "core/resource/processor.h"
 #include "core/resource/sharing.h"
 #include "core/resource/system_v.h"
@@ -27,9 +29,9 @@ bool is_object(const pb::Vma& vma) {
 }
 
 // What the program saw is what is there now, or else the image has it.
-bool is_unchanged(const pb::FileRecord& file) {
+bool is_unchanged(const RestorePlan& plan, const pb::FileRecord& file) {
   struct stat status {};
-  return !file.deleted() && ::stat(file.path().c_str(), &status) == 0 &&
+  return !file.deleted() && stat_for_tree(plan.mounts, file.path(), status) == 0 &&
          static_cast<uint64_t>(status.st_size) == file.size() &&
          status.st_mtim.tv_sec * 1'000'000'000 + status.st_mtim.tv_nsec == file.mtime_ns();
 }
@@ -110,7 +112,9 @@ class Files {
     using Connections = RestorePlan::Connections;
     if (!is_tcp_connection(descriptor)) return "";
     if (!is_outside_connection(snapshot_, descriptor))
-      return options_.isolated || ::geteuid() == 0 ? "" : "only root makes a connection again";
+      return options_.isolated || plan_.network || ::geteuid() == 0
+                 ? ""
+                 : "only root makes a connection again";
     if (options_.connections == Connections::kClosed) return "";
     if (options_.isolated) return "its other end is out of reach";
     if (options_.connections == Connections::kRefused)
@@ -140,14 +144,15 @@ class Files {
     }
     PlannedFile file{.mapping = &vma, .writable = writable, .what = printable(vma.name())};
     struct stat status {};
-    if (is_object(vma) && !vma.deleted() && ::stat(vma.name().c_str(), &status) == 0 &&
+    if (is_object(vma) && !vma.deleted() && stat_for_tree(plan_.mounts, vma.name(), status) == 0 &&
         S_ISREG(status.st_mode)) {
       file.how = PlannedFile::How::kOpened;
     } else if (is_object(vma)) {
       file.how = PlannedFile::How::kSharedMemory;
       if (const uint32_t id = vma.nameless(); id && !why_not_in_image(snapshot_, id).empty())
         object(process, describe(vma), why_not_in_image(snapshot_, id));
-    } else if (const pb::FileRecord& record = *snapshot_.file(vma.file()); is_unchanged(record)) {
+    } else if (const pb::FileRecord& record = *snapshot_.file(vma.file());
+               is_unchanged(plan_, record)) {
       file.how = PlannedFile::How::kOpened;
     } else if (record.embedded()) {
       file.how = PlannedFile::How::kFromImage;
@@ -214,6 +219,7 @@ RestorePlan plan_restore(const Snapshot& snapshot, const RestoreOptions& options
   plan.isolated = options.isolated;
   plan.lazy = options.lazy;
   plan.connections = options.connections;
+  plan_namespaces(snapshot, options.without, plan);
   plan_system_v(snapshot, options.without.contains("system-v"), plan);
   constexpr uint64_t kOfSeeds = Seed::kSize + Seed::kParkingSize;
   plan.seed_base = free_range(snapshot, kOfSeeds + room_to_attach(snapshot, plan));
@@ -244,6 +250,7 @@ std::string describe(const RestorePlan& plan, const Snapshot& snapshot) {
   for (const PlannedFile& file : plan.files)
     out += fmt::format("{}: {}\n", file.what, words_for(file.how));
   out += describe(plan.system_v);
+  out += describe_namespaces(plan);
   for (const pb::Process& process : snapshot.processes())
     out += fmt::format("process {}: {} mappings, {} threads, {} descriptors\n", own_number(process),
                        process.mappings_size(), process.threads_size(), process.descriptors_size());

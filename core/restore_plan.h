@@ -10,7 +10,7 @@ namespace snapgdb {
 struct RestoreOptions {
   // Kinds of descriptors ("socket", "timerfd", …) to go without: each becomes one that fails as a
   // lost connection would; "memory" that is not in the image: it reads as zeros; "processor": what
-  // this one lacks.
+  // this one lacks; "mounts", "network": of the tree's own, it has ours then.
   std::set<std::string> without = {};
   // Touches nothing outside: what cannot be had is replaced where that is possible.
   bool isolated = false;

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <net/if.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
@@ -88,41 +89,109 @@ void place(std::vector<Fd> files, int base) {
   }
 }
 
-// With a view of its own of the files: there, /proc is that of the pid namespace that begins with
-// it.
-[[noreturn]] void become_init(const Keeper::Options& options, const Fd& done) {
-  try {
-    if (options.sandbox)
-      Sandbox::mount_proc("/proc");
-    else
-      see_own_processes();
-  } catch (const Error&) {
-    ::_exit(1);
+// The tree's first process, where it is the first of a pid namespace. It has a mount namespace of
+// its own, since /proc is that of its pid namespace there, and at first a table of descriptors in
+// common with the keeper, which opens what it shall have.
+class Init {
+ public:
+  // Precondition: the seed is planted.
+  Init(const Keeper::Options& options, std::vector<std::string>& notes)
+      : go_(make_pipe()), answers_(make_pipe()) {
+    const int32_t number = 1;
+    int pidfd = -1;
+    const CloneArguments arguments{
+        .flags = uint64_t{CLONE_NEWPID | CLONE_NEWNS | CLONE_FILES | CLONE_PIDFD},
+        .pidfd = reinterpret_cast<uint64_t>(&pidfd),
+        .exit_signal = SIGCHLD,
+        .set_tid = reinterpret_cast<uint64_t>(&number),
+        .set_tid_size = 1};
+    pid_ = clone3(arguments);
+    if (pid_ == 0) live(options);
+    if (pid_ < 0) throw_errno("cannot make the first process of a pid namespace");
+    process_ = Fd(pidfd);
+    for (std::string line; !(line = read_line()).empty();) notes.push_back(line);
   }
-  Seed::park_and_wait(options.seed_base, done.get(), Pid{0});
-}
+
+  pid_t pid() const { return pid_; }
+  // Sees the mounts that it sees.
+  void enter_mounts() const {
+    const Fd mounts(::open(fmt::format("/proc/self/fd/{}/ns/mnt", directory().get()).c_str(),
+                           O_RDONLY | O_CLOEXEC));
+    if (!mounts.valid() || ::setns(mounts.get(), CLONE_NEWNS) != 0)
+      throw_errno("cannot see the tree's mounts");
+  }
+  // It has all the descriptors that there are now, and becomes a seed.
+  void go() {
+    if (::write(go_.write.get(), "", 1) != 1) throw_errno("cannot wake the first process");
+    read_line();
+  }
+  void move_descriptors(int lowest) {
+    for (Fd* fd : {&go_.read, &go_.write, &answers_.read, &answers_.write, &process_})
+      *fd = moved_up(std::move(*fd), lowest);
+  }
+
+ private:
+  [[noreturn]] void live(const Keeper::Options& options) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    std::string lines;
+    try {
+      // The keeper's /proc is not the tree's.
+      if (options.make_mounts && !options.sandbox) ::umount2("/proc", MNT_DETACH);
+      if (options.make_mounts)
+        for (const std::string& note : options.make_mounts()) lines += note + "\n";
+      else if (options.sandbox)
+        Sandbox::mount_proc("/proc");
+      else
+        see_own_processes();
+    } catch (const std::exception& error) {
+      report(answers_.write, fmt::format("!{}\n", error.what()));
+      ::_exit(1);
+    }
+    report(answers_.write, lines + "\n");
+    char byte = 0;
+    if (::read(go_.read.get(), &byte, 1) != 1 || ::unshare(CLONE_FILES) != 0) ::_exit(1);
+    Seed::park_and_wait(options.seed_base, answers_.write.get(), Pid{0});
+  }
+
+  Fd directory() const {
+    return Fd(::open(fmt::format("/proc/{}", pid_).c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  }
+
+  // What it says; it may end without a word, and we have the other end of the pipe, too.
+  std::string read_line() {
+    std::string line;
+    for (char byte = 0;;) {
+      pollfd events[] = {{answers_.read.get(), POLLIN, 0}, {process_.get(), POLLIN, 0}};
+      if (::poll(events, 2, -1) < 0 && errno != EINTR) throw_errno("cannot wait for a process");
+      if (!(events[0].revents & POLLIN) && (events[1].revents & POLLIN))
+        throw Error("cannot prepare the first process", "it was killed, or could not be parked");
+      if (!(events[0].revents & POLLIN)) continue;
+      if (::read(answers_.read.get(), &byte, 1) != 1 || byte == '\n' || byte == '\0') break;
+      line += byte;
+    }
+    if (line.starts_with('!')) throw Error("cannot make the tree's mounts", line.substr(1));
+    return line;
+  }
+
+  PipeEnds go_, answers_;
+  Fd process_;
+  pid_t pid_ = -1;
+};
 
 // Returns its number here.
 pid_t bear_root(const Keeper::Options& options) {
-  Seed::kernel_parts();
-  Seed::plant(options.seed_base);
   const int32_t wanted = options.root_pid;
-  const bool is_init = wanted == 1;
-  const CloneArguments arguments{.flags = is_init ? uint64_t{CLONE_NEWPID | CLONE_NEWNS} : 0,
-                                 .exit_signal = SIGCHLD,
-                                 .set_tid = reinterpret_cast<uint64_t>(&wanted),
-                                 .set_tid_size = 1};
+  const CloneArguments arguments{
+      .exit_signal = SIGCHLD, .set_tid = reinterpret_cast<uint64_t>(&wanted), .set_tid_size = 1};
   PipeEnds parked = make_pipe();
   const Pid keeper{::getpid()};
   const pid_t pid = clone3(arguments);
-  if (pid == 0 && is_init) become_init(options, parked.write);
   if (pid == 0) Seed::park_and_wait(options.seed_base, parked.write.get(), keeper);
   if (pid < 0) throw_errno("cannot make process {}", wanted);
   parked.write.reset();
   char byte = 0;
   if (::read(parked.read.get(), &byte, 1) != 1)
-    throw Error(fmt::format("cannot prepare process {}", wanted),
-                "it could not move the vDSO, or mount /proc");
+    throw Error(fmt::format("cannot prepare process {}", wanted), "it could not move the vDSO");
   return pid;
 }
 
@@ -156,23 +225,59 @@ void adopt_settings(const std::vector<std::string>& ours) {
     if (now[i] != ours[i]) std::ofstream(kSettings[i]) << ours[i] << std::flush;
 }
 
+void name_host(const HostNames& names) {
+  if (::sethostname(names.host.data(), names.host.size()) != 0 ||
+      ::setdomainname(names.domain.data(), names.domain.size()) != 0)
+    throw_errno("cannot name the host {}", printable(names.host));
+}
+
+// In a user namespace whose root is not ours: whoever is unknown there can make no files. The
+// kernel keeps the rights (cap_emulate_setxuid(), security/commoncap.c), but not what /proc shows.
+void become_known(const Keeper::Options& options) {
+  if (::geteuid() == options.user && ::getegid() == options.group) return;
+  if (::setresgid(options.group, options.group, options.group) != 0 ||
+      ::setresuid(options.user, options.user, options.user) != 0)
+    throw_errno("cannot become user {} of the tree's user namespace", options.user);
+  ::prctl(PR_SET_DUMPABLE, 1);
+}
+
 std::optional<Sandbox> enter_sandbox(const Keeper::Options& options) {
   if (!options.sandbox) return std::nullopt;
-  start_loopback();
-  if (!options.host_name.empty() &&
-      ::sethostname(options.host_name.data(), options.host_name.size()) != 0)
-    throw_errno("cannot name the host {}", printable(options.host_name));
+  if (!options.make_network) start_loopback();
   return std::optional<Sandbox>(std::in_place, *options.sandbox);
 }
 
 struct KeptOpen {
   Fd report, control, save_in;
+  Fd network = {};  // that we are in
+  Fd mounts = {};   // of the sandbox, where the tree has others
 };
+
+// The mounts of the tree, if it has its own; and its first process, where that has to be there for
+// them. The seed is planted.
+std::optional<Init> enter_mounts(const Keeper::Options& options, KeptOpen& kept,
+                                 std::vector<std::string>& notes) {
+  if (options.make_mounts && options.sandbox) {
+    kept.mounts = Fd(::open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC));
+    if (!kept.mounts.valid()) throw_errno("cannot hold the mounts of the sandbox");
+  }
+  if (options.root_pid == 1) {
+    std::optional<Init> init(std::in_place, options, notes);
+    if (options.make_mounts) init->enter_mounts();
+    return init;
+  }
+  if (!options.make_mounts) return std::nullopt;
+  if (::unshare(CLONE_NEWNS) != 0) throw_errno("cannot make a mount namespace");
+  std::ranges::copy(options.make_mounts(), std::back_inserter(notes));
+  return std::nullopt;
+}
 
 // What it wrote, saved and counted: "" and the number, or why not and 0.
 std::pair<std::string, size_t> save(const Keeper::Options& options, const Sandbox* sandbox,
                                     const KeptOpen& kept) {
   if (!sandbox || !kept.save_in.valid()) return {};
+  if (kept.mounts.valid() && ::setns(kept.mounts.get(), CLONE_NEWNS) != 0)
+    return {"the sandbox cannot be entered again: " + errno_text(errno), 0};
   try {
     return {"", sandbox->save(kept.save_in, options.save_as)};
   } catch (const std::filesystem::filesystem_error& error) {
@@ -209,24 +314,35 @@ std::pair<std::string, size_t> save(const Keeper::Options& options, const Sandbo
   try {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (::read(kept.control.get(), &go, 1) != 1) ::_exit(1);
+    if (!options.users.empty()) become_known(options);
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // which a change of user takes away
     adopt_settings(our_settings);
+    if (options.names) name_host(*options.names);
     if (options.enter_ipc) options.enter_ipc();
+    std::vector<std::string> notes;
+    if (options.make_network) notes = options.make_network(kept.network);
+    kept.network.reset();
     sandbox = enter_sandbox(options);
     if (options.own_pids && !sandbox) see_own_processes();
-    std::vector<std::string> notes = sandbox ? sandbox->notes() : std::vector<std::string>();
+    if (sandbox) std::ranges::copy(sandbox->notes(), std::back_inserter(notes));
     if (const std::string why = set_clocks(options); !why.empty())
       notes.push_back("the tree's clocks jump: " + why);
+    Seed::kernel_parts();
+    Seed::plant(options.seed_base);
+    std::optional<Init> init = enter_mounts(options, kept, notes);
     auto [files, more_notes] = open_files(sandbox ? &*sandbox : nullptr);
     std::ranges::copy(more_notes, std::back_inserter(notes));
     planned = files.size();
     const int above = options.file_base + static_cast<int>(planned);
     allow_descriptors(above + static_cast<int>(planned) + 16);
-    for (Fd* fd : {&kept.report, &kept.control, &kept.save_in})
+    for (Fd* fd : {&kept.report, &kept.control, &kept.save_in, &kept.mounts})
       if (fd->valid()) *fd = moved_up(std::move(*fd), above);
+    if (init) init->move_descriptors(above);
     if (sandbox) sandbox->move_descriptor(above);
     for (Fd& file : files) file = moved_up(std::move(file), above);
     place(std::move(files), options.file_base);
-    root = bear_root(options);
+    if (init) init->go();
+    root = init ? init->pid() : bear_root(options);
     std::string lines = "\n";
     for (const std::string& note : notes) lines += note + "\n";
     report(kept.report, lines + "\n");
@@ -264,16 +380,23 @@ std::string identity_map(const char* of_ours) {
   return lines;
 }
 
+std::string map_of(const std::vector<Keeper::Options::Range>& ranges, const char* of_ours) {
+  if (ranges.empty()) return identity_map(of_ours);
+  std::string lines;
+  for (const auto& range : ranges)
+    lines += fmt::format("{} {} {}\n", range.inside, range.outside, range.count);
+  return lines;
+}
+
+// Who is not root may give one user, and only where setgroups(2) is denied.
 void map_users(pid_t pid, const Keeper::Options& options) {
   const std::string proc = fmt::format("/proc/{}/", pid);
-  if (::geteuid() == 0) {
-    write_file(proc + "uid_map", identity_map("/proc/self/uid_map"));
-    write_file(proc + "gid_map", identity_map("/proc/self/gid_map"));
-    return;
-  }
-  write_file(proc + "uid_map", fmt::format("{} {} 1\n", options.user, ::geteuid()));
-  write_file(proc + "setgroups", "deny");
-  write_file(proc + "gid_map", fmt::format("{} {} 1\n", options.group, ::getegid()));
+  const bool is_root = ::geteuid() == 0;
+  if (!is_root || options.deny_setgroups) write_file(proc + "setgroups", "deny");
+  write_file(proc + "uid_map", is_root ? map_of(options.users, "/proc/self/uid_map")
+                                       : fmt::format("{} {} 1\n", options.user, ::geteuid()));
+  write_file(proc + "gid_map", is_root ? map_of(options.groups, "/proc/self/gid_map")
+                                       : fmt::format("{} {} 1\n", options.group, ::getegid()));
 }
 
 // Up to and with the end of the line. "": nobody will write any more.
@@ -298,15 +421,19 @@ Keeper::Keeper(const Options& options, const OpenFiles& open_files)
   if (options.own_pids) flags |= CLONE_NEWPID | CLONE_NEWNS;
   if (options.own_user) flags |= CLONE_NEWUSER;
   if (options.enter_ipc) flags |= CLONE_NEWIPC;
-  if (options.sandbox) flags |= CLONE_NEWNET | CLONE_NEWUTS;
+  if (options.sandbox || options.make_network) flags |= CLONE_NEWNET;
+  if (options.names) flags |= CLONE_NEWUTS;
+  if (options.own_cgroups) flags |= CLONE_NEWCGROUP;
   const std::vector<std::string> our_settings = settings();
+  Fd network(options.make_network ? ::open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC) : -1);
   const pid_t pid = clone3({.flags = flags, .exit_signal = SIGCHLD});
   if (pid < 0) throw_errno("cannot start the process that keeps the tree");
   if (pid == 0) {
     reports.read.reset(), controls.write.reset();
     be_keeper(options,
               {std::move(reports.write), std::move(controls.read),
-               Fd(options.save_in < 0 ? -1 : ::fcntl(options.save_in, F_DUPFD_CLOEXEC, 0))},
+               Fd(options.save_in < 0 ? -1 : ::fcntl(options.save_in, F_DUPFD_CLOEXEC, 0)),
+               std::move(network)},
               our_settings, open_files);
   }
   pid_ = Pid{pid};

@@ -7,6 +7,7 @@
 
 #include "core/base/fd.h"
 #include "core/base/ids.h"
+#include "core/linux/namespaces.h"
 #include "core/linux/sandbox.h"
 #include "core/linux/seed.h"
 
@@ -17,21 +18,33 @@ namespace snapgdb {
 class Keeper {
  public:
   struct Options {
-    bool own_pids = false;  // a pid namespace (and /proc) of the tree's own
-    bool own_user = false;  // and a user namespace, for who may not make the other otherwise
-    int32_t root_pid = 0;   // the number of the first process; 1: the init of a pid namespace
+    bool own_pids = false;     // a pid namespace (and /proc) of the tree's own
+    bool own_cgroups = false;  // a cgroup namespace
+    bool own_user = false;     // and a user namespace, for who may not make the other otherwise
+    int32_t root_pid = 0;      // the number of the first process; 1: the init of a pid namespace
     uint64_t seed_base = 0;
     int file_base = 0;
-    // Users and groups of the own user namespace: all of ours under their own numbers; or, where
-    // we may not give those, only ourselves, under these.
+    // Users and groups of the own user namespace: these; if there are none, all of ours under
+    // their own numbers. Where we may not give those, only ourselves. `user`, `group`: as whom the
+    // keeper acts inside (UINT32_MAX: as nobody whom it knows), and we are called there.
+    struct Range {
+      uint32_t inside, outside, count;
+    };
+    std::vector<Range> users = {}, groups = {};
+    bool deny_setgroups = false;
     uint32_t user = 0, group = 0;
     // An ipc namespace of the tree's own, with our limits; called in the keeper when it is in it,
     // and still sees /proc as we do.
     std::function<void()> enter_ipc = {};
-    // A network (with a loopback device only) and a host name of the tree's own, and files as they
-    // are, but for what is written to them.
+    // A mount namespace of the tree's own: called in it, by a process that is in all others of the
+    // tree's; returns what is otherwise than it was.
+    std::function<std::vector<std::string>()> make_mounts = {};
+    // The same for a network namespace. `outside`: the one that we are in.
+    std::function<std::vector<std::string>(const Fd& outside)> make_network = {};
+    std::optional<HostNames> names = std::nullopt;  // of its own uts namespace
+    // A network (with a loopback device only) of the tree's own, and files as they are, but for
+    // what is written to them.
     std::optional<Sandbox::Options> sandbox = std::nullopt;
-    std::string host_name = {};  // of it; "": ours
     // What the tree wrote goes to a directory of that name in this one, which was opened; nowhere,
     // if it is not valid.
     int save_in = -1;

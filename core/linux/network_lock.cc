@@ -10,13 +10,15 @@
 namespace snapgdb {
 namespace {
 
-// What nftables says of it; "" if it worked.
-std::string run_nft(const std::string& commands) {
+// What nftables says of it; "" if it worked. `output`: what it prints, if that is of interest.
+std::string run_nft(const std::string& commands, std::string* output = nullptr) {
   const std::unique_ptr<nft_ctx, void (*)(nft_ctx*)> nft(nft_ctx_new(NFT_CTX_DEFAULT),
                                                          nft_ctx_free);
   if (!nft || nft_ctx_buffer_error(nft.get()) != 0 || nft_ctx_buffer_output(nft.get()) != 0)
     return "libnftables cannot be used";
-  if (nft_run_cmd_from_buffer(nft.get(), commands.c_str()) == 0) return "";
+  const bool done = nft_run_cmd_from_buffer(nft.get(), commands.c_str()) == 0;
+  if (done && output) *output = nft_ctx_get_output_buffer(nft.get());
+  if (done) return "";
   const std::string said = nft_ctx_get_error_buffer(nft.get());
   return std::string(trim(said.substr(0, said.find('\n'))));
 }
@@ -58,6 +60,20 @@ std::string NetworkLock::command_to_remove(const std::string& name) {
 
 std::string NetworkLock::remove(const std::string& name) {
   return run_nft("delete table inet " + name + "\n");
+}
+
+// Matches of iptables-nft are comments there ("xt match …"), which cannot be read again.
+std::pair<std::string, std::string> list_filters() {
+  std::string script;
+  if (std::string why = run_nft("list ruleset", &script); !why.empty()) return {"", std::move(why)};
+  if (script.find("# xt_") != script.npos || script.find("xt match") != script.npos ||
+      script.find("xt target") != script.npos)
+    return {"", "they have extensions of iptables, which nftables does not tell of"};
+  return {std::move(script), ""};
+}
+
+std::string set_filters(const std::string& script) {
+  return run_nft(script);
 }
 
 }  // namespace snapgdb

@@ -32,4 +32,10 @@ class NetworkLock {
   bool stays_ = false;
 };
 
+// The filters of packets (nftables) of the caller's network namespace, as a script for nft(8); and
+// "", or why they are not all there.
+std::pair<std::string, std::string> list_filters();
+// Runs such a script. "": it worked; otherwise what nftables says of it.
+std::string set_filters(const std::string& script);
+
 }  // namespace snapgdb

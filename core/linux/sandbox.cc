@@ -113,9 +113,13 @@ void Sandbox::find_cuts(std::span<const std::string> directories) {
   std::erase(cuts_, "/");
 }
 
-// To the kernel's settings, whoever is root outside has access still.
 void Sandbox::mount_proc(const std::string& proc) {
   mount_at(proc, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC);
+  protect_settings(proc);
+}
+
+// To the kernel's settings, whoever is root outside has access still.
+void Sandbox::protect_settings(const std::string& proc) {
   for (const char* settings : {"/bus", "/fs", "/irq", "/sys", "/sysrq-trigger"})
     if (fs::exists(proc + settings)) {
       bind(proc + settings, proc + settings);

@@ -35,6 +35,9 @@ class Sandbox {
   // there cannot be written to. Throws SystemError.
   static void mount_proc(const std::string& path);
 
+  // Of a /proc that is mounted there: those settings.
+  static void protect_settings(const std::string& path);
+
   // What is otherwise than outside, line by line.
   const std::vector<std::string>& notes() const { return notes_; }
 

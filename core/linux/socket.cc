@@ -205,35 +205,6 @@ UnixSockets ask_unix_diag(Fd diag) {
   return sockets;
 }
 
-// ---- In another network namespace ------------------------------------------------------------
-
-// The descriptor, or the negated errno.
-int open_diag_inside(const Fd& network_namespace) {
-  if (!enter_namespace(network_namespace, CLONE_NEWNET)) return -errno;
-  Fd diag = open_diag();
-  return diag.valid() ? diag.release() : -errno;
-}
-
-// By a child that shares our descriptors: only a process of a single thread may change its user
-// namespace. It makes system calls and nothing else, since other threads of ours may hold locks.
-Fd open_diag_in(const Fd& network_namespace) {
-  std::array<int, 2> ends{};
-  if (::pipe2(ends.data(), O_CLOEXEC | O_NONBLOCK) != 0) throw_errno("cannot make a pipe");
-  const Fd answer(ends[0]), answering(ends[1]);
-  const long child = ::syscall(SYS_clone, CLONE_FILES, nullptr, nullptr, nullptr, nullptr);
-  if (child == 0) {
-    const int result = open_diag_inside(network_namespace);
-    ::_exit(::write(answering.get(), &result, sizeof result) != sizeof result);
-  }
-  if (child < 0) throw_errno("cannot start a process");
-  ::waitpid(static_cast<pid_t>(child), nullptr, __WALL);
-  int result = 0;
-  if (::read(answer.get(), &result, sizeof result) != sizeof result) result = -EIO;
-  if (result >= 0) return Fd(result);
-  errno = -result;
-  throw_errno("cannot enter the network namespace of the tree");
-}
-
 }  // namespace
 
 SocketDescription describe_socket(const Fd& socket) {
@@ -252,7 +223,12 @@ SocketDescription describe_socket(const Fd& socket) {
 }
 
 std::map<uint64_t, UnixSocket> unix_sockets(const Fd& network_namespace) {
-  return ask_unix_diag(network_namespace.valid() ? open_diag_in(network_namespace) : open_diag());
+  Fd diag;
+  if (network_namespace.valid())
+    in_namespace(network_namespace, "net", [&] { diag = open_diag(); });
+  else
+    diag = open_diag();
+  return ask_unix_diag(std::move(diag));
 }
 
 }  // namespace snapgdb

@@ -12,12 +12,12 @@
 
 #include <algorithm>
 #include <cstring>
-#include <exception>
 #include <fstream>
 #include <limits>
+#include <utility>
 
 #include "core/base/error.h"
-#include "core/linux/namespaces.h"
+#include "core/base/fd.h"
 
 namespace snapgdb {
 namespace {
@@ -211,29 +211,6 @@ int set_permissions(IpcKind kind, const IpcObject& wanted) {
   return ::msgctl(wanted.id, IPC_SET, &status);
 }
 
-// ---- In another namespace -----------------------------------------------------------------------
-
-struct Visit {
-  const Fd& ipc_namespace;
-  const std::function<void()>& work;
-  int error = 0;
-  std::exception_ptr failure;
-};
-
-int visit(void* argument) {
-  Visit& visit = *static_cast<Visit*>(argument);
-  if (!enter_namespace(visit.ipc_namespace, CLONE_NEWIPC)) {
-    visit.error = errno;
-    return 0;
-  }
-  try {
-    visit.work();
-  } catch (...) {
-    visit.failure = std::current_exception();
-  }
-  return 0;
-}
-
 }  // namespace
 
 std::string ipc_name(IpcKind kind, int id) {
@@ -344,25 +321,6 @@ void remove_ipc_if_there(IpcKind kind, int id) {
     ::semctl(id, 0, IPC_RMID);
   else
     ::msgctl(id, IPC_RMID, nullptr);
-}
-
-// By a child with our memory, as vfork(2) makes one: it may change its user namespace, which a
-// thread may not, and what it attaches is attached to us.
-void in_ipc_namespace(const Fd& ipc_namespace, const std::function<void()>& work) {
-  if (!ipc_namespace.valid()) throw_errno("cannot open the ipc namespace of the tree");
-  constexpr size_t kStack = size_t{1} << 20;
-  void* stack = ::mmap(nullptr, kStack, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-  if (stack == MAP_FAILED) throw_errno("cannot make a stack");
-  Visit what{ipc_namespace, work, 0, nullptr};
-  const pid_t child =
-      ::clone(visit, static_cast<char*>(stack) + kStack, CLONE_VM | CLONE_VFORK | SIGCHLD, &what);
-  const int error = errno;
-  if (child > 0) ::waitpid(child, nullptr, __WALL);
-  ::munmap(stack, kStack);
-  if (child < 0) throw SystemError("cannot start a process", error);
-  if (what.error) throw SystemError("cannot enter the ipc namespace of the tree", what.error);
-  if (what.failure) std::rethrow_exception(what.failure);
 }
 
 }  // namespace snapgdb

@@ -2,12 +2,9 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <span>
 #include <string>
 #include <vector>
-
-#include "core/base/fd.h"
 
 namespace snapgdb {
 
@@ -74,9 +71,5 @@ void make_ipc(IpcKind kind, const IpcObject& wanted, int flags = 0);
 void set_ipc_permissions(IpcKind kind, const IpcObject& wanted);
 void lock_shared_memory(int id);  // SHM_LOCK
 void remove_ipc_if_there(IpcKind kind, int id);
-
-// Does `work` in that ipc namespace, on behalf of the calling thread, which waits; passes on what
-// it throws.
-void in_ipc_namespace(const Fd& ipc_namespace, const std::function<void()>& work);
 
 }  // namespace snapgdb

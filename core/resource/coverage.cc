@@ -48,12 +48,18 @@ constexpr Coverage kCoverage[] = {
     {kProcess, "seccomp filters", "each once, however many threads are under it", "see threads", "",
      "root"},
     {kProcess, "limits", "all resource limits", "all of them", "", "to raise a hard limit: root"},
-    {kProcess, "namespaces", "which it is in, and its cgroups",
-     "pid, user and ipc namespaces anew, time with its offsets; isolated: all of them",
-     "mounts, networks, POSIX queues and names of a container, which is said; namespaces below "
-     "that "
-     "of the first process are an obstacle",
-     ""},
+    {kProcess, "namespaces",
+     "which it is in, and its cgroups; maps of users, host names, clocks; mounts with their peers, "
+     "what "
+     "is in file systems in memory; links, addresses, routes, rules, neighbours, settings and "
+     "filters of "
+     "networks",
+     "those of the first process, with all that; mounts of others as they are found; links: veth, "
+     "bridge, dummy, loopback",
+     "namespaces below that of the first process, file systems that are mounted nowhere else and "
+     "other "
+     "kinds of links are an obstacle; POSIX queues",
+     "an ordinary user: one user, and only in a user namespace of the tree's own"},
     {kProcess, "descriptors",
      "numbers, flags, positions, which are one description, receivers of signals, locks",
      "all of it, shared as it was", "", "pidfd_getfd(2), Linux 5.6"},

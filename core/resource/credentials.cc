@@ -77,22 +77,27 @@ bool has_ids_already(const pb::Credentials& wanted, const ProcFields& status) {
 }
 
 // Those that we have ourselves it was born with, even where a user namespace hides them.
-void add_groups(const pb::Credentials& wanted, Seed& seed) {
-  const std::vector<uint32_t> groups(wanted.groups().begin(), wanted.groups().end());
+void add_groups(const pb::Credentials& wanted, const UserNumbers& numbers, Seed& seed) {
+  std::vector<uint32_t> groups(wanted.groups().begin(), wanted.groups().end());
   std::vector<gid_t> own(static_cast<size_t>(::getgroups(0, nullptr)));
   own.resize(static_cast<size_t>(::getgroups(static_cast<int>(own.size()), own.data())));
-  if (groups != own)
-    seed.add_if_allowed("set the groups", SYS_setgroups,
-                        {groups.size(), seed.put(std::as_bytes(std::span(groups)))});
+  if (groups == own) return;
+  for (uint32_t& group : groups) group = numbers.group(group);
+  std::erase(groups, UserNumbers::kNone);
+  seed.add_if_allowed("set the groups", SYS_setgroups,
+                      {groups.size(), seed.put(std::as_bytes(std::span(groups)))});
 }
 
-void add_ids(const pb::Credentials& wanted, Seed& seed) {
+// One that has no number there stays what it is.
+void add_ids(const pb::Credentials& wanted, const UserNumbers& numbers, Seed& seed) {
+  const auto user = [&](uint32_t outside) { return numbers.user(outside); };
+  const auto group = [&](uint32_t outside) { return numbers.group(outside); };
   seed.add(fmt::format("become group {}", wanted.egid()), SYS_setresgid,
-           {wanted.rgid(), wanted.egid(), wanted.sgid()});
-  seed.add("set the group for files", SYS_setfsgid, {wanted.fsgid()});
+           {group(wanted.rgid()), group(wanted.egid()), group(wanted.sgid())});
+  seed.add("set the group for files", SYS_setfsgid, {group(wanted.fsgid())});
   seed.add(fmt::format("become user {}", wanted.euid()), SYS_setresuid,
-           {wanted.ruid(), wanted.euid(), wanted.suid()});
-  seed.add("set the user for files", SYS_setfsuid, {wanted.fsuid()});
+           {user(wanted.ruid()), user(wanted.euid()), user(wanted.suid())});
+  seed.add("set the user for files", SYS_setfsuid, {user(wanted.fsuid())});
 }
 
 void add_capabilities(const pb::Credentials& wanted, Seed& seed) {
@@ -114,7 +119,8 @@ void add_capabilities(const pb::Credentials& wanted, Seed& seed) {
 
 // Each step needs a capability that the next may take away; a change of user would take all, but
 // for the secure bit that keeps them.
-void add_credentials(const pb::Credentials& wanted, const ProcFields& status, Seed& seed) {
+void add_credentials(const pb::Credentials& wanted, const ProcFields& status,
+                     const UserNumbers& numbers, Seed& seed) {
   constexpr uint32_t kKeepCapabilities = 1 << 4;  // SECBIT_KEEP_CAPS
   const uint64_t bounding = status.number("CapBnd", 16);
   for (uint64_t i = 0; i < 64; ++i)
@@ -124,8 +130,8 @@ void add_credentials(const pb::Credentials& wanted, const ProcFields& status, Se
   if (changes_ids || wanted.securebits())
     seed.add("set securebits", SYS_prctl,
              {PR_SET_SECUREBITS, wanted.securebits() | kKeepCapabilities});
-  add_groups(wanted, seed);
-  if (changes_ids) add_ids(wanted, seed);
+  add_groups(wanted, numbers, seed);
+  if (changes_ids) add_ids(wanted, numbers, seed);
   add_capabilities(wanted, seed);
   if (changes_ids && !(wanted.securebits() & kKeepCapabilities))
     seed.add("set securebits", SYS_prctl, {PR_SET_KEEPCAPS, 0});
@@ -135,7 +141,7 @@ void restore(RestoreContext& context, const pb::Process& process, const pb::Thre
              Seed& seed) {
   const pb::Credentials& wanted = thread.credentials();
   const ProcFields status(ProcDirectory::of(Pid{seed.tid().value}).read("status"));
-  add_credentials(wanted, status, seed);
+  add_credentials(wanted, status, context.plan.numbers, seed);
   if (wanted.no_new_privs())
     seed.add("renounce new privileges", SYS_prctl, {PR_SET_NO_NEW_PRIVS, 1});
   // Both are reset when the user changes.

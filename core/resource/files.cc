@@ -8,6 +8,7 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/resource/brief_name.h"
+#include "core/resource/mounts.h"
 #include "core/resource/namespaces.h"
 #include "core/resource/resources.h"
 #include "core/resource/terminal.h"
@@ -165,18 +166,20 @@ Fd open_directory(OpeningContext& context, const pb::Descriptor& descriptor) {
 std::string path_obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
   struct stat status {};
   if (!late_path(snapshot, descriptor).empty()) return "";
-  if (descriptor.removed()) return BriefName::obstacle(descriptor.target());
+  const pb::NamespaceState* mounts = own_mounts(snapshot);
+  const auto outside = path_outside(mounts, descriptor.target());
+  if (descriptor.removed()) return outside ? BriefName::obstacle(*outside) : "";
   if (descriptor.file().other_links() && descriptor.file().former_name().empty())
     return fmt::format("that name of it was gone; of its {} others none is in the same directory",
                        descriptor.file().other_links());
-  const int how = S_ISLNK(descriptor.mode()) ? AT_SYMLINK_NOFOLLOW : 0;
-  if (::fstatat(AT_FDCWD, descriptor.target().c_str(), &status, how) != 0) return errno_text(errno);
+  if (stat_for_tree(mounts, descriptor.target(), status, !S_ISLNK(descriptor.mode())) != 0)
+    return errno_text(errno);
   if ((status.st_mode & S_IFMT) != (descriptor.mode() & S_IFMT))
     return "another kind of file has its name now";
   const uint32_t access = descriptor.flags() & O_ACCMODE;
   const int wanted = access == O_RDONLY ? R_OK : access == O_WRONLY ? W_OK : R_OK | W_OK;
-  if (!(descriptor.flags() & O_PATH) &&
-      ::faccessat(AT_FDCWD, descriptor.target().c_str(), wanted, AT_EACCESS) != 0)
+  if (!(descriptor.flags() & O_PATH) && outside &&
+      ::faccessat(AT_FDCWD, outside->c_str(), wanted, AT_EACCESS) != 0)
     return errno_text(errno);
   return "";
 }

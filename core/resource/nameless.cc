@@ -107,6 +107,17 @@ uint32_t NamelessFiles::id_for_copy(Fd copy, const std::string& path) {
   return id;
 }
 
+uint32_t NamelessFiles::id_for_named(Fd file, const std::string& path) {
+  struct stat status {};
+  if (::fstat(file.get(), &status) != 0) throw_errno("cannot look at {}", printable(path));
+  const std::lock_guard lock(mutex_);
+  const uint32_t id = files_.reserve_id();
+  Entry& entry = add(id, std::move(file), status, path);
+  entry.is_named = true;
+  entry.record.set_deleted(false), entry.record.set_nameless(false);
+  return id;
+}
+
 NamelessFiles::Entry& NamelessFiles::add(uint32_t id, Fd file, const struct stat& status,
                                          const std::string& path) {
   Entry& entry = entries_[id];
@@ -215,13 +226,16 @@ void NamelessFiles::secure(std::vector<pb::Process>& processes, const MemoryOpti
   uint64_t left_to_copy = kMaxCopied;
   for (auto& [id, entry] : entries_) {
     const auto known = uses.find(id);
-    const Use use = known == uses.end() ? Use{} : known->second;
+    Use use = known == uses.end() ? Use{} : known->second;
+    // Anybody may write to it, also through a mapping, as soon as the tree runs.
+    if (entry.is_named) use.is_used = use.may_change = use.is_written_as_memory = true;
     try {
       if (entry.record.path() == "/secretmem")
         keep_out(entry.record, kSecret);
       else if (use.kept_out)
         keep_out(entry.record, kKeptOut);
-      else if (!entry.is_ours && (!use.is_used || is_shown_as_a_whole(entry, use)))
+      else if (!entry.is_ours && !entry.is_named &&
+               (!use.is_used || is_shown_as_a_whole(entry, use)))
         entry.when = Entry::When::kForgotten;
       else
         secure(entry, use, stash, left_to_copy);
@@ -365,6 +379,8 @@ void write_huge(const Fd& fd, uint64_t page_size, uint64_t offset, std::span<con
   ::munmap(memory, size);
 }
 
+}  // namespace
+
 void write_content(const Fd& fd, const Snapshot& snapshot, const pb::FileRecord& file) {
   std::vector<std::byte> buffer(size_t{1} << 20);
   const Extents content = Extents::from_record(file.content());
@@ -385,6 +401,8 @@ void write_content(const Fd& fd, const Snapshot& snapshot, const pb::FileRecord&
     }
   }
 }
+
+namespace {
 
 // By its old name, so that it shows itself as it did; where that is taken, in the same directory.
 // Invalid, with errno set, if neither is possible.
@@ -449,7 +467,9 @@ void finish_nameless(const OpeningContext& context) {
     if (key.first != 0) continue;
     const pb::FileRecord& record = *context.snapshot.file(static_cast<uint32_t>(key.second));
     // EINVAL: a user that the tree's user namespace does not have.
-    if (may_give_away && ::fchown(file.get(), record.owner(), record.group()) != 0 &&
+    if (may_give_away &&
+        ::fchown(file.get(), context.numbers.user(record.owner()),
+                 context.numbers.group(record.group())) != 0 &&
         errno != EINVAL)
       throw_errno("cannot give {} to user {}", printable(record.path()), record.owner());
     const timespec times[] = {{.tv_sec = 0, .tv_nsec = UTIME_OMIT}, mtime_of(record)};

@@ -34,6 +34,9 @@ class NamelessFiles {
   // The id of what has no file that could be kept: `copy` is its content, and ours.
   uint32_t id_for_copy(Fd copy, const std::string& path);
 
+  // The id of one that has a name, but in a file system that goes with the tree.
+  uint32_t id_for_named(Fd file, const std::string& path);
+
   // While the tree is stopped, and after its memory was secured: what may change is read into the
   // stash. Files whose content is that of mappings as a whole are forgotten again.
   void secure(std::vector<pb::Process>& processes, const MemoryOptions& options, Stash& stash);
@@ -54,7 +57,7 @@ class NamelessFiles {
     Fd fd;
     timespec changed{};  // st_ctim
     enum class When { kForgotten, kStashed, kStopped, kLater } when = When::kLater;
-    bool is_ours = false;
+    bool is_ours = false, is_named = false;
     std::string lost = {};  // why its content is
     std::vector<Run> runs = {};
     std::optional<Extents> content = {};
@@ -90,5 +93,7 @@ std::optional<std::string> other_name_of(const ProcDirectory& proc, const struct
 Fd make_nameless(const std::string& path, uint64_t huge_page_size = 0);
 // With size and content.
 Fd make_nameless(const Snapshot& snapshot, const pb::FileRecord& file);
+// The content alone.
+void write_content(const Fd& fd, const Snapshot& snapshot, const pb::FileRecord& file);
 
 }  // namespace snapgdb

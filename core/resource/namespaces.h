@@ -1,9 +1,11 @@
 #pragma once
 
+#include <set>
+#include <string>
 #include <string_view>
 #include <vector>
 
-#include "core/image/snapshot.pb.h"
+#include "core/image/snapshot.h"
 #include "core/linux/procfs.h"
 
 namespace snapgdb {
@@ -14,5 +16,25 @@ std::vector<pb::Namespace> namespaces_of(const ProcDirectory& proc);
 using Namespaces = google::protobuf::RepeatedPtrField<pb::Namespace>;
 // The inode of one; 0: it is not known.
 uint64_t namespace_in(const Namespaces& namespaces, std::string_view kind);
+
+struct CaptureContext;
+struct RestorePlan;
+// While the tree is stopped: the namespaces that are its own, and what they hold.
+void capture_namespaces(CaptureContext& context, const std::vector<pb::Process>& processes,
+                        pb::SnapshotRecord& record);
+
+// That namespace of the process, if who took the snapshot was not in it; nullptr otherwise.
+const pb::NamespaceState* own_namespace(const Snapshot& snapshot, const pb::Process& process,
+                                        std::string_view kind);
+
+// Which namespaces are made for the tree, and what users and groups are called in them; and what is
+// in the way. `without` "mounts", "network": it has ours.
+void plan_namespaces(const Snapshot& snapshot, const std::set<std::string>& without,
+                     RestorePlan& plan);
+// Line by line.
+std::string describe_namespaces(const RestorePlan& plan);
+
+// Of a clock of the tree (CLOCK_MONOTONIC, CLOCK_BOOTTIME) at the moment of the snapshot, ns.
+int64_t tree_clock(const Snapshot& snapshot, int clock);
 
 }  // namespace snapgdb

@@ -16,6 +16,7 @@
 #include "core/linux/sandbox.h"
 #include "core/linux/seed.h"
 #include "core/linux/system_v.h"
+#include "core/resource/user_numbers.h"
 
 namespace snapgdb {
 
@@ -71,8 +72,16 @@ struct SystemVPlan {
 // What a restore will do. A pure function of the snapshot and the options.
 struct RestorePlan {
   bool isolated = false;
-  bool own_user = false;         // it had a user namespace of its own, and gets one
-  uint32_t user = 0, group = 0;  // as whom it runs, in a user namespace that has no others
+  bool own_user = false;  // it gets a user namespace of its own, also where it is not isolated
+  // Whose users and groups that one has, under which numbers; nullptr: ours, under their own.
+  const pb::NamespaceState* user_space = nullptr;
+  UserNumbers numbers;
+  // As whom the first process runs, by the numbers outside and inside (kNone: it has none there).
+  uint32_t outside_user = 0, outside_group = 0, user = 0, group = 0;
+  // What its own uts namespace and its own mount namespace hold; nullptr: they are ours.
+  const pb::NamespaceState *names = nullptr, *mounts = nullptr;
+  const pb::Network* network = nullptr;  // the same of its own network namespace
+  bool own_cgroups = false;              // it gets a cgroup namespace, which begins where we are
   // What becomes of connections to outside of the tree.
   enum class Connections { kRefused, kKept, kClosed };
   Connections connections = Connections::kRefused;
@@ -115,6 +124,7 @@ struct OpeningContext {
   std::map<ObjectKey, Fd> objects = {};
   std::shared_ptr<UnixNetwork> unix_sockets = nullptr;
   bool closes_connections = false;                // to outside of the tree
+  UserNumbers numbers = {};                       // of users and groups, where it is opened
   std::set<NetworkAddress> local_addresses = {};  // that the sandbox has been given
   std::vector<std::string> notes = {};            // what turned out to be otherwise than it was
 };

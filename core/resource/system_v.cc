@@ -20,6 +20,7 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/linux/mapped_file.h"
+#include "core/linux/namespaces.h"
 #include "core/resource/inheritance.h"
 #include "core/resource/memory.h"
 #include "core/resource/namespaces.h"
@@ -225,8 +226,8 @@ void capture_system_v(CaptureContext& context, const std::vector<pb::Process>& p
       if (where == ours)
         capture.look();
       else
-        in_ipc_namespace(users.example->task_proc.open("ns/ipc", O_RDONLY),
-                         [&] { capture.look(); });
+        in_namespace(users.example->task_proc.open("ns/ipc", O_RDONLY | O_CLOEXEC), "ipc",
+                     [&] { capture.look(); });
       capture.copy_content();
     } catch (const Error& error) {
       context.lacks(users.example->pid, {}, "System V objects", error.what());
@@ -516,7 +517,9 @@ void MadeSystemV::make(const Snapshot& snapshot, const RestorePlan& plan) {
     make_ipc(kind, wanted, flags);
     made_.push_back({kind, wanted.id});
     fill_it();
-    set_ipc_permissions(kind, wanted);
+    IpcObject owned = wanted;
+    owned.owner = plan.numbers.user(wanted.owner), owned.group = plan.numbers.group(wanted.group);
+    set_ipc_permissions(kind, owned);
   };
   for (const pb::SharedMemorySegment& segment : objects.shared_memory()) {
     IpcObject wanted = object_of(segment);

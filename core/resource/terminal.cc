@@ -69,9 +69,12 @@ const Fd& master_object(OpeningContext& context, const pb::Terminal& terminal) {
 }
 
 // EINVAL: a user that the tree's user namespace does not have.
-void set_node(const Fd& slave, const pb::Terminal& state, const std::string& name) {
-  const bool is_given = ::geteuid() != 0 ||
-                        ::fchown(slave.get(), state.owner(), state.group()) == 0 || errno == EINVAL;
+void set_node(const Fd& slave, const pb::Terminal& state, const UserNumbers& numbers,
+              const std::string& name) {
+  const bool is_given =
+      ::geteuid() != 0 ||
+      ::fchown(slave.get(), numbers.user(state.owner()), numbers.group(state.group())) == 0 ||
+      errno == EINVAL;
   if (!is_given || ::fchmod(slave.get(), state.mode() & 07777) != 0)
     throw_errno("cannot set the owner and the rights of {}", printable(name));
 }
@@ -122,7 +125,7 @@ Fd open_terminal(OpeningContext& context, const pb::Descriptor& descriptor) {
     Fd slave = open_slave(master, flags & (O_ACCMODE | O_NONBLOCK));
     if (state.line_discipline()) set_terminal(slave, state_in(state));
     const bool has_node = descriptor.target().starts_with("/dev/pts/");
-    if (has_node) set_node(slave, state, descriptor.target());
+    if (has_node) set_node(slave, state, context.numbers, descriptor.target());
     return slave;
   }
   Fd same(::fcntl(master.get(), F_DUPFD_CLOEXEC, 0));

@@ -6,6 +6,7 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/linux/task.h"
+#include "core/resource/namespaces.h"
 #include "core/resource/resources.h"
 
 namespace snapgdb {
@@ -91,8 +92,7 @@ int64_t deadline(const RestoreContext& context, const pb::TimerFd& timerfd) {
   const auto left = static_cast<int64_t>(timerfd.value_ns());
   const int clock = without_alarm(timerfd.clock());
   if (clock == CLOCK_REALTIME) return record.realtime_ns() + left;
-  const int64_t then = clock == CLOCK_BOOTTIME ? record.boottime_ns() : record.monotonic_ns();
-  return then + left - clock_offset(context.keeper, clock);
+  return tree_clock(context.snapshot, clock) + left - clock_offset(context.keeper, clock);
 }
 
 void start(RestoreContext& context, const pb::Descriptor& descriptor, const Fd& fd) {

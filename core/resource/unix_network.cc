@@ -6,6 +6,7 @@
 // closed at last. Names that no file bears any more are bound in a file system that nobody sees.
 
 #include "core/resource/unix_network.h"
+#include "core/resource/mounts.h"
 
 #include <fcntl.h>
 #include <linux/un.h>
@@ -142,7 +143,7 @@ struct End {
 class UnixNetwork {
  public:
   explicit UnixNetwork(OpeningContext& context)
-      : snapshot_(context.snapshot), notes_(context.notes) {
+      : snapshot_(context.snapshot), numbers_(context.numbers), notes_(context.notes) {
     find_ends();
     find_peers();
     for (End* end : all_)
@@ -243,7 +244,8 @@ class UnixNetwork {
     ucred known{};
     if (credentials.size() == sizeof known) {
       std::memcpy(&known, credentials.data(), sizeof known);
-      who.pid = own_number_of(known.pid), who.user = known.uid, who.group = known.gid;
+      who.pid = own_number_of(known.pid), who.user = numbers_.user(known.uid),
+      who.group = numbers_.group(known.gid);
     }
     try {
       if (who.pid) return perform_by(who, work);
@@ -319,8 +321,9 @@ class UnixNetwork {
     bind_at(end.fd, end.socket().local_address(), &end.place);
     if (::chmod(file.path().c_str(), file.mode() & 07777) != 0)
       throw_errno("cannot set the rights of {}", printable(file.path()));
-    const bool is_ours = file.owner() == ::geteuid() && file.group() == ::getegid();
-    if (!is_ours && ::lchown(file.path().c_str(), file.owner(), file.group()) != 0)
+    const uint32_t owner = numbers_.user(file.owner()), group = numbers_.group(file.group());
+    const bool is_ours = owner == ::geteuid() && group == ::getegid();
+    if (!is_ours && ::lchown(file.path().c_str(), owner, group) != 0)
       notes_.push_back(fmt::format("{} belongs to another user than {}: {}", printable(file.path()),
                                    file.owner(), errno_text(errno)));
   }
@@ -593,6 +596,7 @@ class UnixNetwork {
   }
 
   const Snapshot& snapshot_;
+  const UserNumbers numbers_;
   std::vector<std::string>& notes_;
   std::map<uint64_t, End> ends_;  // of the tree, by inode
   std::deque<End> imitated_;
@@ -674,9 +678,12 @@ std::string abstract_obstacle(const pb::Socket& socket) {
 // In a sandbox nobody else has names.
 void check_unix_names(const Snapshot& snapshot, RestorePlan& plan) {
   const auto why_not = [&](const pb::Socket& socket) -> std::string {
-    if (!is_path(name_of(socket))) return plan.isolated ? "" : abstract_obstacle(socket);
+    if (!is_path(name_of(socket)))
+      return plan.isolated || plan.network ? "" : abstract_obstacle(socket);
     if (!has_file(socket)) return "";
-    const std::string& path = socket.file().path();
+    const auto outside = path_outside(plan.mounts, socket.file().path());
+    if (!outside) return "";
+    const std::string& path = *outside;
     if (!has_directory(path)) return "its directory is not there";
     return plan.isolated ? "" : file_obstacle(path);
   };

@@ -259,19 +259,17 @@ void check_container_again(const std::string& target, const Words& options, uid_
     const Result end = run_again(directory / "image", how, {.user = user});
     INFO(end);
     CHECK(end.ok());
-    CHECK(contains(end.err, "the tree had mounts of its own"));
-    CHECK(contains(end.err, "its own net namespace") == how.empty());
+    CHECK_FALSE(contains(end.err, "of its own"));
   }
 }
 
-// Root's: in the user namespace that an ordinary user's gets, users have other numbers than before,
-// which these programs notice.
 TEST_CASE("a container comes back, and its first process is number 1 again") {
-  if (skip_unless(geteuid() == 0, "an ordinary user is another one inside") || no_containers(0))
-    return;
-  check_container_again("zombies", {"--without-stopped"}, 0);
-  check_container_again("tangle", {}, 0);
-  check_container_again("soak", {"--seed", "4", "--only", "pipe,file,memfd,eventfd"}, 0);
+  for (const uid_t user : users()) {
+    if (no_containers(user)) continue;
+    check_container_again("zombies", {"--without-stopped"}, user);
+    check_container_again("tangle", {}, user);
+    check_container_again("soak", {"--seed", "4", "--only", "pipe,file,memfd,eventfd"}, user);
+  }
 }
 
 TEST_CASE("a process in a namespace below the tree's is named as what is in the way") {

@@ -1,0 +1,287 @@
+#include "core/linux/mount_tree.h"
+
+#include <fcntl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <set>
+
+#include "core/base/error.h"
+#include "core/base/strings.h"
+#include "core/linux/sandbox.h"
+
+namespace snapgdb {
+namespace {
+
+// Where the new root lies until it is entered; there is such a directory on every system.
+const std::string kStage = "/proc";
+
+constexpr uint64_t kAllAttributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV |
+                                    MOUNT_ATTR_NOEXEC | MOUNT_ATTR__ATIME | MOUNT_ATTR_NODIRATIME |
+                                    MOUNT_ATTR_NOSYMFOLLOW;
+constexpr unsigned kSetGroup = 0x100;  // MOVE_MOUNT_SET_GROUP, Linux 5.15
+
+class Maker {
+ public:
+  explicit Maker(const MountTree& tree) : tree_(tree), made_(tree.file_systems.size()) {}
+
+  std::vector<std::string> make() {
+    // What is ours is reached by these, whatever is mounted over it.
+    outside_ = Fd(::open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
+    self_ = Fd(::open("/proc/thread-self", O_PATH | O_DIRECTORY | O_CLOEXEC));
+    if (!outside_.valid() || !self_.valid()) throw_errno("cannot open / and /proc");
+    separate();
+    for (const NewMount& wanted : tree_.mounts)
+      if (Fd& whole = made_[wanted.file_system]; wanted.outside.empty() && !whole.valid())
+        whole = make_file_system(tree_.file_systems[wanted.file_system]);
+    if (tree_.has_our_root)
+      adapt();
+    else
+      build();
+    join_groups();
+    return std::move(notes_);
+  }
+
+ private:
+  // Slaves of what is outside hear of mounts there (mount_namespaces(7)), and others do not.
+  void separate() {
+    const auto is_slave = [](const NewMount& wanted) { return wanted.what.master != 0; };
+    const bool hears = !tree_.is_isolated && std::ranges::any_of(tree_.mounts, is_slave);
+    if (::mount("none", "/", nullptr, MS_REC | (hears ? MS_SLAVE : MS_PRIVATE), nullptr) != 0)
+      throw_errno("cannot separate the tree's mounts from ours");
+  }
+
+  std::vector<MountInfo> own_mounts() const {
+    Fd file(::openat(self_.get(), "mountinfo", O_RDONLY | O_CLOEXEC));
+    if (!file.valid()) throw_errno("cannot read our mounts");
+    std::string text, block(65536, '\0');
+    ssize_t n = 0;
+    while ((n = ::read(file.get(), block.data(), block.size())) > 0)
+      text.append(block, 0, static_cast<size_t>(n));
+    return parse_mount_info(text);
+  }
+
+  // ---- From what there is -----------------------------------------------------------------------
+
+  // What was there as outside shows the same, whether it is mounted there now or not.
+  static bool is_as_outside(const NewMount& wanted) { return wanted.outside == wanted.what.point; }
+
+  bool is_wanted(const MountInfo& mount) const {
+    return std::ranges::any_of(tree_.mounts, [&](const NewMount& wanted) {
+      return is_as_outside(wanted) && wanted.what.point == mount.point;
+    });
+  }
+
+  void adapt() {
+    std::vector<MountInfo> there = own_mounts();
+    for (auto mount = there.rbegin(); mount != there.rend() && !tree_.is_isolated; ++mount)
+      if (mount->point != "/" && !is_wanted(*mount)) unmount(*mount);
+    for (const NewMount& wanted : tree_.mounts)
+      if (!is_as_outside(wanted))
+        attach(wanted, wanted.what.point);
+      else if (const MountInfo* same = mount_at(there, wanted.what.point);
+               same && same->point == wanted.what.point)
+        restrict(wanted, same->attributes);
+  }
+
+  // What hides others, in the mount namespace of an ordinary user, is locked.
+  void unmount(const MountInfo& mount) {
+    if (::umount2(mount.point.c_str(), MNT_DETACH) != 0)
+      notes_.push_back(fmt::format("{} stays mounted, as it is outside: {}", printable(mount.point),
+                                   errno_text(errno)));
+  }
+
+  void restrict(const NewMount& wanted, uint64_t attributes) {
+    constexpr uint64_t kRestrictions =
+        MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+    mount_attr more{};
+    more.attr_set = wanted.what.attributes & ~attributes & kRestrictions;
+    if (more.attr_set &&
+        ::mount_setattr(AT_FDCWD, wanted.what.point.c_str(), 0, &more, sizeof more) != 0)
+      note_otherwise(wanted);
+  }
+
+  // ---- Anew -------------------------------------------------------------------------------------
+
+  // pivot_root(2), "pivot_root(".", ".")": the old root lies over the new one for a moment.
+  void build() {
+    for (const NewMount& wanted : tree_.mounts)
+      attach(wanted, wanted.what.point == "/" ? kStage : kStage + wanted.what.point);
+    if (::chdir(kStage.c_str()) != 0 || ::syscall(SYS_pivot_root, ".", ".") != 0 ||
+        ::umount2(".", MNT_DETACH) != 0 || ::chdir("/") != 0)
+      throw_errno("cannot enter the tree's mounts");
+  }
+
+  void attach(const NewMount& wanted, const std::string& target) {
+    if (came_along(wanted, target)) return;
+    const Fd mount = wanted.outside.empty() ? open_new(wanted) : open_outside(wanted);
+    set_attributes(mount, wanted);
+    if (::move_mount(mount.get(), "", AT_FDCWD, target.c_str(), MOVE_MOUNT_F_EMPTY_PATH) != 0)
+      throw_errno("cannot mount {} at {}", printable(wanted.what.type), printable(target));
+    if (wanted.what.type == "proc" && tree_.is_isolated) Sandbox::protect_settings(target);
+    if (wanted.what.type == "sysfs" && tree_.is_isolated) make_unchanging(target);
+  }
+
+  // With one that cannot be had without those on it.
+  bool came_along(const NewMount& wanted, const std::string& target) {
+    if (wanted.outside.empty() || !has_recursive_) return false;
+    const std::vector<MountInfo> there = own_mounts();
+    const auto found = std::ranges::find_if(there, [&](const MountInfo& mount) {
+      return mount.device == wanted.what.device && mount.root == wanted.what.root &&
+             mount.point == target;
+    });
+    return found != there.end();
+  }
+
+  Fd open_outside(const NewMount& wanted) {
+    const std::string path = wanted.outside == "/" ? "." : wanted.outside.substr(1);
+    constexpr unsigned kFlags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC;
+    Fd mount(::open_tree(outside_.get(), path.c_str(), kFlags));
+    // An ordinary user may not see what is below a mount that others have made.
+    if (!mount.valid() && errno == EINVAL) {
+      mount = Fd(::open_tree(outside_.get(), path.c_str(), kFlags | AT_RECURSIVE));
+      has_recursive_ = true;
+    }
+    if (!mount.valid()) throw_errno("cannot show {} in the tree", printable(wanted.outside));
+    return mount;
+  }
+
+  Fd open_new(const NewMount& wanted) {
+    Fd& whole = made_[wanted.file_system];
+    if (wanted.what.root == "/" && used_.insert(wanted.file_system).second) return duplicate(whole);
+    // Of one that is not mounted yet: Linux 6.15.
+    const std::string path = wanted.what.root == "/" ? "" : wanted.what.root.substr(1);
+    Fd mount(::open_tree(whole.get(), path.c_str(),
+                         OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH));
+    if (!mount.valid())
+      throw_errno("cannot mount {} of a {}", printable(wanted.what.root),
+                  tree_.file_systems[wanted.file_system].type);
+    return mount;
+  }
+
+  static Fd duplicate(const Fd& file) {
+    Fd same(::fcntl(file.get(), F_DUPFD_CLOEXEC, 0));
+    if (!same.valid()) throw_errno("cannot duplicate a descriptor");
+    return same;
+  }
+
+  static Fd make_file_system(const NewFileSystem& system) {
+    const std::string tried = fmt::format("cannot make a {}", printable(system.type));
+    const Fd context(::fsopen(system.type.c_str(), FSOPEN_CLOEXEC));
+    if (!context.valid()) throw_errno("{}", tried);
+    if (!system.source.empty())
+      ::fsconfig(context.get(), FSCONFIG_SET_STRING, "source", system.source.c_str(), 0);
+    for (const auto& [key, value] : settings_in(system)) {
+      const int done =
+          value ? ::fsconfig(context.get(), FSCONFIG_SET_STRING, key.c_str(), value->c_str(), 0)
+                : ::fsconfig(context.get(), FSCONFIG_SET_FLAG, key.c_str(), nullptr, 0);
+      if (done != 0) throw_errno("{} with {}", tried, printable(key));
+    }
+    if (::fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0)
+      throw_errno("{}", tried);
+    Fd mount(::fsmount(context.get(), FSMOUNT_CLOEXEC, 0));
+    if (!mount.valid()) throw_errno("{}", tried);
+    if (system.fill) system.fill(mount);
+    return mount;
+  }
+
+  // "rw" and "ro" are for the file system as a whole; it is filled first.
+  static std::vector<std::pair<std::string, std::optional<std::string>>> settings_in(
+      const NewFileSystem& system) {
+    std::vector<std::pair<std::string, std::optional<std::string>>> settings;
+    const bool takes_all = system.type == "overlay";
+    constexpr std::string_view kTaken[] = {"size",   "nr_blocks", "nr_inodes", "mode",
+                                           "uid",    "gid",       "huge",      "hidepid",
+                                           "subset", "ptmxmode",  "max"};
+    for (const std::string_view word : split(system.options, ',')) {
+      const size_t sign = word.find('=');
+      const std::string key(word.substr(0, sign));
+      const bool is_taken = key != "rw" && key != "ro" &&
+                            (takes_all || std::ranges::count(kTaken, key) > 0 ||
+                             (system.type == "tmpfs" && (key == "inode64" || key == "noswap")));
+      if (!is_taken) continue;
+      settings.emplace_back(key, sign == word.npos
+                                     ? std::nullopt
+                                     : std::optional(std::string(word.substr(sign + 1))));
+    }
+    return settings;
+  }
+
+  // What a mount of others forbids, an ordinary user cannot allow.
+  void set_attributes(const Fd& mount, const NewMount& wanted) {
+    mount_attr attributes{};
+    attributes.attr_set = wanted.what.attributes;
+    attributes.attr_clr = kAllAttributes & ~(wanted.what.attributes & ~uint64_t{MOUNT_ATTR__ATIME});
+    const auto set = [&] {
+      return ::mount_setattr(mount.get(), "", AT_EMPTY_PATH, &attributes, sizeof attributes) == 0;
+    };
+    if (set()) return;
+    attributes.attr_set &= ~uint64_t{MOUNT_ATTR__ATIME}, attributes.attr_clr = 0;
+    if (!set()) note_otherwise(wanted);
+  }
+
+  void note_otherwise(const NewMount& wanted) {
+    notes_.push_back(fmt::format("{} is mounted otherwise than it was: {}",
+                                 printable(wanted.what.point), errno_text(errno)));
+  }
+
+  static void make_unchanging(const std::string& path) {
+    mount_attr attributes{};
+    attributes.attr_set = MOUNT_ATTR_RDONLY;
+    if (::mount_setattr(AT_FDCWD, path.c_str(), AT_RECURSIVE, &attributes, sizeof attributes) != 0)
+      throw_errno("cannot protect {}", printable(path));
+  }
+
+  // ---- Propagation (mount_namespaces(7)) --------------------------------------------------------
+
+  // Of a mount, when all are there: until then nothing must spread.
+  void join_groups() {
+    std::map<uint32_t, std::string> first;  // of a group, where it is
+    for (const bool slaves : {false, true})
+      for (const NewMount& wanted : tree_.mounts) {
+        const MountInfo& what = wanted.what;
+        if ((what.master != 0) != slaves) continue;
+        if (slaves && first.contains(what.master)) {
+          copy_group(first.at(what.master), what.point);
+          set_propagation(what.point, MS_SLAVE);
+        }
+        if (what.shared && first.contains(what.shared))
+          copy_group(first.at(what.shared), what.point);
+        else if (what.shared)
+          set_propagation(what.point, MS_SHARED), first.emplace(what.shared, what.point);
+        if (what.unbindable) set_propagation(what.point, MS_UNBINDABLE);
+      }
+  }
+
+  void copy_group(const std::string& from, const std::string& to) {
+    if (::move_mount(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), kSetGroup) != 0)
+      notes_.push_back(fmt::format("{} is no peer of {} any more: {}", printable(to),
+                                   printable(from), errno_text(errno)));
+  }
+
+  void set_propagation(const std::string& path, uint64_t how) {
+    if (::mount(nullptr, path.c_str(), nullptr, how, nullptr) != 0)
+      notes_.push_back(fmt::format("mounts do not spread at {} as they did: {}", printable(path),
+                                   errno_text(errno)));
+  }
+
+  const MountTree& tree_;
+  Fd outside_, self_;
+  std::vector<Fd> made_;   // of file_systems
+  std::set<size_t> used_;  // those that are mounted as they are
+  bool has_recursive_ = false;
+  std::vector<std::string> notes_;
+};
+
+}  // namespace
+
+std::vector<std::string> make_mounts(const MountTree& tree) {
+  return Maker(tree).make();
+}
+
+}  // namespace snapgdb

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/base/fd.h"
+#include "core/linux/mount_info.h"
+
+namespace snapgdb {
+
+// A file system that is not there yet.
+struct NewFileSystem {
+  std::string type, source, options;         // as mountinfo tells them
+  std::function<void(const Fd& root)> fill;  // what it holds at first; may be empty
+};
+
+struct NewMount {
+  MountInfo what;          // ids are those of this list
+  std::string outside;     // where the caller sees the same; "": nowhere
+  size_t file_system = 0;  // otherwise: in the list of those
+};
+
+struct MountTree {
+  std::vector<NewMount> mounts;  // parents before what is mounted on them
+  std::vector<NewFileSystem> file_systems;
+  // Its root directory is ours: the mounts are ours, but for the differences.
+  bool has_our_root = false;
+  // The caller is in a sandbox: what is mounted there is not what was outside, settings of the
+  // kernel in /proc and /sys cannot be written to, and nothing is heard from others.
+  bool is_isolated = false;
+};
+
+// Makes the caller's mount namespace such a tree, and its root the caller's. Precondition: it is
+// the caller's alone; the caller is in the pid, network and ipc namespaces that proc, sysfs and
+// mqueue are to show. Returns what is otherwise than asked for. Throws SystemError.
+std::vector<std::string> make_mounts(const MountTree& tree);
+
+}  // namespace snapgdb

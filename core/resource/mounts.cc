@@ -1,0 +1,332 @@
+// A mount namespace of the tree's own: which mounts there are, where they come from, and what is in
+// those that nobody else has.
+
+#include "core/resource/mounts.h"
+
+#include <fcntl.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <map>
+
+#include "core/base/error.h"
+#include "core/base/strings.h"
+#include "core/linux/mount_info.h"
+#include "core/linux/procfs.h"
+#include "core/resource/file_tree.h"
+#include "core/resource/namespaces.h"
+#include "core/resource/resource.h"
+#include "core/resource/restorer.h"
+
+namespace snapgdb {
+namespace {
+
+// ---- Kinds of file systems ----------------------------------------------------------------------
+
+enum class Kind {
+  kMemory,  // what it holds is in the image
+  kKernel,  // holds what the kernel shows
+  kLayers,  // holds nothing itself: its layers are directories
+  kOther    // nobody can tell what it holds, if it is not mounted outside
+};
+
+Kind kind_of(std::string_view type) {
+  constexpr std::string_view kKernel[] = {"proc",    "sysfs",     "devpts",   "mqueue",
+                                          "cgroup2", "debugfs",   "tracefs",  "securityfs",
+                                          "bpf",     "hugetlbfs", "configfs", "fusectl"};
+  if (type == "tmpfs" || type == "ramfs") return Kind::kMemory;
+  if (type == "overlay") return Kind::kLayers;
+  return std::ranges::count(kKernel, type) ? Kind::kKernel : Kind::kOther;
+}
+
+constexpr std::string_view kRemoved = "//deleted";
+
+// ---- Capture ------------------------------------------------------------------------------------
+
+class MountCapture {
+ public:
+  MountCapture(CaptureContext& context, const FrozenProcess& frozen, pb::NamespaceState& out)
+      : context_(context),
+        frozen_(frozen),
+        out_(out),
+        ours_(parse_mount_info(ProcDirectory::of(Pid{::getpid()}).read("mountinfo"))),
+        theirs_(parse_mount_info(frozen.task_proc.read("mountinfo"))),
+        root_(frozen.task_proc.open("root", O_PATH | O_DIRECTORY | O_CLOEXEC)),
+        above_(frozen.task_proc.link("root")) {
+    if (!root_.valid()) throw_errno("cannot open its root directory");
+  }
+
+  void capture() {
+    for (const MountInfo& mount : theirs_) add(mount);
+    // As a whole before parts of it.
+    std::vector<const pb::Mount*> by_root;
+    for (const pb::Mount& mount : out_.mounts()) by_root.push_back(&mount);
+    std::ranges::stable_sort(by_root, {},
+                             [](const pb::Mount* mount) { return mount->root().size(); });
+    for (const pb::Mount* mount : by_root)
+      if (mount->outside().empty()) add_content(*mount);
+  }
+
+ private:
+  void add(const MountInfo& mount) {
+    pb::Mount& out = *out_.add_mounts();
+    out.set_id(mount.id);
+    out.set_parent(mount.parent);
+    out.set_file_system(file_system_of(mount));
+    out.set_root(mount.root);
+    out.set_point(joined(above_, mount.point == "/" ? "" : mount.point));
+    out.set_attributes(mount.attributes);
+    out.set_shared(mount.shared);
+    out.set_master(mount.master);
+    out.set_unbindable(mount.unbindable);
+    out.set_outside(outside_of(mount));
+  }
+
+  uint32_t file_system_of(const MountInfo& mount) {
+    const auto [known, is_new] =
+        file_systems_.try_emplace(mount.device, static_cast<uint32_t>(out_.file_systems_size()));
+    if (!is_new) return known->second;
+    pb::FileSystem& system = *out_.add_file_systems();
+    system.set_device(mount.device);
+    system.set_type(mount.type);
+    system.set_source(mount.source);
+    system.set_options(mount.options);
+    return known->second;
+  }
+
+  // Where we find the same, on one of our mounts of that file system.
+  std::string outside_of(const MountInfo& mount) const {
+    // Of what is hidden it does not matter, as long as it is hidden there, too.
+    const auto is_same = [&](const MountInfo& ours) {
+      return ours.device == mount.device && ours.root == mount.root && ours.point == mount.point;
+    };
+    if (!is_on_top(theirs_, mount) && std::ranges::any_of(ours_, is_same)) return mount.point;
+    for (const MountInfo& ours : ours_) {
+      if (ours.device != mount.device || !is_at_or_below(mount.root, ours.root)) continue;
+      const std::string path = joined(ours.point, below(mount.root, ours.root));
+      if (mount_at(ours_, path) == &ours && shows_the_same(mount, path)) return path;
+    }
+    return "";
+  }
+
+  // As far as can be told: of what others are mounted on, nothing.
+  bool shows_the_same(const MountInfo& mount, const std::string& path) const {
+    struct stat here {
+    }, there{};
+    if (::stat(path.c_str(), &here) != 0) return false;
+    if (!is_on_top(theirs_, mount)) return true;
+    return ::fstatat(root_.get(), relative(mount.point).c_str(), &there, 0) != 0 ||
+           (here.st_dev == there.st_dev && here.st_ino == there.st_ino);
+  }
+
+  static std::string relative(const std::string& path) {
+    return path == "/" ? "." : path.substr(1);
+  }
+
+  void add_content(const pb::Mount& mount) {
+    pb::FileSystem& system = *out_.mutable_file_systems(static_cast<int>(mount.file_system()));
+    if (kind_of(system.type()) != Kind::kMemory) return;
+    const auto info = std::ranges::find(theirs_, mount.id(), &MountInfo::id);
+    try {
+      if (mount.root().ends_with(kRemoved)) throw Error("", "what was mounted has been removed");
+      if (!is_on_top(theirs_, *info)) throw Error("", "something else is mounted on it");
+      const Fd top(::openat(root_.get(), relative(info->point).c_str(), O_PATH | O_CLOEXEC));
+      if (!top.valid()) throw_errno("cannot open it");
+      capture_file_tree(context_.nameless, top, mount.root(), system);
+    } catch (const Error& error) {
+      system.set_why_incomplete(error.why());
+      context_.lacks(frozen_.pid, {},
+                     fmt::format("content of the {} at {}", system.type(), mount.point()),
+                     error.why());
+    }
+  }
+
+  CaptureContext& context_;
+  const FrozenProcess& frozen_;
+  pb::NamespaceState& out_;
+  const std::vector<MountInfo> ours_, theirs_;
+  const Fd root_;
+  const std::string above_;  // its root directory, if that is not the namespace's
+  std::map<uint64_t, uint32_t> file_systems_;
+};
+
+// ---- The plan of a restore ----------------------------------------------------------------------
+
+MountInfo info_of(const pb::NamespaceState& space, const pb::Mount& mount) {
+  return {.id = mount.id(),
+          .parent = mount.parent(),
+          .device = space.file_systems(static_cast<int>(mount.file_system())).device(),
+          .root = mount.root(),
+          .point = mount.point(),
+          .attributes = mount.attributes(),
+          .shared = mount.shared(),
+          .master = mount.master(),
+          .unbindable = mount.unbindable()};
+}
+
+const pb::FileSystem& system_of(const pb::NamespaceState& space, const pb::Mount& mount) {
+  return space.file_systems(static_cast<int>(mount.file_system()));
+}
+
+// Of an overlay, in its options: the uppermost first.
+std::vector<std::string> layers_of(const pb::FileSystem& system) {
+  std::vector<std::string> layers;
+  if (kind_of(system.type()) != Kind::kLayers) return layers;
+  for (const std::string_view option : split(system.options(), ',')) {
+    const size_t sign = option.find('=');
+    const std::string_view key = option.substr(0, sign);
+    if (sign == option.npos || !key.ends_with("dir") || key == "redirect_dir") continue;
+    for (const std::string_view layer : split(option.substr(sign + 1), ':'))
+      if (!layer.empty())
+        layers.insert(key == "upperdir" ? layers.begin() : layers.end(), std::string(layer));
+  }
+  return layers;
+}
+
+// "" if it can be had.
+std::string why_lost(const pb::NamespaceState& space, const pb::Mount& mount) {
+  struct stat status {};
+  const pb::FileSystem& system = system_of(space, mount);
+  if (!mount.outside().empty())
+    return ::stat(mount.outside().c_str(), &status) == 0
+               ? ""
+               : fmt::format("it is {}, which is not there", printable(mount.outside()));
+  if (mount.root().ends_with(kRemoved)) return "what was mounted has been removed since";
+  switch (kind_of(system.type())) {
+    case Kind::kMemory:
+      return system.why_incomplete();
+    case Kind::kKernel:
+      return mount.root() == "/" || system.type() == "proc" ? "" : "it is a part of one";
+    case Kind::kLayers:
+      for (const std::string& layer : layers_of(system))
+        if (::stat(layer.c_str(), &status) != 0)
+          return fmt::format("its layer {} is not there", printable(layer));
+      return "";
+    case Kind::kOther:
+      break;
+  }
+  return fmt::format("it is a {} that is mounted nowhere else", printable(system.type()));
+}
+
+// Owners are told there by the numbers outside of all user namespaces.
+std::string options_inside(const pb::FileSystem& system, const UserNumbers& numbers) {
+  std::vector<std::string> options;
+  for (const std::string_view option : split(system.options(), ',')) {
+    const bool is_user = option.starts_with("uid="), is_group = option.starts_with("gid=");
+    const auto number = parse_number<uint32_t>(option.substr(is_user || is_group ? 4 : 0));
+    if (!(is_user || is_group) || !number) {
+      options.emplace_back(option);
+      continue;
+    }
+    const uint32_t inside = is_user ? numbers.user(*number) : numbers.group(*number);
+    if (inside != UserNumbers::kNone)
+      options.push_back(fmt::format("{}{}", option.substr(0, 4), inside));
+  }
+  return fmt::format("{}", fmt::join(options, ","));
+}
+
+bool has_our_root(const pb::NamespaceState& space) {
+  const auto root = std::ranges::find(space.mounts(), "/", &pb::Mount::point);
+  return root == space.mounts().end() || root->outside() == "/";
+}
+
+}  // namespace
+
+void capture_mounts(CaptureContext& context, const FrozenProcess& frozen, pb::NamespaceState& out) {
+  MountCapture(context, frozen, out).capture();
+}
+
+void plan_mounts(const Snapshot& snapshot, RestorePlan& plan) {
+  if (!plan.mounts) return;
+  for (const pb::Mount& mount : plan.mounts->mounts())
+    if (const std::string why = why_lost(*plan.mounts, mount); !why.empty())
+      plan.obstacles.push_back({snapshot.root().pid(),
+                                fmt::format("what is mounted at {}", printable(mount.point())), why,
+                                "--without mounts: the tree sees the mounts that are here"});
+}
+
+std::string describe_mounts(const pb::NamespaceState& space) {
+  std::string out;
+  for (const pb::Mount& mount : space.mounts()) {
+    const pb::FileSystem& system = system_of(space, mount);
+    const std::string from =
+        mount.outside().empty()
+            ? fmt::format("a new {} with {} files", printable(system.type()), system.entries_size())
+            : printable(mount.outside());
+    out += fmt::format("mount namespace: {} at {}\n", from, printable(mount.point()));
+  }
+  return out;
+}
+
+MountTree mount_tree_for(const Snapshot& snapshot, const RestorePlan& plan) {
+  MountTree tree;
+  const pb::NamespaceState& space = *plan.mounts;
+  tree.has_our_root = has_our_root(space);
+  tree.is_isolated = plan.isolated;
+  for (const pb::FileSystem& system : space.file_systems()) {
+    NewFileSystem& made = tree.file_systems.emplace_back();
+    made = {system.type(), system.source(), options_inside(system, plan.numbers), {}};
+    if (!system.entries().empty())
+      made.fill = [&snapshot, &system, numbers = plan.numbers](const Fd& root) {
+        restore_file_tree(snapshot, system, numbers, root);
+      };
+  }
+  for (const pb::Mount& mount : space.mounts())
+    tree.mounts.push_back({info_of(space, mount), mount.outside(), mount.file_system()});
+  return tree;
+}
+
+namespace {
+
+const pb::Mount* mount_of(const pb::NamespaceState& space, const std::string& path) {
+  std::vector<MountInfo> mounts;
+  for (const pb::Mount& mount : space.mounts()) mounts.push_back(info_of(space, mount));
+  const MountInfo* found = mount_at(mounts, path);
+  return found ? &space.mounts(static_cast<int>(found - mounts.data())) : nullptr;
+}
+
+}  // namespace
+
+const pb::NamespaceState* own_mounts(const Snapshot& snapshot) {
+  const pb::NamespaceState* space = own_namespace(snapshot, snapshot.root(), "mnt");
+  return space && space->mounts_size() ? space : nullptr;
+}
+
+std::optional<std::string> path_outside(const pb::NamespaceState* space, const std::string& path) {
+  const pb::Mount* mount = space && path.starts_with('/') ? mount_of(*space, path) : nullptr;
+  if (!mount) return path;
+  const std::string rest(below(path, mount->point()));
+  if (!mount->outside().empty()) return joined(mount->outside(), rest);
+  struct stat status {};
+  for (const std::string& layer : layers_of(system_of(*space, *mount))) {
+    const std::string inside = joined(layer, joined(mount->root(), rest));
+    if (::lstat(inside.c_str(), &status) == 0) return inside;
+  }
+  return std::nullopt;
+}
+
+int stat_for_tree(const pb::NamespaceState* space, const std::string& path, struct stat& status,
+                  bool follow) {
+  const int how = follow ? 0 : AT_SYMLINK_NOFOLLOW;
+  if (const auto outside = path_outside(space, path))
+    return ::fstatat(AT_FDCWD, outside->c_str(), &status, how);
+  const pb::Mount& mount = *mount_of(*space, path);
+  const pb::FileSystem& system = system_of(*space, mount);
+  status = {};
+  status.st_mode = S_IFDIR | 0755;
+  if (path == mount.point() && kind_of(system.type()) != Kind::kMemory) return 0;
+  // What the kernel will show there is about what it shows here.
+  if (kind_of(system.type()) != Kind::kMemory)
+    return ::fstatat(AT_FDCWD, path.c_str(), &status, how);
+  const pb::FileEntry* entry = entry_at(system, joined(mount.root(), below(path, mount.point())));
+  errno = ENOENT;
+  if (!entry) return -1;
+  constexpr int64_t kSecond = 1'000'000'000;
+  status.st_mode = entry->mode();
+  status.st_size = static_cast<off_t>(entry->size());
+  status.st_mtim = {entry->mtime_ns() / kSecond, entry->mtime_ns() % kSecond};
+  return 0;
+}
+
+}  // namespace snapgdb

@@ -1,0 +1,179 @@
+// snapgdb restore: namespaces of the tree's own, and what is in them.
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <filesystem>
+#include <fstream>
+
+#include "tests/e2e/restoring.h"
+
+namespace snapgdb::e2e {
+namespace {
+
+constexpr std::optional<uid_t> kRoot = {};
+
+bool cannot_become(std::optional<uid_t> user) {
+  return user && skip_unless(geteuid() == 0, "to become an ordinary user, one must be root");
+}
+bool is_not_root() {
+  return skip_unless(geteuid() == 0, "only root may do that");
+}
+
+// The program checks itself at its end: when it was captured, and after each way of restoring it.
+void check_comes_back(const Words& arguments, std::optional<uid_t> user,
+                      const std::vector<Words>& ways = {{}, {"--isolated"}}) {
+  const TempDir directory;
+  std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
+  const std::string programs = std::filesystem::path(target_path("spaces")).parent_path();
+  Target target("spaces", arguments,
+                {.environment = {{"SPACES_PROGRAMS", programs}}, .user = user});
+  std::filesystem::permissions(target.scratch(), std::filesystem::perms::all);
+  take_away(target.running(), directory / "image", {.user = user});
+  for (const Words& way : ways) {
+    CAPTURE(way);
+    const Result end = run_again(directory / "image", way, {.user = user});
+    INFO(end);
+    CHECK(end.ok());
+    CHECK_FALSE(contains(end.err, "namespace"));
+  }
+}
+
+TEST_CASE("users and groups are called in a user namespace what they were called there") {
+  if (is_not_root()) return;
+  check_comes_back({"--user", "0 0 4294967295"}, kRoot);
+  check_comes_back({"--user", "0 1000 1,1 100000 65536", "--groups", "0 1000 1,1 200000 65536"},
+                   kRoot);
+  check_comes_back({"--user", "70000 70000 10,5 0 1", "--groups", "7 70000 2"}, kRoot);
+}
+
+TEST_CASE("an ordinary user is called in a user namespace what they were called there") {
+  if (cannot_become(kNobody)) return;
+  const std::string number = std::to_string(kNobody);
+  for (const std::string inside : {"0", "1000", number.c_str()})
+    check_comes_back({"--user", inside + " " + number + " 1"}, kNobody);
+}
+
+TEST_CASE("a tree keeps the names of its host, and the days that its clocks were ahead") {
+  if (is_not_root()) return;
+  check_comes_back({"--uts"}, kRoot);
+  check_comes_back({"--time"}, kRoot);
+  check_comes_back({"--user", "0 1000 2", "--uts", "--time"}, kRoot);
+}
+
+TEST_CASE("an ordinary user's tree keeps the names of its host, and its clocks") {
+  if (cannot_become(kNobody)) return;
+  check_comes_back({"--user", fmt::format("0 {} 1", kNobody), "--uts", "--time"}, kNobody);
+}
+
+TEST_CASE("file systems in memory come back with all that was in them, mounted as they were") {
+  if (is_not_root()) return;
+  check_comes_back({"--mounts"}, kRoot);
+  check_comes_back({"--pivot"}, kRoot);
+  check_comes_back({"--user", "0 0 4294967295", "--mounts"}, kRoot);
+}
+
+TEST_CASE("so do an ordinary user's, also in a root directory of their own") {
+  if (cannot_become(kNobody)) return;
+  const std::string user = fmt::format("0 {} 1", kNobody);
+  check_comes_back({"--user", user, "--mounts"}, kNobody);
+  check_comes_back({"--user", user, "--pivot"}, kNobody);
+}
+
+TEST_CASE("a network comes back: links, addresses, routes, rules, settings, filters, connections") {
+  if (is_not_root()) return;
+  check_comes_back({"--net"}, kRoot);
+  check_comes_back({"--user", "0 0 4294967295", "--net", "--uts", "--mounts"}, kRoot);
+}
+
+TEST_CASE("so does an ordinary user's: links, addresses, routes, rules, settings") {
+  if (cannot_become(kNobody)) return;
+  check_comes_back({"--user", fmt::format("0 {} 1", kNobody), "--net"}, kNobody);
+}
+
+// ---- Real ones ----------------------------------------------------------------------------------
+
+// In a network namespace of the test's own, so that the machine's is left alone.
+TEST_CASE("a pair of links whose other end was in a bridge outside is connected again") {
+  if (is_not_root()) return;
+  const TempDir directory;
+  const Result result = run({"unshare", "-n", "bash", "-ec",
+                             fmt::format(R"(
+      ip link set lo up
+      ip link add bridge0 type bridge; ip addr add 10.9.0.1/24 dev bridge0; ip link set bridge0 up
+      mkfifo input
+      unshare -n sh -c 'echo ready; read line; ip -o -4 addr show dev inside; ping -c1 -W5 -q 10.9.0.1' \
+        <input >output 2>&1 & exec 3>input
+      until grep -q ready output; do sleep 0.01; done
+      ip link add outside type veth peer name inside netns $!
+      ip link set outside master bridge0 up
+      nsenter -t $! -n sh -c 'ip addr add 10.9.0.2/24 dev inside; ip link set inside up'
+      {0} capture $! --kill --all-memory -o image
+      wait $! || true
+      ! ip link show outside 2>/dev/null
+      echo line | {0} restore image
+      )",
+                                         program())},
+                            {.directory = directory.path()});
+  INFO(result);
+  CHECK(result.ok());
+  CHECK(contains(result.out, "inet 10.9.0.2/24"));
+  CHECK(contains(result.out, "1 received"));
+}
+
+// A shell in a sandbox says what it sees, and once more when it is told to.
+void check_sandboxed_shell(const Words& sandbox, uid_t user) {
+  const TempDir directory;
+  std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
+  const std::string look =
+      "look() { id -u; hostname; cat /proc/self/uid_map; ls /; ls /tmp; cat /tmp/note; echo $$; "
+      "readlink /proc/self; }; echo kept >/tmp/note; look >/tmp/before; cat /tmp/before; echo "
+      "ready; "
+      "read line; look >/tmp/after; cmp /tmp/before /tmp/after";
+  Words command = sandbox;
+  for (const std::string& word : {std::string("sh"), std::string("-c"), look})
+    command.push_back(word);
+  Running running(command, {.input = RunOptions::kPipe, .user = user});
+  running.wait_for_line("ready");
+  const std::vector<pid_t> tree = tree_of(running.pid());
+  // The first process inside: those before it are of the sandbox's maker.
+  pid_t first = running.pid();
+  const auto own = [](pid_t pid) {
+    return std::filesystem::read_symlink(fmt::format("/proc/{}/ns/pid", pid)).string();
+  };
+  const std::string ours = own(getpid());
+  for (const pid_t pid : tree)
+    if (own(pid) != ours) {
+      first = pid;
+      break;
+    }
+  capture(first, directory / "image", {"--kill", "--all-memory"}, {.user = user});
+  running.wait();
+  for (const pid_t pid : tree) await_end(pid);
+  for (const Words& way : {Words{}, Words{"--isolated"}}) {
+    CAPTURE(way);
+    const Result end = run_again(directory / "image", way, {.user = user}, "line\n");
+    INFO(end);
+    CHECK(end.ok());
+  }
+}
+
+const Words kBubblewrap{"bwrap",      "--ro-bind", "/usr",      "/usr",    "--symlink",
+                        "usr/bin",    "/bin",      "--symlink", "usr/lib", "/lib",
+                        "--symlink",  "usr/lib64", "/lib64",    "--proc",  "/proc",
+                        "--dev",      "/dev",      "--tmpfs",   "/tmp",    "--unshare-all",
+                        "--hostname", "sandboxed", "--as-pid-1"};
+
+TEST_CASE("a bubblewrap sandbox comes back, an ordinary user's and root's") {
+  for (const uid_t user : {uid_t{0}, kNobody}) {
+    if (cannot_become(user)) return;
+    Words trial = kBubblewrap;
+    trial.push_back("true");
+    if (skip_unless(run(trial, {.user = user}).ok(), "bubblewrap does not work here")) return;
+    check_sandboxed_shell(kBubblewrap, user);
+  }
+}
+
+}  // namespace
+}  // namespace snapgdb::e2e
