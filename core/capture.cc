@@ -17,6 +17,7 @@
 
 #include "core/base/error.h"
 #include "core/linux/host.h"
+#include "core/resource/cgroups.h"
 #include "core/resource/namespaces.h"
 #include "core/resource/resource.h"
 #include "core/resource/space_copy.h"
@@ -277,12 +278,15 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
   urgency.reset();
   // From here on nothing of the tree moves, and no new task can appear.
   CaptureContext context{tree, tracees, files_, surveys, missing};
+  context.ends = options_.network.ends;
   record = record_of_moment(moment, tree.processes.front().pid);
   std::vector<pb::Process> processes = Collection(context).run();
   context.inet.read(context, processes, options_.network, lock_name(record));
+  find_watched_elsewhere(context, processes);
   context.in_flight_files.clear();
   capture_namespaces(context, processes, record);
   capture_system_v(context, processes, record);
+  capture_cgroups(context, processes, record);
   Spaces spaces = begin_copies(context, processes, options_.memory, stash);
   for (SpaceCopy* space : by_size(spaces)) space->secure(context, stash);
   context.nameless.secure(processes, options_.memory, stash);

@@ -246,6 +246,7 @@ RestoredTree::RestoredTree(const Snapshot& snapshot, const RestorePlan& plan,
   seal_memfds();
   take_locks_of_files(shared);
   start_files(shared);
+  settle_epolls(shared);
   for (const pb::Process& process : snapshot.processes())
     if (!is_zombie(process)) finish(process);
   let_connections_go(shared);
@@ -276,10 +277,14 @@ void RestoredTree::start_keeper(const std::string& scratch) {
       MadeSystemV made;
       made.make(snapshot_, plan_);
       made.keep();
+      MadeMessageQueues queues;
+      queues.make(plan_);
+      queues.keep();
     };
   else
-    system_v_.make(snapshot_, plan_);
-  OpeningContext opening{snapshot_};
+    system_v_.make(snapshot_, plan_), message_queues_.make(plan_);
+  cgroups_.make(snapshot_, plan_);
+  OpeningContext opening{snapshot_, plan_};
   opening.numbers = plan_.numbers;
   opening.closes_connections = plan_.connections == RestorePlan::Connections::kClosed;
   prepare_shared_memory(opening, plan_);
@@ -291,7 +296,7 @@ void RestoredTree::start_keeper(const std::string& scratch) {
     opened.notes = std::move(context.notes);
     return opened;
   });
-  notes_ = keeper_->notes();
+  std::ranges::copy(keeper_->notes(), std::back_inserter(notes_));
   std::ranges::copy(connect_ends(ends_of(plan_)), std::back_inserter(notes_));
 }
 
@@ -331,6 +336,7 @@ const pb::Process& RestoredTree::process_of(int32_t number) const {
 void RestoredTree::grow() {
   Seed root = keeper_->take_root();
   root_ = Pid{root.tid().value};
+  cgroups_.put(plan_, snapshot_.root(), root_);
   constexpr uint64_t kEndOfUserSpace = 0x7ffffffff000;
   const uint64_t end = plan_.seed_base + Seed::kSize;
   // From now on it dies with us (PTRACE_O_EXITKILL).
@@ -377,6 +383,7 @@ void RestoredTree::bear(const Birth& birth) {
   seeds_.emplace(birth.pid, seeds_.at(birth.other)
                                 .clone(fmt::format("make process {}", birth.pid), birth.shares,
                                        SIGCHLD, birth.pid));
+  cgroups_.put(plan_, process_of(birth.pid), Pid{seeds_.at(birth.pid).tid().value});
 }
 
 // Nobody is sent a signal at its end.
@@ -450,6 +457,8 @@ void RestoredTree::make_threads(const pb::Process& process) {
                      leader.clone(fmt::format("make thread {} of process {}", own_number(thread),
                                               own_number(process)),
                                   kThread, 0, own_number(thread)));
+  for (const pb::Thread& thread : process.threads())
+    cgroups_.put(plan_, thread, seed_of(thread).tid());
 }
 
 void RestoredTree::fill(const pb::Process& process) {
@@ -526,8 +535,11 @@ void RestoredTree::bring_memory_later() {
 
 void RestoredTree::release() {
   if (!lazy_.empty()) bring_memory_later();
+  cgroups_.freeze_again(snapshot_);
+  cgroups_.keep();
   keeper_->let_go();
   system_v_.keep();
+  message_queues_.keep();
   detach_from_all();
 }
 

@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "core/linux/keeper.h"
+#include "core/resource/cgroups.h"
+#include "core/resource/message_queue.h"
 #include "core/resource/system_v.h"
 #include "core/restore_plan.h"
 
@@ -76,9 +78,11 @@ class RestoredTree {
   const RestorePlan& plan_;
   bool own_pids_ = false;
   Pid root_;
-  MadeSystemV system_v_;  // goes last: the tree uses it
-  std::unique_ptr<Keeper> keeper_;
+  MadeSystemV system_v_;  // these go last: the tree uses them
+  MadeMessageQueues message_queues_;
   std::vector<std::string> notes_;
+  RestoredCgroups cgroups_{notes_};
+  std::unique_ptr<Keeper> keeper_;
   std::vector<LazySpace> lazy_;
   std::map<int32_t, const pb::Process*> memory_from_;  // whose they were born with, by own number
   std::map<int32_t, int32_t> temporary_;  // who is there for a moment, and whose child that is

@@ -9,9 +9,11 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/resource/cgroups.h"
 #include "core/resource/memory.h"
 #include "core/resource/mounts.h"
 #include "core/resource/namespaces.h"
+#include "core/resource/message_queue.h"
 #include "core/resource/processor.h"
 #include "core/resource/sharing.h"
 #include "core/resource/system_v.h"
@@ -34,6 +36,12 @@ bool is_unchanged(const RestorePlan& plan, const pb::FileRecord& file) {
   return !file.deleted() && stat_for_tree(plan.mounts, file.path(), status) == 0 &&
          static_cast<uint64_t>(status.st_size) == file.size() &&
          status.st_mtim.tv_sec * 1'000'000'000 + status.st_mtim.tv_nsec == file.mtime_ns();
+}
+
+std::string why_of_no_kind(const pb::Descriptor& descriptor) {
+  const pb::OtherDescriptor& other = descriptor.other();
+  return other.name().empty() ? "that kind cannot be restored yet"
+                              : fmt::format("a {}: {}", other.name(), other.why_lost());
 }
 
 class Files {
@@ -92,7 +100,7 @@ class Files {
       file.how = PlannedFile::How::kLeftOut;
       plan_.notes.push_back(fmt::format("process {}: {} is left out", process.pid(), resource));
     } else if (!restorer) {
-      file.how = lacks(process, resource, "--without " + kind, "that kind cannot be restored yet");
+      file.how = lacks(process, resource, "--without " + kind, why_of_no_kind(descriptor));
     } else if (const auto lost = why_not_connected(descriptor); !lost.empty()) {
       file.how = lacks(process, resource,
                        "--tcp-close, or --tcp-established, best if it was captured so", lost);
@@ -221,6 +229,7 @@ RestorePlan plan_restore(const Snapshot& snapshot, const RestoreOptions& options
   plan.connections = options.connections;
   plan_namespaces(snapshot, options.without, plan);
   plan_system_v(snapshot, options.without.contains("system-v"), plan);
+  plan_message_queues(snapshot, options.without.contains("message_queue"), plan);
   constexpr uint64_t kOfSeeds = Seed::kSize + Seed::kParkingSize;
   plan.seed_base = free_range(snapshot, kOfSeeds + room_to_attach(snapshot, plan));
   plan.system_v.room = plan.seed_base + kOfSeeds;
@@ -230,6 +239,7 @@ RestorePlan plan_restore(const Snapshot& snapshot, const RestoreOptions& options
   check_huge_pages(snapshot, plan);
   check_unix_names(snapshot, plan);
   check_tree(snapshot, options, plan);
+  plan_cgroups(snapshot, options.without.contains("cgroups"), plan);
   return plan;
 }
 

@@ -138,7 +138,15 @@ std::string epoll_details(const pb::Descriptor& d) {
 }
 
 std::string inotify_details(const pb::Descriptor& d) {
-  return counted(static_cast<uint64_t>(d.inotify().watches_size()), "watch", "watches");
+  return list({counted(static_cast<uint64_t>(d.inotify().watches_size()), "watch", "watches"),
+               bytes_queued(d.inotify().unread(), "of events unread")});
+}
+
+std::string fanotify_details(const pb::Descriptor& d) {
+  static constexpr const char* kClasses[] = {"", "content", "before content", ""};
+  const auto marks = static_cast<uint64_t>(d.fanotify().marks_size());
+  return list({counted(marks, "mark", "marks"), kClasses[d.fanotify().flags() >> 2 & 3],
+               bytes_queued(d.fanotify().unread(), "of events unread")});
 }
 
 std::string memfd_details(const pb::Descriptor& d) {
@@ -173,13 +181,38 @@ std::string pidfd_details(const pb::Descriptor& d) {
   return fmt::format("{} {}", d.pidfd().of_thread() ? "thread" : "process", d.pidfd().pid());
 }
 
+std::string message_queue_details(const pb::Descriptor& d) {
+  const pb::MessageQueueFd& queue = d.message_queue();
+  return list(
+      {printable(queue.name()), counted(queue.queued(), "message", "messages"),
+       fmt::format("of {} of {}", queue.maximum_messages(), human_size(queue.message_size())),
+       d.removed() ? "removed" : "",
+       queue.notify_pid() ? fmt::format("process {} is told", queue.notify_pid()) : ""});
+}
+
+std::string io_uring_details(const pb::Descriptor& d) {
+  const pb::IoUring& ring = d.io_uring();
+  const auto some = [](uint32_t n, const char* what) {
+    return n ? fmt::format("{} {}", n, what) : std::string();
+  };
+  return list(
+      {fmt::format("{} and {} entries", ring.submission_entries(), ring.completion_entries()),
+       some(ring.unsubmitted(), "to be submitted"), some(ring.in_flight(), "in flight"),
+       some(ring.polled(), "waiting for files"), some(ring.unread(), "to be read"),
+       some(ring.registered_files(), "files registered"),
+       some(ring.registered_buffers(), "buffers registered"),
+       ring.has_eventfd() ? "eventfd registered" : ""});
+}
+
 std::string other_kind(const pb::Descriptor& d) {
-  return printable(d.other().what());
+  return printable(d.other().name().empty() ? d.other().what() : d.other().name());
 }
 
 std::string other_details(const pb::Descriptor& d) {
+  constexpr std::string_view kOfAll[] = {"pos:", "flags:", "mnt_id:", "ino:"};
   std::string lines;
   for (const std::string_view line : split(d.other().fdinfo(), '\n')) {
+    if (std::ranges::any_of(kOfAll, [&](auto key) { return line.starts_with(key); })) continue;
     std::string text(line);
     std::ranges::replace(text, '\t', ' ');
     lines += (lines.empty() ? "" : "; ") + printable(text);
@@ -204,9 +237,12 @@ constexpr Kind kKinds[] = {
     {pb::Descriptor::kSignalfd, "signalfd", nullptr, signalfd_details},
     {pb::Descriptor::kEpoll, "epoll", nullptr, epoll_details},
     {pb::Descriptor::kInotify, "inotify", nullptr, inotify_details},
+    {pb::Descriptor::kFanotify, "fanotify", nullptr, fanotify_details},
     {pb::Descriptor::kMemfd, "memfd", nullptr, memfd_details},
     {pb::Descriptor::kDeviceNode, "device", device_kind, device_details},
     {pb::Descriptor::kPidfd, "pidfd", nullptr, pidfd_details},
+    {pb::Descriptor::kMessageQueue, "message queue", nullptr, message_queue_details},
+    {pb::Descriptor::kIoUring, "io_uring", nullptr, io_uring_details},
     {pb::Descriptor::kOther, "other", other_kind, other_details},
 };
 

@@ -206,11 +206,18 @@ void start_loopback() {
 }
 
 // Settings of each network namespace (how many datagrams may wait in a unix socket) and of each ipc
-// namespace (sysvipc(7)).
-constexpr const char* kSettings[] = {
-    "/proc/sys/net/unix/max_dgram_qlen", "/proc/sys/kernel/shmmax", "/proc/sys/kernel/shmall",
-    "/proc/sys/kernel/shmmni",           "/proc/sys/kernel/sem",    "/proc/sys/kernel/msgmax",
-    "/proc/sys/kernel/msgmnb",           "/proc/sys/kernel/msgmni"};
+// namespace (sysvipc(7), mq_overview(7)).
+constexpr const char* kSettings[] = {"/proc/sys/net/unix/max_dgram_qlen",
+                                     "/proc/sys/kernel/shmmax",
+                                     "/proc/sys/kernel/shmall",
+                                     "/proc/sys/kernel/shmmni",
+                                     "/proc/sys/kernel/sem",
+                                     "/proc/sys/kernel/msgmax",
+                                     "/proc/sys/kernel/msgmnb",
+                                     "/proc/sys/kernel/msgmni",
+                                     "/proc/sys/fs/mqueue/msg_max",
+                                     "/proc/sys/fs/mqueue/msgsize_max",
+                                     "/proc/sys/fs/mqueue/queues_max"};
 
 std::vector<std::string> settings() {
   std::vector<std::string> values;

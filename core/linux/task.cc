@@ -28,9 +28,14 @@ int kcmp_type(Identities::Kind kind) {
 
 }  // namespace
 
-bool is_watched_by(Tid tid, int epoll, int watched, uint32_t nth, int number) {
-  kcmp_epoll_slot slot{static_cast<uint32_t>(epoll), static_cast<uint32_t>(watched), nth};
-  return ::syscall(SYS_kcmp, tid.value, tid.value, KCMP_EPOLL_TFD, number, &slot) == 0;
+bool leads_to(Tid tid, int number, const EpollSlot& slot) {
+  kcmp_epoll_slot there{static_cast<uint32_t>(slot.epoll), static_cast<uint32_t>(slot.watched),
+                        slot.nth};
+  return ::syscall(SYS_kcmp, tid.value, slot.tid.value, KCMP_EPOLL_TFD, number, &there) == 0;
+}
+
+bool may_compare_files(Tid tid, int number) {
+  return ::syscall(SYS_kcmp, tid.value, tid.value, KCMP_FILE, number, number) == 0;
 }
 
 std::optional<SchedulingAttributes> scheduling_of(Tid tid) {

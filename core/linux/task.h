@@ -67,9 +67,18 @@ class Identities {
   std::map<Key, uint32_t, Less> ids_;
 };
 
-// Whether the descriptor `number` of the task leads to what its `epoll` watches as `watched`, of
-// several of that name the `nth`. False where kcmp(2) is refused, and before Linux 4.13.
-bool is_watched_by(Tid tid, int epoll, int watched, uint32_t nth, int number);
+// What an epoll of that task, a descriptor of it, watches as `watched`, of several of that name the
+// `nth`.
+struct EpollSlot {
+  Tid tid;
+  int epoll = 0, watched = 0;
+  uint32_t nth = 0;
+};
+// Whether the descriptor `number` of the task leads there. False where kcmp(2) is refused, and
+// before Linux 4.13.
+bool leads_to(Tid tid, int number, const EpollSlot& slot);
+// Whether kcmp(2) compares descriptors of that task.
+bool may_compare_files(Tid tid, int number);
 
 // What sock_diag(7) tells of the unix sockets in a network namespace, by inode; those that nobody
 // has a descriptor of are not among them. `network_namespace`: /proc/PID/ns/net opened, or not

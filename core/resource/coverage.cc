@@ -25,6 +25,13 @@ constexpr Coverage kCoverage[] = {
      "who sent and received last, creator, times",
      "CONFIG_CHECKPOINT_RESTORE; the number: root, or --isolated; queues that the tree has not "
      "used yet, as semaphores"},
+    {kTree, "cgroups",
+     "of each process, and of threads where they are others; settings of those that are the tree's "
+     "own: below that of its first process, and that one if nobody else is in it",
+     "processes and threads are put back; own ones that are gone are made again, with their "
+     "settings; isolated: left alone",
+     "those of others that are gone, and what rights forbid, which is said; what was counted",
+     "CONFIG_CGROUPS, hierarchies mounted; to write there: root, mostly"},
     // ---- Processes ------------------------------------------------------------------------------
     {kProcess, "identity",
      "numbers in every pid namespace, parent, group, session, state, exit status of zombies, "
@@ -58,7 +65,7 @@ constexpr Coverage kCoverage[] = {
      "bridge, dummy, loopback",
      "namespaces below that of the first process, file systems that are mounted nowhere else and "
      "other "
-     "kinds of links are an obstacle; POSIX queues",
+     "kinds of links are an obstacle",
      "an ordinary user: one user, and only in a user namespace of the tree's own"},
     {kProcess, "descriptors",
      "numbers, flags, positions, which are one description, receivers of signals, locks",
@@ -98,6 +105,13 @@ constexpr Coverage kCoverage[] = {
      "all of it; a FIFO's content if it is empty then; removed ones, too", "",
      "removed ones: a place to make them again"},
     {kDescriptor, "memfd", "name, seals, content", "all of it", "", ""},
+    {kDescriptor, "message queue",
+     "POSIX: name, owner, mode, what it may hold, how many messages; who is told of one "
+     "(mq_notify(3)); the messages with their priorities, with --kill",
+     "all of it; one that is still there is used as it is",
+     "the messages without --kill, which is said: the kernel shows none without giving it away; "
+     "the value that goes with the signal of mq_notify(3), and telling by a thread (SIGEV_THREAD)",
+     "another owner: root"},
     {kDescriptor, "file", "path, position, flags, locks; the content of removed ones",
      "opened again by its path; removed ones with their content",
      "files that are named in other directories only",
@@ -121,15 +135,41 @@ constexpr Coverage kCoverage[] = {
      "alarm clocks without CAP_WAKE_ALARM become ordinary ones, which is said", ""},
     {kDescriptor, "signalfd", "mask", "all of it", "", ""},
     {kDescriptor, "inotify", "watches with their paths, whether events wait",
-     "watches, by the same numbers", "events that nobody had read yet, which is said",
+     "watches, by the same numbers; the program is told that events were lost (IN_Q_OVERFLOW), if "
+     "some were",
+     "events that nobody had read yet, which is said",
      "paths of watches: root, otherwise those that a short search finds"},
+    {kDescriptor, "fanotify",
+     "class and flags; marks of files, mounts and file systems with what they ignore; whether "
+     "events wait",
+     "groups with their marks", "events that nobody had read yet, which is said",
+     "CAP_SYS_ADMIN, but for groups that tell of files by handles; isolated, it fails as a lost "
+     "connection"},
     {kDescriptor, "pidfd", "of which process or thread", "all of the tree's own, also of zombies",
      "one of a process outside is one of a process that has ended", "Linux 6.9 for threads"},
     {kDescriptor, "eventfd", "count, semaphore", "all of it", "", ""},
     {kDescriptor, "epoll",
-     "targets with events and data, also those open under other numbers by now",
-     "all of it; what is ready is told once more", "", ""},
-    {kDescriptor, "other", "the kernel's own words (fdinfo)", "", "an obstacle, by name", ""},
+     "targets with events and data, also those open under other numbers by now, in other processes "
+     "or in messages only; what was told by EPOLLONESHOT; whether there is something to tell",
+     "all of it; what was told of changes (EPOLLET) is not told again, unless there was more to "
+     "tell",
+     "EPOLLONESHOT that has told, where nothing is ready: it tells of errors and hang-ups again, "
+     "which is said",
+     "EPOLLWAKEUP: CAP_BLOCK_SUSPEND"},
+    {kDescriptor, "io_uring",
+     "size of its rings, what is in them; how many requests and completions there were; how many "
+     "files, buffers and credentials are registered, whether an eventfd is",
+     "idle ones, mapped where they were, with completions that nobody has taken",
+     "with requests in flight, things registered, a polling thread, or one submitter only: an "
+     "obstacle, by name; flags that the kernel does not show, which is said",
+     "io_uring_setup(2)"},
+    {kDescriptor, "secret memory", "that it is", "",
+     "only who has it mapped can read it (memfd_secret(2)): an obstacle, by name", ""},
+    {kDescriptor, "other",
+     "userfaultfd, perf events, bpf, landlock, KVM, …: what it is, and the kernel's own words of "
+     "it "
+     "(fdinfo)",
+     "", "an obstacle, by name", ""},
 };
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/linux/task.h"
+#include "core/resource/message_queue.h"
 #include "core/resource/resources.h"
 #include "core/resource/sharing.h"
 #include "core/resource/terminal.h"
@@ -106,6 +107,7 @@ void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
   seed.perform();
   watch_again(context, process, seed);
   seed.call("close descriptors", SYS_close_range, {base, ~0u, 0});
+  register_for_messages(context, process, seed);
   restore_receivers(context, process, seed);
   take_locks_of_process(context, process, seed);  // closing anything would lose them again
 }
@@ -146,9 +148,6 @@ std::optional<int> standard_stream(const Snapshot& snapshot, const pb::Descripto
   return is_standard && is_from_outside ? std::optional(descriptor.number()) : std::nullopt;
 }
 
-namespace {
-
-// Everything on it fails as on a connection that was lost.
 Fd lost_connection() {
   int ends[2];
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
@@ -156,6 +155,8 @@ Fd lost_connection() {
   const Fd other(ends[1]);
   return Fd(ends[0]);
 }
+
+namespace {
 
 Fd open_planned(OpeningContext& context, const PlannedFile& file) {
   const pb::Descriptor& descriptor = *file.descriptor;
@@ -179,6 +180,7 @@ std::vector<Fd> open_files(OpeningContext& context, const RestorePlan& plan) {
     if (plan.files[i].mapping) files[i] = open_mapped(context, plan.files[i]);
   finish_sockets(context, plan, files);
   finish_nameless(context);
+  finish_message_queues(context, plan, files);
   finish_terminals(plan, files);
   return files;
 }

@@ -1,7 +1,9 @@
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <map>
@@ -9,6 +11,8 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/image/snapshot.h"
+#include "core/linux/task.h"
 #include "core/resource/resources.h"
 #include "core/resource/sharing.h"
 
@@ -20,23 +24,29 @@ bool matches(const OpenDescriptor& open) {
 }
 
 // What is watched goes by the number that it had when it was added. It may be open under another
-// one by now, and that be something else's: then the id of its description. `nth`: of several that
-// are watched by the same number. 0: it is what that number says, or nobody knows.
-uint32_t renumbered(CaptureContext& context, const OpenDescriptor& open,
-                    const pb::Epoll::Target& target, uint32_t nth) {
+// one by now, and that be something else's: then the description is told; or under none at all.
+void find_watched(CaptureContext& context, const OpenDescriptor& open, uint32_t nth,
+                  pb::Epoll::Target& target) {
   const ProcDirectory& proc = open.process.task_proc;
   const Tid task = open.process.a_task();
+  const EpollSlot slot{task, open.number, target.fd(), nth};
   const auto is_it = [&](int number) {
     struct stat status {};
     return ::fstatat(proc.fd(), fmt::format("fd/{}", number).c_str(), &status, 0) == 0 &&
-           status.st_ino == target.inode() &&
-           is_watched_by(task, open.number, target.fd(), nth, number);
+           status.st_ino == target.inode() && leads_to(task, number, slot);
   };
-  if (is_it(target.fd())) return 0;
+  if (is_it(target.fd()) || !may_compare_files(task, open.number)) return;
   for (const std::string& name : proc.list("fd"))
     if (const auto number = parse_number<int>(name); number && is_it(*number))
-      return context.descriptions.of(task, *number);
-  return 0;
+      return target.set_description(context.descriptions.of(task, *number));
+  target.set_elsewhere(true);
+}
+
+// Whether there is something to be told of: who asks takes nothing away.
+bool is_ready(const OpenDescriptor& open) {
+  const Fd same = duplicate_descriptor(open.process.a_task(), open.number);
+  pollfd asked{.fd = same.get(), .events = POLLIN, .revents = 0};
+  return !same.valid() || ::poll(&asked, 1, 0) > 0;
 }
 
 // One line a target: "tfd:  5 events:  19 data: 5  pos:0 ino:1234 sdev:8"; all but tfd and pos in
@@ -52,8 +62,37 @@ void capture(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor
     target.set_events(static_cast<uint32_t>(pair_number(pairs, "events", 16)));
     target.set_data(pair_number(pairs, "data", 16));
     target.set_inode(pair_number(pairs, "ino", 16));
-    target.set_description(renumbered(context, open, target, times[target.fd()]++));
+    find_watched(context, open, times[target.fd()]++, target);
   }
+  epoll.set_ready(is_ready(open));
+}
+
+// ---- By a number of another process, or in a message --------------------------------------------
+
+// What leads to a description.
+struct Holder {
+  Tid tid;
+  int number = 0;
+};
+
+// Those in messages are ours as long as the tree is stopped.
+Holder holder_of(const CaptureContext& context, const FrozenProcess& process,
+                 const pb::Descriptor& descriptor) {
+  if (descriptor.number() != kInFlight) return {process.a_task(), descriptor.number()};
+  return {leader_of(Pid{::getpid()}), context.in_flight_files.at(descriptor.description()).get()};
+}
+
+// By inode: many kinds have the same one.
+std::multimap<uint64_t, std::pair<Holder, uint32_t>> all_files(
+    const CaptureContext& context, const std::vector<pb::Process>& processes) {
+  std::multimap<uint64_t, std::pair<Holder, uint32_t>> files;
+  for (size_t i = 0; i < processes.size(); ++i)
+    for_each_descriptor(processes[i], [&](const pb::Descriptor& descriptor) {
+      files.emplace(descriptor.inode(),
+                    std::pair(holder_of(context, context.tree.processes[i], descriptor),
+                              descriptor.description()));
+    });
+  return files;
 }
 
 // ---- Restoring ----------------------------------------------------------------------------------
@@ -63,31 +102,41 @@ const pb::Descriptor* find(const pb::Process& process, int32_t number) {
   return found == process.descriptors().end() ? nullptr : &*found;
 }
 
-bool holds(const pb::Process& process, uint32_t description) {
-  return std::ranges::any_of(process.descriptors(), [&](const pb::Descriptor& descriptor) {
-    return descriptor.description() == description;
-  });
+bool is_known(const Snapshot& snapshot, uint32_t description) {
+  bool known = false;
+  for (const pb::Process& process : snapshot.processes())
+    for_each_descriptor(process, [&](const pb::Descriptor& descriptor) {
+      known |= descriptor.description() == description;
+    });
+  return known;
 }
 
-// What is watched is known by its number in the table of who added it: the first process that has
-// it, and under these numbers what is watched. nullptr: there is none.
-const pb::Process* watcher(const Snapshot& snapshot, const pb::Descriptor& epoll) {
-  const auto has = [](const pb::Process& process, const pb::Epoll::Target& target) {
-    if (target.description()) return holds(process, target.description());
-    const pb::Descriptor* descriptor = find(process, target.fd());
-    return descriptor && descriptor->inode() == target.inode();
-  };
-  for (const pb::Process& process : snapshot.processes())
-    if (process.state() != "Z" && is_last_to_share(snapshot, process, kDescriptors) &&
-        holds(process, epoll.description()) &&
-        std::ranges::all_of(epoll.epoll().targets(),
-                            [&](const auto& target) { return has(process, target); }))
-      return &process;
-  return nullptr;
+// Who adds to an epoll what it watches: a process that knows all of that, by its numbers or by
+// description; and its record of the epoll.
+struct Watcher {
+  const pb::Process* process = nullptr;  // nullptr: nobody can
+  const pb::Descriptor* epoll = nullptr;
+};
+Watcher watcher(const Snapshot& snapshot, uint32_t description) {
+  Watcher watcher;
+  for (const pb::Process& process : snapshot.processes()) {
+    if (process.state() == "Z" || !is_last_to_share(snapshot, process, kDescriptors)) continue;
+    const auto knows = [&](const pb::Epoll::Target& target) {
+      if (target.description()) return is_known(snapshot, target.description());
+      const pb::Descriptor* descriptor = find(process, target.fd());
+      return !target.elsewhere() && descriptor && descriptor->inode() == target.inode();
+    };
+    for_each_descriptor(process, [&](const pb::Descriptor& epoll) {
+      if (!watcher.process && epoll.description() == description &&
+          std::ranges::all_of(epoll.epoll().targets(), knows))
+        watcher = {&process, &epoll};
+    });
+  }
+  return watcher;
 }
 
 std::string obstacle(const Snapshot& snapshot, const pb::Descriptor& epoll) {
-  return epoll.epoll().targets().empty() || watcher(snapshot, epoll)
+  return watcher(snapshot, epoll.description()).process
              ? ""
              : "it watches something of which no descriptor is left";
 }
@@ -130,28 +179,160 @@ class Renumbered {
   Seed& seed_;
 };
 
+// Each epoll of the plan, and its number in every process that has the plan's files.
+void for_each_epoll(const RestorePlan& plan, const auto& work) {
+  for (size_t i = 0; i < plan.files.size(); ++i) {
+    const pb::Descriptor* descriptor = plan.files[i].descriptor;
+    if (descriptor && descriptor->has_epoll() && plan.files[i].how == PlannedFile::How::kOpened)
+      work(*descriptor, plan.file_base + static_cast<int>(i));
+  }
+}
+
+// The flags that are not events (EP_PRIVATE_BITS, fs/eventpoll.c).
+constexpr uint32_t kFlags = EPOLLWAKEUP | EPOLLONESHOT | EPOLLET | EPOLLEXCLUSIVE;
+constexpr uint32_t kTellable = EPOLLIN | EPOLLOUT | EPOLLPRI | EPOLLRDHUP | EPOLLERR | EPOLLHUP;
+
+// By EPOLLONESHOT: something was told, and nothing more will be until somebody asks again.
+bool is_disarmed(const pb::Epoll::Target& target) {
+  return (target.events() & EPOLLONESHOT) && !(target.events() & ~kFlags);
+}
+
+class Watching {
+ public:
+  Watching(RestoreContext& context, const pb::Process& process, Seed& seed, int epoll)
+      : context_(context), process_(process), seed_(seed), epoll_(static_cast<uint64_t>(epoll)) {}
+
+  void add(const pb::Epoll::Target& target) {
+    const Renumbered as_it_was(context_.plan, process_, target, seed_);
+    seed_.add_if_allowed(words_for(target), SYS_epoll_ctl,
+                         {epoll_, EPOLL_CTL_ADD, static_cast<uint64_t>(target.fd()),
+                          event_of(target, target.events())});
+  }
+
+  // Whatever is added is armed, if only for errors: so it has to tell something. Before all others
+  // are added, since they would tell it, too.
+  void add_disarmed(const pb::Epoll::Target& target) {
+    const Renumbered as_it_was(context_.plan, process_, target, seed_);
+    if (const int64_t added = control(EPOLL_CTL_ADD, target, target.events() | kTellable);
+        added < 0)
+      return note(
+          fmt::format("cannot {}: {}", words_for(target), errno_text(static_cast<int>(-added))));
+    if (seed_.try_call(SYS_epoll_wait, {epoll_, event_of(target, 0), 1, 0}) == 1) return;
+    control(EPOLL_CTL_MOD, target, target.events());
+    note(fmt::format(
+        "descriptor {} had been told of (EPOLLONESHOT), and will be told of again should it fail "
+        "or hang up",
+        target.fd()));
+  }
+
+ private:
+  static std::string words_for(const pb::Epoll::Target& target) {
+    return fmt::format("watch descriptor {} again", target.fd());
+  }
+  uint64_t event_of(const pb::Epoll::Target& target, uint32_t events) {
+    epoll_event event{};
+    event.events = events, event.data.u64 = target.data();
+    return seed_.put_value(event);
+  }
+  int64_t control(uint64_t how, const pb::Epoll::Target& target, uint32_t events) {
+    return seed_.try_call(
+        SYS_epoll_ctl, {epoll_, how, static_cast<uint64_t>(target.fd()), event_of(target, events)});
+  }
+  void note(const std::string& text) {
+    context_.notes.push_back(fmt::format("process {}: {}", process_.pid(), text));
+  }
+
+  RestoreContext& context_;
+  const pb::Process& process_;
+  Seed& seed_;
+  uint64_t epoll_;
+};
+
+// Whether all that it watches is what it was, and something of it tells of changes only (EPOLLET).
+bool tells_of_changes(const RestoreContext& context, const pb::Descriptor& epoll) {
+  const Watcher found = watcher(context.snapshot, epoll.description());
+  if (!found.process) return false;
+  const auto is_as_it_was = [&](const pb::Epoll::Target& target) {
+    const uint32_t description = target.description()
+                                     ? target.description()
+                                     : find(*found.process, target.fd())->description();
+    const size_t file = context.plan.by_description.at(description);
+    return context.plan.files[file].how == PlannedFile::How::kOpened;
+  };
+  const auto& targets = found.epoll->epoll().targets();
+  return std::ranges::all_of(targets, is_as_it_was) &&
+         std::ranges::any_of(targets, [](const auto& target) { return target.events() & EPOLLET; });
+}
+
+uint32_t flags_kept(const std::string& info) {
+  uint32_t flags = 0;
+  for (const std::string_view line : split(info, '\n'))
+    if (line.starts_with("tfd:"))
+      flags |= static_cast<uint32_t>(pair_number(key_value_pairs(line), "events", 16));
+  return flags;
+}
+
 }  // namespace
 
-// What is ready is told once more, also to who asked for changes only (EPOLLET).
-void watch_again(RestoreContext& context, const pb::Process& process, Seed& seed) {
-  std::set<uint32_t> done;
-  for (const pb::Descriptor& epoll : process.descriptors()) {
-    const int file = context.plan.file_of(epoll) - context.plan.file_base;
-    if (!epoll.has_epoll() || !done.insert(epoll.description()).second ||
-        context.plan.files[static_cast<size_t>(file)].how != PlannedFile::How::kOpened ||
-        watcher(context.snapshot, epoll) != &process)
-      continue;
-    for (const pb::Epoll::Target& target : epoll.epoll().targets()) {
-      const Renumbered as_it_was(context.plan, process, target, seed);
-      epoll_event event{};
-      event.events = target.events(), event.data.u64 = target.data();
-      seed.add_if_allowed(fmt::format("watch descriptor {} by {}", target.fd(), epoll.number()),
-                          SYS_epoll_ctl,
-                          {static_cast<uint64_t>(epoll.number()), EPOLL_CTL_ADD,
-                           static_cast<uint64_t>(target.fd()), seed.put_value(event)});
+void find_watched_elsewhere(CaptureContext& context, std::vector<pb::Process>& processes) {
+  std::multimap<uint64_t, std::pair<Holder, uint32_t>> files;
+  const auto find = [&](const FrozenProcess& frozen, pb::Descriptor& epoll) {
+    std::map<int32_t, uint32_t> times;
+    for (pb::Epoll::Target& target : *epoll.mutable_epoll()->mutable_targets()) {
+      const uint32_t nth = times[target.fd()]++;
+      if (!target.elsewhere()) continue;
+      if (files.empty()) files = all_files(context, processes);
+      const Holder holder = holder_of(context, frozen, epoll);
+      const EpollSlot slot{holder.tid, holder.number, target.fd(), nth};
+      const auto [begin, end] = files.equal_range(target.inode());
+      const auto found = std::find_if(begin, end, [&](const auto& file) {
+        return leads_to(file.second.first.tid, file.second.first.number, slot);
+      });
+      if (found != end) target.set_description(found->second.second);
     }
+  };
+  for (size_t i = 0; i < processes.size(); ++i) {
+    for (auto* list : {processes[i].mutable_descriptors(), processes[i].mutable_in_flight()})
+      for (pb::Descriptor& descriptor : *list)
+        if (descriptor.has_epoll()) find(context.tree.processes[i], descriptor);
   }
+}
+
+// What is ready is told once more, also to who asked for changes only (EPOLLET), where there was
+// something to be told.
+void watch_again(RestoreContext& context, const pb::Process& process, Seed& seed) {
+  for_each_epoll(context.plan, [&](const pb::Descriptor& descriptor, int number) {
+    const Watcher found = watcher(context.snapshot, descriptor.description());
+    if (found.process != &process) return;
+    Watching watching(context, process, seed, number);
+    const auto& targets = found.epoll->epoll().targets();
+    for (const pb::Epoll::Target& target : targets)
+      if (is_disarmed(target)) watching.add_disarmed(target);
+    for (const pb::Epoll::Target& target : targets)
+      if (!is_disarmed(target)) watching.add(target);
+  });
   context.perform(seed, process.pid());
+}
+
+void settle_epolls(RestoreContext& context) {
+  for_each_epoll(context.plan, [&](const pb::Descriptor& descriptor, int number) {
+    const Fd epoll = duplicate_descriptor(context.keeper, number);
+    if (!epoll.valid()) throw_errno("cannot reach an epoll");
+    const auto& targets = descriptor.epoll().targets();
+    std::vector<epoll_event> events(std::max<size_t>(static_cast<size_t>(targets.size()), 1));
+    if (!descriptor.epoll().ready() && tells_of_changes(context, descriptor) &&
+        ::epoll_wait(epoll.get(), events.data(), static_cast<int>(events.size()), 0) < 0)
+      throw_errno("cannot ask an epoll");
+    uint32_t wanted = 0;
+    for (const pb::Epoll::Target& target : targets) wanted |= target.events();
+    const std::string info =
+        ProcDirectory::of(Pid{::getpid()}).read(fmt::format("fdinfo/{}", epoll.get()).c_str());
+    if (wanted & ~flags_kept(info) & EPOLLWAKEUP)
+      context.notes.push_back(fmt::format(
+          "descriptor {}: what it watches does not keep the machine awake (EPOLLWAKEUP): that "
+          "takes CAP_BLOCK_SUSPEND",
+          descriptor.number()));
+  });
 }
 
 const DescriptorRestorer kEpollRestorer{pb::Descriptor::kEpoll, obstacle, open_epoll};

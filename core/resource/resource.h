@@ -44,6 +44,7 @@ struct CaptureContext {
   Identities signal_handlers{Identities::Kind::kSignalHandlers};
   // By inode of the network namespace, and of the socket.
   std::map<uint64_t, std::map<uint64_t, UnixSocket>> unix_sockets{};
+  bool ends = false;  // the tree is killed when the image is complete
   // By CLOCK_MONOTONIC: what is left of a timer is told as of the moment of the snapshot.
   const uint64_t began_ns = now_ns(CLOCK_MONOTONIC);
   std::mutex mutex{};  // of missing, unix_sockets and pipes
@@ -128,6 +129,8 @@ uint32_t capture_in_flight(CaptureContext& context, const FrozenProcess& receive
 
 // As fdinfo shows them.
 void capture_locks(const ProcFields& info, pb::Descriptor& out);
+// What epolls watch that goes by no number of their process: when the files of all are known.
+void find_watched_elsewhere(CaptureContext& context, std::vector<pb::Process>& processes);
 // Of its signals.
 void capture_receiver(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor& out);
 

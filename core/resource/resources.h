@@ -39,6 +39,8 @@
   ROW(kPipe)                              \
   ROW(kSocket)                            \
   ROW(kMemfd)                             \
+  ROW(kSecretMemory)                      \
+  ROW(kMessageQueue)                      \
   ROW(kRegularFile)                       \
   ROW(kDirectory)                         \
   ROW(kDevice)                            \
@@ -47,7 +49,9 @@
   ROW(kSignalFd)                          \
   ROW(kEpoll)                             \
   ROW(kInotify)                           \
+  ROW(kFanotify)                          \
   ROW(kPidFd)                             \
+  ROW(kIoUring)                           \
   ROW(kOther)
 
 // Restoring, once there is memory (restore_memory): descriptors close the files it is mapped from.
@@ -56,6 +60,7 @@
   ROW(kProgramRestorer)                \
   ROW(kInsideRestorer)                 \
   ROW(kAioRestorer)                    \
+  ROW(kIoUringRestorer)                \
   ROW(kDescriptorRestorer)             \
   ROW(kLimitRestorer)
 
@@ -72,14 +77,17 @@
   ROW(kPipeRestorer)                      \
   ROW(kSocketRestorer)                    \
   ROW(kMemfdRestorer)                     \
+  ROW(kMessageQueueRestorer)              \
   ROW(kRegularFileRestorer)               \
   ROW(kDirectoryRestorer)                 \
   ROW(kDeviceRestorer)                    \
   ROW(kEventFdRestorer)                   \
   ROW(kEpollRestorer)                     \
   ROW(kInotifyRestorer)                   \
+  ROW(kFanotifyRestorer)                  \
   ROW(kTimerFdRestorer)                   \
   ROW(kSignalFdRestorer)                  \
+  ROW(kIoUringFileRestorer)               \
   ROW(kPidFdRestorer)
 
 // Sockets, by their domain.

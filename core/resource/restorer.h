@@ -69,6 +69,14 @@ struct SystemVPlan {
   uint64_t room = 0;  // where they can be attached that shall not be there as a whole
 };
 
+// Of a POSIX message queue that descriptors lead to.
+struct MessageQueuePlan {
+  using Key = std::pair<uint64_t, uint64_t>;  // device and inode
+  const pb::Descriptor* example = nullptr;    // which has its messages, if any has
+  std::string name = {};  // by which it is opened; one that was removed loses it again
+  bool made = false;      // it is not there any more
+};
+
 // What a restore will do. A pure function of the snapshot and the options.
 struct RestorePlan {
   bool isolated = false;
@@ -88,6 +96,8 @@ struct RestorePlan {
   bool lazy = false;  // private memory comes when it is touched, or later
   uint64_t seed_base = 0;
   SystemVPlan system_v;
+  std::map<MessageQueuePlan::Key, MessageQueuePlan> message_queues;
+  std::set<std::pair<std::string, std::string>> cgroups;  // into which it is put: hierarchy, path
   uint64_t kernel_parts_at = 0;  // beside those of the snapshot, which are another kernel's; 0: in
                                  // their places
   int file_base = 0;  // files[i] is descriptor file_base + i of every process, until it is complete
@@ -111,6 +121,7 @@ class UnixNetwork;  // of unix_socket_restore.cc
 // What opens files knows of each other: two descriptions of one pipe, of one memfd.
 struct OpeningContext {
   const Snapshot& snapshot;
+  const RestorePlan& plan;
   const Sandbox* sandbox = nullptr;  // where they are opened, if there is one
   struct OpenPipe {
     PipeEnds ends;
@@ -212,6 +223,8 @@ Fd open_mapped(OpeningContext& context, const PlannedFile& file);
 
 // Once the process has its descriptors, and still those of the plan: what its epolls watch.
 void watch_again(RestoreContext& context, const pb::Process& process, Seed& seed);
+// When all files are as they were: of what was told already, nobody is told again.
+void settle_epolls(RestoreContext& context);
 
 // What is opened once the tree is there, by a task of it.
 struct LateOpening {
@@ -283,6 +296,9 @@ void check_huge_pages(const Snapshot& snapshot, RestorePlan& plan);
 
 // Whether others have the names of its unix sockets now.
 void check_unix_names(const Snapshot& snapshot, RestorePlan& plan);
+
+// Everything on it fails as on a connection that was lost.
+Fd lost_connection();
 
 // What stands for the standard streams of a tree that had them from outside: the number of ours
 // that the descriptor was, or else standard error; nullopt: it is something of the tree's own.

@@ -16,6 +16,7 @@
 #include "core/base/error.h"
 #include "core/linux/procfs.h"
 #include "core/resource/aio.h"
+#include "core/resource/io_uring.h"
 
 namespace snapgdb {
 namespace {
@@ -155,14 +156,14 @@ void check_foreign_vdso(const Snapshot& snapshot, const pb::Process& process, co
 }  // namespace
 
 bool is_kernel_part(const pb::Vma& vma) {
-  return vma.name().starts_with("[v") || is_aio_ring(vma);
+  return vma.name().starts_with("[v") || is_aio_ring(vma) || is_io_uring(vma);
 }
 
 void plan_kernel_parts(const Snapshot& snapshot, RestorePlan& plan) {
   for (const pb::Process& process : snapshot.processes())
     for (const pb::Vma& vma : process.mappings())
       if (is_kernel_part(vma) && vma.name() != "[vsyscall]" && !is_aio_ring(vma) &&
-          !is_same(snapshot, process, vma))
+          !is_io_uring(vma) && !is_same(snapshot, process, vma))
         plan.kernel_parts_at = plan.seed_base + Seed::kSize;
   if (!plan.kernel_parts_at) return;
   plan.notes.push_back("the vDSO is that of another kernel: its functions lead to this one's");

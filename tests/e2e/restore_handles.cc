@@ -106,7 +106,7 @@ TEST_CASE("a watched file that is gone, and events that were not read, are said 
   const Result captured = snapgdb({"capture", std::to_string(python.pid()), "-o",
                                    directory / "image", "--kill", "--all-memory"});
   INFO(captured);
-  CHECK(contains(captured.err, "whoever reads them takes them away"));
+  CHECK(contains(captured.err, "which cannot be read without taking them away"));
   python.wait();
   std::filesystem::remove_all(directory / "watched");
   const Result refused = snapgdb({"restore", directory / "image"});

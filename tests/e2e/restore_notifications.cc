@@ -25,7 +25,7 @@ void check_restored(const Words& arguments, const Words& options = {},
 }
 
 TEST_CASE("timers, signals, counters, processes and watched files are told of as before") {
-  check_restored(geteuid() == 0 ? Words{"--alarms"} : Words{});
+  check_restored(geteuid() == 0 ? Words{"--alarms", "--fanotify"} : Words{});
 }
 
 TEST_CASE("so they are to a tree that is restored in isolation, twice") {

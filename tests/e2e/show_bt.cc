@@ -183,7 +183,7 @@ constexpr Expected kExpected[] = {
     {305, "signalfd.mask", "0x8000000000000200"},  // SIGRTMAX and SIGUSR1
     {310, "inotify.watches.0.mask", "0x6"},        // IN_MODIFY | IN_ATTRIB
     {312, "other.what", "anon_inode:[userfaultfd]"},
-    {313, "other.what", "anon_inode:[io_uring]"},
+    {313, "io_uring.submission_entries", "4"},
     {1000, "number", "1000"},
 };
 

@@ -11,12 +11,14 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <ctime>
 #include <fstream>
@@ -194,6 +196,138 @@ Check renumbered_epoll() {
     expect_equal("what is ready then", epoll_wait(epoll, events, 4, 0), 0);
     expect_equal("flags of what has the number now", fcntl(replaced, F_GETFD), FD_CLOEXEC);
     expect_equal("what has the numbers now", read(other, &count, sizeof count), sizeof count);
+  };
+}
+
+int watching(int epoll, int fd, uint32_t events, uint64_t data) {
+  epoll_event event{};
+  event.events = events, event.data.u64 = data;
+  return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
+}
+
+// What is told, in ascending order of data.
+std::vector<epoll_event> told_by(int epoll) {
+  std::vector<epoll_event> events(8);
+  const long n = expect_call("epoll_wait", epoll_wait(epoll, events.data(), 8, 0));
+  events.resize(static_cast<size_t>(n));
+  std::ranges::sort(events, {}, [](const epoll_event& event) { return event.data.u64; });
+  return events;
+}
+
+// Told once, or until it changes; by several; and nothing of it again.
+Check told_already() {
+  const int epoll = setup("epoll_create1", epoll_create1(0));
+  const int once = ready_eventfd(), changes = ready_eventfd(), both = ready_eventfd();
+  int ends[2];
+  setup("pipe", pipe(ends));
+  setup("watch", watching(epoll, once, EPOLLIN | EPOLLONESHOT, 1));
+  setup("watch", watching(epoll, changes, EPOLLIN | EPOLLET, 2));
+  setup("watch", watching(epoll, both, EPOLLIN | EPOLLOUT | EPOLLET | EPOLLONESHOT, 3));
+  setup("watch", watching(epoll, ends[0], EPOLLIN | EPOLLEXCLUSIVE | EPOLLET, 4));
+  if (told_by(epoll).size() != 3) target::cannot("epoll_wait");
+  return [=] {
+    expect_equal("what was told before", told_by(epoll).size(), 0);
+    const uint64_t more = 1;
+    for (const int fd : {once, changes, both}) expect_call("write", write(fd, &more, sizeof more));
+    expect_call("write", write(ends[1], "x", 1));
+    const auto events = told_by(epoll);
+    expect_equal("how many changes are told", events.size(), 2);
+    if (events.size() != 2) return;
+    expect_equal("who has changed", events[0].data.u64, 2);
+    expect_equal("who has changed, too", events[1].data.u64, 4);
+    epoll_event again{};
+    again.events = EPOLLIN | EPOLLONESHOT, again.data.u64 = 5;
+    expect_call("EPOLL_CTL_MOD", epoll_ctl(epoll, EPOLL_CTL_MOD, once, &again));
+    expect_equal("who asked again", told_by(epoll).size(), 1);
+    expect_equal("EPOLLEXCLUSIVE", epoll_ctl(epoll, EPOLL_CTL_MOD, ends[0], &again) < 0, true);
+  };
+}
+
+// Something that was not told yet is told.
+Check to_be_told() {
+  const int epoll = setup("epoll_create1", epoll_create1(0)), changes = ready_eventfd();
+  setup("watch", watching(epoll, changes, EPOLLIN | EPOLLET, 1));
+  return [=] {
+    expect_equal("what nobody was told", told_by(epoll).size(), 1);
+    expect_equal("once", told_by(epoll).size(), 0);
+  };
+}
+
+void send_over(int socket, std::initializer_list<int> fds) {
+  std::vector<char> control(CMSG_SPACE(sizeof(int) * fds.size()));
+  char byte = 'x';
+  iovec data{&byte, 1};
+  msghdr message{};
+  message.msg_iov = &data, message.msg_iovlen = 1;
+  message.msg_control = control.data(), message.msg_controllen = control.size();
+  cmsghdr* header = CMSG_FIRSTHDR(&message);
+  header->cmsg_level = SOL_SOCKET, header->cmsg_type = SCM_RIGHTS;
+  header->cmsg_len = CMSG_LEN(sizeof(int) * fds.size());
+  std::copy(fds.begin(), fds.end(), reinterpret_cast<int*>(CMSG_DATA(header)));
+  setup("sendmsg", sendmsg(socket, &message, 0));
+}
+
+std::vector<int> receive_from(int socket) {
+  char control[256], byte;
+  iovec data{&byte, 1};
+  msghdr message{};
+  message.msg_iov = &data, message.msg_iovlen = 1;
+  message.msg_control = control, message.msg_controllen = sizeof control;
+  if (expect_call("recvmsg", recvmsg(socket, &message, 0)) != 1) return {};
+  const cmsghdr* header = CMSG_FIRSTHDR(&message);
+  const auto* fds = reinterpret_cast<const int*>(CMSG_DATA(header));
+  return {fds, fds + (header->cmsg_len - CMSG_LEN(0)) / sizeof(int)};
+}
+
+// The epoll, and what it watches, are in a message only; another one watches what is.
+Check epoll_in_a_message() {
+  int ends[2];
+  setup("socketpair", socketpair(AF_UNIX, SOCK_STREAM, 0, ends));
+  const int epoll = setup("epoll_create1", epoll_create1(0)),
+            kept = setup("epoll_create1", epoll_create1(0)), ready = ready_eventfd();
+  setup("watch", watching(epoll, ready, EPOLLIN, 1));
+  setup("watch", watching(kept, ready, EPOLLIN, 2));
+  send_over(ends[0], {epoll, ready});
+  setup("close", close(epoll)), setup("close", close(ready));
+  return [=] {
+    auto events = told_by(kept);
+    expect_equal("what is known of a message's", events.size() == 1 && events[0].data.u64 == 2,
+                 true);
+    const auto fds = receive_from(ends[1]);
+    expect_equal("descriptors in a message", fds.size(), 2);
+    if (fds.size() != 2) return;
+    events = told_by(fds[0]);
+    expect_equal("what an epoll in a message knows", events.size() == 1 && events[0].data.u64 == 1,
+                 true);
+    uint64_t count;
+    expect_call("read", read(fds[1], &count, sizeof count));
+    expect_equal("what is told then", told_by(fds[0]).size() + told_by(kept).size(), 0);
+  };
+}
+
+// Closed here, and open in a child that has no epoll.
+Check watched_in_a_child() {
+  const int epoll = setup("epoll_create1", epoll_create1(0)), ready = ready_eventfd();
+  int ends[2];
+  setup("watch", watching(epoll, ready, EPOLLIN, 7)), setup("pipe", pipe(ends));
+  const pid_t child = setup("fork", fork());
+  if (child == 0) {
+    char byte;
+    const int other = setup("dup2", dup2(ready, 300));
+    for (int fd = 3; fd < other; ++fd)
+      if (fd != ends[0]) close(fd);
+    _exit(read(ends[0], &byte, 1) == 0 ? 0 : 1);
+  }
+  setup("close", close(ready)), setup("close", close(ends[0]));
+  while (access(("/proc/" + std::to_string(child) + "/fd/" + std::to_string(ready)).c_str(),
+                F_OK) == 0)
+    target::sleep_ms(1);
+  return [=] {
+    const auto events = told_by(epoll);
+    expect_equal("what is watched in a child", events.size() == 1 && events[0].data.u64 == 7, true);
+    close(ends[1]);
+    target::expect_success_of(child);
+    expect_equal("what is watched after that", told_by(epoll).size(), 0);
   };
 }
 
@@ -392,7 +526,9 @@ int main(int argc, char** argv) {
                             lock_of_a_child(),      registered_for_barriers(),
                             told_by_prctl(),        pending_trap(),
                             policy_of_children(),   many_timers(),
-                            asynchronous_io(),      in_common()};
+                            asynchronous_io(),      in_common(),
+                            told_already(),         to_be_told(),
+                            epoll_in_a_message(),   watched_in_a_child()};
   if (is_root) checks.push_back(removed_device());
   target::ready();
   target::wait_for_end();

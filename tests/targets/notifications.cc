@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/fanotify.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
@@ -338,6 +339,88 @@ void hold_watches(const target::ScratchDirectory& scratch, std::vector<Check>& c
   });
 }
 
+// More than one, the last with a name: they cannot be had from the kernel, so a restored program is
+// told that some were lost.
+void hold_unread(const target::ScratchDirectory& scratch, std::vector<Check>& checks) {
+  const std::string directory = scratch.path("unread"), file = directory + "/file";
+  setup("mkdir", mkdir(directory.c_str(), 0700));
+  const int fd = setup("inotify_init1", inotify_init1(IN_NONBLOCK));
+  const int watch =
+      setup("inotify_add_watch", inotify_add_watch(fd, directory.c_str(), IN_CREATE | IN_DELETE));
+  close(setup("open", open(file.c_str(), O_CREAT | O_RDWR, 0600)));
+  setup("unlink", unlink(file.c_str()));
+  checks.push_back([=] {
+    Events got(fd);
+    if (target::was_restored()) {
+      const inotify_event lost = got.next();
+      expect_equal("events that are lost", lost.mask, IN_Q_OVERFLOW);
+      expect_equal("events that are lost: watch", lost.wd == -1, true);
+    } else {
+      expect_equal("an event that was not read", got.next().mask, IN_CREATE);
+      expect_equal("another one", got.next().mask, IN_DELETE);
+    }
+    expect_equal("no more of them", got.next().mask, 0);
+    const int next = inotify_add_watch(fd, "/", IN_DELETE_SELF);
+    expect_equal("the number of the next watch", static_cast<uint64_t>(next), watch + 1);
+    target::expect_call("mkdir", mkdir(file.c_str(), 0700));
+    const inotify_event event = got.next();
+    expect_equal("an event since: watch", static_cast<uint64_t>(event.wd), watch);
+    expect_equal("an event since", event.mask, IN_CREATE | IN_ISDIR);
+    rmdir(file.c_str()), rmdir(directory.c_str());
+  });
+}
+
+// The next one of a group that tells by descriptors: what it says, and 0 if there is none.
+uint64_t next_mask(int group) {
+  fanotify_event_metadata event{};
+  if (!is_ready(group) || read(group, &event, sizeof event) < 0) return 0;
+  if (event.fd >= 0) close(event.fd);
+  return event.mask;
+}
+
+void add_mark(int group, unsigned flags, uint64_t mask, const std::string& path) {
+  setup("fanotify_mark", fanotify_mark(group, FAN_MARK_ADD | flags, mask, AT_FDCWD, path.c_str()));
+}
+
+// Of a file, of all in a directory, and of a file system with something left out. Root's.
+void hold_fanotify(const target::ScratchDirectory& scratch, std::vector<Check>& checks) {
+  const std::string directory = scratch.path("marked"), file = directory + "/file",
+                    ignored = directory + "/ignored", gone = directory + "/gone";
+  setup("mkdir", mkdir(directory.c_str(), 0700));
+  for (const std::string& path : {file, ignored, gone})
+    close(setup("open", open(path.c_str(), O_CREAT | O_RDWR, 0600)));
+  const int kept = setup("open", open(gone.c_str(), O_RDWR));
+  setup("unlink", unlink(gone.c_str()));
+  const int group =
+      setup("fanotify_init", fanotify_init(FAN_CLASS_NOTIF | FAN_NONBLOCK, O_RDONLY | O_NOATIME));
+  add_mark(group, 0, FAN_MODIFY, file);
+  add_mark(group, 0, FAN_MODIFY, "/proc/self/fd/" + std::to_string(kept));
+  add_mark(group, FAN_MARK_ONLYDIR, FAN_CLOSE_WRITE | FAN_EVENT_ON_CHILD, directory);
+  add_mark(group, FAN_MARK_IGNORED_MASK | FAN_MARK_IGNORED_SURV_MODIFY, FAN_CLOSE_WRITE, ignored);
+  const int whole = setup("fanotify_init", fanotify_init(FAN_CLASS_CONTENT, O_RDONLY));
+  add_mark(whole, FAN_MARK_FILESYSTEM, FAN_OPEN_EXEC, "/proc");
+  add_mark(whole, FAN_MARK_MOUNT, FAN_OPEN_EXEC, "/proc");
+  while (next_mask(group)) {
+  }
+  checks.push_back([=] {
+    expect_equal("events of nothing marked", next_mask(group), 0);
+    const int changed = setup("open", open(file.c_str(), O_WRONLY));
+    target::expect_call("write", write(changed, "x", 1));
+    expect_equal("a change of a marked file", next_mask(group), FAN_MODIFY);
+    close(changed);
+    while (next_mask(group)) {
+    }
+    target::expect_call("write", write(kept, "x", 1));
+    expect_equal("a change of a marked file without a name", next_mask(group), FAN_MODIFY);
+    close(open(ignored.c_str(), O_WRONLY));
+    expect_equal("what is ignored", next_mask(group), 0);
+    close(open((directory + "/new").c_str(), O_CREAT | O_WRONLY, 0600));
+    expect_equal("a file in a marked directory", next_mask(group), FAN_CLOSE_WRITE);
+    expect_equal("nothing in the other", is_ready(whole), false);
+    for (const char* name : {"/new", "/ignored", "/file", ""}) remove((directory + name).c_str());
+  });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -370,6 +453,8 @@ int main(int argc, char** argv) {
   hold_counters(checks);
   hold_processes(child, zombie, checks);
   hold_watches(scratch, checks);
+  hold_unread(scratch, checks);
+  if (target::has_flag(argc, argv, "--fanotify")) hold_fanotify(scratch, checks);
   family.wait_for_announcements(1);
   target::ready();
   target::wait_for_end();

@@ -55,6 +55,9 @@ class OwnState {
   Texts after_;
 };
 
+// Whether the file "restored" lies in $TMPDIR: where it differs from a tree that was left alone.
+bool was_restored();
+
 // Counts every SIGCHLD from now on; none may come between ready and the end. SIGCHLDs that report
 // a stop or a continuation are passed over if the tree was started with --may-be-stopped.
 void watch_for_sigchld(bool may_be_stopped);

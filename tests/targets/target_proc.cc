@@ -147,15 +147,6 @@ std::string first_difference(const std::string& before, const std::string& after
   return "was \"" + line_a + "\", is \"" + line_b + "\"";
 }
 
-// A restored tree has what it had, but for this: its standard streams and its first process's
-// parent are others, pipes and removed files have other numbers, in a sandbox all files, file locks
-// were taken by another process, adjoining mappings that do not differ may have become one, and an
-// ordinary user has a memfd in place of anonymous shared memory.
-bool was_restored() {
-  const char* directory = getenv("TMPDIR");
-  return directory && access((std::string(directory) + "/restored").c_str(), F_OK) == 0;
-}
-
 // " ino:b052c2 sdev:f", as fdinfo tells what epoll and inotify watch; of a lock what stands before
 // the range, "21509 fe:00:10952776".
 void erase_numbers_of_files(std::string& line) {
@@ -214,6 +205,15 @@ std::string as_one_where_equal(const std::string& text) {
 
 }  // namespace
 
+bool was_restored() {
+  const char* directory = getenv("TMPDIR");
+  return directory && access((std::string(directory) + "/restored").c_str(), F_OK) == 0;
+}
+
+// A restored tree has what it had, but for this: its standard streams and its first process's
+// parent are others, pipes and removed files have other numbers, in a sandbox all files, file locks
+// were taken by another process, adjoining mappings that do not differ may have become one, and an
+// ordinary user has a memfd in place of anonymous shared memory.
 void OwnState::forget_what_a_restore_changes(Texts& texts) {
   if (!was_restored()) return;
   texts[kMappings] = as_one_where_equal(texts[kMappings]);

@@ -1,0 +1,274 @@
+// Control groups, cgroups(7). Processes are put back where they were; cgroups of the tree's own are
+// made again, with their settings, if they are gone.
+
+#include "core/resource/cgroups.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <ranges>
+
+#include "core/base/error.h"
+#include "core/base/strings.h"
+
+namespace snapgdb {
+namespace {
+
+using Lines = google::protobuf::RepeatedPtrField<std::string>;
+
+constexpr std::string_view kFreeze = "cgroup.freeze";
+
+std::vector<CgroupPlace> places_in(const Lines& lines) {
+  std::vector<CgroupPlace> places;
+  for (const std::string& line : lines)
+    if (auto place = cgroup_place(line)) places.push_back(std::move(*place));
+  return places;
+}
+
+bool is_below(const std::string& path, const std::string& above) {
+  return path != above && (above == "/" || path.starts_with(above + "/"));
+}
+
+CgroupPlace place_of(const pb::Cgroup& cgroup) {
+  return {cgroup.hierarchy(), cgroup.path()};
+}
+
+// ---- Capture ------------------------------------------------------------------------------------
+
+// Those between `top`, which is not among them, and `place`, outermost first.
+void add_way(const CgroupPlace& place, const std::string& top, std::set<CgroupPlace>& own) {
+  for (std::string path = place.path; is_below(path, top);) {
+    own.insert({place.hierarchy, path});
+    const size_t slash = path.rfind('/');
+    path = slash == 0 ? "/" : path.substr(0, slash);
+  }
+}
+
+bool has_others(const Cgroups& cgroups, const CgroupPlace& place, const std::set<Pid>& tree) {
+  return std::ranges::any_of(cgroups.members(place),
+                             [&](const Pid pid) { return !tree.contains(pid); });
+}
+
+// In the order of their paths: each after those above it.
+std::set<CgroupPlace> own_cgroups(const Cgroups& cgroups,
+                                  const std::vector<pb::Process>& processes) {
+  std::set<Pid> pids;
+  for (const pb::Process& process : processes) pids.insert(Pid{process.pid()});
+  std::set<CgroupPlace> own;
+  for (const CgroupPlace& top : places_in(processes.front().cgroups())) {
+    if (!cgroups.is_there(top)) continue;
+    if (top.path != "/" && !has_others(cgroups, top, pids)) own.insert(top);
+    const auto add = [&](const Lines& lines) {
+      for (const CgroupPlace& place : places_in(lines))
+        if (place.hierarchy == top.hierarchy) add_way(place, top.path, own);
+    };
+    for (const pb::Process& process : processes) {
+      add(process.cgroups());
+      for (const pb::Thread& thread : process.threads()) add(thread.cgroups());
+    }
+  }
+  return own;
+}
+
+// Only where such a thing may be: it would be a file more to read for each thread.
+void find_places_of_threads(const Cgroups& cgroups, const FrozenProcess& frozen,
+                            pb::Process& process) {
+  const auto places = places_in(process.cgroups());
+  const auto may_differ = [&](const CgroupPlace& place) {
+    return place.hierarchy.empty() && cgroups.is_threaded(place);
+  };
+  if (process.threads_size() < 2 || std::ranges::none_of(places, may_differ)) return;
+  for (pb::Thread& thread : *process.mutable_threads()) {
+    const std::string text = frozen.proc.task(Tid{thread.tid()}).read("cgroup");
+    for (const std::string_view line : split(text, '\n'))
+      if (std::ranges::find(process.cgroups(), line) == process.cgroups().end())
+        thread.add_cgroups(std::string(line));
+  }
+}
+
+}  // namespace
+
+void capture_cgroups(CaptureContext& context, std::vector<pb::Process>& processes,
+                     pb::SnapshotRecord& record) {
+  const Cgroups cgroups;
+  for (size_t i = 0; i < processes.size(); ++i)
+    find_places_of_threads(cgroups, context.tree.processes[i], processes[i]);
+  for (const CgroupPlace& place : own_cgroups(cgroups, processes)) {
+    try {
+      pb::Cgroup cgroup;
+      cgroup.set_hierarchy(place.hierarchy);
+      cgroup.set_path(place.path);
+      for (const auto& [name, value] : cgroups.settings(place)) {
+        pb::Cgroup::Setting& setting = *cgroup.add_settings();
+        setting.set_name(name);
+        setting.set_value(value);
+      }
+      *record.add_cgroups() = std::move(cgroup);
+    } catch (const std::exception& error) {
+      context.lacks(Pid{processes.front().pid()}, {}, "cgroup " + place.path, error.what());
+    }
+  }
+}
+
+// ---- Restoring ----------------------------------------------------------------------------------
+
+namespace {
+
+bool is_planned(const Cgroups& cgroups, const Snapshot& snapshot, const CgroupPlace& place) {
+  return cgroups.is_there(place) ||
+         std::ranges::any_of(snapshot.record().cgroups(), [&](const pb::Cgroup& cgroup) {
+           return place_of(cgroup) == place && cgroups.directory(place);
+         });
+}
+
+// Where a new process of ours would be.
+std::set<CgroupPlace> our_places() {
+  std::set<CgroupPlace> places;
+  const std::string text = ProcDirectory::of(Pid{::getpid()}).read("cgroup");
+  for (const std::string_view line : split(text, '\n'))
+    if (const auto place = cgroup_place(line)) places.insert(*place);
+  return places;
+}
+
+std::set<CgroupPlace> all_places(const Snapshot& snapshot) {
+  std::set<CgroupPlace> places;
+  const auto add = [&](const Lines& lines) {
+    for (CgroupPlace& place : places_in(lines)) places.insert(std::move(place));
+  };
+  for (const pb::Process& process : snapshot.processes()) {
+    add(process.cgroups());
+    for (const pb::Thread& thread : process.threads()) add(thread.cgroups());
+  }
+  return places;
+}
+
+}  // namespace
+
+void plan_cgroups(const Snapshot& snapshot, bool without, RestorePlan& plan) {
+  const std::set<CgroupPlace> ours = our_places();
+  const Cgroups cgroups;
+  std::vector<std::string> elsewhere;
+  for (const CgroupPlace& place : all_places(snapshot)) {
+    if (ours.contains(place)) continue;
+    if (!without && !plan.isolated && is_planned(cgroups, snapshot, place))
+      plan.cgroups.insert({place.hierarchy, place.path});
+    else
+      elsewhere.push_back(printable(place.path));
+  }
+  if (elsewhere.empty()) return;
+  plan.notes.push_back(fmt::format("the tree is in our cgroups, not in {}{}",
+                                   fmt::join(elsewhere | std::views::take(5), ", "),
+                                   plan.isolated || without ? "" : ", which are not there"));
+}
+
+void RestoredCgroups::note_once(const std::string& text) {
+  if (std::ranges::find(notes_, text) == notes_.end()) notes_.push_back(text);
+}
+
+void RestoredCgroups::make(const Snapshot& snapshot, const RestorePlan& plan) {
+  const auto is_used = [&](const CgroupPlace& place) {
+    return std::ranges::any_of(plan.cgroups, [&](const auto& used) {
+      return used.first == place.hierarchy &&
+             (used.second == place.path || is_below(used.second, place.path));
+    });
+  };
+  for (const pb::Cgroup& cgroup : snapshot.record().cgroups()) {
+    const CgroupPlace place = place_of(cgroup);
+    if (!is_used(place) || cgroups_.is_there(place)) continue;
+    try {
+      cgroups_.make(place);
+      made_.push_back(place);
+    } catch (const SystemError& error) {
+      note_once(error.what());
+      continue;
+    }
+    set_up(cgroup);
+  }
+}
+
+namespace {
+
+// What is to be written for the lines that are read of it; some take a line at a time.
+std::vector<std::string> lines_to_write(const pb::Cgroup::Setting& setting) {
+  std::vector<std::string> lines;
+  if (setting.name() == "cgroup.type" && setting.value() != "threaded") return lines;
+  if (setting.name() == "cgroup.subtree_control") {
+    for (const std::string_view controller : split_blank(setting.value()))
+      lines.push_back("+" + std::string(controller));
+    return lines;
+  }
+  for (const std::string_view line : split(setting.value(), '\n')) lines.emplace_back(line);
+  return lines;
+}
+
+}  // namespace
+
+// Only what a new one has otherwise.
+void RestoredCgroups::set_up(const pb::Cgroup& cgroup) {
+  const CgroupPlace place = place_of(cgroup);
+  const Cgroups::Settings now = cgroups_.settings(place);
+  for (const pb::Cgroup::Setting& setting : cgroup.settings()) {
+    const auto is = now.find(setting.name());
+    const bool is_same = is != now.end() && is->second == setting.value();
+    if (is_same || setting.name() == kFreeze) continue;
+    try {
+      for (const std::string& line : lines_to_write(setting))
+        cgroups_.set(place, setting.name(), line);
+    } catch (const SystemError& error) {
+      note_once(error.what());
+    }
+  }
+}
+
+namespace {
+
+bool is_planned(const RestorePlan& plan, const CgroupPlace& place) {
+  return plan.cgroups.contains({place.hierarchy, place.path});
+}
+
+}  // namespace
+
+void RestoredCgroups::put(const RestorePlan& plan, const pb::Process& process, Pid real) {
+  for (const CgroupPlace& place : places_in(process.cgroups())) {
+    if (!is_planned(plan, place)) continue;
+    try {
+      cgroups_.move(place, real);
+    } catch (const SystemError& error) {
+      note_once(fmt::format("the tree is not in cgroup {} again: {}", printable(place.path),
+                            errno_text(error.error_number())));
+    }
+  }
+}
+
+void RestoredCgroups::put(const RestorePlan& plan, const pb::Thread& thread, Tid real) {
+  for (const CgroupPlace& place : places_in(thread.cgroups())) {
+    if (!is_planned(plan, place)) continue;
+    try {
+      cgroups_.move(place, real);
+    } catch (const SystemError& error) {
+      note_once(fmt::format("threads are not in cgroup {} again: {}", printable(place.path),
+                            errno_text(error.error_number())));
+    }
+  }
+}
+
+void RestoredCgroups::freeze_again(const Snapshot& snapshot) {
+  for (const pb::Cgroup& cgroup : snapshot.record().cgroups()) {
+    const auto is_made = std::ranges::find(made_, place_of(cgroup)) != made_.end();
+    for (const pb::Cgroup::Setting& setting : cgroup.settings())
+      if (is_made && setting.name() == kFreeze && setting.value() == "1")
+        cgroups_.set(place_of(cgroup), setting.name(), setting.value());
+  }
+}
+
+// Those who were in it may still be on their way out.
+RestoredCgroups::~RestoredCgroups() {
+  constexpr int kTries = 200;
+  for (const CgroupPlace& place : made_ | std::views::reverse) {
+    const auto path = cgroups_.directory(place);
+    for (int i = 0; path && i < kTries && ::rmdir(path->c_str()) != 0 && errno == EBUSY; ++i)
+      ::usleep(5000);
+  }
+}
+
+}  // namespace snapgdb

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <vector>
+
+#include "core/linux/cgroup.h"
+#include "core/resource/resource.h"
+#include "core/resource/restorer.h"
+
+namespace snapgdb {
+
+// The settings of those cgroups that are the tree's own: below that of its first process, and that
+// one itself if nobody else is in it; and where threads are others than their process. When the
+// processes are known.
+void capture_cgroups(CaptureContext& context, std::vector<pb::Process>& processes,
+                     pb::SnapshotRecord& record);
+
+// What becomes of them.
+void plan_cgroups(const Snapshot& snapshot, bool without, RestorePlan& plan);
+
+// Those that a restore has made: gone with this, unless they are kept. The tree has to be gone by
+// then.
+class RestoredCgroups {
+ public:
+  explicit RestoredCgroups(std::vector<std::string>& notes) : notes_(notes) {}
+  RestoredCgroups(const RestoredCgroups&) = delete;
+  RestoredCgroups& operator=(const RestoredCgroups&) = delete;
+  ~RestoredCgroups();
+
+  void make(const Snapshot& snapshot, const RestorePlan& plan);
+  // Where they were, a process as soon as it is born, so that its memory counts there. What rights
+  // forbid is noted, once for each cgroup.
+  void put(const RestorePlan& plan, const pb::Process& process, Pid real);
+  void put(const RestorePlan& plan, const pb::Thread& thread, Tid real);
+  // Last of all.
+  void freeze_again(const Snapshot& snapshot);
+  void keep() { made_.clear(); }
+
+ private:
+  void set_up(const pb::Cgroup& cgroup);
+  void note_once(const std::string& text);
+
+  Cgroups cgroups_;
+  std::vector<CgroupPlace> made_;
+  std::vector<std::string>& notes_;
+};
+
+}  // namespace snapgdb

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <vector>
+
+#include "core/resource/restorer.h"
+
+namespace snapgdb {
+
+// What becomes of the POSIX message queues that the tree has open, and what is in the way. After
+// plan_system_v(), which tells whether it gets an ipc namespace of its own.
+void plan_message_queues(const Snapshot& snapshot, bool without, RestorePlan& plan);
+
+// Those that a restore has made: gone with this, unless they are kept.
+class MadeMessageQueues {
+ public:
+  MadeMessageQueues() = default;
+  MadeMessageQueues(const MadeMessageQueues&) = delete;
+  MadeMessageQueues& operator=(const MadeMessageQueues&) = delete;
+  ~MadeMessageQueues();
+
+  // In the ipc namespace that the tree will have, with their messages.
+  void make(const RestorePlan& plan);
+  void keep() { made_.clear(); }
+
+ private:
+  std::vector<std::string> made_;  // names
+};
+
+// When all of them are open: owner and rights of those that were made, which would be in the way
+// before; and those without a name lose theirs.
+void finish_message_queues(OpeningContext& context, const RestorePlan& plan,
+                           const std::vector<Fd>& files);
+
+// Once the process has its descriptors, and nothing else: closing a queue ends its registration.
+void register_for_messages(RestoreContext& context, const pb::Process& process, Seed& seed);
+
+}  // namespace snapgdb

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <map>
+#include <string>
+#include <string_view>
+
+#include "core/linux/procfs.h"
+#include "core/resource/restorer.h"
+
+namespace snapgdb {
+
+// What an inotify or fanotify watches: the kernel tells an inode and a handle (fs/notify/fdinfo.c).
+struct WatchedFile {
+  dev_t device = 0;
+  ino_t inode = 0;
+  int handle_type = 0;
+  std::string handle;
+};
+// By the pairs of its line: "ino:3e8 sdev:800013 … fhandle-type:1 f_handle:…", in hexadecimal.
+WatchedFile watched_file(const std::map<std::string_view, std::string_view>& pairs);
+
+// As the kernel has a device number inside.
+dev_t device_of(uint64_t sdev);
+
+// A path that it has, as the process sees it; "": none was found.
+std::string path_of(const ProcDirectory& proc, const WatchedFile& watched);
+
+// The path to watch by a restore: that one, through the tree's namespace; or through a descriptor
+// of the tree, where the file has no name any more. "": neither.
+std::string path_to_watch(const RestoreContext& context, const std::string& path, uint64_t inode,
+                          uint64_t sdev);
+// Why there will be none; "" if there will.
+std::string why_not_watched(const Snapshot& snapshot, const std::string& path, uint64_t inode,
+                            uint64_t sdev);
+
+}  // namespace snapgdb

@@ -1,0 +1,81 @@
+// snapgdb restore: control groups.
+
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <filesystem>
+#include <fstream>
+#include <ranges>
+
+#include "tests/e2e/restoring.h"
+
+namespace snapgdb::e2e {
+namespace {
+
+constexpr const char* kOnlyRoot = "only root makes cgroups";
+
+struct Groups {
+  explicit Groups(const Target& target) : directories(target.said("cgroup")) {}
+  Groups(const Groups&) = delete;
+  Groups& operator=(const Groups&) = delete;
+  ~Groups() { remove(); }
+
+  // Inner ones were made after those that they are in.
+  void remove() const {
+    for (const std::string& directory : directories | std::views::reverse) rmdir(directory.c_str());
+  }
+  size_t count() const {
+    return static_cast<size_t>(std::ranges::count_if(directories, [](const std::string& directory) {
+      return std::filesystem::exists(directory);
+    }));
+  }
+
+  Words directories;
+};
+
+TEST_CASE("processes and threads are in their cgroups again, which are made again if need be") {
+  if (skip_unless(geteuid() == 0, kOnlyRoot)) return;
+  const TempDir directory;
+  Target target("cgroups");
+  const Groups groups(target);
+  if (skip_unless(!groups.directories.empty(), "no cgroups of version 2 are mounted")) return;
+  take_away(target.running(), directory / "image");
+  CHECK(groups.count() == groups.directories.size());
+  groups.remove();
+  CHECK(groups.count() == 0);
+  for (int round = 0; round < 2; ++round) {
+    const Result end = run_again(directory / "image");
+    INFO(end);
+    CHECK(end.ok());
+    CHECK_FALSE(contains(end.err, "cgroup"));
+    CHECK(groups.count() == 0);
+  }
+}
+
+TEST_CASE("a tree that is captured while it runs keeps its cgroups") {
+  if (skip_unless(geteuid() == 0, kOnlyRoot)) return;
+  const TempDir directory;
+  Target target("cgroups");
+  const Groups groups(target);
+  capture(target.pid(), directory / "image");
+  const Result end = target.finish();
+  INFO(end);
+  CHECK(end.ok());
+}
+
+TEST_CASE("an isolated tree leaves cgroups alone, and says so") {
+  if (skip_unless(geteuid() == 0, kOnlyRoot)) return;
+  const TempDir directory;
+  Target target("cgroups");
+  const Groups groups(target);
+  if (skip_unless(!groups.directories.empty(), "no cgroups of version 2 are mounted")) return;
+  take_away(target.running(), directory / "image");
+  groups.remove();
+  const Result end = run_again(directory / "image", {"--isolated"});
+  INFO(end);
+  CHECK(contains(end.err, "the tree is in our cgroups, not in "));
+  CHECK(groups.count() == 0);
+}
+
+}  // namespace
+}  // namespace snapgdb::e2e

@@ -1,0 +1,143 @@
+// snapgdb restore: POSIX message queues.
+
+#include <fcntl.h>
+#include <mqueue.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <filesystem>
+#include <fstream>
+#include <set>
+
+#include "tests/e2e/restoring.h"
+
+namespace snapgdb::e2e {
+namespace {
+
+// The names that one has said; what is left of them goes when the test ends.
+struct Queues {
+  explicit Queues(const Target& target) : names(target.said("mq")) {}
+  Queues(const Queues&) = delete;
+  Queues& operator=(const Queues&) = delete;
+  ~Queues() { remove(); }
+
+  void remove() const {
+    for (const std::string& name : names) mq_unlink(name.c_str());
+  }
+  size_t count() const {
+    size_t count = 0;
+    for (const std::string& name : std::set<std::string>(names.begin(), names.end())) {
+      const mqd_t queue = mq_open(name.c_str(), O_RDONLY);
+      if (queue < 0) continue;
+      ++count;
+      mq_close(queue);
+    }
+    return count;
+  }
+
+  Words names;
+};
+constexpr size_t kNamed = 6;
+
+// Captured and killed.
+struct Taken {
+  explicit Taken(std::optional<uid_t> user = {})
+      : user(user), target("message_queues", {}, {.user = user}), queues(target) {
+    if (user) std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
+    std::ofstream(target.scratch() + "/restored").put('\n');
+    take_away(target.running(), image, {.user = user});
+  }
+  void check_runs_again(const Words& options = {}) const {
+    const Result end = run_again(image, options, {.user = user});
+    INFO(end);
+    CHECK(end.ok());
+  }
+
+  std::optional<uid_t> user;
+  TempDir directory;
+  std::string image = directory / "image";
+  Target target;
+  Queues queues;
+};
+
+TEST_CASE("message queues that are gone are made again, with their messages and who is told") {
+  const Taken taken;
+  CHECK(taken.queues.count() == kNamed);
+  for (int round = 0; round < 2; ++round) {
+    taken.queues.remove();
+    taken.check_runs_again();
+    CHECK(taken.queues.count() == 0);
+  }
+}
+
+TEST_CASE("message queues that are still there are used as they are") {
+  const Taken taken;
+  taken.check_runs_again();
+  CHECK(taken.queues.count() == 0);
+}
+
+TEST_CASE("an isolated tree has message queues of its own") {
+  const Taken taken;
+  for (int round = 0; round < 2; ++round) {
+    taken.check_runs_again({"--isolated"});
+    CHECK(taken.queues.count() == kNamed);
+  }
+}
+
+TEST_CASE("an ordinary user's message queues come back, also in isolation") {
+  if (skip_unless(geteuid() == 0, "to become an ordinary user, one must be root")) return;
+  const Taken taken(kNobody);
+  taken.check_runs_again({"--isolated"});
+  CHECK(taken.queues.count() == kNamed);
+  taken.queues.remove();
+  taken.check_runs_again();
+}
+
+TEST_CASE("a tree with message queues is captured while it runs, and does not notice") {
+  const TempDir directory;
+  Target target("message_queues");
+  const Result captured =
+      snapgdb({"capture", std::to_string(target.pid()), "-o", directory / "image"});
+  INFO(captured);
+  CHECK(captured.status == 3);
+  CHECK(contains(captured.err, "10 messages, 16447 bytes: the kernel shows none"));
+  const Result end = target.finish();
+  INFO(end);
+  CHECK(end.ok());
+}
+
+TEST_CASE("messages of a queue that others have open, too, are left alone") {
+  const TempDir directory;
+  Target target("message_queues");
+  const Queues queues(target);
+  const mqd_t full = mq_open(queues.names.front().c_str(), O_RDONLY | O_NONBLOCK);
+  REQUIRE(full >= 0);
+  const Result captured =
+      snapgdb({"capture", std::to_string(target.pid()), "-o", directory / "image", "--kill"});
+  INFO(captured);
+  CHECK(contains(captured.err, "processes outside of the tree have it open"));
+  mq_attr now{};
+  CHECK(mq_getattr(full, &now) == 0);
+  CHECK(now.mq_curmsgs == 10);
+  mq_close(full);
+}
+
+TEST_CASE("a message queue that has the name of one of another size is in the way") {
+  const Taken taken;
+  taken.queues.remove();
+  mq_attr other{};
+  other.mq_maxmsg = 1, other.mq_msgsize = 1;
+  const std::string& name = taken.queues.names.front();
+  const mqd_t queue = mq_open(name.c_str(), O_CREAT | O_EXCL | O_RDWR, 0600, &other);
+  REQUIRE(queue >= 0);
+  const Result refused = run_again(taken.image);
+  INFO(refused);
+  CHECK(refused.status == 1);
+  CHECK(contains(refused.err, name + ": another one has its name now"));
+  CHECK(taken.queues.count() == 1);
+  mq_close(queue);
+  taken.check_runs_again({"--isolated"});
+}
+
+}  // namespace
+}  // namespace snapgdb::e2e
