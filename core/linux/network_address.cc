@@ -189,18 +189,33 @@ void inject_datagram(const NetworkAddress& from, const NetworkAddress& to,
   send_raw(to, ip_header(from, to, protocol, segment.size()) + segment);
 }
 
-void inject_end(const NetworkAddress& from, const NetworkAddress& to, const TcpNumbers& numbers) {
-  constexpr uint16_t kWords = 5, kFin = 1, kAck = 16, kSumAt = 16, kWindow = UINT16_MAX;
+namespace {
+
+enum : uint16_t { kFin = 1, kReset = 4, kAck = 16 };  // RFC 9293
+
+void inject_segment(const NetworkAddress& from, const NetworkAddress& to, const TcpNumbers& numbers,
+                    int flags) {
+  constexpr uint16_t kWords = 5, kSumAt = 16, kWindow = UINT16_MAX;
   std::string segment;
   put16(segment, from.port);
   put16(segment, to.port);
   put32(segment, numbers.sequence);
   put32(segment, numbers.acknowledged);
-  put16(segment, static_cast<uint16_t>(kWords << 12 | kAck | kFin));
+  put16(segment, static_cast<uint16_t>(kWords << 12 | flags));
   put16(segment, kWindow);
   put32(segment, 0);
   add_checksum(from, to, IPPROTO_TCP, segment, kSumAt);
   send_raw(to, ip_header(from, to, IPPROTO_TCP, segment.size()) + segment);
+}
+
+}  // namespace
+
+void inject_end(const NetworkAddress& from, const NetworkAddress& to, const TcpNumbers& numbers) {
+  inject_segment(from, to, numbers, kAck | kFin);
+}
+
+void inject_reset(const NetworkAddress& from, const NetworkAddress& to, const TcpNumbers& numbers) {
+  inject_segment(from, to, numbers, kAck | kReset);
 }
 
 }  // namespace snapgdb

@@ -38,6 +38,8 @@ struct TcpNumbers {
   uint32_t sequence = 0, acknowledged = 0;
 };
 void inject_end(const NetworkAddress& from, const NetworkAddress& to, const TcpNumbers& numbers);
+// It breaks the connection off.
+void inject_reset(const NetworkAddress& from, const NetworkAddress& to, const TcpNumbers& numbers);
 
 // Of the packets that pass the lock.
 inline constexpr uint32_t kPassingMark = 0x736e6170;

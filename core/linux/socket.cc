@@ -1,30 +1,20 @@
 #include <arpa/inet.h>
-#include <fcntl.h>
-#include <libmnl/libmnl.h>
 #include <linux/netlink.h>
-#include <linux/sock_diag.h>
 #include <linux/sockios.h>
-#include <linux/unix_diag.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
-#include <sys/sysmacros.h>
 #include <sys/un.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
-#include <memory>
-#include <span>
+#include <map>
 #include <tuple>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
-#include "core/linux/namespaces.h"
 #include "core/linux/task.h"
 
 namespace snapgdb {
@@ -120,91 +110,6 @@ uint32_t queue_size(const Fd& socket, unsigned long which) {
   return ::ioctl(socket.get(), which, &bytes) == 0 ? static_cast<uint32_t>(bytes) : 0;
 }
 
-// ---- unix_diag -------------------------------------------------------------------------------
-
-using UnixSockets = std::map<uint64_t, UnixSocket>;
-
-template <typename T>
-T payload(const nlattr* attribute) {
-  T value{};
-  std::memcpy(&value, mnl_attr_get_payload(attribute),
-              std::min<size_t>(sizeof value, mnl_attr_get_payload_len(attribute)));
-  return value;
-}
-
-// The kernel's own device number, in 32 bits (MAJOR(), include/linux/kdev_t.h).
-uint64_t device_of(uint32_t number) {
-  return makedev(number >> 20, number & 0xfffff);
-}
-
-int add_attribute(const nlattr* attribute, void* out) {
-  UnixSocket& socket = *static_cast<UnixSocket*>(out);
-  switch (mnl_attr_get_type(attribute)) {
-    case UNIX_DIAG_PEER:
-      socket.peer = payload<uint32_t>(attribute);
-      break;
-    case UNIX_DIAG_SHUTDOWN:
-      socket.shutdown = payload<uint8_t>(attribute);
-      break;
-    case UNIX_DIAG_RQLEN:
-      socket.backlog = payload<unix_diag_rqlen>(attribute).udiag_wqueue;
-      break;
-    case UNIX_DIAG_VFS: {
-      const auto file = payload<unix_diag_vfs>(attribute);
-      socket.file_inode = file.udiag_vfs_ino, socket.file_device = device_of(file.udiag_vfs_dev);
-      break;
-    }
-    case UNIX_DIAG_ICONS:
-      socket.waiting.resize(mnl_attr_get_payload_len(attribute) / sizeof(uint32_t));
-      std::memcpy(socket.waiting.data(), mnl_attr_get_payload(attribute),
-                  socket.waiting.size() * sizeof(uint32_t));
-      break;
-  }
-  return MNL_CB_OK;
-}
-
-int add_socket(const nlmsghdr* header, void* sockets) {
-  const auto* message = static_cast<const unix_diag_msg*>(mnl_nlmsg_get_payload(header));
-  UnixSocket& socket = (*static_cast<UnixSockets*>(sockets))[message->udiag_ino];
-  socket.state = message->udiag_state;
-  return mnl_attr_parse(header, sizeof *message, add_attribute, &socket);
-}
-
-Fd open_diag() {
-  return Fd(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG));
-}
-
-UnixSockets ask_unix_diag(Fd diag) {
-  constexpr char kTried[] = "cannot ask the kernel for unix sockets";
-  if (!diag.valid()) throw_errno("{}", kTried);
-  const std::unique_ptr<mnl_socket, int (*)(mnl_socket*)> socket(mnl_socket_fdopen(diag.get()),
-                                                                 mnl_socket_close);
-  if (socket) diag.release();
-  if (!socket || mnl_socket_bind(socket.get(), 0, MNL_SOCKET_AUTOPID) != 0)
-    throw_errno("{}", kTried);
-
-  std::array<char, 32768> buffer{};
-  nlmsghdr* header = mnl_nlmsg_put_header(buffer.data());
-  header->nlmsg_type = SOCK_DIAG_BY_FAMILY;
-  header->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
-  auto* query =
-      static_cast<unix_diag_req*>(mnl_nlmsg_put_extra_header(header, sizeof(unix_diag_req)));
-  query->sdiag_family = AF_UNIX;
-  query->udiag_states = UINT32_MAX;
-  query->udiag_show = UDIAG_SHOW_PEER | UDIAG_SHOW_ICONS | UDIAG_SHOW_RQLEN | UDIAG_SHOW_VFS;
-  if (mnl_socket_sendto(socket.get(), header, header->nlmsg_len) < 0) throw_errno("{}", kTried);
-
-  UnixSockets sockets;
-  int more = MNL_CB_OK;
-  while (more > MNL_CB_STOP) {
-    const ssize_t n = mnl_socket_recvfrom(socket.get(), buffer.data(), buffer.size());
-    if (n < 0) throw_errno("{}", kTried);
-    more = mnl_cb_run(buffer.data(), static_cast<size_t>(n), 0, 0, add_socket, &sockets);
-    if (more < 0) throw_errno("{}", kTried);
-  }
-  return sockets;
-}
-
 }  // namespace
 
 SocketDescription describe_socket(const Fd& socket) {
@@ -220,15 +125,6 @@ SocketDescription describe_socket(const Fd& socket) {
     description.send_queue = queue_size(socket, SIOCOUTQ);
   }
   return description;
-}
-
-std::map<uint64_t, UnixSocket> unix_sockets(const Fd& network_namespace) {
-  Fd diag;
-  if (network_namespace.valid())
-    in_namespace(network_namespace, "net", [&] { diag = open_diag(); });
-  else
-    diag = open_diag();
-  return ask_unix_diag(std::move(diag));
 }
 
 }  // namespace snapgdb

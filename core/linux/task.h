@@ -80,19 +80,6 @@ bool leads_to(Tid tid, int number, const EpollSlot& slot);
 // Whether kcmp(2) compares descriptors of that task.
 bool may_compare_files(Tid tid, int number);
 
-// What sock_diag(7) tells of the unix sockets in a network namespace, by inode; those that nobody
-// has a descriptor of are not among them. `network_namespace`: /proc/PID/ns/net opened, or not
-// valid for our own. Throws SystemError.
-struct UnixSocket {
-  uint8_t state = 0;              // include/net/tcp_states.h
-  std::optional<uint64_t> peer;   // inode; 0: it has none (any more), or is not accepted yet
-  uint8_t shutdown = 0;           // 1: it receives nothing more, 2: it sends nothing more
-  uint32_t backlog = 0;           // of a listening one
-  std::vector<uint32_t> waiting;  // inodes of those it has not accepted yet; 0: gone already
-  uint64_t file_device = 0, file_inode = 0;  // of the name it is bound to, in the file system
-};
-std::map<uint64_t, UnixSocket> unix_sockets(const Fd& network_namespace);
-
 // What can be asked of a socket that we hold a duplicate of.
 struct SocketDescription {
   int domain = 0, type = 0, protocol = 0;

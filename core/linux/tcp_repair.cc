@@ -81,6 +81,7 @@ std::string peek_all(const Fd& socket, bool& has_urgent_data) {
 void read_agreed(const Fd& socket, TcpConnection& connection) {
   const tcp_info info = tcp_info_of(socket);
   connection.phase = static_cast<TcpPhase>(info.tcpi_state);
+  connection.bytes_sent = info.tcpi_bytes_sent - info.tcpi_bytes_retrans;
   connection.selective_acks = info.tcpi_options & TCPI_OPT_SACK;
   if (info.tcpi_options & TCPI_OPT_WSCALE)
     connection.window_scale = {info.tcpi_snd_wscale, info.tcpi_rcv_wscale};
@@ -177,7 +178,7 @@ void read_sending(const Fd& socket, OptionGuard& guard, TcpConnection& connectio
   read_agreed(socket, connection);  // in repair mode, TCP_MAXSEG is what was agreed on
   const bool ends = has_sent_end(connection.phase);
   if (!repairs) {
-    connection.unsent = static_cast<uint32_t>(queue_size(socket, SIOCOUTQ));
+    connection.unsent = static_cast<uint32_t>(queue_size(socket, SIOCOUTQNSD));
     if (ends && connection.unsent) --connection.unsent;
     return;
   }
@@ -209,6 +210,7 @@ void read_receiving(const Fd& socket, OptionGuard& guard, TcpConnection& connect
         connection.window = window;
       if (sequence(socket, TCP_RECV_QUEUE) != before) continue;  // something came meanwhile
     }
+    connection.bytes_received = tcp_info_of(socket).tcpi_bytes_received;
     // The end of the other side may have come since the first look.
     const bool ended = has_received_end(now);
     if (ended && connection.phase == TcpPhase::kEstablished)
@@ -222,6 +224,13 @@ void read_receiving(const Fd& socket, OptionGuard& guard, TcpConnection& connect
     return;
   }
   throw Error("", "packets keep coming in while it is being read");
+}
+
+std::string peek_received(const Fd& socket, OptionGuard& guard) {
+  const OptionGuard::Change undo = peek_offset_of(socket);
+  const OptionGuard::Scope scope(guard, &undo, 1);
+  bool has_urgent_data = false;
+  return peek_all(socket, has_urgent_data);
 }
 
 // ---- Restoring ----------------------------------------------------------------------------------
@@ -268,6 +277,11 @@ void queue_unsent(const Fd& socket, const TcpConnection& connection) {
 void end_repair(const Fd& socket, bool reusable) {
   set(socket, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF, "repair mode");
   set(socket, SOL_SOCKET, SO_REUSEADDR, reusable, "SO_REUSEADDR");
+}
+
+void end_repair_of_closed(const Fd& socket, bool has_error) {
+  set(socket, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP, "repair mode");
+  if (!has_error) value_of(socket, SOL_SOCKET, SO_ERROR);
 }
 
 }  // namespace snapgdb

@@ -44,7 +44,7 @@ struct TcpConnection {
   TcpPhase phase = TcpPhase::kClosed;
   uint32_t send_sequence = 0, receive_sequence = 0;
   std::string send_queue, receive_queue;
-  uint32_t unsent = 0;  // at the end of send_queue
+  uint32_t unsent = 0;  // at the end of send_queue, which is known only to who may repair
   uint32_t maximum_segment = 0;
   struct Scale {
     uint32_t send = 0, receive = 0;
@@ -55,6 +55,8 @@ struct TcpConnection {
   // Only the right to repair (CAP_NET_ADMIN) tells it, as the sequence numbers and what is queued
   // to be sent.
   std::optional<tcp_repair_window> window;
+  // Since it was made, without those that were sent once more; the end of the other side is one.
+  uint64_t bytes_sent = 0, bytes_received = 0;
   bool has_urgent_data = false;  // it is among the received bytes, where the program would find it
 };
 
@@ -63,11 +65,15 @@ TcpPhase tcp_phase_of(const Fd& socket);
 
 // Of a socket of a stopped program, which stays as it is. What is sent is read before what is
 // received: of two connected sockets, all with the first before any with the second. Then no byte
-// is acknowledged that is not received. `why_not`: why only a part could be read, "" if all was.
+// is acknowledged that is not received. `why_not`: why only a part could be read, "" if all was;
+// then, what was sent may be on its way still.
 void read_sending(const Fd& socket, OptionGuard& guard, TcpConnection& connection,
                   std::string& why_not);
 void read_receiving(const Fd& socket, OptionGuard& guard, TcpConnection& connection,
                     std::string& why_not);
+
+// What has arrived and is not read, of a connection in any state.
+std::string peek_received(const Fd& socket, OptionGuard& guard);
 
 // Restoring: what is closed in repair mode tells the other end nothing.
 void begin_repair(const Fd& socket);
@@ -78,6 +84,10 @@ void connect_silently(const Fd& socket, const TcpConnection& connection,
 void queue_unsent(const Fd& socket, const TcpConnection& connection);
 // Packets go their ways again. `reusable`: SO_REUSEADDR, which repair mode forgets.
 void end_repair(const Fd& socket, bool reusable);
+
+// Of one that its other end has ended (ECONNRESET): leaves repair mode; `has_error`: that is still
+// to be told.
+void end_repair_of_closed(const Fd& socket, bool has_error);
 
 // What is queued in a socket of a stopped program is looked at by MSG_PEEK, whatever SO_PEEK_OFF
 // says.

@@ -124,11 +124,11 @@ constexpr Coverage kCoverage[] = {
      "what is queued in a terminal, of which the image says how much; virtual consoles", ""},
     {kDescriptor, "socket",
      "domain, type, addresses, options, what is queued with senders, credentials and descriptors "
-     "in flight; TCP: both queues, sequence numbers, windows, options",
+     "in flight; TCP: both queues, sequence numbers, windows, options; groups that were joined",
      "unix; TCP and UDP over IPv4 and IPv6, raw, netlink, packet; connections within the tree, to "
      "outside with --tcp-established or --tcp-close",
      "peers outside of the tree, unless said otherwise; data sent to a unix connection nobody has "
-     "accepted; TCP connections waiting to be accepted; multicast memberships; packet rings, TLS, "
+     "accepted; TCP connections from outside that wait to be accepted; packet rings, TLS, MPTCP, "
      "AF_VSOCK and others",
      "pidfd_getfd(2); TCP: CAP_NET_ADMIN, or --isolated with empty send queues"},
     {kDescriptor, "timerfd", "clock, flags, time left, interval, ticks", "all of it",

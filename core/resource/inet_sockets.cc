@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <set>
 
@@ -21,9 +22,7 @@ namespace snapgdb {
 namespace {
 
 // What has been shut down, as far as poll(2) tells: of sending only, a connection does.
-uint32_t shutdown_of(const Fd& socket, TcpPhase phase) {
-  pollfd look{socket.get(), POLLRDHUP, 0};
-  ::poll(&look, 1, 0);
+uint32_t shutdown_of(const pollfd& look, TcpPhase phase) {
   uint32_t how = look.revents & POLLRDHUP ? 1 : 0;
   if ((look.revents & POLLRDHUP && look.revents & POLLHUP) || has_sent_end(phase)) how |= 2;
   return how;
@@ -37,7 +36,7 @@ std::string upper_protocol(const Fd& socket) {
   return has_one ? std::string(name, ::strnlen(name, std::min<size_t>(size, sizeof name))) : "";
 }
 
-void capture(CaptureContext& context, const OpenDescriptor&, const Fd& socket,
+void capture(CaptureContext& context, const OpenDescriptor& open, const Fd& socket,
              pb::Descriptor& out) {
   pb::Socket& record = *out.mutable_socket();
   capture_options(socket, network_options(), record);
@@ -53,7 +52,11 @@ void capture(CaptureContext& context, const OpenDescriptor&, const Fd& socket,
     else
       record.mutable_tcp()->set_state(info.tcpi_state);
   }
-  record.set_shutdown(shutdown_of(socket, phase));
+  pollfd look{socket.get(), POLLRDHUP, 0};
+  ::poll(&look, 1, 0);
+  record.set_shutdown(shutdown_of(look, phase));
+  if (look.revents & POLLERR && phase == TcpPhase::kClosed) record.set_state(kReset);
+  if (!is_tcp(record)) capture_datagram_state(context, open, socket, record);
   record.set_corked(number_option(record, IPPROTO_TCP, TCP_CORK) && is_tcp(record));
   Fd kept(::fcntl(socket.get(), F_DUPFD_CLOEXEC, 0));
   if (!kept.valid()) throw_errno("cannot duplicate a descriptor");
@@ -76,30 +79,22 @@ bool is_connection(const pb::Socket& socket) {
   return is_tcp(socket) && is_connected(phase_of(socket));
 }
 
+// Nobody has accepted some that came in at the listening one, and this one leads to it.
+bool may_wait_at(const pb::Socket& socket, const pb::Socket& listening) {
+  if (!is_tcp(listening) || !listening.receive_queue() ||
+      phase_of(listening) != TcpPhase::kListening)
+    return false;
+  const auto at = NetworkAddress::of(listening.local_address());
+  const auto to = NetworkAddress::of(socket.remote_address());
+  return at && to && at->port == to->port && (at->is_any() || *at == *to);
+}
+
 // Of the network namespace that it is in; 0 before Linux 5.14.
-uint64_t network_of(const Fd& socket) {
+uint64_t network_cookie(const Fd& socket) {
   constexpr int kCookie = 71;  // SO_NETNS_COOKIE
   uint64_t cookie = 0;
   socklen_t size = sizeof cookie;
   return ::getsockopt(socket.get(), SOL_SOCKET, kCookie, &cookie, &size) == 0 ? cookie : 0;
-}
-
-// What one look tells, until there is nothing more.
-void read_queue(const Fd& socket, pb::Socket& record) {
-  std::string bytes(size_t{1} << 16, '\0');
-  while (true) {
-    sockaddr_storage sender{};
-    iovec piece{bytes.data(), bytes.size()};
-    msghdr message{};
-    message.msg_name = &sender, message.msg_namelen = sizeof sender;
-    message.msg_iov = &piece, message.msg_iovlen = 1;
-    const ssize_t n = ::recvmsg(socket.get(), &message, MSG_PEEK | MSG_DONTWAIT);
-    if (n < 0 && errno == EAGAIN) return;
-    if (n < 0) throw_errno("cannot look at a datagram");
-    pb::QueuedMessage& queued = *record.add_queue();
-    queued.set_content(bytes.data(), static_cast<size_t>(n));
-    queued.set_sender(&sender, std::min<size_t>(message.msg_namelen, sizeof sender));
-  }
 }
 
 }  // namespace
@@ -145,9 +140,18 @@ void InetSockets::read(CaptureContext& context, std::vector<pb::Process>& proces
   const Fd ours(options.keeps_connections ? ::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0) : -1);
   for (const Entry& entry : connections) {
     const auto ends = ends_of(entry.record->socket());
-    const bool is_outside = ends && !known.contains({ends->remote, ends->local});
+    const bool has_no_end = ends && !known.contains({ends->remote, ends->local});
+    const bool waits = has_no_end && std::ranges::any_of(entries, [&](const Entry& other) {
+                         return may_wait_at(entry.record->socket(), other.record->socket());
+                       });
+    const bool is_outside = has_no_end && !waits;
+    // The kernel shows it to nobody: no loss that a better capture would spare.
+    if (waits && tcp_info_of(*entry.socket).tcpi_bytes_sent)
+      entry.record->mutable_socket()->set_why_incomplete(
+          "what it has sent over a connection that nobody has accepted cannot be read");
     if (is_outside) outside.emplace_back(ends->local, ends->remote);
-    if (is_outside && options.keeps_connections && network_of(*entry.socket) != network_of(ours))
+    if (is_outside && options.keeps_connections &&
+        network_cookie(*entry.socket) != network_cookie(ours))
       throw Error("cannot lock the network of " + printable(entry.record->target()),
                   "it is another one than ours",
                   fmt::format("run snapgdb in it: nsenter -t {} -n", entry.pid));
@@ -157,8 +161,26 @@ void InetSockets::read(CaptureContext& context, std::vector<pb::Process>& proces
   if (options.keeps_connections && !outside.empty())
     ends_.lock = std::make_unique<NetworkLock>(lock, outside);
   read_connections(context, connections, options);
-  read_datagrams(context, entries);
+  for (Entry& entry : entries) {
+    const pb::Socket& record = entry.record->socket();
+    const bool is_closed = is_tcp(record) && phase_of(record) == TcpPhase::kClosed;
+    if (is_closed) read_closed(*entry.record, *entry.socket, guard());
+    if (!is_tcp(record)) read_datagrams(context, entry.pid, *entry.record, *entry.socket, guard());
+  }
   guard_.reset();
+}
+
+// Between both ends: in a queue of neither.
+void InetSockets::add_what_is_on_its_way(Entry& entry, const std::vector<Entry>& connections) {
+  const auto ends = ends_of(entry.record->socket());
+  for (const Entry& other : connections) {
+    if (!ends || ends_of(other.record->socket()) != EndPoints{ends->remote, ends->local}) continue;
+    const uint64_t end = has_received_end(other.connection.phase) ? 1 : 0;
+    const uint64_t arrived = other.connection.bytes_received - end;
+    if (entry.connection.bytes_sent > arrived)
+      entry.connection.unsent += static_cast<uint32_t>(entry.connection.bytes_sent - arrived);
+    return;
+  }
 }
 
 // What all of them send before what any receives, see read_sending().
@@ -175,6 +197,8 @@ void InetSockets::read_connections(CaptureContext& context, std::vector<Entry>& 
         context.lacks({entry.pid}, {}, entry.record->target(), error.what());
       }
     }
+  for (Entry& entry : connections)
+    if (!entry.why_not.empty()) add_what_is_on_its_way(entry, connections);
   for (Entry& entry : connections) {
     record_connection(entry.connection, *entry.record->mutable_socket()->mutable_tcp());
     if (!entry.why_not.empty() && (entry.connection.unsent || options.keeps_connections))
@@ -182,28 +206,6 @@ void InetSockets::read_connections(CaptureContext& context, std::vector<Entry>& 
     if (entry.connection.has_urgent_data)
       context.lacks({entry.pid}, {}, "urgent mark of " + entry.record->target(),
                     "the kernel does not tell where it is");
-  }
-}
-
-void InetSockets::read_datagrams(CaptureContext& context, std::vector<Entry>& entries) {
-  for (Entry& entry : entries) {
-    pb::Socket& record = *entry.record->mutable_socket();
-    if (!is_udp(record)) continue;
-    pollfd look{entry.socket->get(), POLLIN, 0};
-    if (::poll(&look, 1, 0) <= 0 || !(look.revents & POLLIN) || record.shutdown() & 1) continue;
-    const OptionGuard::Change undo = peek_offset_of(*entry.socket);
-    try {
-      if (look.revents & POLLERR) throw Error("", "an error waits to be read before it");
-      const OptionGuard::Scope scope(guard(), &undo, 1);
-      // Then each look shows what comes behind the last one.
-      const int from_start = 0;
-      if (::setsockopt(entry.socket->get(), SOL_SOCKET, SO_PEEK_OFF, &from_start,
-                       sizeof from_start) != 0)
-        throw_errno("cannot look at datagrams one after the other");
-      read_queue(*entry.socket, record);
-    } catch (const Error& error) {
-      context.lacks({entry.pid}, {}, "queue of " + entry.record->target(), error.what());
-    }
   }
 }
 
@@ -270,15 +272,62 @@ std::string usable_here(OpeningContext& context, std::string address) {
   return address;
 }
 
+namespace {
+
+bool bind_to(const Fd& socket, const std::string& address) {
+  return ::bind(socket.get(), reinterpret_cast<const sockaddr*>(address.data()),
+                static_cast<socklen_t>(address.size())) == 0;
+}
+
+// Also to an address that the host does not have, as it may have been when it was allowed to.
+bool bind_freely(const Fd& socket, const std::string& address) {
+  const auto allow = [&](int on) {
+    return ::setsockopt(socket.get(), IPPROTO_IP, IP_FREEBIND, &on, sizeof on) == 0;
+  };
+  return allow(1) && bind_to(socket, address) && allow(0);
+}
+
+}  // namespace
+
+// Whether the port is another socket's, too, which one of both must have allowed when it was
+// bound (SO_REUSEPORT), whatever it says by now.
+bool shares_port(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
+  const auto local = NetworkAddress::of(descriptor.socket().local_address());
+  const auto allows_others = [](const pb::Socket& socket) {
+    return !is_tcp(socket) && number_option(socket, SOL_SOCKET, SO_REUSEADDR);
+  };
+  const auto is_beside = [&](const pb::Descriptor& other) {
+    if (!other.has_socket() || other.inode() == descriptor.inode() ||
+        other.socket().domain() != descriptor.socket().domain() ||
+        other.socket().protocol() != descriptor.socket().protocol() ||
+        phase_of(other.socket()) != phase_of(descriptor.socket()) ||
+        (allows_others(other.socket()) && allows_others(descriptor.socket())))
+      return false;
+    const auto theirs = NetworkAddress::of(other.socket().local_address());
+    return theirs && theirs->port == local->port &&
+           (theirs->is_any() || local->is_any() || *theirs == *local);
+  };
+  return local && local->port &&
+         std::ranges::any_of(snapshot.processes(), [&](const pb::Process& process) {
+           return std::ranges::any_of(process.descriptors(), is_beside);
+         });
+}
+
+void set_port_shared(const Fd& socket, int shared) {
+  ::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEPORT, &shared, sizeof shared);
+}
+
 void bind_again(OpeningContext& context, const Fd& socket, const pb::Descriptor& descriptor) {
   const pb::Socket& record = descriptor.socket();
   const auto local = NetworkAddress::of(record.local_address());
   const bool has_port = local && local->port && record.type() != SOCK_RAW;
   if (!local || (local->is_any() && !has_port)) return;
   const std::string address = usable_here(context, record.local_address());
-  if (::bind(socket.get(), reinterpret_cast<const sockaddr*>(address.data()),
-             static_cast<socklen_t>(address.size())) == 0)
-    return;
+  if (bind_to(socket, address)) return;
+  if (errno == EADDRNOTAVAIL && !is_connection(record) && bind_freely(socket, address))
+    return context.notes.push_back(
+        fmt::format("{} is bound to {}, an address that this host does not have",
+                    printable(descriptor.target()), printable(record.local())));
   const std::string why = errno_text(errno);
   throw Error(
       fmt::format("cannot bind a socket to {}", printable(record.local())), why,
@@ -305,7 +354,8 @@ void shut_down_again(const Fd& socket, uint32_t how) {
 namespace {
 
 std::string obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
-  return descriptor.socket().type() == SOCK_STREAM ? tcp_obstacle(snapshot, descriptor) : "";
+  const int type = descriptor.socket().type();
+  return type == SOCK_DGRAM || type == SOCK_RAW ? "" : tcp_obstacle(snapshot, descriptor);
 }
 
 Fd open_socket(OpeningContext& context, const pb::Descriptor& descriptor) {
@@ -334,16 +384,36 @@ bool is_from_outside(const Snapshot& snapshot, const pb::Descriptor& descriptor)
 
 }  // namespace
 
-bool is_outside_connection(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
-  const auto ends = ends_of(descriptor.socket());
-  if (!descriptor.has_socket() || !is_connection(descriptor.socket()) || !ends) return false;
-  const auto is_other_end = [&](const pb::Descriptor& other) {
-    return other.has_socket() && is_connection(other.socket()) &&
-           ends_of(other.socket()) == EndPoints{ends->remote, ends->local};
-  };
-  return std::ranges::none_of(snapshot.processes(), [&](const pb::Process& process) {
-    return std::ranges::any_of(process.descriptors(), is_other_end);
+namespace {
+
+bool has_socket_that(const Snapshot& snapshot, const auto& is_it) {
+  return std::ranges::any_of(snapshot.processes(), [&](const pb::Process& process) {
+    return std::ranges::any_of(process.descriptors(), [&](const pb::Descriptor& other) {
+      return other.has_socket() && is_it(other.socket());
+    });
   });
+}
+
+bool has_other_end(const Snapshot& snapshot, const EndPoints& ends) {
+  return has_socket_that(snapshot, [&](const pb::Socket& other) {
+    return is_connection(other) && ends_of(other) == EndPoints{ends.remote, ends.local};
+  });
+}
+
+}  // namespace
+
+bool is_outside_connection(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
+  if (!descriptor.has_socket() || !is_connection(descriptor.socket())) return false;
+  const auto ends = ends_of(descriptor.socket());
+  return ends && !has_other_end(snapshot, *ends) && !waits_to_be_accepted(snapshot, descriptor);
+}
+
+bool waits_to_be_accepted(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
+  const pb::Socket& socket = descriptor.socket();
+  const auto ends = ends_of(socket);
+  return ends && is_connection(socket) && !has_other_end(snapshot, *ends) &&
+         has_socket_that(snapshot,
+                         [&](const pb::Socket& other) { return may_wait_at(socket, other); });
 }
 
 bool is_tcp_connection(const pb::Descriptor& descriptor) {

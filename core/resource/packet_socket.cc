@@ -4,6 +4,7 @@
 #include <linux/sock_diag.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/base/error.h"
@@ -19,6 +20,39 @@ namespace {
 constexpr int SOL_PACKET = 263;
 #endif
 
+// struct packet_mreq with room for longer addresses, as the kernel takes it (packet(7)).
+struct LongMembership {
+  int interface;
+  uint16_t type, length;
+  uint8_t address[32];  // MAX_ADDR_LEN
+};
+
+void capture_memberships(CaptureContext& context, const OpenDescriptor& open, const Fd& socket,
+                         pb::Socket& record) {
+  for (const PacketMembership& membership :
+       ask_kernel(context, open, socket, context.packet_memberships, packet_memberships)) {
+    LongMembership out{membership.interface,
+                       membership.type,
+                       static_cast<uint16_t>(membership.address.size()),
+                       {}};
+    std::memcpy(out.address, membership.address.data(),
+                std::min(membership.address.size(), sizeof out.address));
+    for (uint32_t i = 0; i < membership.times; ++i) record.add_memberships(&out, sizeof out);
+  }
+}
+
+// A sandbox has no device but its loopback device.
+void join_again(OpeningContext& context, const Fd& socket, const pb::Descriptor& descriptor) {
+  for (const std::string& membership : descriptor.socket().memberships()) {
+    LongMembership in{};
+    std::memcpy(&in, membership.data(), std::min(membership.size(), sizeof in));
+    if (context.sandbox) in.interface = 1;
+    if (::setsockopt(socket.get(), SOL_PACKET, PACKET_ADD_MEMBERSHIP, &in, sizeof in) != 0)
+      context.notes.push_back(fmt::format("{} does not listen to what it had joined: {}",
+                                          printable(descriptor.target()), errno_text(errno)));
+  }
+}
+
 void capture(CaptureContext& context, const OpenDescriptor& open, const Fd& socket,
              pb::Descriptor& out) {
   pb::Socket& record = *out.mutable_socket();
@@ -31,6 +65,7 @@ void capture(CaptureContext& context, const OpenDescriptor& open, const Fd& sock
     option.set_level(SOL_PACKET), option.set_name(PACKET_FANOUT);
     option.set_value(&fanout, sizeof fanout);
   }
+  capture_memberships(context, open, socket, record);
   uint32_t memory[SK_MEMINFO_VARS]{};
   size = sizeof memory;
   if (::getsockopt(socket.get(), SOL_SOCKET, SO_MEMINFO, memory, &size) == 0 &&
@@ -69,6 +104,7 @@ Fd open_socket(OpeningContext& context, const pb::Descriptor& descriptor) {
       fanout && ::setsockopt(socket.get(), SOL_PACKET, PACKET_FANOUT, &fanout, sizeof fanout) != 0)
     context.notes.push_back(fmt::format("{} does not share its packets: {}",
                                         printable(descriptor.target()), errno_text(errno)));
+  join_again(context, socket, descriptor);
   return socket;
 }
 

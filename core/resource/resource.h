@@ -14,6 +14,7 @@
 #include "core/image/snapshot.pb.h"
 #include "core/linux/detour.h"
 #include "core/linux/freezer.h"
+#include "core/linux/socket_diag.h"
 #include "core/linux/task.h"
 #include "core/resource/file_registry.h"
 #include "core/resource/inet_sockets.h"
@@ -45,9 +46,15 @@ struct CaptureContext {
   // By inode of the network namespace, and of the socket.
   std::map<uint64_t, std::map<uint64_t, UnixSocket>> unix_sockets{};
   bool ends = false;  // the tree is killed when the image is complete
+  // What the kernel tells of sockets, by inode of the network namespace, and of the socket.
+  template <typename T>
+  using ByNetwork = std::map<uint64_t, std::map<uint64_t, T>>;
+  ByNetwork<UnixSocket> unix_sockets{};
+  ByNetwork<uint8_t> udp_shutdowns{};
+  ByNetwork<std::vector<PacketMembership>> packet_memberships{};
   // By CLOCK_MONOTONIC: what is left of a timer is told as of the moment of the snapshot.
   const uint64_t began_ns = now_ns(CLOCK_MONOTONIC);
-  std::mutex mutex{};  // of missing, unix_sockets and pipes
+  std::mutex mutex{};  // of missing, what is known of sockets, and pipes
 
   // Whether the content of this pipe or socket (by inode) is still to be taken: one descriptor
   // does.

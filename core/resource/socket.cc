@@ -1,10 +1,13 @@
 #include "core/resource/socket.h"
 
 #include <fcntl.h>
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <map>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
@@ -53,13 +56,23 @@ void capture(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor
 
 // ---- Restoring ----------------------------------------------------------------------------------
 
+std::string name_of_domain(int domain) {
+  static const std::map<int, const char*> kNames{
+      {AF_VSOCK, "AF_VSOCK"}, {AF_ALG, "AF_ALG"},     {AF_XDP, "AF_XDP"},
+      {AF_KEY, "AF_KEY"},     {AF_CAN, "AF_CAN"},     {AF_BLUETOOTH, "AF_BLUETOOTH"},
+      {AF_KCM, "AF_KCM"},     {AF_TIPC, "AF_TIPC"},   {AF_RDS, "AF_RDS"},
+      {AF_SMC, "AF_SMC"},     {AF_PPPOX, "AF_PPPOX"}, {AF_QIPCRTR, "AF_QIPCRTR"}};
+  const auto known = kNames.find(domain);
+  return known == kNames.end() ? fmt::format("domain {}", domain) : known->second;
+}
+
 std::string obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
   const pb::Socket& socket = descriptor.socket();
   if (!socket.why_incomplete().empty())
     return "it is not in the image: " + printable(socket.why_incomplete());
   const SocketFamily* family = family_of(descriptor);
   return family ? family->obstacle(snapshot, descriptor)
-                : "sockets of that family cannot be restored yet";
+                : fmt::format("sockets of {} cannot be restored", name_of_domain(socket.domain()));
 }
 
 Fd open_socket(OpeningContext& context, const pb::Descriptor& descriptor) {
@@ -67,6 +80,22 @@ Fd open_socket(OpeningContext& context, const pb::Descriptor& descriptor) {
 }
 
 }  // namespace
+
+// Without CAP_NET_ADMIN, that of the process.
+NetworkOfSocket network_of(const OpenDescriptor& open, const Fd& socket) {
+  static const ino_t ours = [] {
+    struct stat status {};
+    return ::stat("/proc/thread-self/ns/net", &status) == 0 ? status.st_ino : 0;
+  }();
+  struct stat theirs {};
+  NetworkOfSocket network{Fd(::ioctl(socket.get(), SIOCGSKNS))};
+  if (!network.space.valid()) network.space = open.process.task_proc.open("ns/net", O_RDONLY);
+  if (!network.space.valid() || ::fstat(network.space.get(), &theirs) != 0)
+    throw_errno("cannot tell the network namespace");
+  network.inode = theirs.st_ino;
+  if (theirs.st_ino == ours) network.space.reset();
+  return network;
+}
 
 void capture_options(const Fd& socket, std::span<const SocketOption> table, pb::Socket& record) {
   for (SocketOptionValue& value : read_socket_options(socket, table)) {

@@ -23,6 +23,29 @@ struct SocketFamily {
 };
 std::span<const SocketFamily* const> socket_families();
 
+// The network namespace of a socket, and its inode. Throws SystemError.
+struct NetworkOfSocket {
+  Fd space;  // not valid: ours
+  uint64_t inode = 0;
+};
+NetworkOfSocket network_of(const OpenDescriptor& open, const Fd& socket);
+
+// What sock_diag(7) tells of a socket, a default if it does not; asked for once a namespace, since
+// it tells of all of them. Throws SystemError.
+template <typename T>
+T ask_kernel(CaptureContext& context, const OpenDescriptor& open, const Fd& socket,
+             CaptureContext::ByNetwork<T>& known, std::map<uint64_t, T> (*ask)(const Fd&)) {
+  const NetworkOfSocket network = network_of(open, socket);
+  const std::lock_guard lock(context.mutex);
+  const auto [found, is_new] = known.try_emplace(network.inode);
+  if (is_new) found->second = ask(network.space);
+  const auto state = found->second.find(open.status.st_ino);
+  return state == found->second.end() ? T() : state->second;
+}
+
+// Socket.state: its other end has broken the connection off, which it has not been told yet.
+inline constexpr const char* kReset = "reset";
+
 // Between the schema and core/linux/socket_options.h.
 void capture_options(const Fd& socket, std::span<const SocketOption> table, pb::Socket& record);
 // Of those in the table; what cannot be set is noted.

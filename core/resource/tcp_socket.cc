@@ -7,7 +7,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
+#include <map>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
@@ -54,6 +56,22 @@ bool is_connection(const pb::Socket& socket) {
   return is_connected(phase_of(socket));
 }
 
+// Its other end has ended it, and the program has not heard all of that yet.
+bool is_cut_off(const pb::Socket& socket) {
+  return phase_of(socket) == TcpPhase::kClosed &&
+         (socket.state() == kReset || !socket.tcp().receive_queue().empty());
+}
+
+std::string protocol_name(const pb::Socket& socket) {
+  static const std::map<int, const char*> kNames{{IPPROTO_MPTCP, "multipath TCP (MPTCP)"},
+                                                 {IPPROTO_SCTP, "SCTP"},
+                                                 {IPPROTO_DCCP, "DCCP"},
+                                                 {256, "SMC"}};  // IPPROTO_SMC, Linux 6.11
+  const auto known = kNames.find(socket.protocol());
+  return known == kNames.end() ? fmt::format("protocol {} with connections", socket.protocol())
+                               : known->second;
+}
+
 }  // namespace
 
 TcpConnection connection_of(const pb::Socket& socket) {
@@ -80,12 +98,19 @@ TcpConnection connection_of(const pb::Socket& socket) {
   return connection;
 }
 
+void read_closed(pb::Descriptor& descriptor, const Fd& socket, OptionGuard& guard) {
+  pb::Socket& record = *descriptor.mutable_socket();
+  if (record.receive_queue()) record.mutable_tcp()->set_receive_queue(peek_received(socket, guard));
+}
+
 // ---- Plan ---------------------------------------------------------------------------------------
 
 std::string tcp_obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
   const pb::Socket& socket = descriptor.socket();
-  if (!is_tcp(socket)) return "only TCP of the protocols with connections can be restored";
-  if (!is_connection(socket) || is_whole(socket.tcp())) return "";
+  if (!is_tcp(socket)) return protocol_name(socket) + " cannot be restored";
+  if (!is_connection(socket) || is_whole(socket.tcp()) ||
+      waits_to_be_accepted(snapshot, descriptor))
+    return "";
   if (socket.tcp().unsent())
     return fmt::format("{} bytes that wait to be sent are in an image that root captured only",
                        socket.tcp().unsent());
@@ -103,16 +128,78 @@ void set_reusable(const Fd& socket, int reusable) {
   ::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &reusable, sizeof reusable);
 }
 
+void await_other_phase(OpeningContext& context, const OpenSocket& open, TcpPhase before) {
+  constexpr int kTries = 1000;
+  for (int i = 0; i < kTries && tcp_phase_of(*open.socket) == before; ++i) ::usleep(1000);
+  if (tcp_phase_of(*open.socket) == before)
+    context.notes.push_back(fmt::format("{} does not know that its other end has ended",
+                                        printable(open.descriptor->target())));
+}
+
+// Of the socket's own host, on a port that nobody else has: who ended a connection is not known.
+std::string some_other_end(const pb::Socket& socket) {
+  static uint16_t last = 0;
+  std::string address = socket.local_address();
+  const uint16_t port = htons(++last);
+  std::memcpy(address.data() + offsetof(sockaddr_in, sin_port), &port, sizeof port);
+  return address;
+}
+
+// As a connection, which is broken off when all are there (finish_cut_off()).
+void connect_cut_off(OpeningContext& context, const Fd& socket, const pb::Descriptor& descriptor) {
+  pb::Descriptor connected = descriptor;
+  connected.mutable_socket()->set_remote_address(some_other_end(descriptor.socket()));
+  try {
+    begin_repair(socket);
+    bind_again(context, socket, connected);
+    connect_silently(socket, connection_of(connected.socket()),
+                     usable_here(context, connected.socket().remote_address()));
+    set_reusable(socket, 1);
+  } catch (const Error& error) {
+    context.notes.push_back(fmt::format(
+        "{} lacks {} bytes that were not read, or an error, of a connection that had ended: {}",
+        printable(descriptor.target()), descriptor.socket().tcp().receive_queue().size(),
+        error.what()));
+  }
+}
+
+void finish_cut_off(OpeningContext& context, const OpenSocket& open) {
+  const pb::Socket& record = open.descriptor->socket();
+  const Fd& socket = *open.socket;
+  if (!is_connected(tcp_phase_of(socket))) return;  // it could not be made one
+  const TcpConnection connection = connection_of(record);
+  const SocketDescription here = describe_socket(socket);
+  inject_reset(
+      *NetworkAddress::of(here.remote_address), *NetworkAddress::of(here.local_address),
+      {connection.receive_sequence + static_cast<uint32_t>(connection.receive_queue.size()),
+       connection.send_sequence});
+  await_other_phase(context, open, TcpPhase::kEstablished);
+  const bool has_error = record.state() == kReset;  // that nobody has fetched
+  if (has_error)
+    context.notes.push_back(fmt::format(
+        "{} tells that its connection was reset, whichever error it was that nobody had fetched",
+        printable(open.descriptor->target())));
+  end_repair_of_closed(socket, has_error);
+  set_reusable(socket, number_option(record, SOL_SOCKET, SO_REUSEADDR));
+}
+
 }  // namespace
 
 Fd open_tcp(OpeningContext& context, const pb::Descriptor& descriptor) {
   const pb::Socket& record = descriptor.socket();
   Fd socket = make_socket(context, descriptor);
+  if (is_cut_off(record)) return connect_cut_off(context, socket, descriptor), std::move(socket);
+  if (waits_to_be_accepted(context.snapshot, descriptor)) {
+    set_reusable(socket, 1);
+    return bind_again(context, socket, descriptor), std::move(socket);
+  }
   const bool is_closed =
       context.closes_connections && is_outside_connection(context.snapshot, descriptor);
   if (is_closed) return socket;
   if (is_connection(record)) begin_repair(socket);  // which shares every port
   if (!is_connection(record)) set_reusable(socket, 1);
+  const bool is_listening = phase_of(record) == TcpPhase::kListening;
+  if (is_listening && shares_port(context.snapshot, descriptor)) set_port_shared(socket, 1);
   // What is left of a connection that has ended may still have its port (TIME-WAIT).
   const bool has_ended = phase_of(record) == TcpPhase::kClosed && record.shutdown();
   if (!has_ended) bind_again(context, socket, descriptor);
@@ -134,11 +221,7 @@ void receive_end(OpeningContext& context, const OpenSocket& open) {
              *NetworkAddress::of(record.local_address()),
              {connection.receive_sequence + static_cast<uint32_t>(connection.receive_queue.size()),
               connection.send_sequence});
-  constexpr int kTries = 1000;
-  for (int i = 0; i < kTries && tcp_phase_of(*open.socket) == before; ++i) ::usleep(1000);
-  if (tcp_phase_of(*open.socket) == before)
-    context.notes.push_back(fmt::format("{} does not know that its other end has ended",
-                                        printable(open.descriptor->target())));
+  await_other_phase(context, open, before);
 }
 
 // Which had begun to connect. Nobody waits for it here.
@@ -155,18 +238,40 @@ void begin_to_connect(OpeningContext& context, const OpenSocket& open) {
   ::fcntl(open.socket->get(), F_SETFL, flags);
 }
 
-void listen_again(OpeningContext& context, const OpenSocket& open) {
+void listen_again(const OpenSocket& open) {
   const pb::Socket& record = open.descriptor->socket();
   if (::listen(open.socket->get(), static_cast<int>(record.backlog())) != 0)
     throw_errno("cannot listen on {}", printable(record.local()));
-  if (record.receive_queue())
+}
+
+// Nobody has to accept it.
+void connect_waiting(OpeningContext& context, const OpenSocket& open) {
+  connect_again(context, *open.socket, *open.descriptor);
+  const pb::Socket& record = open.descriptor->socket();
+  set_reusable(*open.socket, number_option(record, SOL_SOCKET, SO_REUSEADDR));
+  const std::string& unsent = record.tcp().send_queue();
+  if (::send(open.socket->get(), unsent.data(), unsent.size(), MSG_DONTWAIT | MSG_NOSIGNAL) !=
+      static_cast<ssize_t>(unsent.size()))
+    context.notes.push_back(fmt::format("{} lacks {} bytes that it had to send",
+                                        printable(open.descriptor->target()), unsent.size()));
+}
+
+// How many connections wait at a listening socket that are not made again.
+void say_lost_connections(OpeningContext& context, const OpenSocket& open) {
+  const pb::Socket& record = open.descriptor->socket();
+  const uint32_t waiting = tcp_info_of(*open.socket).tcpi_unacked;
+  if (record.receive_queue() > waiting)
     context.notes.push_back(fmt::format("{} connections to {} that were not accepted are lost",
-                                        record.receive_queue(), printable(record.local())));
+                                        record.receive_queue() - waiting,
+                                        printable(record.local())));
 }
 
 void finish_unconnected(OpeningContext& context, const OpenSocket& open) {
   const pb::Socket& record = open.descriptor->socket();
+  if (is_cut_off(record)) return finish_cut_off(context, open);
   set_reusable(*open.socket, number_option(record, SOL_SOCKET, SO_REUSEADDR));
+  if (shares_port(context.snapshot, *open.descriptor))
+    set_port_shared(*open.socket, number_option(record, SOL_SOCKET, SO_REUSEPORT));
   if (phase_of(record) == TcpPhase::kSynSent) begin_to_connect(context, open);
   if (phase_of(record) != TcpPhase::kListening) shut_down_again(*open.socket, record.shutdown());
 }
@@ -178,16 +283,21 @@ void finish_tcp(OpeningContext& context, std::span<const OpenSocket> sockets) {
     return context.closes_connections && is_outside_connection(context.snapshot, *open.descriptor);
   };
   for (const OpenSocket& open : sockets)
-    if (phase_of(open.descriptor->socket()) == TcpPhase::kListening) listen_again(context, open);
+    if (phase_of(open.descriptor->socket()) == TcpPhase::kListening) listen_again(open);
   std::vector<OpenSocket> connections;
   for (const OpenSocket& open : sockets) {
-    if (is_left_alone(open))
+    if (waits_to_be_accepted(context.snapshot, *open.descriptor))
+      connect_waiting(context, open);
+    else if (is_left_alone(open))
       shut_down_again(*open.socket, 3);  // reading is at its end, writing fails
     else if (is_connection(open.descriptor->socket()))
       connections.push_back(open);
     else
       finish_unconnected(context, open);
   }
+  for (const OpenSocket& open : sockets)
+    if (phase_of(open.descriptor->socket()) == TcpPhase::kListening)
+      say_lost_connections(context, open);
   for (const OpenSocket& open : connections) {
     queue_unsent(*open.socket, connection_of(open.descriptor->socket()));
     // Buffers had to be larger.

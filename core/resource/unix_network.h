@@ -6,10 +6,6 @@
 
 namespace snapgdb {
 
-// Socket.state of one whose other end has gone without having read everything: the next call tells
-// it (ECONNRESET).
-inline constexpr const char* kReset = "reset";
-
 // What stands in a struct sockaddr_un: a path, an abstract name with its leading NUL, or "".
 std::string unix_name(const std::string& address);
 

@@ -22,29 +22,6 @@
 namespace snapgdb {
 namespace {
 
-// Of the socket, or, without CAP_NET_ADMIN, of the process.
-Fd network_namespace_of(const OpenDescriptor& open, const Fd& socket) {
-  Fd space(::ioctl(socket.get(), SIOCGSKNS));
-  return space.valid() ? std::move(space) : open.process.task_proc.open("ns/net", O_RDONLY);
-}
-
-// Asked for once a namespace: a socket itself does not tell its other end.
-UnixSocket ask_kernel(CaptureContext& context, const OpenDescriptor& open, const Fd& socket) {
-  static const ino_t ours = [] {
-    struct stat status {};
-    return ::stat("/proc/thread-self/ns/net", &status) == 0 ? status.st_ino : 0;
-  }();
-  struct stat theirs {};
-  Fd space = network_namespace_of(open, socket);
-  if (!space.valid() || ::fstat(space.get(), &theirs) != 0)
-    throw_errno("cannot tell the network namespace");
-  const std::lock_guard lock(context.mutex);
-  const auto [found, is_new] = context.unix_sockets.try_emplace(theirs.st_ino);
-  if (is_new) found->second = unix_sockets(theirs.st_ino == ours ? Fd() : std::move(space));
-  const auto state = found->second.find(open.status.st_ino);
-  return state == found->second.end() ? UnixSocket() : state->second;
-}
-
 // ---- Names --------------------------------------------------------------------------------------
 
 bool is_file(const std::string& path, const UnixSocket& state, struct stat& status) {
@@ -130,7 +107,7 @@ void capture(CaptureContext& context, const OpenDescriptor& open, const Fd& sock
   pb::Socket& record = *out.mutable_socket();
   UnixSocket state;
   try {
-    state = ask_kernel(context, open, socket);
+    state = ask_kernel(context, open, socket, context.unix_sockets, unix_sockets);
   } catch (const SystemError& error) {
     incomplete(context, open, record, error.what());
   }

@@ -1,12 +1,6 @@
 // snapgdb restore: sockets of the network, in network namespaces of the tests' own.
 
-#include <fcntl.h>
-#include <fmt/format.h>
-#include <net/if.h>
-#include <sched.h>
 #include <signal.h>
-#include <sys/ioctl.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
@@ -16,23 +10,6 @@
 
 namespace snapgdb::e2e {
 namespace {
-
-// This process, and who is started meanwhile, have a network with a loopback device only.
-class OwnNetwork {
- public:
-  OwnNetwork() : before_(open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC)) {
-    REQUIRE(unshare(CLONE_NEWNET) == 0);
-    const Fd socket(::socket(AF_INET, SOCK_DGRAM, 0));
-    ifreq request{};
-    request.ifr_name[0] = 'l', request.ifr_name[1] = 'o';
-    request.ifr_flags = IFF_UP | IFF_RUNNING;
-    REQUIRE(ioctl(socket.get(), SIOCSIFFLAGS, &request) == 0);
-  }
-  ~OwnNetwork() { setns(before_.get(), CLONE_NEWNET); }
-
- private:
-  Fd before_;
-};
 
 bool needs_root() {
   return skip_unless(geteuid() == 0, "only root makes networks and repairs connections");
@@ -80,6 +57,54 @@ TEST_CASE("an ordinary user's connections come back isolated, and are in the way
       directory / "image", {"--isolated", "--scratch", directory / "scratch"}, {.user = kNobody});
   INFO(end);
   CHECK(end.ok());
+}
+
+TEST_CASE("groups, shared ports, addresses of others, a backlog and ended connections come back") {
+  if (needs_root()) return;
+  const TempDir directory;
+  for (const Words& options : {Words{}, Words{"--isolated"}}) {
+    CAPTURE(options);
+    const OwnNetwork network;
+    Target target("rare_sockets");
+    take_away(target.running(), directory / "image");
+    for (int round = 0; round < 2; ++round) {
+      const OwnNetwork fresh;
+      const Result end = run_again(directory / "image", options);
+      INFO(end);
+      CHECK(end.ok());
+    }
+  }
+}
+
+TEST_CASE("they come back isolated for an ordinary user, too") {
+  if (needs_root()) return;
+  const OwnNetwork network;
+  const TempDir directory;
+  std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
+  Target target("rare_sockets", {"--plain"}, {.user = kNobody});
+  take_away(target.running(), directory / "image", {.user = kNobody});
+  const Result end = run_again(
+      directory / "image", {"--isolated", "--scratch", directory / "scratch"}, {.user = kNobody});
+  INFO(end);
+  CHECK(end.ok());
+}
+
+TEST_CASE("what of sockets cannot be carried is said at the capture and at the restore") {
+  if (needs_root()) return;
+  const OwnNetwork network;
+  const TempDir directory;
+  Target target("rare_sockets", {"--lost"}, {.input = RunOptions::kPipe});
+  const Result captured =
+      snapgdb({"capture", std::to_string(target.pid()), "-o", directory / "image"});
+  INFO(captured);
+  CHECK(captured.status == 3);
+  CHECK(contains(captured.err, "UDP_CORK"));
+  CHECK(contains(captured.err, "it was not fetched yet"));
+  CHECK(target.finish().ok());
+  const Result refused = snapgdb({"restore", directory / "image"});
+  INFO(refused);
+  CHECK(refused.status == 1);
+  CHECK(contains(refused.err, "multipath TCP (MPTCP) cannot be restored"));
 }
 
 TEST_CASE("a busy connection loses no byte while it is captured ten times a second") {

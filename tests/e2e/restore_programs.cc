@@ -200,4 +200,28 @@ TEST_CASE("what goes on with its work outside does so isolated, too") {
   }
 }
 
+// script(1) has the master of the shell's terminal, and bytes go through both.
+TEST_CASE("a shell under script goes on with its session") {
+  if (skip_unless(installed("script"), "script is not installed")) return;
+  const TempDir directory;
+  Running shell({"script", "-qec", "bash --norc --noprofile -i", "/dev/null"},
+                {.input = RunOptions::kPipe, .environment = {{"TERM", "dumb"}, {"HISTFILE", ""}}});
+  shell.write("cd /usr; n=41; said() { echo \"<$((n + $1)) in $PWD>\"; }\n");
+  shell.write("said 0\n");
+  while (!contains(shell.out(), "<41 in /usr>")) {
+    REQUIRE_FALSE(shell.exited());
+    usleep(10'000);
+  }
+  // The shell waits for what is typed next, in a terminal with settings of its own.
+  usleep(200'000);
+  take_away(shell, directory / "image");
+  for (const Words& options : {Words{}, Words{"--isolated"}}) {
+    CAPTURE(options);
+    const Result end = run_again(directory / "image", options, {}, "said 1; exit 7\n");
+    INFO(end);
+    CHECK(end.status == 7);
+    CHECK(contains(end.out, "<42 in /usr>"));
+  }
+}
+
 }  // namespace snapgdb::e2e

@@ -1,7 +1,12 @@
 #include "tests/e2e/restoring.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <net/if.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -65,6 +70,19 @@ void check_killed_at_any_moment(const Words& command, int rounds, useconds_t lon
     for (const pid_t pid : made) await_end(pid);
     for (const pid_t pid : pids) await_end(pid);
   }
+}
+
+OwnNetwork::OwnNetwork() : before_(open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC)) {
+  REQUIRE(unshare(CLONE_NEWNET) == 0);
+  const Fd socket(::socket(AF_INET, SOCK_DGRAM, 0));
+  ifreq request{};
+  request.ifr_name[0] = 'l', request.ifr_name[1] = 'o';
+  request.ifr_flags = IFF_UP | IFF_RUNNING;
+  REQUIRE(ioctl(socket.get(), SIOCSIFFLAGS, &request) == 0);
+}
+
+OwnNetwork::~OwnNetwork() {
+  setns(before_.get(), CLONE_NEWNET);
 }
 
 }  // namespace snapgdb::e2e

@@ -20,4 +20,16 @@ Result run_again(const std::string& image, const Words& options = {}, RunOptions
 void check_killed_at_any_moment(const Words& command, int rounds, useconds_t longest,
                                 const std::vector<pid_t>& pids = {});
 
+// While it lives, this process, and who is started, have a network with a loopback device only.
+// Needs root.
+class OwnNetwork {
+ public:
+  OwnNetwork();
+  ~OwnNetwork();
+  OwnNetwork(const OwnNetwork&) = delete;
+
+ private:
+  Fd before_;
+};
+
 }  // namespace snapgdb::e2e

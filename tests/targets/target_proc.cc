@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
+#include <set>
 #include <sstream>
 #include <vector>
 
@@ -203,6 +205,14 @@ std::string as_one_where_equal(const std::string& text) {
   return out.str();
 }
 
+std::string in_order(const std::string& words) {
+  std::istringstream stream(words);
+  const std::set<std::string> sorted(std::istream_iterator<std::string>(stream), {});
+  std::string text;
+  for (const std::string& word : sorted) text += word + ' ';
+  return text;
+}
+
 }  // namespace
 
 bool was_restored() {
@@ -219,6 +229,7 @@ void OwnState::forget_what_a_restore_changes(Texts& texts) {
   texts[kMappings] = as_one_where_equal(texts[kMappings]);
   texts[kDescriptors] = without_numbers(texts[kDescriptors]);
   texts[kTasks] = without_numbers(texts[kTasks]);
+  texts[kChildren] = in_order(texts[kChildren]);  // those that were adopted may stand elsewhere
 }
 
 void OwnState::read(Texts& texts) {
