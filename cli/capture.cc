@@ -5,10 +5,12 @@
 
 #include <chrono>
 #include <filesystem>
+#include <optional>
 #include <thread>
 
 #include "cli/command.h"
 #include "cli/image_options.h"
+#include "cli/progress_line.h"
 #include "cli/report.h"
 #include "core/base/error.h"
 #include "core/base/strings.h"
@@ -76,6 +78,8 @@ int run(Arguments& arguments) {
     throw Error("cannot write the image to standard output", "it is a terminal",
                 "give -o FILE, or a pipe", ExitStatus::kUsage);
 
+  std::optional<ProgressLine> line(std::in_place, "capturing");
+  arguments.options.progress = line->progress();
   arguments.options.network.ends = arguments.kill;
   Capture capture(OutputFile::create(arguments.output), arguments.options);
   Tracees tracees;
@@ -85,6 +89,7 @@ int run(Arguments& arguments) {
     if (!arguments.kill) tracees.clear();
   });
   capture.commit();
+  line.reset();  // the rest is said below it
   if (arguments.kill) end_connections(report.connections);
   // All of them: also who waits in vfork(2), and is not among the tracees.
   const std::vector<Pid> killed = arguments.kill ? tree_below({pid}) : std::vector<Pid>();

@@ -1,5 +1,3 @@
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
@@ -10,6 +8,7 @@
 
 #include "cli/command.h"
 #include "cli/image_options.h"
+#include "cli/progress_line.h"
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "elfconv/core_destination.h"
@@ -66,39 +65,15 @@ void print_missing(const std::string& of, const std::vector<std::string>& lines)
     fmt::print(stderr, "snapgdb: {} lacks {} other things\n", of, lines.size() - kMaxLines);
 }
 
-// A percentage that replaces itself; only on a terminal.
-class ProgressLine {
- public:
-  explicit ProgressLine(const std::string& path) : path_(path), shown_(::isatty(STDERR_FILENO)) {}
-  ~ProgressLine() {
-    if (percent_ >= 0) fmt::print(stderr, "\r\x1b[K");
-  }
-  ProgressLine(const ProgressLine&) = delete;
-  ProgressLine& operator=(const ProgressLine&) = delete;
-
-  void show(uint64_t done, uint64_t total) {
-    const int percent =
-        static_cast<int>(static_cast<double>(done) * 100 / static_cast<double>(total));
-    if (!shown_ || percent == percent_) return;
-    percent_ = percent;
-    fmt::print(stderr, "\r\x1b[K{} {} %", path_, percent);
-  }
-
- private:
-  std::string path_;
-  bool shown_;
-  int percent_ = -1;
-};
-
 // Returns whether the core is complete.
 bool write_one(const Snapshot& snapshot, const pb::Process& process, const std::string& image,
                const std::string& path, bool salvage) {
   WrittenCore written;
   {
     ProgressLine line(path);
-    const auto show = [&](uint64_t done, uint64_t total) { line.show(done, total); };
     try {
-      written = write_core(snapshot, process, path, {.salvage = salvage, .progress = show});
+      written =
+          write_core(snapshot, process, path, {.salvage = salvage, .progress = line.progress()});
     } catch (const SystemError&) {
       throw;  // of the core's own file, which it names
     } catch (const Error& error) {

@@ -6,6 +6,7 @@
 
 #include "cli/command.h"
 #include "cli/image_options.h"
+#include "cli/progress_line.h"
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/linux/supervisor.h"
@@ -124,6 +125,12 @@ RestorePlan::Connections connections_of(const Arguments& arguments) {
                              : RestorePlan::Connections::kRefused;
 }
 
+RestoredTree restored(const Snapshot& snapshot, const RestorePlan& plan,
+                      const std::string& scratch) {
+  ProgressLine line("restoring");
+  return RestoredTree(snapshot, plan, scratch, line.progress());
+}
+
 int run(const Arguments& arguments) {
   const auto snapshot = open_snapshot(arguments.image, arguments.open);
   const RestorePlan plan =
@@ -140,7 +147,7 @@ int run(const Arguments& arguments) {
   if (arguments.dry_run) return 0;
 
   const std::string scratch = scratch_for(arguments);
-  RestoredTree tree(*snapshot, plan, scratch);
+  RestoredTree tree = restored(*snapshot, plan, scratch);
   const Pid root = tree.root();
   for (const std::string& note : tree.notes()) fmt::print(stderr, "snapgdb: {}\n", note);
   if (tree.has_own_pids() && !arguments.isolated)

@@ -7,14 +7,13 @@
 #include <atomic>
 #include <condition_variable>
 #include <functional>
-#include <future>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <set>
-#include <thread>
 
+#include "core/base/crew.h"
 #include "core/base/error.h"
 #include "core/linux/host.h"
 #include "core/resource/cgroups.h"
@@ -29,6 +28,8 @@ namespace {
 
 // What is read while the tree is stopped: about 10 ms at most.
 constexpr size_t kStash = size_t{64} << 20;
+// Threads beside the one that traces. More would wait for each other in the kernel.
+constexpr size_t kHelpers = 7;
 
 // Works off one row; what it throws is not the end of the capture, but is recorded as missing.
 template <typename Row, typename... Args>
@@ -40,24 +41,32 @@ void capture_row(CaptureContext& context, Pid pid, Tid tid, const Row& row, Args
   }
 }
 
+std::vector<StoppedTask> stopped_tasks_of(const FrozenProcess& frozen) {
+  std::vector<StoppedTask> tasks;
+  for (const FrozenTask& task : frozen.tasks) tasks.emplace_back(frozen, task);
+  return tasks;
+}
+
 // What the rows that do or do not need ptrace tell of a process.
-pb::Process capture_process(CaptureContext& context, const FrozenProcess& frozen, bool by_tracer) {
+pb::Process capture_process(CaptureContext& context, const FrozenProcess& frozen,
+                            const std::vector<StoppedTask>& tasks, bool by_tracer) {
   pb::Process process;
   process.set_pid(frozen.pid.value);
   for (const ProcessResource* row : process_resources())
     if (row->by_tracer == by_tracer && (!frozen.zombie || row->of_zombies))
       capture_row(context, frozen.pid, {}, *row, frozen, process);
-  for (const FrozenTask& task : frozen.tasks) {
+  for (const StoppedTask& stopped : tasks) {
+    const Tid tid = stopped.task.tid;
     pb::Thread& thread = *process.add_threads();
-    thread.set_tid(task.tid.value);
+    thread.set_tid(tid.value);
     try {
-      const StoppedTask stopped(frozen, task);
       for (const ThreadResource* row : thread_resources())
         if (row->by_tracer == by_tracer)
-          capture_row(context, frozen.pid, task.tid, *row, stopped, thread);
+          capture_row(context, frozen.pid, tid, *row, stopped, thread);
     } catch (const SystemError& error) {  // SIGKILL reaches tasks that are stopped, too
-      context.lacks(frozen.pid, task.tid, "the task", error.what());
+      context.lacks(frozen.pid, tid, "the task", error.what());
     }
+    stopped.close();
   }
   return process;
 }
@@ -67,20 +76,6 @@ void merge(pb::Process& process, pb::Process&& other) {
     process.mutable_threads(i)->MergeFrom(other.threads(i));
   other.clear_threads();
   process.MergeFrom(other);
-}
-
-// Calls work(i) for each i below `count`, on every processor.
-void on_all_processors(size_t count, const std::function<void(size_t)>& work) {
-  std::atomic<size_t> next = 0;
-  const auto work_off = [&] {
-    const ScopedUrgency urgency;
-    for (size_t i = next++; i < count; i = next++) work(i);
-  };
-  const size_t workers = std::min<size_t>({count, std::thread::hardware_concurrency(), 8});
-  std::vector<std::future<void>> others;
-  for (size_t i = 1; i < workers; ++i) others.push_back(std::async(std::launch::async, work_off));
-  work_off();
-  for (auto& other : others) other.get();
 }
 
 // The distinct address spaces of the tree, by AddressSpace.id.
@@ -100,24 +95,27 @@ std::vector<SpaceCopy*> by_size(Spaces& spaces) {
 // it has nothing to ask.
 class Collection {
  public:
-  explicit Collection(CaptureContext& context)
-      : context_(context), frozen_(context.tree.processes), processes_(frozen_.size()) {}
+  Collection(CaptureContext& context, Crew& crew)
+      : context_(context),
+        crew_(crew),
+        frozen_(context.tree.processes),
+        tasks_(frozen_.size()),
+        processes_(frozen_.size()) {}
 
   std::vector<pb::Process> run() {
     // One processor is left to this thread and the task that it asks, which take turns. It does so
     // at ordinary priority: a real-time one would keep the processor from the task (a system call
     // then takes 110 µs instead of 7).
-    const size_t others = std::min<size_t>(std::thread::hardware_concurrency(), 8) - 1;
-    std::vector<std::future<void>> helpers;
-    for (size_t i = 0; i < std::min(others, frozen_.size() - 1); ++i)
-      helpers.push_back(std::async(std::launch::async, [this] {
-        const ScopedUrgency urgency;
-        while (read_next()) {
-        }
-      }));
-    for (size_t asked = 0; asked < frozen_.size();)
-      if (const auto ready = next_to_ask()) ask(*ready), ++asked;
-    for (auto& helper : helpers) helper.get();
+    crew_.run(
+        [this] {
+          const ScopedUrgency urgency;
+          while (read_next()) {
+          }
+        },
+        [this] {
+          for (size_t asked = 0; asked < frozen_.size();)
+            if (const auto ready = next_to_ask()) ask(*ready), ++asked;
+        });
     if (failure_) std::rethrow_exception(failure_);
     return std::move(processes_);
   }
@@ -128,7 +126,8 @@ class Collection {
     if (i >= frozen_.size()) return false;
     std::exception_ptr failure;
     try {
-      processes_[i] = capture_process(context_, frozen_[i], false);
+      tasks_[i] = stopped_tasks_of(frozen_[i]);
+      processes_[i] = capture_process(context_, frozen_[i], tasks_[i], false);
     } catch (...) {
       failure = std::current_exception();
     }
@@ -152,10 +151,15 @@ class Collection {
     return i;
   }
 
-  void ask(size_t i) { merge(processes_[i], capture_process(context_, frozen_[i], true)); }
+  void ask(size_t i) {
+    merge(processes_[i], capture_process(context_, frozen_[i], tasks_[i], true));
+    tasks_[i].clear();
+  }
 
   CaptureContext& context_;
+  Crew& crew_;
   const std::vector<FrozenProcess>& frozen_;
+  std::vector<std::vector<StoppedTask>> tasks_;  // of each, from its reading to its asking
   std::vector<pb::Process> processes_;
   std::atomic<size_t> next_ = 0;
   std::mutex mutex_;
@@ -167,18 +171,22 @@ class Collection {
 // The memory of each address space, as far as it is quickly read. After all tasks have been asked:
 // they are asked by means of their stacks.
 Spaces begin_copies(CaptureContext& context, const std::vector<pb::Process>& processes,
-                    const MemoryOptions& options, Stash& stash) {
+                    const MemoryOptions& options, Stash& stash, Crew& crew) {
   const auto& frozen = context.tree.processes;
   Spaces spaces;
   std::vector<size_t> owners;
   for (size_t i = 0; i < processes.size(); ++i)
     if (const uint32_t id = processes[i].address_space(); id != 0 && spaces.try_emplace(id).second)
       owners.push_back(i);
-  on_all_processors(owners.size(), [&](size_t n) {
-    const size_t i = owners[n];
-    auto& space = spaces.at(processes[i].address_space());
-    space = std::make_unique<SpaceCopy>(frozen[i], processes[i], context, options);
-    space->secure_by_reading(stash);
+  std::atomic<size_t> next = 0;
+  crew.run([&] {
+    const ScopedUrgency urgency;
+    for (size_t n = next++; n < owners.size(); n = next++) {
+      const size_t i = owners[n];
+      auto& space = spaces.at(processes[i].address_space());
+      space = std::make_unique<SpaceCopy>(frozen[i], processes[i], context, options);
+      space->secure_by_reading(stash);
+    }
   });
   return spaces;
 }
@@ -234,7 +242,7 @@ pb::Host host_record() {
   return record;
 }
 
-pb::SnapshotRecord record_of_moment(const Moment& moment, Pid root) {
+pb::SnapshotRecord record_of_moment(const Moment& moment, Pid root, UserNamespaces& users) {
   pb::SnapshotRecord record;
   record.set_tool_version(kVersion);
   record.set_realtime_ns(static_cast<int64_t>(now_ns(CLOCK_REALTIME)));
@@ -247,7 +255,7 @@ pb::SnapshotRecord record_of_moment(const Moment& moment, Pid root) {
   record.set_focus_pid(moment.focus_pid.value ? moment.focus_pid.value : root.value);
   record.set_focus_tid(moment.focus_tid.value ? moment.focus_tid.value : root.value);
   record.set_reason(moment.reason);
-  for (pb::Namespace& one : namespaces_of(ProcDirectory::of(Pid{::getpid()})))
+  for (pb::Namespace& one : namespaces_of(ProcDirectory::of(Pid{::getpid()}), users))
     *record.add_namespaces() = std::move(one);
   return record;
 }
@@ -255,7 +263,9 @@ pb::SnapshotRecord record_of_moment(const Moment& moment, Pid root) {
 }  // namespace
 
 Capture::Capture(OutputFile out, CaptureOptions options)
-    : options_(std::move(options)), image_(std::move(out), options_.write), pages_(image_) {}
+    : options_(std::move(options)),
+      image_(std::move(out), options_.write),
+      pages_(image_, options_.progress) {}
 
 CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, const Moment& moment,
                             const std::function<void()>& resume) {
@@ -270,6 +280,7 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
   Surveys surveys;
   if (tracees.empty()) surveys.look(roots, pages_);
   Stash stash(kStash);
+  Crew crew(kHelpers);
   image_.drain();  // so that none of our threads is in the way while the tree is stopped
   surveys.refresh(pages_);
 
@@ -279,15 +290,15 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
   // From here on nothing of the tree moves, and no new task can appear.
   CaptureContext context{tree, tracees, files_, surveys, missing};
   context.ends = options_.network.ends;
-  record = record_of_moment(moment, tree.processes.front().pid);
-  std::vector<pb::Process> processes = Collection(context).run();
+  record = record_of_moment(moment, tree.processes.front().pid, context.user_namespaces);
+  std::vector<pb::Process> processes = Collection(context, crew).run();
   context.inet.read(context, processes, options_.network, lock_name(record));
   find_watched_elsewhere(context, processes);
   context.in_flight_files.clear();
   capture_namespaces(context, processes, record);
   capture_system_v(context, processes, record);
   capture_cgroups(context, processes, record);
-  Spaces spaces = begin_copies(context, processes, options_.memory, stash);
+  Spaces spaces = begin_copies(context, processes, options_.memory, stash, crew);
   for (SpaceCopy* space : by_size(spaces)) space->secure(context, stash);
   context.nameless.secure(processes, options_.memory, stash);
   urgency.emplace();
@@ -308,6 +319,7 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
     report.threads += static_cast<size_t>(process.threads_size());
   }
   report.processes = processes.size();
+  for (const auto& [id, space] : spaces) pages_.expect(space->to_read());
   for (auto& [id, space] : spaces) write_memory(id, *space, stash, context, image_, pages_);
   context.nameless.write(stash, image_, pages_, missing);
   files_.write_new_files(image_, pages_, missing);

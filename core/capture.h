@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "core/base/progress.h"
 #include "core/image/image_writer.h"
 #include "core/image/page_writer.h"
 #include "core/linux/freezer.h"
@@ -18,6 +19,7 @@ struct CaptureOptions {
   FreezeOptions freeze;
   WriteOptions write;
   NetworkOptions network;
+  Progress* progress = nullptr;  // counts memory and files as they are read
 };
 
 // Why and where to look: what a debugger shows first.

@@ -227,10 +227,13 @@ Fd open_parent(const std::string& path) {
 }  // namespace
 
 RestoredTree::RestoredTree(const Snapshot& snapshot, const RestorePlan& plan,
-                           const std::string& scratch)
+                           const std::string& scratch, Progress* progress)
     : snapshot_(snapshot),
       plan_(plan),
+      progress_(progress),
       own_pids_(plan.isolated || plan.own_user || !may_have_old_pids(snapshot, plan)) {
+  for (const pb::Process& process : snapshot.processes())
+    count_expected(progress, stored_memory(snapshot, process));
   const ScopedPinning pinning;
   start_keeper(scratch);
   grow();
@@ -250,6 +253,7 @@ RestoredTree::RestoredTree(const Snapshot& snapshot, const RestorePlan& plan,
   for (const pb::Process& process : snapshot.processes())
     if (!is_zombie(process)) finish(process);
   let_connections_go(shared);
+  progress_ = nullptr;  // it was for as long as we are in here
 }
 
 void RestoredTree::start_keeper(const std::string& scratch) {

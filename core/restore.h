@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "core/base/progress.h"
 #include "core/linux/keeper.h"
 #include "core/resource/cgroups.h"
 #include "core/resource/message_queue.h"
@@ -20,8 +21,10 @@ namespace snapgdb {
 class RestoredTree {
  public:
   // Precondition: no obstacles in the plan. `scratch`: where to save what an isolated tree writes,
-  // a path at which there is nothing yet; "": nowhere. Throws Error, saying where it stopped.
-  RestoredTree(const Snapshot& snapshot, const RestorePlan& plan, const std::string& scratch = "");
+  // a path at which there is nothing yet; "": nowhere. `progress`, or nullptr: counts memory.
+  // Throws Error, saying where it stopped.
+  RestoredTree(const Snapshot& snapshot, const RestorePlan& plan, const std::string& scratch = "",
+               Progress* progress = nullptr);
 
   // The first process, as we see it.
   Pid root() const { return root_; }
@@ -54,7 +57,7 @@ class RestoredTree {
 
  private:
   void start_keeper(const std::string& scratch);
-  RestoreContext context() { return {snapshot_, plan_, keeper_->tid(), notes_, lazy_}; }
+  RestoreContext context() { return {snapshot_, plan_, keeper_->tid(), notes_, lazy_, progress_}; }
   void grow();
   void step(const Birth& birth);
   void bear(const Birth& birth);
@@ -76,6 +79,7 @@ class RestoredTree {
 
   const Snapshot& snapshot_;
   const RestorePlan& plan_;
+  Progress* progress_;
   bool own_pids_ = false;
   Pid root_;
   MadeSystemV system_v_;  // these go last: the tree uses them

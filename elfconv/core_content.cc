@@ -45,7 +45,7 @@ std::vector<Piece> pieces_of(std::span<const LoadSegment> segments, const Extent
 class Copy {
  public:
   Copy(const Snapshot& snapshot, const pb::Process& process, std::vector<Piece> pieces, int fd,
-       const std::string& path, const CopyProgress& progress)
+       const std::string& path, Progress* progress)
       : snapshot_(snapshot),
         process_(process),
         fd_(fd),
@@ -53,6 +53,7 @@ class Copy {
         progress_(progress),
         pieces_(std::move(pieces)) {
     for (const Piece& piece : pieces_) total_ += piece.size;
+    count_expected(progress_, total_);
   }
 
   void run() {
@@ -99,10 +100,7 @@ class Copy {
   void copy(const Piece& block, std::span<std::byte> buffer) {
     read(block.address, buffer);
     pwrite_all(fd_, buffer, block.offset, path_);
-    if (!progress_) return;
-    const std::lock_guard lock(mutex_);
-    done_ += block.size;
-    progress_(done_, total_);
+    count_done(progress_, block.size);
   }
 
   void read(uint64_t address, std::span<std::byte> out) const {
@@ -123,12 +121,11 @@ class Copy {
   const pb::Process& process_;
   int fd_;
   const std::string& path_;
-  const CopyProgress& progress_;
+  Progress* progress_;
   uint64_t total_ = 0;
   std::mutex mutex_;  // guards the rest
   std::vector<Piece> pieces_;
   size_t next_ = 0;
-  uint64_t done_ = 0;
   std::exception_ptr failure_;
 };
 
@@ -136,7 +133,7 @@ class Copy {
 
 uint64_t copy_content(const Snapshot& snapshot, const pb::Process& process,
                       std::span<const LoadSegment> segments, int fd, const std::string& path,
-                      const CopyProgress& progress) {
+                      Progress* progress) {
   Copy copy(snapshot, process, pieces_of(segments, snapshot.extents(process)), fd, path, progress);
   copy.run();
   return copy.total();

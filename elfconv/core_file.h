@@ -11,7 +11,7 @@ namespace snapgdb {
 struct CoreOptions {
   // Look for pages that a damaged image has lost, and leave them out of the core.
   bool salvage = false;
-  CopyProgress progress = {};
+  Progress* progress = nullptr;  // counts what is written of memory
 };
 
 struct WrittenCore {

@@ -29,8 +29,9 @@ bool is_zero(std::span<const std::byte> page) {
 
 }  // namespace
 
-PageWriter::PageWriter(ImageWriter& out)
+PageWriter::PageWriter(ImageWriter& out, Progress* progress)
     : out_(out),
+      progress_(progress),
       known_memory_(kSlots * sizeof(Known)),
       known_(reinterpret_cast<Known*>(known_memory_.bytes().data()), kSlots) {
   std::random_device device;
@@ -52,6 +53,7 @@ uint64_t PageWriter::copy(Extents& extents, uint64_t address, uint64_t size, con
     const uint64_t want = std::min(size - done, room);
     const uint64_t got = page_down(read(address + done, slot(prefix_.pages).first(want)));
     settle(extents, address + done, got / kPageSize);
+    count_done(progress_, got);
     done += got;
     if (got < want) break;
   }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/base/huge_memory.h"
+#include "core/base/progress.h"
 #include "core/image/extents.h"
 #include "core/image/image_writer.h"
 
@@ -19,7 +20,8 @@ class PageWriter {
     uint64_t stored = 0, shared = 0, zero = 0;
   };
 
-  explicit PageWriter(ImageWriter& out);
+  // `progress`, or nullptr: counts what is taken in.
+  explicit PageWriter(ImageWriter& out, Progress* progress = nullptr);
 
   // Appends whole pages, which lie at `address`, to `extents`.
   void add(Extents& extents, uint64_t address, std::span<const std::byte> pages);
@@ -30,6 +32,8 @@ class PageWriter {
   uint64_t copy(Extents& extents, uint64_t address, uint64_t size, const Read& read);
   // Ends the chunk begun, so that one chunk holds pages of one address space or file.
   void flush();
+  // So much will be added.
+  void expect(uint64_t bytes) { count_expected(progress_, bytes); }
   // What has been added since the last call.
   Counts take_counts() { return std::exchange(counts_, {}); }
 
@@ -48,6 +52,7 @@ class PageWriter {
   std::span<std::byte> slot(uint64_t page);
 
   ImageWriter& out_;
+  Progress* progress_;
   uint64_t seed_;
   HugeMemory known_memory_;
   std::span<Known> known_;  // all of it

@@ -38,6 +38,8 @@ class Freezer {
   FrozenTree run();
 
  private:
+  std::vector<Sighting> look();
+  bool is_all_there_is(const std::vector<Sighting>& tree) const;
   void look_at(const Sighting& process);
   void await_ends_of_vfork() const;
   bool stop_what_is_new(const std::vector<Sighting>& tree);
@@ -54,6 +56,7 @@ class Freezer {
   FreezeOptions options_;
   std::map<Tid, FrozenTask> met_;  // every task met, as it was before we stopped it
   std::set<Tid> held_;             // stopped, about to be, or gone
+  TaskCount tasks_made_;           // before the last look
 };
 
 [[noreturn]] void refuse(Pid pid, std::string why, std::string help = "") {
@@ -123,7 +126,7 @@ std::vector<Sighting> look_around(const std::vector<Pid>& roots) {
 
 FrozenTree Freezer::run() {
   for (const Pid root : roots_) check_root(root);
-  std::vector<Sighting> seen = look_around(roots_);
+  std::vector<Sighting> seen = look();
   // What tasks do is best asked before the first of them is stopped: it takes time.
   for (const Sighting& process : seen) look_at(process);
   await_ends_of_vfork();
@@ -132,12 +135,31 @@ FrozenTree Freezer::run() {
   // What is stopped can start nothing new: once a look around finds nothing, the tree is whole.
   while (stop_what_is_new(seen)) {
     wait_for_all();
-    seen = look_around(roots_);
+    if (is_all_there_is(seen)) break;
+    seen = look();
   }
   for (Sighting& process : seen) tree.processes.push_back(describe(std::move(process)));
   if (std::ranges::all_of(tree.processes, &FrozenProcess::zombie))
     refuse(roots_.front(), "it exited while it was being stopped");
   return tree;
+}
+
+std::vector<Sighting> Freezer::look() {
+  tasks_made_ = TaskCount::now();
+  return look_around(roots_);
+}
+
+// Whether another look would find the same: nobody on this machine made a task since the last one,
+// and everybody seen then is stopped. (Looking takes 20 µs a task.)
+bool Freezer::is_all_there_is(const std::vector<Sighting>& tree) const {
+  const auto is_stopped = [this](Tid tid) {
+    const auto found = tracees_.find(tid);
+    return found != tracees_.end() && found->second.is_stopped();
+  };
+  return tasks_made_.is_known() && tasks_made_ == TaskCount::now() &&
+         std::ranges::all_of(tree, [&](const Sighting& process) {
+           return !process.tids.empty() && std::ranges::all_of(process.tids, is_stopped);
+         });
 }
 
 void Freezer::look_at(const Sighting& process) {
@@ -292,6 +314,9 @@ const ProcFields& FrozenProcess::task_status() const {
 const ProcStat& FrozenProcess::stat() const {
   if (!stat_) stat_ = proc.stat();
   return *stat_;
+}
+ProcStat FrozenProcess::task_stat() const {
+  return has_leader() ? stat() : task_proc.stat();
 }
 const std::vector<ProcMapping>& FrozenProcess::mappings() const {
   if (!mappings_) mappings_ = parse_mappings(task_proc.read("maps"));

@@ -49,6 +49,7 @@ class FrozenProcess {
   const ProcFields& status() const;                  // /proc/PID/status
   const ProcFields& task_status() const;             // that of task_proc
   const ProcStat& stat() const;                      // /proc/PID/stat
+  ProcStat task_stat() const;                        // that of task_proc, but for its times
   const std::vector<ProcMapping>& mappings() const;  // task_proc's maps
 
  private:

@@ -15,12 +15,9 @@ namespace {
 
 constexpr uint64_t kPage = 4096;
 
-// include/uapi/linux/fs.h since Linux 6.7; Debian 12's headers are older.
-struct PageRegion {
-  uint64_t start, end, categories;
-};
 }  // namespace
 
+// include/uapi/linux/fs.h since Linux 6.7; Debian 12's headers are older.
 struct ScanArguments {
   uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
   uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
@@ -58,6 +55,7 @@ PageClass class_of_categories(uint64_t categories) {
 
 // Looking at as many pages takes as long as another call does.
 constexpr uint64_t kWorthSkipping = 64 * kPage;
+constexpr size_t kRegionsAtOnce = 256;
 
 void set_range(ScanArguments& arguments, std::span<PageRegion> regions, uint64_t end) {
   arguments.size = sizeof arguments;
@@ -91,29 +89,44 @@ void Pagemap::classify_anonymous(uint64_t start, uint64_t end, const Found& foun
   if (!scan(start, end, kIsZero, found)) read_entries(start, end, found);
 }
 
-// False: this kernel does not have it.
-bool Pagemap::scan(uint64_t start, uint64_t end, uint64_t kind, const Found& found) const {
-  std::array<PageRegion, 512> regions;
+// False: this kernel does not have it. Fills regions_ with what lies in [start, seen_end_).
+bool Pagemap::scan_ahead(uint64_t start, uint64_t end, uint64_t kinds) const {
+  regions_.resize(kRegionsAtOnce);
   ScanArguments arguments{};
-  set_range(arguments, regions, end);
-  uint64_t guard = kIsGuard;
-  uint64_t covered = start;
-  for (arguments.start = start; arguments.start < end; arguments.start = arguments.walk_end) {
+  set_range(arguments, regions_, end);
+  arguments.start = start;
+  int n = -1;
+  for (const uint64_t guard : {kIsGuard, uint64_t{0}}) {
     arguments.category_anyof_mask = kIsPresent | kIsSwapped | guard;
-    arguments.return_mask = kIsTracked | kIsWritten | kind | kIsPresent | kIsSwapped | guard;
-    const int n = ::ioctl(fd_.get(), kPagemapScan, &arguments);
-    if (n < 0 && errno == EINVAL && guard) {
-      guard = 0;
-      arguments.walk_end = arguments.start;
-      continue;
-    }
-    if (n < 0 && (errno == ENOTTY || errno == EINVAL)) return false;
-    if (n < 0) throw_errno("cannot scan the page table");
-    for (const PageRegion& region : std::span(regions).first(static_cast<size_t>(n))) {
-      if (region.start > covered) found({covered, region.start});
-      found({region.start, region.end, class_of_categories(region.categories),
+    arguments.return_mask = kIsTracked | kIsWritten | kinds | kIsPresent | kIsSwapped | guard;
+    n = ::ioctl(fd_.get(), kPagemapScan, &arguments);
+    if (n >= 0 || errno != EINVAL) break;
+  }
+  if (n < 0 && errno != ENOTTY && errno != EINVAL) throw_errno("cannot scan the page table");
+  regions_.resize(static_cast<size_t>(std::max(n, 0)));
+  seen_start_ = start;
+  seen_kinds_ = kinds;
+  seen_end_ = n < 0 ? start : arguments.walk_end;
+  return n >= 0;
+}
+
+bool Pagemap::scan(uint64_t start, uint64_t end, uint64_t kind, const Found& found) const {
+  constexpr uint64_t kKinds = kIsFile | kIsZero;
+  const bool looks_ahead = horizon_ > end;
+  uint64_t covered = start;
+  for (uint64_t at = start; at < end; at = std::min(end, seen_end_)) {
+    const bool is_seen =
+        horizon_ != 0 && seen_start_ <= at && at < seen_end_ && (seen_kinds_ & kind);
+    if (!is_seen && !scan_ahead(at, std::max(end, horizon_), looks_ahead ? kKinds : kind))
+      return false;
+    const auto first = std::ranges::upper_bound(regions_, at, {}, &PageRegion::end);
+    for (const PageRegion& region : std::ranges::subrange(first, regions_.end())) {
+      if (region.start >= end) break;
+      const uint64_t from = std::max(region.start, at), to = std::min(region.end, end);
+      if (from > covered) found({covered, from});
+      found({from, to, class_of_categories(region.categories & (kind | ~kKinds)),
              (region.categories & (kIsTracked | kIsWritten)) == kIsTracked});
-      covered = region.end;
+      covered = to;
     }
   }
   if (covered < end) found({covered, end});

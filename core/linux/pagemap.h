@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 #include "core/base/fd.h"
 #include "core/linux/procfs.h"
@@ -25,6 +26,9 @@ struct PageRun {
 };
 
 struct ScanArguments;
+struct PageRegion {  // struct page_region, include/uapi/linux/fs.h
+  uint64_t start, end, categories;
+};
 
 // /proc/PID/pagemap, by the PAGEMAP_SCAN ioctl where the kernel has it (6.7), otherwise by reading
 // an entry for each page (Documentation/admin-guide/mm/pagemap.rst).
@@ -36,6 +40,10 @@ class Pagemap {
   // Calls `found` for adjoining runs that together cover [start, end).
   using Found = std::function<void(const PageRun&)>;
   void classify(uint64_t start, uint64_t end, const Found& found) const;
+  // How far classify() and classify_anonymous() may look beyond what they are asked for, since the
+  // next question will be about that: a call for each mapping takes longer than the looking does.
+  // Precondition: until then nothing changes.
+  void look_ahead_to(uint64_t end) { horizon_ = end; }
   // The same of anonymous memory, where there are kZero pages but no kFile ones: ten times faster,
   // since the kernel need not look at each page itself.
   void classify_anonymous(uint64_t start, uint64_t end, const Found& found) const;
@@ -57,6 +65,7 @@ class Pagemap {
 
  private:
   bool scan(uint64_t start, uint64_t end, uint64_t kind, const Found& found) const;
+  bool scan_ahead(uint64_t start, uint64_t end, uint64_t kinds) const;
   void scan_written(ScanArguments arguments, uint64_t start, uint64_t end,
                     const FoundWritten& found) const;
   void read_entries(uint64_t start, uint64_t end, const Found& found) const;
@@ -64,6 +73,9 @@ class Pagemap {
   void for_each_entry(uint64_t start, uint64_t end, const FoundEntry& found) const;
 
   Fd fd_;
+  uint64_t horizon_ = 0;
+  mutable std::vector<PageRegion> regions_;  // that were found in [seen_start_, seen_end_)
+  mutable uint64_t seen_start_ = 0, seen_end_ = 0, seen_kinds_ = 0;
 };
 
 }  // namespace snapgdb

@@ -2,10 +2,13 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/mman.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <memory>
 
 #include "core/base/error.h"
@@ -95,6 +98,23 @@ std::vector<std::string> list_directory(int directory, const char* name, const s
   while (const dirent* entry = ::readdir(stream.get()))
     if (entry->d_name[0] != '.') names.emplace_back(entry->d_name);
   return names;
+}
+
+// Files that the kernel shows as one record (single_open(), fs/seq_file.c) or from one buffer: when
+// they do not fill what they are read into, that is all of them, and no second read has to tell.
+bool is_one_record(std::string_view name) {
+  static constexpr std::string_view kNames[] = {"stat",    "status",      "limits",
+                                                "cgroup",  "personality", "coredump_filter",
+                                                "syscall", "wchan",       "oom_score_adj"};
+  return name.starts_with("fdinfo/") || std::ranges::find(kNames, name) != std::end(kNames);
+}
+
+// nullopt: it failed, or there is more of it.
+std::optional<std::string> read_record(int fd) {
+  std::array<char, 4096> block;
+  const ssize_t n = ::read(fd, block.data(), block.size());
+  if (n < 0 || n == std::ssize(block)) return std::nullopt;
+  return std::string(block.data(), static_cast<size_t>(n));
 }
 
 }  // namespace
@@ -227,6 +247,10 @@ Fd ProcDirectory::open(const std::string& name, int flags) const {
 std::string ProcDirectory::read(const char* name) const {
   const Fd fd = open(name, O_RDONLY);
   if (!fd.valid()) throw_errno("cannot open {}/{}", path_, name);
+  if (is_one_record(name)) {
+    if (auto record = read_record(fd.get())) return std::move(*record);
+    ::lseek(fd.get(), 0, SEEK_SET);
+  }
   return read_whole(fd.get(), fmt::format("{}/{}", path_, name));
 }
 
@@ -291,6 +315,19 @@ std::vector<Pid> ProcDirectory::children_of(const std::vector<Tid>& tids) const 
       if (const auto pid = parse_number<pid_t>(field)) pids.push_back(Pid{*pid});
   }
   return pids;
+}
+
+// "0.00 0.01 0.05 2/131 4711": of 131 tasks 2 run, and 4711 is the last number.
+TaskCount TaskCount::now() {
+  const Fd fd(::open("/proc/loadavg", O_RDONLY | O_CLOEXEC));
+  struct statfs system {};
+  if (!fd.valid() || ::fstatfs(fd.get(), &system) != 0 || system.f_type != PROC_SUPER_MAGIC)
+    return {};
+  const std::string text = read_record(fd.get()).value_or("");
+  const auto fields = split_blank(trim(text));
+  if (fields.size() != 5) return {};
+  return {parse_number<uint64_t>(fields[3].substr(fields[3].find('/') + 1)).value_or(0),
+          parse_number<uint64_t>(fields[4]).value_or(0)};
 }
 
 std::string wait_channel(const ProcDirectory& task) {

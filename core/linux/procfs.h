@@ -105,6 +105,18 @@ class ProcDirectory {
   std::string path_;
 };
 
+// How many tasks there are on this machine, and the number that was given out last in our pid
+// namespace: while neither changes, nobody has made a task. (clone3(2) with a number of one's
+// choice gives out none; then, another task would have to end at the same time.)
+struct TaskCount {
+  uint64_t tasks = 0, last_number = 0;
+
+  static TaskCount now();
+  // False where /proc/loadavg is not the kernel's own (lxcfs shows another, of seconds ago).
+  bool is_known() const { return tasks != 0; }
+  bool operator==(const TaskCount&) const = default;
+};
+
 // The kernel function that a task (/proc/PID/task/TID) sleeps in; "" where it runs, or where the
 // kernel was built without names or keeps them from us.
 std::string wait_channel(const ProcDirectory& task);

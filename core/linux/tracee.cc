@@ -220,13 +220,11 @@ bool Tracee::wait_stop(std::chrono::milliseconds patience) {
 }
 
 std::vector<std::byte> Tracee::register_set(uint32_t note_type) const {
-  std::vector<std::byte> bytes(size_t{16} << 10);  // AMX needs 11 KiB; the kernel says how much
+  std::array<std::byte, size_t{16} << 10> bytes;  // AMX needs 11 KiB; the kernel says how much
   iovec space{bytes.data(), bytes.size()};
   if (request(PTRACE_GETREGSET, tid_, as_pointer(note_type), &space) != 0)
     throw_errno("cannot read registers of {}", tid_.value);
-  bytes.resize(space.iov_len);
-  bytes.shrink_to_fit();
-  return bytes;
+  return {bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(space.iov_len)};
 }
 
 void Tracee::set_register_set(uint32_t note_type, std::span<const std::byte> bytes) {

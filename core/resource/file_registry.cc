@@ -154,6 +154,7 @@ void FileRegistry::write(Entry& entry, ImageWriter& image, PageWriter& pages,
     missed.set_reason(std::move(why));
   };
   if (record.embedded()) {
+    pages.expect(record.size());
     const std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> hash(::XXH3_createState(),
                                                                                ::XXH3_freeState);
     ::XXH3_128bits_reset(hash.get());

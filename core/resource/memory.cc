@@ -15,6 +15,7 @@ namespace snapgdb {
 namespace {
 
 using From = MemoryRun::From;
+using Mappings = google::protobuf::RepeatedPtrField<pb::Vma>;
 
 // ---- The mappings, as smaps shows them ---------------------------------------------------------
 
@@ -128,10 +129,11 @@ class Planner {
         early_(early),
         pagemap_(frozen.task_proc) {}
 
-  void plan(const pb::Vma& vma);
-  std::vector<MemoryRun> take() { return std::move(runs_); }
+  std::vector<MemoryRun> plan(const Mappings& mappings);
 
  private:
+  void plan(const pb::Vma& vma);
+  bool is_quickly_looked_at(const pb::Vma& vma) const;
   void plan_anonymous(const pb::Vma& vma);
   void plan_lasting_file(const pb::Vma& vma);
   void plan_object(const pb::Vma& vma, std::shared_ptr<const Fd> object);
@@ -183,6 +185,28 @@ class Planner {
   std::vector<MemoryRun> runs_;
 };
 
+// In the page table. Of a large one, less is asked.
+bool Planner::is_quickly_looked_at(const pb::Vma& vma) const {
+  constexpr uint64_t kFew = uint64_t{1} << 20;
+  const bool is_known = !vma.flags().empty();  // of new ones, sizes are not told yet
+  const bool is_tracked = early_ && early_->tracks(vma.start(), vma.end());
+  return !is_tracked && (is_known ? vma.rss() + vma.swap() : vma.end() - vma.start()) < kFew;
+}
+
+std::vector<MemoryRun> Planner::plan(const Mappings& mappings) {
+  const auto until = [&](auto vma) {  // the end of those that are looked at together with it
+    uint64_t end = vma->end();
+    for (; vma != mappings.end() && is_quickly_looked_at(*vma); ++vma) end = vma->end();
+    return end;
+  };
+  uint64_t horizon = 0;
+  for (auto vma = mappings.begin(); vma != mappings.end(); ++vma) {
+    if (vma->end() > horizon) pagemap_.look_ahead_to(horizon = until(vma));
+    plan(*vma);
+  }
+  return std::move(runs_);
+}
+
 void Planner::plan(const pb::Vma& vma) {
   for (const Exclusion& exclusion : kExclusions)
     if (exclusion.matches(vma, options_))
@@ -194,10 +218,14 @@ void Planner::plan(const pb::Vma& vma) {
 }
 
 void Planner::add_memory(const pb::Vma& vma, uint64_t start, uint64_t end) {
-  runs_.push_back({.start = start,
-                   .size = end - start,
-                   .from = From::kMemory,
-                   .in_twin = !vma.shared() && !has_flag(vma, "dc") && !has_flag(vma, "wf")});
+  const bool is_known = !vma.flags().empty();  // of new ones, sizes are not told yet
+  runs_.push_back(
+      {.start = start,
+       .size = end - start,
+       .from = From::kMemory,
+       .in_twin = !vma.shared() && !has_flag(vma, "dc") && !has_flag(vma, "wf"),
+       .way = is_known ? way_to_read(vma.inode() != 0, vma.shared_clean(), vma.shared_dirty())
+                       : RemoteMemory::Way::kGently});
 }
 
 // What was copied earlier holds; what was not (it was being written then) is read now.
@@ -321,7 +349,7 @@ std::shared_ptr<const Fd> Planner::object_of(const pb::Vma& vma) {
 // Reads from where the run says, as PageWriter::Read does.
 size_t read_run(const MemoryRun& run, const RemoteMemory& memory, uint64_t address,
                 std::span<std::byte> out) {
-  if (run.from == From::kMemory) return memory.read(address, out);
+  if (run.from == From::kMemory) return memory.read(address, out, run.way);
   const size_t n =
       pread_upto(run.object->get(), out, run.offset + (address - run.start), "shared memory");
   // Its last page is filled up with zeros, as the program sees it.
@@ -362,9 +390,7 @@ bool has_flag(const pb::Vma& vma, std::string_view flag) {
 std::vector<MemoryRun> plan_memory(const FrozenProcess& frozen, const pb::Process& process,
                                    const FileRegistry& files, const MemoryOptions& options,
                                    const PreCopy* early) {
-  Planner planner(frozen, files, options, early);
-  for (const pb::Vma& vma : process.mappings()) planner.plan(vma);
-  return planner.take();
+  return Planner(frozen, files, options, early).plan(process.mappings());
 }
 
 std::optional<uint64_t> Stash::take(size_t size) {
@@ -376,13 +402,19 @@ std::optional<uint64_t> Stash::take(size_t size) {
 bool secure(std::vector<MemoryRun>& plan, const RemoteMemory& memory, Stash& stash,
             const std::function<bool(const MemoryRun&)>& wanted) {
   const auto is_read = [&](const MemoryRun& run) { return run.must_be_secured() && wanted(run); };
-  uint64_t bytes = 0;
-  for (const MemoryRun& run : plan)
-    if (is_read(run)) bytes += run.size;
-  const auto room = stash.take(bytes);
+  std::vector<RemoteMemory::Range> ranges;  // they come first in the stash
+  uint64_t fast = 0, other = 0;             // bytes
+  for (const MemoryRun& run : plan) {
+    if (!is_read(run)) continue;
+    const bool is_fast = run.from == From::kMemory && run.way == RemoteMemory::Way::kFast;
+    (is_fast ? fast : other) += run.size;
+    if (is_fast) ranges.push_back({run.start, run.size});
+  }
+  const auto room = stash.take(fast + other);
   if (!room) return false;
 
-  uint64_t position = *room;
+  const uint64_t ready = *room + memory.read_all(ranges, stash.at(*room, fast));
+  uint64_t next_fast = *room, next_other = *room + fast;
   std::vector<MemoryRun> result;
   result.reserve(plan.size());
   for (MemoryRun& run : plan) {
@@ -390,10 +422,16 @@ bool secure(std::vector<MemoryRun>& plan, const RemoteMemory& memory, Stash& sta
       result.push_back(std::move(run));
       continue;
     }
+    const bool is_fast = run.from == From::kMemory && run.way == RemoteMemory::Way::kFast;
+    uint64_t& position = is_fast ? next_fast : next_other;
+    const auto read = [&](uint64_t address, uint64_t size) {
+      if (position + size <= ready) return size;
+      return page_down(read_run(run, memory, address, stash.at(position, size)));
+    };
     for_each_piece(
         run,
         [&](uint64_t address, uint64_t size) {
-          const uint64_t got = page_down(read_run(run, memory, address, stash.at(position, size)));
+          const uint64_t got = read(address, size);
           if (got)
             result.push_back(
                 {.start = address, .size = got, .from = From::kSecured, .offset = position});

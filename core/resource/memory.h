@@ -55,6 +55,7 @@ struct MemoryRun {
   const char* why = "";                   // kMissing
   KeptBy kept_by = KeptBy::kNobody;       // kMissing
   bool in_twin = false;                   // kMemory: a Twin has it too
+  RemoteMemory::Way way = RemoteMemory::Way::kFast;  // kMemory
 
   bool must_be_secured() const { return from == From::kMemory || from == From::kObject; }
 };

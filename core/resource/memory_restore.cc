@@ -196,10 +196,13 @@ void write_slice(const Snapshot& snapshot, Tid tid, const Slice& slice) {
 }
 
 // Reading, unpacking and the faults of the new pages take as many processors as there are.
-void write_slices(const Snapshot& snapshot, Tid tid, const std::vector<Slice>& slices) {
+void write_slices(const RestoreContext& context, Tid tid, const std::vector<Slice>& slices) {
   std::atomic<size_t> next = 0;
   const auto work_off = [&] {
-    for (size_t i = next++; i < slices.size(); i = next++) write_slice(snapshot, tid, slices[i]);
+    for (size_t i = next++; i < slices.size(); i = next++) {
+      write_slice(context.snapshot, tid, slices[i]);
+      if (slices[i].page) count_done(context.progress, slices[i].size);
+    }
   };
   std::vector<std::future<void>> others;
   const size_t workers = std::min<size_t>(slices.size(), std::thread::hardware_concurrency());
@@ -332,8 +335,15 @@ void write_content(const RestoreContext& context, const pb::Process& process, Ti
         slice.is_view = vma.file() == 0 && !is_anonymous(vma);
     }
   }
-  write_slices(snapshot, tid, shared);
-  write_slices(snapshot, tid, own);
+  write_slices(context, tid, shared);
+  write_slices(context, tid, own);
+  uint64_t written = 0;
+  for (const auto* slices : {&shared, &own})
+    for (const Slice& slice : *slices)
+      if (slice.page) written += slice.size;
+  // The rest is its parent's, or comes later.
+  const uint64_t stored = stored_memory(snapshot, process);
+  count_done(context.progress, stored - std::min(stored, written));
 }
 
 // ---- What is mapped -----------------------------------------------------------------------------
@@ -417,6 +427,14 @@ void drop_differing(const pb::Vma& vma, const Extents& extents, const Inheritanc
 }
 
 }  // namespace
+
+uint64_t stored_memory(const Snapshot& snapshot, const pb::Process& process) {
+  uint64_t bytes = 0;
+  if (process.address_space())
+    for (const Extent& extent : snapshot.extents(process).all())
+      if (extent.source == pb::SOURCE_STORED) bytes += extent.size;
+  return bytes;
+}
 
 void restore_memory(RestoreContext& context, const pb::Process& process, const pb::Process* parent,
                     Seed& seed) {

@@ -27,9 +27,9 @@ uint64_t inode_in(std::string_view link) {
   return parse_number<uint64_t>(link.substr(open + 1, close - open - 1)).value_or(0);
 }
 
-void capture(CaptureContext&, const FrozenProcess& frozen, pb::Process& process) {
+void capture(CaptureContext& context, const FrozenProcess& frozen, pb::Process& process) {
   // Through a living task: a leader that is a zombie has them for root only.
-  for (pb::Namespace& one : namespaces_of(frozen.task_proc))
+  for (pb::Namespace& one : namespaces_of(frozen.task_proc, context.user_namespaces))
     *process.add_namespaces() = std::move(one);
   const std::string cgroups = frozen.proc.read_if_allowed("cgroup").value_or("");
   for (const std::string_view line : split(cgroups, '\n')) process.add_cgroups(std::string(line));
@@ -51,19 +51,28 @@ void add_ranges(const ProcDirectory& proc, const char* file,
 
 }  // namespace
 
-std::vector<pb::Namespace> namespaces_of(const ProcDirectory& proc) {
+pb::Namespace UserNamespaces::known(uint64_t inode, const std::function<pb::Namespace()>& read) {
+  const std::lock_guard lock(mutex_);
+  const auto found = known_.find(inode);
+  return found != known_.end() ? found->second : known_.emplace(inode, read()).first->second;
+}
+
+std::vector<pb::Namespace> namespaces_of(const ProcDirectory& proc, UserNamespaces& users) {
   auto kinds = proc.list("ns");
   std::ranges::sort(kinds);
   std::vector<pb::Namespace> namespaces;
   for (const std::string& kind : kinds) {
     const auto link = proc.link_if_allowed("ns/" + kind);
     if (!link) continue;  // pid_for_children has none until the first child is made
-    pb::Namespace& out = namespaces.emplace_back();
-    out.set_kind(kind);
-    out.set_inode(inode_in(*link));
-    if (kind != "user") continue;
-    add_ranges(proc, "uid_map", *out.mutable_users());
-    add_ranges(proc, "gid_map", *out.mutable_groups());
+    pb::Namespace one;
+    one.set_kind(kind);
+    one.set_inode(inode_in(*link));
+    const auto with_numbers = [&] {
+      add_ranges(proc, "uid_map", *one.mutable_users());
+      add_ranges(proc, "gid_map", *one.mutable_groups());
+      return one;
+    };
+    namespaces.push_back(kind == "user" ? users.known(one.inode(), with_numbers) : one);
   }
   return namespaces;
 }

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <functional>
+#include <map>
+#include <mutex>
 #include <set>
 #include <string>
 #include <string_view>
@@ -10,8 +13,19 @@
 
 namespace snapgdb {
 
+// What is known of user namespaces, by inode. May be used by several threads.
+class UserNamespaces {
+ public:
+  // What `read` tells of this one, which is asked once.
+  pb::Namespace known(uint64_t inode, const std::function<pb::Namespace()>& read);
+
+ private:
+  std::mutex mutex_;
+  std::map<uint64_t, pb::Namespace> known_;
+};
+
 // Those that /proc/PID/ns shows, by kind; namespaces(7).
-std::vector<pb::Namespace> namespaces_of(const ProcDirectory& proc);
+std::vector<pb::Namespace> namespaces_of(const ProcDirectory& proc, UserNamespaces& users);
 
 using Namespaces = google::protobuf::RepeatedPtrField<pb::Namespace>;
 // The inode of one; 0: it is not known.

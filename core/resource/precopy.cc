@@ -49,9 +49,10 @@ Extents overlay(const Extents& older, const Extents& newer) {
   return result;
 }
 
-PageWriter::Read reader(const RemoteMemory& memory) {
-  return
-      [&memory](uint64_t address, std::span<std::byte> out) { return memory.read(address, out); };
+PageWriter::Read reader(const RemoteMemory& memory, RemoteMemory::Way way) {
+  return [&memory, way](uint64_t address, std::span<std::byte> out) {
+    return memory.read(address, out, way);
+  };
 }
 
 }  // namespace
@@ -64,34 +65,48 @@ PreCopy::PreCopy(Pid pid, const ProcDirectory& proc, const std::vector<ProcMappi
   host.task.detach_if_alive(host.task.signal_on_its_way());
   for (const ProcMapping& mapping : mappings) {
     // Always the whole of a mapping, also when letting go: mremap(2) fails where one is split.
-    if (is_private_anonymous(mapping) && mapping.size_of("Anonymous") >= kWorthTracking)
-      tracker_->add(mapping.start, mapping.end);
+    const uint64_t size = mapping.size_of("Anonymous");
+    if (is_private_anonymous(mapping) && size >= kWorthTracking &&
+        tracker_->add(mapping.start, mapping.end)) {
+      to_copy_ += size;
+      ways_.push_back(
+          way_to_read(false, mapping.size_of("Shared_Clean"), mapping.size_of("Shared_Dirty")));
+    }
   }
 }
 
 // Protects everything, and looks how much is written in a moment.
 bool PreCopy::is_too_busy() const {
   uint64_t pages = 0;
-  for (const auto& range : tracker_->ranges())
-    for (uint64_t at = range.start; at < range.end; at += kSlice)
-      tracker_->take_written(
-          at, std::min(at + kSlice, range.end),
-          [&](uint64_t start, uint64_t end) { pages += (end - start) / kPageSize; });
+  for_each_slice([&](uint64_t from, uint64_t to, RemoteMemory::Way) {
+    tracker_->take_written(
+        from, to, [&](uint64_t start, uint64_t end) { pages += (end - start) / kPageSize; });
+  });
   ::usleep(kProbe);
   const double seconds = static_cast<double>(pages) * kSecondsPerPage;
   const double written = static_cast<double>(tracker_->count_written());
   return written / (kProbe / 1e6) * seconds > static_cast<double>(pages) / 4;
 }
 
+// Slices of what is tracked.
+void PreCopy::for_each_slice(
+    const std::function<void(uint64_t from, uint64_t to, RemoteMemory::Way way)>& visit) const {
+  const auto& ranges = tracker_->ranges();
+  for (size_t i = 0; i < ranges.size(); ++i)
+    for (uint64_t at = ranges[i].start; at < ranges[i].end; at += kSlice)
+      visit(at, std::min(at + kSlice, ranges[i].end), ways_[i]);
+}
+
 void PreCopy::copy_all(PageWriter& pages) {
+  pages.expect(to_copy_);
   const RemoteMemory memory(tid_, proc_);
   const Pagemap pagemap(proc_);
-  for (const auto& range : tracker_->ranges())
-    for (uint64_t at = range.start; at < range.end; at += kSlice)
-      pagemap.classify_anonymous(at, std::min(at + kSlice, range.end), [&](const PageRun& run) {
-        if (run.unwritten && run.what == PageClass::kAnonymous)
-          pages.copy(copied_, run.start, run.end - run.start, reader(memory));
-      });
+  for_each_slice([&](uint64_t from, uint64_t to, RemoteMemory::Way way) {
+    pagemap.classify_anonymous(from, to, [&](const PageRun& run) {
+      if (run.unwritten && run.what == PageClass::kAnonymous)
+        pages.copy(copied_, run.start, run.end - run.start, reader(memory, way));
+    });
+  });
   pages.flush();
 }
 
@@ -104,16 +119,16 @@ bool PreCopy::tracks(uint64_t start, uint64_t end) const {
 bool PreCopy::copy_again(PageWriter& pages) {
   const uint64_t found = tracker_->count_written();
   if (found <= kFewPages) return false;
+  pages.expect(found * kPageSize);
   const RemoteMemory memory(tid_, proc_);
   Extents newer;
-  for (const auto& range : tracker_->ranges())
-    for (uint64_t at = range.start; at < range.end; at += kSlice)
-      tracker_->take_written(at, std::min(at + kSlice, range.end),
-                             [&](uint64_t start, uint64_t end) {
-                               start += pages.copy(newer, start, end - start, reader(memory));
-                               // An older copy of what cannot be read now no longer holds.
-                               newer.append({start, end - start, pb::SOURCE_MISSING, 0, 0});
-                             });
+  for_each_slice([&](uint64_t from, uint64_t to, RemoteMemory::Way way) {
+    tracker_->take_written(from, to, [&](uint64_t start, uint64_t end) {
+      start += pages.copy(newer, start, end - start, reader(memory, way));
+      // An older copy of what cannot be read now no longer holds.
+      newer.append({start, end - start, pb::SOURCE_MISSING, 0, 0});
+    });
+  });
   pages.flush();
   copied_ = overlay(copied_, newer);
   return tracker_->count_written() < found * 2 / 3;

@@ -1,11 +1,13 @@
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "core/image/extents.h"
 #include "core/image/page_writer.h"
+#include "core/linux/remote_memory.h"
 #include "core/linux/write_tracker.h"
 
 namespace snapgdb {
@@ -35,9 +37,14 @@ class PreCopy {
   bool tracks(uint64_t start, uint64_t end) const;
 
  private:
+  void for_each_slice(
+      const std::function<void(uint64_t from, uint64_t to, RemoteMemory::Way way)>& visit) const;
+
   Tid tid_;
   ProcDirectory proc_;
   std::optional<WriteTracker> tracker_;
+  std::vector<RemoteMemory::Way> ways_;  // of each range of the tracker
+  uint64_t to_copy_ = 0;                 // bytes, as smaps had it
   Extents copied_;
 };
 

@@ -53,7 +53,7 @@ void capture(CaptureContext& context, const FrozenProcess& frozen, pb::Process& 
   process.set_working_directory(proc.link("cwd"));
   process.set_root_directory(proc.link("root"));
   process.set_auxv(proc.read("auxv"));
-  *process.mutable_layout() = layout_of(proc.stat());
+  *process.mutable_layout() = layout_of(frozen.task_stat());
   process.set_personality(number_in(proc, "personality"));
   process.set_coredump_filter(number_in(frozen.proc, "coredump_filter"));
   const std::string adjustment = proc.read("oom_score_adj");

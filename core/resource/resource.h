@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 
 #include <map>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -19,6 +20,7 @@
 #include "core/resource/file_registry.h"
 #include "core/resource/inet_sockets.h"
 #include "core/resource/nameless.h"
+#include "core/resource/namespaces.h"
 #include "core/resource/survey.h"
 
 namespace snapgdb {
@@ -38,6 +40,7 @@ struct CaptureContext {
 
   NamelessFiles nameless{files};
   InetSockets inet{};
+  UserNamespaces user_namespaces{};
   Identities descriptions{Identities::Kind::kFileDescription};
   Identities descriptor_tables{Identities::Kind::kDescriptorTable};
   Identities address_spaces{Identities::Kind::kAddressSpace};
@@ -99,13 +102,14 @@ class StoppedTask {
 
   const FrozenProcess& process;
   const FrozenTask& task;
-  // Each is opened or read at most once.
+  // Each is opened or read at most once, but for what close() lets go of.
   const ProcDirectory& proc() const;  // /proc/PID/task/TID
   const ProcFields& status() const;
+  void close() const { proc_.reset(); }  // there may be more tasks than descriptors to be had
 
  private:
   mutable std::optional<ProcDirectory> proc_;
-  mutable std::optional<ProcFields> status_;
+  mutable std::unique_ptr<const ProcFields> status_;
 };
 struct ThreadResource {
   const char* name;

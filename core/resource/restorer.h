@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/base/fd.h"
+#include "core/base/progress.h"
 #include "core/image/snapshot.h"
 #include "core/linux/lazy_space.h"
 #include "core/linux/network_address.h"
@@ -147,6 +148,7 @@ struct RestoreContext {
   Tid keeper;                       // the process that has the files of the plan
   std::vector<std::string>& notes;  // what turned out to be otherwise than it was
   std::vector<LazySpace>& lazy;     // whose memory is not there yet
+  Progress* progress;               // counts stored_memory(); nullptr: nobody looks
 
   // Performs what is on the seed's list; what could not be done is noted.
   void perform(Seed& seed, int32_t id);
@@ -155,6 +157,9 @@ struct RestoreContext {
 // The numbers of a task as its program knows them.
 int32_t own_number(const pb::Process& process);
 int32_t own_number(const pb::Thread& thread);
+
+// Bytes of a process's memory that its image has.
+uint64_t stored_memory(const Snapshot& snapshot, const pb::Process& process);
 
 // Its memory, first of all: a child is born with that of its parent. `parent`: the process whose
 // memory was restored before this one was born; nullptr: none.

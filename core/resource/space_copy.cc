@@ -55,6 +55,7 @@ void leave_out_what_is_not_in(const ProcDirectory& twin, std::vector<MemoryRun>&
   std::erase_if(inherited, [](const ProcMapping& mapping) { return mapping.has_flag("wf"); });
   for (MemoryRun& run : plan) {
     if (run.from != MemoryRun::From::kMemory || !run.in_twin) continue;
+    run.way = RemoteMemory::Way::kGently;  // all of it is in common with the program
     const auto behind = std::ranges::upper_bound(inherited, run.start, {}, &ProcMapping::start);
     if (behind != inherited.begin() && run.start < std::prev(behind)->end) continue;
     run.from = MemoryRun::From::kMissing;
@@ -87,6 +88,13 @@ uint64_t SpaceCopy::to_secure() const {
   for (const MemoryRun& run : plan_)
     if (run.must_be_secured() && !(twin_ && run.in_twin)) bytes += run.size;
   return bytes;
+}
+
+uint64_t SpaceCopy::to_read() const {
+  uint64_t bytes = 0;
+  for (const MemoryRun& run : plan_)
+    if (run.must_be_secured() || run.from == MemoryRun::From::kSecured) bytes += run.size;
+  return extents_ ? 0 : bytes;
 }
 
 uint64_t SpaceCopy::bytes_for_twin() const {

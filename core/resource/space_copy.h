@@ -19,6 +19,8 @@ class SpaceCopy {
 
   // Bytes that are not safe yet.
   uint64_t to_secure() const;
+  // Bytes that copy() will read; 0 once it has.
+  uint64_t to_read() const;
   // Reads everything into the stash, unless it is so much that a twin would be better. May be
   // called by any thread.
   void secure_by_reading(Stash& stash);

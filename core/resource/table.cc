@@ -65,7 +65,7 @@ const ProcDirectory& StoppedTask::proc() const {
 
 const ProcFields& StoppedTask::status() const {
   if (task.tid == process.tasks.front().tid) return process.task_status();
-  if (!status_) status_.emplace(proc().read("status"));
+  if (!status_) status_ = std::make_unique<const ProcFields>(proc().read("status"));
   return *status_;
 }
 

@@ -119,6 +119,12 @@ def gcore(target):
     return take
 
 
+def criu(target):
+    def take(directory):
+        return peak_memory(["criu", "dump", "-t", str(target.pid), "-D", directory, "--shell-job", "--leave-running"])
+    return take
+
+
 def zstd(snapgdb, target):
     """What compressing alone takes: all processors, the same level, the same bytes."""
     def take(directory):
@@ -143,6 +149,8 @@ def compare(options, title, memory, target):
         measure("zstd -1 -T0 of the same bytes", target, options.work, zstd(options.snapgdb, target),
                 rounds=options.rounds),
     ]
+    if shutil.which("criu"):
+        results.append(measure("criu dump --leave-running", target, options.work, criu(target), rounds=options.rounds))
     target.end()
     table(title, memory, results)
 

@@ -1,13 +1,19 @@
 // Taking snapshots: where they go, and that what was photographed never notices.
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <filesystem>
+#include <thread>
 
 #include "tests/e2e/harness.h"
 
@@ -105,6 +111,39 @@ TEST_CASE("messages go to standard error, and a pipe gets no progress display") 
   check_ends_well(target);
 }
 
+// Bytes that a capture takes at most.
+uint64_t peak_memory(const Words& command) {
+  const pid_t pid = fork();
+  if (pid == 0) {
+    std::vector<const char*> arguments;
+    for (const std::string& word : command) arguments.push_back(word.c_str());
+    arguments.push_back(nullptr);
+    dup2(open("/dev/null", O_WRONLY), STDOUT_FILENO);
+    execv(arguments[0], const_cast<char**>(arguments.data()));
+    _exit(127);
+  }
+  int status = -1;
+  rusage usage{};
+  wait4(pid, &status, 0, &usage);
+  CHECK(status == 0);
+  return static_cast<uint64_t>(usage.ru_maxrss) << 10;
+}
+
+// Of a program that can be copied while it runs, and of one that writes faster than that.
+TEST_CASE("snapgdb needs little memory, however much its target has") {
+  constexpr uint64_t kLimit = uint64_t{200} << 20;
+  for (const char* rate : {"20000", "max"}) {
+    const TempDir directory;
+    Target target("busy", {"--mib", "512", "--rate", rate});
+    for (const Words& options : {Words{}, Words{"--level", "0"}}) {
+      Words command{program(), "capture", of(target), "-o", directory / "image"};
+      command.insert(command.end(), options.begin(), options.end());
+      CHECK(peak_memory(command) < kLimit);
+    }
+    check_ends_well(target);
+  }
+}
+
 // ---- What becomes of the tree ----------------------------------------------------------------
 
 struct Disturbed {
@@ -185,6 +224,49 @@ TEST_CASE("a tree that was stopped before stays stopped") {
   for (const pid_t pid : target.processes()) CHECK(state_of(pid) == 'T');
   resume(target.processes());
   check_ends_well(target);
+}
+
+// Children that never let go of a processor.
+class Hogs {
+ public:
+  explicit Hogs(unsigned count) {
+    for (unsigned i = 0; i < count; ++i) {
+      pids_.push_back(fork());
+      if (pids_.back() != 0) continue;
+      prctl(PR_SET_PDEATHSIG, SIGKILL);
+      for (volatile unsigned spins = 0;;) spins = spins + 1;
+    }
+  }
+  ~Hogs() {
+    for (const pid_t pid : pids_) ::kill(pid, SIGKILL), waitpid(pid, nullptr, 0);
+  }
+  Hogs(const Hogs&) = delete;
+  Hogs& operator=(const Hogs&) = delete;
+
+ private:
+  std::vector<pid_t> pids_;
+};
+
+// They run when nobody else wants to.
+void make_idle(const Target& target) {
+  for (const std::string& line : target.said("thread")) {
+    const sched_param parameters{};
+    const pid_t tid = std::stoi(line.substr(line.find(' ')));
+    CHECK(sched_setscheduler(tid, SCHED_IDLE, &parameters) == 0);
+  }
+}
+
+TEST_CASE("calls go on of a tree that was stopped before, when its threads get to run again") {
+  const TempDir directory;
+  const Hogs hogs(2 * std::thread::hardware_concurrency());
+  for (int i = 0; i < 5; ++i) {
+    Target target("witness", {"--may-be-stopped"});
+    stop(target.processes());
+    capture(target.pid(), directory / "image");
+    make_idle(target);
+    resume(target.processes());
+    check_ends_well(target);
+  }
 }
 
 TEST_CASE("capture --kill kills every process once the image is whole") {

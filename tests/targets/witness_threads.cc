@@ -151,6 +151,7 @@ Threads::Threads(const std::vector<Kind>& kinds, uint64_t role) {
     const Row& row = kRows[static_cast<int>(kind)];
     const uint64_t seed = 0x7000 + role * 0x100 + threads_.size();
     threads_.emplace_back(row.name, [&row, seed] { run(row, seed); });
+    pauses_.push_back(row.system_call == SYS_pause);
     if (row.system_call >= 0) target::wait_until_blocked(threads_.back().tid(), row.system_call);
     target::say("thread %d %d %s", getpid(), threads_.back().tid(), row.name);
   }
@@ -166,9 +167,12 @@ void Threads::finish() {
     condition_met = true;
   }
   condition.notify_all();
-  for (target::Thread& thread : threads_) {
-    // pause(2) returns only by a signal, and one that comes before it is called is lost.
-    while (thread.alive()) {
+  for (size_t i = 0; i < threads_.size(); ++i) {
+    target::Thread& thread = threads_[i];
+    // pause(2) returns only by a signal, and one that comes before it is called is lost. The others
+    // must not get one: of a thread that SIGCONT has only just set going, it would interrupt
+    // read(2).
+    while (pauses_[i] && thread.alive()) {
       thread.signal(SIGUSR2);
       target::sleep_ms(1);
     }

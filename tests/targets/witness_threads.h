@@ -28,6 +28,7 @@ class Threads {
 
  private:
   std::vector<target::Thread> threads_;
+  std::vector<bool> pauses_;  // of each: whether it is in pause(2)
 };
 
 }  // namespace witness

@@ -3,11 +3,13 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <catch2/catch.hpp>
 #include <functional>
 
@@ -127,6 +129,38 @@ TEST_CASE("memory beyond the end of a file is missing, not zero") {
   const auto snapshot = captured(child);
   CHECK(why_missing(*snapshot, area).empty());
   CHECK_THAT(why_missing(*snapshot, area + kPageSize), Contains("beyond the end"));
+}
+
+// Bytes of memory that the two take up together.
+uint64_t taken_up_by(std::initializer_list<Pid> processes) {
+  uint64_t bytes = 0;
+  for (const Pid pid : processes)
+    bytes += ProcFields(ProcDirectory::of(pid).read("smaps_rollup")).number("Pss") * 1024;
+  return bytes;
+}
+
+TEST_CASE("what a child has in common with its parent since fork(2) stays in common") {
+  // Read while they are stopped, and copied before.
+  const size_t size = GENERATE(size_t{2} << 20, size_t{32} << 20);
+  CAPTURE(size);
+  auto* child = reinterpret_cast<std::atomic<pid_t>*>(map(kPageSize, MAP_SHARED | MAP_ANONYMOUS));
+  const StoppedChild parent([&] {
+    char* memory = map(size);
+    for (size_t i = 0; i < size; ++i) memory[i] = static_cast<char>(i * i >> 8);
+    if (const pid_t pid = ::fork()) {
+      *child = pid;
+      return;
+    }
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    while (true) ::pause();
+  });
+  const uint64_t before = taken_up_by({parent.pid(), Pid{*child}});
+  for (int i = 0; i < 2; ++i) {
+    const auto snapshot = captured(parent);
+    CHECK(snapshot->processes().size() == 2);
+    CHECK(snapshot->record().stored_pages() < 2 * size / kPageSize);
+  }
+  CHECK(taken_up_by({parent.pid(), Pid{*child}}) < before + size / 4);
 }
 
 TEST_CASE("looking at shared memory does not make the kernel allocate it") {

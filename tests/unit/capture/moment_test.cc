@@ -1,5 +1,6 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -25,9 +26,11 @@ class Counter {
  public:
   struct Options {
     size_t pages;
-    unsigned pause_us;     // between two writes; 0: as fast as it can
-    bool seccomp = false;  // then nothing can be done inside
-    size_t wavering = 0;   // bytes that forks may inherit one moment, and not the next
+    unsigned pause_us;          // between two writes; 0: as fast as it can
+    bool seccomp = false;       // then nothing can be done inside
+    size_t wavering = 0;        // bytes that forks may inherit one moment, and not the next
+    bool may_not_fork = false;  // two tasks are all it may have, as where memory is accounted for
+                                // strictly: there is no room for a twin
   };
 
   explicit Counter(const Options& options) : pages_(options.pages) {
@@ -84,6 +87,7 @@ class Counter {
       words[i * kWords] = ++number;
     }
     if (options.seccomp) forbid_nothing();
+    if (options.may_not_fork) allow_two_tasks();
     if (::write(ready, "r", 1) != 1) ::_exit(1);
     for (size_t i = 0;; i = (i + 1) % pages_) {
       words[i * kWords] = ++number;
@@ -97,6 +101,15 @@ class Counter {
     const sock_fprog program{1, allow};
     ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     if (::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) ::_exit(1);
+  }
+
+  // To root they are no limit.
+  static void allow_two_tasks() {
+    constexpr uid_t kNobodyElse = 54321;
+    constexpr rlimit kTwo{2, 2};
+    if (::setresuid(kNobodyElse, kNobodyElse, kNobodyElse) != 0 ||
+        ::setrlimit(RLIMIT_NPROC, &kTwo) != 0)
+      ::_exit(1);
   }
 
   size_t pages_;
@@ -140,6 +153,20 @@ TEST_CASE("memory is of one moment, however it was secured") {
       CHECK(snapshot->record().memory_method().find(tried.method) != std::string::npos);
     CHECK(counter.runs());
   }
+}
+
+TEST_CASE("memory is of one moment where no twin can be made, and it is said why") {
+  if (::geteuid() != 0) {
+    WARN("passed over: only root can run a program as somebody else");
+    return;
+  }
+  const Counter counter({.pages = 2 * kLarge, .pause_us = 0, .may_not_fork = true});
+  const auto snapshot = captured(counter);
+  counter.check(*snapshot);
+  CHECK(snapshot->record().memory_method() == "stop-copy");
+  const pb::AddressSpace& space = snapshot->address_space(snapshot->root());
+  CHECK(space.why_not_better().find("no twin") != std::string::npos);
+  CHECK(counter.runs());
 }
 
 TEST_CASE("what a program asks to be wiped in forks is in its snapshot, or missing, never zeros") {
