@@ -1,3 +1,5 @@
+#include <signal.h>
+
 #include <optional>
 
 #include "cli/command.h"
@@ -14,6 +16,7 @@ namespace {
 
 struct Arguments {
   std::string output, on = "fatal";
+  bool kill = false;
   std::vector<std::string> command = {};
   CaptureOptions options;
 };
@@ -23,11 +26,18 @@ class Recorder {
   Recorder(const Arguments& arguments, const Supervisor& supervisor)
       : arguments_(arguments), supervisor_(supervisor) {}
 
+  // The program has not begun: what goes wrong here is an error like any other.
+  int at_start(Tracees& tracees) {
+    return take(tracees, {"start", supervisor_.root(), leader_of(supervisor_.root())});
+  }
+
   // What goes wrong here must not change how the program ends: it is said, and that is all.
   void on_fatal(Tracees& tracees, const FatalSignal& fatal) {
     if (!wanted(fatal)) return;
     try {
-      take(tracees, fatal);
+      take(tracees, {fmt::format("{} in {}.{}", signal_name(static_cast<uint32_t>(fatal.signal)),
+                                 fatal.process.value, fatal.task.value),
+                     fatal.process, fatal.task});
     } catch (const Error& error) {
       fmt::print(stderr, "snapgdb: no snapshot: {}\n", printable(error.what()));
     }
@@ -37,20 +47,18 @@ class Recorder {
   // A child killed by its parent is everyday life; a crash is not, and neither is the command's
   // own end.
   bool wanted(const FatalSignal& fatal) const {
+    if (arguments_.on == "start") return false;
     if (dumps_core(fatal.signal)) return true;
     return arguments_.on == "fatal" && fatal.process == supervisor_.root();
   }
 
-  void take(Tracees& tracees, const FatalSignal& fatal) {
+  int take(Tracees& tracees, const Moment& moment) {
     // Only now: until something happens, no file appears and no thread of ours runs.
     if (!capture_) capture_.emplace(OutputFile::create(arguments_.output), arguments_.options);
-    const Moment moment{fmt::format("{} in {}.{}", signal_name(static_cast<uint32_t>(fatal.signal)),
-                                    fatal.process.value, fatal.task.value),
-                        fatal.process, fatal.task};
     const CaptureReport report = capture_->take(supervisor_.processes(), tracees, moment, [] {});
     capture_->commit();
     fmt::print(stderr, "snapgdb: {}: ", moment.reason);
-    report_capture(*capture_, report);
+    return report_capture(*capture_, report);
   }
 
   const Arguments& arguments_;
@@ -58,11 +66,26 @@ class Recorder {
   std::optional<Capture> capture_;
 };
 
+// Before it has begun.
+void end_of(Supervisor& supervisor) {
+  if (::kill(supervisor.root().value, SIGKILL) != 0)
+    throw_errno("cannot kill process {}", supervisor.root().value);
+  supervisor.run([](Tracees&, const FatalSignal&) {});
+}
+
 int run(const Arguments& arguments) {
   int status = 0;
   {
     Supervisor supervisor(arguments.command);
     Recorder recorder(arguments, supervisor);
+    if (arguments.on == "start") {
+      Tracees& held = supervisor.at_start();
+      const int taken = recorder.at_start(held);
+      if (arguments.kill) {
+        end_of(supervisor);
+        return taken;
+      }
+    }
     status = supervisor.run(
         [&](Tracees& tracees, const FatalSignal& fatal) { recorder.on_fatal(tracees, fatal); });
   }
@@ -76,11 +99,18 @@ Action define(CLI::App& app) {
       ->required();
   app.add_option("--on", arguments->on,
                  "crash: signals that dump core, in any process; fatal: also whatever kills the "
-                 "command itself [fatal]")
-      ->check(CLI::IsMember({"crash", "fatal"}));
+                 "command itself; start: nothing but the command before its first instruction "
+                 "[fatal]")
+      ->check(CLI::IsMember({"crash", "fatal", "start"}));
+  app.add_flag("--kill", arguments->kill,
+               "With --on start: the command does not run, except from the image");
   add_write_options(app, arguments->options.write);
   app.add_option("CMD", arguments->command, "Command and its arguments, after --")->required();
-  return [arguments] { return run(*arguments); };
+  return [arguments] {
+    if (arguments->kill && arguments->on != "start")
+      throw Error("cannot use --kill", "it is about --on start only", "", ExitStatus::kUsage);
+    return run(*arguments);
+  };
 }
 
 }  // namespace

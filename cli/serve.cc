@@ -16,7 +16,8 @@ struct Arguments {
   std::string image;
   std::string address;
   int32_t pid = 0;
-  bool multi = false;
+  bool multi = false, once = false, own_streams = false;
+  std::string on_detach = "drop";
   OpenOptions open;
 };
 
@@ -25,24 +26,36 @@ int serve(const Arguments& arguments) {
   gdbstub::SessionOptions options;
   if (arguments.pid != 0) options.pid = arguments.pid;
   options.multi = arguments.multi;
-  options.launch = gdbstub::launch;
+  options.launch = arguments.own_streams ? gdbstub::launch_on_our_streams : gdbstub::launch;
+  options.let_go = arguments.on_detach == "run";
   if (arguments.address.empty()) return gdbstub::serve_stdio(open, options);
   auto [image, snapshot] = open();
   options.image = std::move(image);
   const gdbstub::Listener listener(arguments.address);
   fmt::print(stderr, "snapgdb: listening on {}\n", listener.address());
   std::fflush(stderr);
-  gdbstub::serve_listener(snapshot, options, listener);
+  do gdbstub::serve_next(snapshot, options, listener);
+  while (!arguments.once);
+  return static_cast<int>(ExitStatus::kDone);
 }
 
 Action define(CLI::App& app) {
   auto arguments = std::make_shared<Arguments>();
   app.add_option("IMG", arguments->image, "the image, or IMG@K for its K-th snapshot")->required();
   add_open_options(app, arguments->open);
-  app.add_option(
+  auto* listen = app.add_option(
       "--listen", arguments->address,
       "wait for debuggers at unix:PATH or tcp:HOST:PORT, one after the other, instead of "
       "serving one on standard input and output");
+  app.add_flag("--once", arguments->once, "end with the first debugger's connection")
+      ->needs(listen);
+  app.add_flag("--program-streams", arguments->own_streams,
+               "the program that runs has this command's standard streams, instead of the "
+               "debugger's console")
+      ->needs(listen);
+  app.add_option("--on-detach", arguments->on_detach,
+                 "what becomes of a program that runs when the debugger detaches [drop]")
+      ->check(CLI::IsMember({"drop", "run"}));
   auto* pid = app.add_option("--pid", arguments->pid, "show this process instead of the root");
   app.add_flag("--multi", arguments->multi,
                "show no process until the debugger attaches to one (target extended-remote)")

@@ -97,6 +97,11 @@ std::string list_missing(SessionState& state, std::string_view) {
   return out.empty() ? "Nothing is missing.\n" : out;
 }
 
+std::string end_connection(SessionState& state, std::string_view) {
+  state.finished = true;
+  return "";
+}
+
 MonitorHandler help;
 
 struct MonitorCommand {
@@ -118,6 +123,7 @@ constexpr MonitorCommand kCommands[] = {
      choose_diversion},
     {"on-detach", "run|drop: what becomes of what runs", choose_on_detach},
     {"input", "TEXT: a line for the program's terminal", give_input},
+    {"exit", "end this connection, and what runs", end_connection},
 };
 
 std::string help(SessionState&, std::string_view) {

@@ -220,17 +220,20 @@ Fd Listener::accept() const {
   }
 }
 
+void serve_next(std::shared_ptr<const Snapshot> snapshot, const SessionOptions& options,
+                const Listener& listener) {
+  const Fd client = listener.accept();
+  Session session(std::move(snapshot), options);
+  try {
+    serve(session, client.get(), client.get());
+  } catch (const SystemError& error) {  // one client's connection is not the next one's
+    transmit(STDERR_FILENO, fmt::format("snapgdb: {}\n", error.what()));
+  }
+}
+
 void serve_listener(std::shared_ptr<const Snapshot> snapshot, const SessionOptions& options,
                     const Listener& listener) {
-  while (true) {
-    const Fd client = listener.accept();
-    Session session(snapshot, options);
-    try {
-      serve(session, client.get(), client.get());
-    } catch (const SystemError& error) {  // one client's connection is not the next one's
-      transmit(STDERR_FILENO, fmt::format("snapgdb: {}\n", error.what()));
-    }
-  }
+  while (true) serve_next(snapshot, options, listener);
 }
 
 }  // namespace snapgdb::gdbstub

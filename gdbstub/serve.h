@@ -47,7 +47,12 @@ class Listener {
   std::string path_;  // to be removed in the end
 };
 
-// Serves one client after the other, each from the snapshot as it is in the image. Does not return.
+// Serves the client that connects next, from the snapshot as it is in the image, until it goes
+// away.
+void serve_next(std::shared_ptr<const Snapshot> snapshot, const SessionOptions& options,
+                const Listener& listener);
+
+// One client after the other. Does not return.
 [[noreturn]] void serve_listener(std::shared_ptr<const Snapshot> snapshot,
                                  const SessionOptions& options, const Listener& listener);
 

@@ -57,6 +57,7 @@ Session::Session(std::shared_ptr<const Snapshot> snapshot, const SessionOptions&
   state_.moment = std::make_unique<SnapshotTarget>(state_.snapshot);
   state_.target = state_.moment.get();
   state_.running.launch = options.launch;
+  state_.running.let_go = options.let_go;
   state_.image = options.image;
   state_.first = first_process(*state_.snapshot, options);
   if (!options.multi) state_.attach(state_.first);

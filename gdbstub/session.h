@@ -23,6 +23,8 @@ struct SessionOptions {
   std::shared_ptr<const Image> image = nullptr;
   // What makes the snapshot run; without it, it can only be looked at.
   Launcher launch = {};
+  // On detaching, what runs goes on instead of being dropped.
+  bool let_go = false;
 };
 
 // What a user should know about any snapshot at the beginning: the signal it was taken at, that

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 
 #include "core/base/error.h"
 #include "core/base/fd.h"
@@ -108,6 +109,18 @@ Supervisor::Supervisor(const std::vector<std::string>& command) {
   }
   Tracee& root = tracees_.at(leader_of(root_));
   root.set_status(WaitStatus(status));
+}
+
+// In the report of execve(2) the kernel has yet to write the call's result to a register.
+Tracees& Supervisor::at_start() {
+  Tracee& root = tracees_.at(leader_of(root_));
+  root.interrupt_if_alive();
+  root.resume_if_alive(0);
+  constexpr std::chrono::seconds kPatience{10};
+  if (!root.wait_stop(kPatience))
+    throw Error(fmt::format("cannot hold process {} at its start", root_.value),
+                root.status().gone() ? "it was killed" : "it does not stop");
+  return tracees_;
 }
 
 int Supervisor::run(const OnFatal& on_fatal) {

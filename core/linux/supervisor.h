@@ -29,6 +29,9 @@ class Supervisor {
 
   // Throws Error if the command cannot be started.
   explicit Supervisor(const std::vector<std::string>& command);
+  // The command, held before its first instruction until run() is called. Precondition: run() was
+  // not called yet. Throws Error if it was killed before that.
+  Tracees& at_start();
   // Returns the command's wait status once it has ended; what it left running runs on untraced.
   int run(const OnFatal& on_fatal);
 

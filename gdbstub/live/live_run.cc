@@ -280,7 +280,7 @@ void LiveTarget::kill(Pid pid) {
 
 void LiveTarget::let_go() {
   tree_->let_go();
-  terminal_.leave_reader();
+  if (terminal_) terminal_->leave_reader();
 }
 
 }  // namespace snapgdb::gdbstub

@@ -45,6 +45,7 @@ Fd receive_child_signals() {
 Fd readable_if_any(std::initializer_list<int> descriptors) {
   Fd all(::epoll_create1(EPOLL_CLOEXEC));
   for (const int descriptor : descriptors) {
+    if (descriptor < 0) continue;
     epoll_event event{.events = EPOLLIN, .data = {}};
     if (::epoll_ctl(all.get(), EPOLL_CTL_ADD, descriptor, &event) != 0)
       throw_errno("cannot wait for the restored tree");
@@ -81,18 +82,21 @@ bool equal(const user_regs_struct& a, const user_regs_struct& b) {
 
 }  // namespace
 
-LiveTarget::LiveTarget(const SnapshotTarget& from, std::span<const Pid> attached)
+LiveTarget::LiveTarget(const SnapshotTarget& from, std::span<const Pid> attached,
+                       std::unique_ptr<ProgramTerminal> terminal)
     : snapshot_(from.snapshot()),
       layout_(xcr0_of(*snapshot_), components_here()),
+      terminal_(std::move(terminal)),
       child_signals_(receive_child_signals()),
-      readable_(readable_if_any({child_signals_.get(), terminal_.descriptor()})),
+      readable_(readable_if_any({child_signals_.get(), terminal_ ? terminal_->descriptor() : -1})),
       plan_(plan_for(*snapshot_)),
       files_([this](Pid pid) -> std::optional<Pid> {
         const Process* process = find(pid);
         return process ? std::optional(process->real) : std::nullopt;
       }) {
   {
-    const ProgramTerminal::Lent lent(terminal_);
+    std::optional<ProgramTerminal::Lent> lent;
+    if (terminal_) lent.emplace(*terminal_);
     tree_.emplace(*snapshot_, plan_);
   }
   for (const pb::Process& process : snapshot_->processes())
@@ -305,6 +309,13 @@ std::optional<std::string> LiveTarget::executable(Pid pid) const {
   return proc ? proc->link_if_allowed("exe") : std::nullopt;
 }
 
+void LiveTarget::send_input(std::string_view text) {
+  if (!terminal_)
+    throw Error("cannot give the program input", "it reads from the standard input of the stub",
+                "write it there");
+  terminal_->send_input(text);
+}
+
 std::vector<std::string> LiveTarget::notes() const {
   std::vector<std::string> notes = plan_.notes;
   notes.insert(notes.end(), tree_->notes().begin(), tree_->notes().end());
@@ -312,7 +323,12 @@ std::vector<std::string> LiveTarget::notes() const {
 }
 
 std::unique_ptr<RunningTarget> launch(const SnapshotTarget& from, std::span<const Pid> attached) {
-  return std::make_unique<LiveTarget>(from, attached);
+  return std::make_unique<LiveTarget>(from, attached, std::make_unique<ProgramTerminal>());
+}
+
+std::unique_ptr<RunningTarget> launch_on_our_streams(const SnapshotTarget& from,
+                                                     std::span<const Pid> attached) {
+  return std::make_unique<LiveTarget>(from, attached, nullptr);
 }
 
 }  // namespace snapgdb::gdbstub

@@ -22,8 +22,10 @@ namespace snapgdb::gdbstub {
 // A restored tree, isolated, under our ptrace.
 class LiveTarget : public RunningTarget {
  public:
-  // With what was changed in `from`. Throws Error: what is in the way.
-  LiveTarget(const SnapshotTarget& from, std::span<const Pid> attached);
+  // With what was changed in `from`; without a terminal, the program has our own standard streams.
+  // Throws Error: what is in the way.
+  LiveTarget(const SnapshotTarget& from, std::span<const Pid> attached,
+             std::unique_ptr<ProgramTerminal> terminal);
   LiveTarget(const LiveTarget&) = delete;
   LiveTarget& operator=(const LiveTarget&) = delete;
   ~LiveTarget() override;
@@ -68,8 +70,8 @@ class LiveTarget : public RunningTarget {
   std::vector<pb::Process> records() const override;
   std::vector<std::string> notes() const override;
   void let_go() override;
-  std::string take_output() override { return terminal_.take_output(); }
-  void send_input(std::string_view text) override { terminal_.send_input(text); }
+  std::string take_output() override { return terminal_ ? terminal_->take_output() : ""; }
+  void send_input(std::string_view text) override;
 
  private:
   struct Process {
@@ -148,7 +150,7 @@ class LiveTarget : public RunningTarget {
 
   std::shared_ptr<const Snapshot> snapshot_;
   RegisterLayout layout_;
-  ProgramTerminal terminal_;
+  std::unique_ptr<ProgramTerminal> terminal_;  // nullptr: it has our own standard streams
   Fd child_signals_, readable_;
   RestorePlan plan_;
   std::optional<RestoredTree> tree_;

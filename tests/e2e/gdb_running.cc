@@ -45,6 +45,17 @@ void check_says(const Result& result, const Words& parts) {
   }
 }
 
+// Ours and those below, orphans included.
+size_t processes_there() {
+  const auto lives = [](pid_t pid) { return state_of(pid) != 'Z'; };
+  return static_cast<size_t>(std::ranges::count_if(tree_of(getpid()), lives));
+}
+
+void await_processes(size_t wanted) {
+  for (int i = 0; i < 5000 && processes_there() > wanted; ++i) usleep(1000);
+  CHECK(processes_there() == wanted);
+}
+
 // From a thread of gdb's own python, as a terminal would.
 const std::string kInterruptSoon =
     "python import os, signal, threading; "
@@ -220,6 +231,36 @@ TEST_CASE("the program's output is shown, and it can be given input") {
       {"heard good morning", "and says so", "exited normally"});
 }
 
+TEST_CASE("a program may have the streams of the stub, which ends with its one debugger") {
+  const Moment moment("speak", {.input = RunOptions::kPipe});
+  Running server({program(), "serve", moment.image, "--once", "--program-streams", "--listen",
+                  "unix:" + moment.directory / "socket"},
+                 {.input = RunOptions::kPipe});
+  for (int i = 0; i < 30000 && !contains(server.err(), "listening"); ++i) usleep(2000);
+  server.write("good evening\n");
+  const Result says = gdb({"target remote " + moment.directory / "socket", "set var go = 1",
+                           "monitor input not this way", "continue"});
+  check_says(says, {"exited normally"});
+  CHECK_FALSE(contains(says.out, "heard"));
+  const Result served = server.wait();
+  INFO(served);
+  CHECK(served.ok());
+  CHECK(contains(served.out, "heard good evening"));
+}
+
+TEST_CASE("monitor exit ends the connection, and what runs") {
+  const Moment moment("block");
+  const size_t before = processes_there();
+  Running server({program(), "serve", moment.image, "--once", "--listen",
+                  "unix:" + moment.directory / "socket"});
+  for (int i = 0; i < 30000 && !contains(server.err(), "listening"); ++i) usleep(2000);
+  check_says(
+      gdb({"target remote " + moment.directory / "socket", "print twice(1)", "monitor exit"}),
+      {"$1 = 2"});
+  CHECK(server.wait().ok());
+  await_processes(before);
+}
+
 // ---- Back to the snapshot
 // ------------------------------------------------------------------------
 
@@ -338,17 +379,6 @@ TEST_CASE("lldb looks at variables by expressions, and nothing has run") {
 
 // ---- Nothing stays behind
 // ------------------------------------------------------------------------
-
-// Ours and those below, orphans included.
-size_t processes_there() {
-  const auto lives = [](pid_t pid) { return state_of(pid) != 'Z'; };
-  return static_cast<size_t>(std::ranges::count_if(tree_of(getpid()), lives));
-}
-
-void await_processes(size_t wanted) {
-  for (int i = 0; i < 5000 && processes_there() > wanted; ++i) usleep(1000);
-  CHECK(processes_there() == wanted);
-}
 
 TEST_CASE("however a session ends, nothing of the tree is left") {
   const Moment moment("block");

@@ -131,6 +131,41 @@ TEST_CASE("each death is a snapshot of the image, threads' too, and gdb goes fro
   CHECK(contains(looked.out, "$2 = " + pid));
 }
 
+TEST_CASE("a program is captured before its first instruction, and runs from the image alone") {
+  const TempDir directory;
+  const std::string image = directory / "image";
+  const Result result = snapgdb({"run", "--on", "start", "--kill", "-o", image, "--",
+                                 target_path("crasher"), "status-42", "and more"});
+  INFO(result);
+  CHECK(result.ok());
+  CHECK(result.out.empty());
+  CHECK(json_at(summary_of(image), "snapshot.reason") == "start");
+  const Result looked = gdb({"target remote | " + program() + " " + image, "x/i $pc", "break main",
+                             "continue", "print argc", "print argv[2]", "continue"});
+  INFO(looked);
+  for (const char* part : {"<_start>", "$1 = 3", "\"and more\"", "exited with code 052"})
+    CHECK(contains(looked.out, part));
+}
+
+TEST_CASE("what is captured at its start runs on as ever, and its crash is its own") {
+  const TempDir directory;
+  for (const Manner& manner : {kManners[1], kManners[9]}) {
+    const std::string image = directory / manner.name;
+    const Result with =
+        snapgdb({"run", "--on", "start", "-o", image, "--", target_path("crasher"), manner.name});
+    const Result without = run({target_path("crasher"), manner.name});
+    INFO(with << "without:\n" << without);
+    CHECK(with.signal == without.signal);
+    CHECK(with.status == without.status);
+    CHECK(with.out == without.out);
+    CHECK(json_at(summary_of(image), "snapshot.reason") == "start");
+  }
+}
+
+TEST_CASE("--kill is about the start only") {
+  check_refused(snapgdb({"run", "--kill", "-o", "x", "--", "true"}), 2, {"--kill", "--on start"});
+}
+
 TEST_CASE("standard input, inherited descriptors and signal dispositions pass through") {
   const TempDir directory;
   RunOptions with_pipe{.input = RunOptions::kPipe};
