@@ -25,6 +25,7 @@
 #include "core/resource/namespaces.h"
 #include "core/resource/network.h"
 #include "core/resource/sharing.h"
+#include "core/resource/stopping.h"
 #include "core/resource/terminal.h"
 
 namespace snapgdb {
@@ -510,13 +511,11 @@ void RestoredTree::finish(const pb::Process& process) {
   start_timers(process, leader);
   queue_signals(process);
   if (is_last_to_share(snapshot_, process, kMemory)) leader.unplant();
-  bool stopped = false;
   for (const pb::Thread& thread : process.threads()) {
     set_program_registers(snapshot_, process, thread, seed_of(thread).task());
     restore_dispatch(thread, seed_of(thread).task());
-    stopped |= thread.job_stopped();
   }
-  if (stopped) ::kill(leader.tid().value, SIGSTOP);
+  if (const int signal = signal_to_stop(snapshot_, process)) ::kill(leader.tid().value, signal);
 }
 
 void RestoredTree::bring_memory_later() {

@@ -69,7 +69,9 @@ void check_directory(const pb::Process& process, const std::string& path, bool m
   struct stat status {};
   if (path.empty() || (stat_for_tree(plan.mounts, path, status) == 0 && S_ISDIR(status.st_mode)))
     return;
-  if (const auto name = removed_name(path); name && BriefName::obstacle(*name).empty()) return;
+  if (const auto name = removed_name(path);
+      name && (is_directory_of_ended(*name) || BriefName::obstacle(*name).empty()))
+    return;
   const std::string resource = "directory " + printable(path);
   if (may_lack)
     plan.notes.push_back(fmt::format("process {}: {} is not there", process.pid(), resource));

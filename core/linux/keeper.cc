@@ -25,6 +25,7 @@
 #include "core/base/strings.h"
 #include "core/linux/freezer.h"
 #include "core/linux/procfs.h"
+#include "core/linux/task.h"
 
 namespace snapgdb {
 namespace {
@@ -48,14 +49,20 @@ void see_own_processes() {
     throw_errno("cannot mount /proc for the restored tree");
 }
 
+// Of our time namespace: what a new one is given counts from the clocks of the initial one, too.
+struct ClockOffsets {
+  int64_t monotonic, boottime;
+};
+
 // Whoever is born from now on sees them so (time_namespaces(7), Linux 5.6). "": it worked.
-std::string set_clocks(const Keeper::Options& options) {
+std::string set_clocks(const Keeper::Options& options, const ClockOffsets& ours) {
   constexpr int kNewTime = 0x80;  // CLONE_NEWTIME
   if (options.monotonic_ns == 0) return "";
   if (::unshare(kNewTime) != 0) return "unshare(CLONE_NEWTIME): " + errno_text(errno);
-  const auto line = [](const char* name, int clock, int64_t wanted) {
+  const auto line = [&](const char* name, int clock, int64_t wanted) {
     constexpr int64_t kSecond = 1'000'000'000;
-    const int64_t offset = wanted - static_cast<int64_t>(now_ns(clock));
+    const int64_t offset = wanted - static_cast<int64_t>(now_ns(clock)) +
+                           (clock == CLOCK_BOOTTIME ? ours.boottime : ours.monotonic);
     const int64_t rest = (offset % kSecond + kSecond) % kSecond;
     return fmt::format("{} {} {}\n", name, (offset - rest) / kSecond, rest);
   };
@@ -292,6 +299,15 @@ std::pair<std::string, size_t> save(const Keeper::Options& options, const Sandbo
   }
 }
 
+// What we were started with is not ours to hold: who reads a pipe that was our output would wait
+// for the end of the tree. What keeping needs stands above the tree's files.
+void drop_descriptors(unsigned end) {
+  const Fd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  for (const int standard : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+    if (null.valid()) ::dup2(null.get(), standard);
+  ::close_range(STDERR_FILENO + 1, end - 1, 0);
+}
+
 // Reaps until the first process has ended, and says how; in a namespace of its own until there is
 // nobody left.
 [[noreturn]] void keep(pid_t root, const Keeper::Options& options, const Sandbox* sandbox,
@@ -313,7 +329,7 @@ std::pair<std::string, size_t> save(const Keeper::Options& options, const Sandbo
 
 [[noreturn]] void be_keeper(const Keeper::Options& options, KeptOpen kept,
                             const std::vector<std::string>& our_settings,
-                            const Keeper::OpenFiles& open_files) {
+                            const ClockOffsets& our_clocks, const Keeper::OpenFiles& open_files) {
   char go = 0;
   std::optional<Sandbox> sandbox;
   size_t planned = 0;
@@ -332,7 +348,7 @@ std::pair<std::string, size_t> save(const Keeper::Options& options, const Sandbo
     sandbox = enter_sandbox(options);
     if (options.own_pids && !sandbox) see_own_processes();
     if (sandbox) std::ranges::copy(sandbox->notes(), std::back_inserter(notes));
-    if (const std::string why = set_clocks(options); !why.empty())
+    if (const std::string why = set_clocks(options, our_clocks); !why.empty())
       notes.push_back("the tree's clocks jump: " + why);
     Seed::kernel_parts();
     Seed::plant(options.seed_base);
@@ -362,9 +378,7 @@ std::pair<std::string, size_t> save(const Keeper::Options& options, const Sandbo
   ::munmap(reinterpret_cast<void*>(options.seed_base), Seed::kSize);
   for (const int signal : {SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGTSTP, SIGTTOU, SIGTTIN})
     ::signal(signal, SIG_IGN);  // they are for the tree
-  if (planned)
-    ::close_range(static_cast<unsigned>(options.file_base),
-                  static_cast<unsigned>(options.file_base) + static_cast<unsigned>(planned) - 1, 0);
+  drop_descriptors(static_cast<unsigned>(options.file_base) + static_cast<unsigned>(planned));
   report(kept.report, "\n");
   keep(root, options, sandbox ? &*sandbox : nullptr, kept);
 }
@@ -433,6 +447,9 @@ Keeper::Keeper(const Options& options, const OpenFiles& open_files)
   if (options.own_cgroups) flags |= CLONE_NEWCGROUP;
   const std::vector<std::string> our_settings = settings();
   Fd network(options.make_network ? ::open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC) : -1);
+  const Tid self = leader_of(Pid{::getpid()});
+  const ClockOffsets our_clocks{clock_offset(self, CLOCK_MONOTONIC),
+                                clock_offset(self, CLOCK_BOOTTIME)};
   const pid_t pid = clone3({.flags = flags, .exit_signal = SIGCHLD});
   if (pid < 0) throw_errno("cannot start the process that keeps the tree");
   if (pid == 0) {
@@ -441,7 +458,7 @@ Keeper::Keeper(const Options& options, const OpenFiles& open_files)
               {std::move(reports.write), std::move(controls.read),
                Fd(options.save_in < 0 ? -1 : ::fcntl(options.save_in, F_DUPFD_CLOEXEC, 0)),
                std::move(network)},
-              our_settings, open_files);
+              our_settings, our_clocks, open_files);
   }
   pid_ = Pid{pid};
   report_ = std::move(reports.read), control_ = std::move(controls.write);

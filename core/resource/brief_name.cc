@@ -58,6 +58,11 @@ BriefName::~BriefName() {
   for (const std::string& parent : parents_ | std::views::reverse) ::rmdir(parent.c_str());
 }
 
+bool is_directory_of_ended(std::string_view path) {
+  constexpr std::string_view kProc = "/proc/";
+  return path.starts_with(kProc) && parse_number<int32_t>(path.substr(kProc.size())).has_value();
+}
+
 std::string BriefName::obstacle(const std::string& path) {
   const auto missing = missing_parents(path);
   const std::string directory = (missing.empty() ? fs::path(path) : missing.front()).parent_path();

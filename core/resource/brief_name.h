@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/image/snapshot.pb.h"
@@ -26,5 +27,8 @@ class BriefName {
   bool made_ = false, is_directory_ = false;
   std::vector<std::string> parents_ = {};  // that had to be made, too
 };
+
+// Whether a name of a removed directory is "/proc/N", which goes with process N.
+bool is_directory_of_ended(std::string_view path);
 
 }  // namespace snapgdb

@@ -121,7 +121,9 @@ constexpr Coverage kCoverage[] = {
     {kDescriptor, "device",
      "path, numbers; of pseudoterminals settings, window size, modes, session, foreground group",
      "opened again; pseudoterminals whose master is in the tree, others become that of restore",
-     "what is queued in a terminal, of which the image says how much; virtual consoles", ""},
+     "what is queued in a terminal, of which the image says how much; consoles that are somebody's "
+     "screen",
+     ""},
     {kDescriptor, "socket",
      "domain, type, addresses, options, what is queued with senders, credentials and descriptors "
      "in flight; TCP: both queues, sequence numbers, windows, options; groups that were joined",

@@ -135,7 +135,8 @@ uint32_t capture_in_flight(CaptureContext& context, const FrozenProcess& receive
 
 std::optional<int> standard_stream(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
   const bool is_standard = descriptor.number() != kInFlight && descriptor.number() <= STDERR_FILENO;
-  if (is_own_terminal(snapshot, descriptor)) return std::nullopt;
+  if (is_own_terminal(snapshot, descriptor) || is_machines_terminal(snapshot, descriptor))
+    return std::nullopt;
   if (descriptor.has_device_node() && descriptor.device_node().terminal()) {
     if (is_standard) return descriptor.number();
     for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})

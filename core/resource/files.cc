@@ -67,7 +67,7 @@ void capture_device(CaptureContext& context, const OpenDescriptor& open, pb::Des
 // O_CREAT, O_EXCL and O_TRUNC are not among the flags of an open file.
 Fd open_path(OpeningContext&, const pb::Descriptor& descriptor) {
   const BriefName name(descriptor);
-  Fd fd(::open(name.path().c_str(), static_cast<int>(descriptor.flags()) | O_CLOEXEC));
+  Fd fd(::open(name.path().c_str(), static_cast<int>(descriptor.flags()) | O_CLOEXEC | O_NOCTTY));
   if (!fd.valid()) throw_errno("cannot open {}", printable(descriptor.target()));
   go_to_position(fd, descriptor);
   return fd;
@@ -143,14 +143,18 @@ Fd open_unless_late(OpeningContext& context, const pb::Descriptor& descriptor,
 // Terminals that are not the tree's own are those of the standard streams, or else gone.
 Fd open_device(OpeningContext& context, const pb::Descriptor& descriptor) {
   if (is_own_terminal(context.snapshot, descriptor)) return open_terminal(context, descriptor);
-  if (descriptor.device_node().terminal()) return Fd(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  const bool is_there = !descriptor.device_node().terminal() ||
+                        (!context.sandbox && is_machines_terminal(context.snapshot, descriptor));
+  if (!is_there) return Fd(::open("/dev/null", O_RDWR | O_CLOEXEC));
   return open_path(context, descriptor);
 }
 
 std::string device_obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
   if (descriptor.removed() && ::geteuid() != 0)
     return "it was removed, and only root makes devices";
-  return descriptor.device_node().terminal() ? "" : path_obstacle(snapshot, descriptor);
+  const bool is_replaced =
+      descriptor.device_node().terminal() && !is_machines_terminal(snapshot, descriptor);
+  return is_replaced ? "" : path_obstacle(snapshot, descriptor);
 }
 
 Fd open_file_or_proc(OpeningContext& context, const pb::Descriptor& descriptor) {

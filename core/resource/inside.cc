@@ -9,6 +9,8 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/linux/remote_memory.h"
+#include "core/linux/task.h"
 #include "core/resource/hosts.h"
 #include "core/resource/resources.h"
 #include "core/resource/sharing.h"
@@ -228,14 +230,30 @@ void capture_process(CaptureContext& context, const FrozenProcess& frozen, pb::P
   context.asked.emplace(host.task->tid(), std::move(thread));
 }
 
+// As good as told, where the thread cannot be asked: glibc has its number 16 bytes before the head
+// of its list of robust futexes, and gives the kernel the address of both. 0: it is not there.
+uint64_t tid_address_in_glibc(Tid tid, int32_t own_number) {
+  constexpr uint64_t kDistance = 16;  // struct pthread: tid, pid, robust_prev, robust_head
+  const auto list = robust_list_of(tid);
+  int32_t number = 0;
+  const auto bytes = std::as_writable_bytes(std::span(&number, 1));
+  if (!list || list->head < kDistance ||
+      read_remote(tid, list->head - kDistance, bytes) != bytes.size() || number != own_number)
+    return 0;
+  return list->head - kDistance;
+}
+
 void capture_thread(CaptureContext& context, const StoppedTask& stopped, pb::Thread& thread) {
   if (const auto asked = context.asked.extract(stopped.task.tid); !asked.empty())
     return thread.MergeFrom(asked.mapped());
+  thread.set_clear_child_tid(tid_address_in_glibc(stopped.task.tid, own_number(thread)));
   constexpr size_t kAnswers = ThreadQuestions::kAnswers, kCalls = ThreadQuestions::kCalls;
   const Host host = host_of(stopped, context, Inquiry::room_for(kAnswers, kCalls));
   if (!host.task)
     return context.lacks(stopped.process.pid, stopped.task.tid,
-                         "alternate stack and address of the thread id", host.why_not);
+                         thread.clear_child_tid() ? "alternate stack"
+                                                  : "alternate stack and address of the thread id",
+                         host.why_not);
   ThreadQuestions questions;
   Inquiry inquiry(*host.task, host.place, kAnswers, kCalls);
   questions.ask(inquiry);
@@ -318,13 +336,14 @@ void restore_process(RestoreContext& context, const pb::Process& process, Seed& 
 }
 
 void restore_thread(RestoreContext&, const pb::Process&, const pb::Thread& thread, Seed& seed) {
-  if (!thread.has_alternate_stack()) return;  // it could not be asked
+  if (thread.clear_child_tid() || thread.has_alternate_stack())
+    seed.add("set the address of its number", SYS_set_tid_address, {thread.clear_child_tid()});
+  if (!thread.has_alternate_stack()) return void(seed.perform());  // it could not be asked
   const pb::AlternateStack& from = thread.alternate_stack();
   constexpr uint32_t kOnStack = 1;  // SS_ONSTACK: it is in use, which follows from the registers
   const KernelStack stack{from.address(), static_cast<int32_t>(from.flags() & ~kOnStack), 0,
                           from.size()};
   seed.add("set the alternate stack", SYS_sigaltstack, {seed.put_value(stack), 0});
-  seed.add("set the address of its number", SYS_set_tid_address, {thread.clear_child_tid()});
   if (thread.machine_check_policy() != PR_MCE_KILL_DEFAULT)
     seed.add("set what becomes of it when memory fails", SYS_prctl,
              {PR_MCE_KILL, PR_MCE_KILL_SET, thread.machine_check_policy()});

@@ -43,9 +43,16 @@ constexpr Advice kAdvice[] = {
 // Decides what pages the content comes into.
 constexpr Advice kEarlyAdvice[] = {{"hg", MADV_HUGEPAGE}, {"nh", MADV_NOHUGEPAGE}};
 
+// MAP_DROPPABLE, Linux 6.11: zeros may take the place of its content at any time, as they do in a
+// child. It is there for the state of random number generators (vDSO getrandom), of which no two
+// trees that are restored from one image may have the same: so its content stays in the image.
+bool is_droppable(const pb::Vma& vma) {
+  return has_flag(vma, "dp");
+}
+
 uint64_t map_flags(const pb::Vma& vma, int file) {
-  constexpr uint64_t kDroppable = 0x08;  // MAP_DROPPABLE, Linux 6.11: neither shared nor private
-  const uint64_t type = has_flag(vma, "dp") ? kDroppable : vma.shared() ? MAP_SHARED : MAP_PRIVATE;
+  constexpr uint64_t kDroppable = 0x08;  // MAP_DROPPABLE: neither shared nor private
+  const uint64_t type = is_droppable(vma) ? kDroppable : vma.shared() ? MAP_SHARED : MAP_PRIVATE;
   uint64_t flags = MAP_FIXED_NOREPLACE | type;
   if (file < 0) flags |= MAP_ANONYMOUS;
   if (has_flag(vma, "gd")) flags |= MAP_GROWSDOWN;
@@ -249,6 +256,7 @@ constexpr uint64_t kLazyAtLeast = 256 * 1024;
 bool may_come_later(const pb::Vma& vma, const Extents& extents) {
   constexpr std::string_view kNot[] = {"lo", "lf", "wf", "dc", "ht", "gd", "io", "pf"};
   if (vma.shared() || vma.file() != 0 || vma.inode() != 0 || is_kernel_part(vma) ||
+      is_droppable(vma) ||
       std::ranges::any_of(kNot, [&](std::string_view flag) { return has_flag(vma, flag); }))
     return false;
   uint64_t stored = 0;
@@ -314,7 +322,8 @@ void write_content(const RestoreContext& context, const pb::Process& process, Ti
   std::vector<Slice> shared, own;
   for (const pb::Vma& vma : process.mappings()) {
     const Extents& extents = snapshot.extents(process);
-    if (is_in_a_file(vma, context.plan) || is_kernel_part(vma) || is_attached(context.plan, vma))
+    if (is_in_a_file(vma, context.plan) || is_kernel_part(vma) || is_attached(context.plan, vma) ||
+        is_droppable(vma))
       continue;
     const Range whole{vma.start(), vma.end()};
     if (vma.shared() && vma.inode() != 0) {
@@ -464,7 +473,8 @@ void restore_memory(RestoreContext& context, const pb::Process& process, const p
 
 void prepare_shared_memory(OpeningContext& context, const RestorePlan& plan) {
   for (const PlannedFile& file : plan.files) {
-    if (file.how != PlannedFile::How::kSharedMemory || file.mapping->name() != "/dev/zero")
+    if (file.how != PlannedFile::How::kSharedMemory || file.mapping->name() != "/dev/zero" ||
+        file.mapping->nameless())
       continue;
     const pb::Vma& vma = *file.mapping;
     Fd object = anonymous_object(size_of_object(context.snapshot, RestorePlan::key_of(vma)));

@@ -27,11 +27,12 @@ constexpr uint64_t kMaxStashed = uint64_t{16} << 20;
 constexpr uint64_t kMaxCopied = uint64_t{1} << 30;
 
 constexpr std::string_view kMemfd = "/memfd:";
-// MAP_SHARED | MAP_ANONYMOUS: whole in the mappings. System V shared memory: system_v.cc sees to
-// it.
-constexpr std::string_view kOnlyMapped[] = {"/dev/zero", "/SYSV"};
+// System V shared memory: system_v.cc sees to it.
+constexpr std::string_view kSystemV = "/SYSV";
+// MAP_SHARED | MAP_ANONYMOUS: whole in the mappings, unless it was opened through
+// /proc/PID/map_files.
 bool is_only_mapped(std::string_view path) {
-  return std::ranges::any_of(kOnlyMapped, [&](auto prefix) { return path.starts_with(prefix); });
+  return path.starts_with("/dev/zero") || path.starts_with(kSystemV);
 }
 constexpr const char* kSecret = "hidden from everybody but the program (memfd_secret)";
 constexpr const char* kKeptOut = "the program keeps it out of dumps (MADV_DONTDUMP)";
@@ -86,7 +87,7 @@ size_t read_padded(const Fd& fd, uint64_t offset, std::span<std::byte> out,
 uint32_t NamelessFiles::id_for(const Fd& file, const std::string& path) {
   struct stat status {};
   if (::fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode) || status.st_nlink != 0 ||
-      is_only_mapped(path))
+      path.starts_with(kSystemV))
     return 0;
   const std::lock_guard lock(mutex_);
   uint32_t& id = by_inode_[{status.st_dev, status.st_ino}];
@@ -134,7 +135,7 @@ NamelessFiles::Entry& NamelessFiles::add(uint32_t id, Fd file, const struct stat
 // System V segment may be the inode of another file, too.
 void NamelessFiles::find_ids(pb::Process& process) const {
   for (pb::Vma& vma : *process.mutable_mappings()) {
-    if (vma.nameless() || vma.inode() == 0 || vma.file() != 0 || is_only_mapped(vma.name()))
+    if (vma.nameless() || vma.inode() == 0 || vma.file() != 0 || vma.name().starts_with(kSystemV))
       continue;
     const auto found =
         by_inode_.find({makedev(vma.device_major(), vma.device_minor()), vma.inode()});
@@ -346,7 +347,7 @@ void look_behind(CaptureContext& context, const ProcDirectory& proc, ProcMapping
   const Fd file = open_mapped_file(proc, mapping);
   struct stat status {};
   if (!file.valid() || ::fstat(file.get(), &status) != 0) return;
-  vma.set_nameless(context.nameless.id_for(file, mapping.name));
+  if (!is_only_mapped(mapping.name)) vma.set_nameless(context.nameless.id_for(file, mapping.name));
   auto name = status.st_nlink ? other_name_of(proc, status, mapping.name) : std::nullopt;
   if (!name) return;
   mapping.name = std::move(*name);

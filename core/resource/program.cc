@@ -1,10 +1,12 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 
 #include <algorithm>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/resource/brief_name.h"
 #include "core/resource/resources.h"
 #include "core/resource/sharing.h"
 
@@ -132,6 +134,18 @@ void restore_layout(RestoreContext& context, const pb::Process& process, Seed& s
            SYS_prctl, {PR_SET_MM, PR_SET_MM_MAP, seed.put_value(map), sizeof map});
 }
 
+// Any process does, for the moment in which its directory is entered: only the name shows its
+// number.
+void enter_directory_of_ended(Seed& seed) {
+  Seed child = seed.clone("make a process that ends", 0, 0, 0);
+  const int64_t number = child.call("ask for its number", SYS_getpid);
+  const std::string directory = fmt::format("/proc/{}", number);
+  seed.add("change to " + directory, SYS_chdir, {seed.put(directory)});
+  seed.perform();
+  child.end(0);
+  seed.add("reap a process", SYS_wait4, {static_cast<uint64_t>(number), 0, __WALL, 0});
+}
+
 // A removed one is made for a moment, unless a descriptor leads to it.
 void change_directory(RestoreContext& context, const pb::Process& process, Seed& seed) {
   const std::string& path = process.working_directory();
@@ -140,6 +154,7 @@ void change_directory(RestoreContext& context, const pb::Process& process, Seed&
   if (!removed) return seed.add_if_allowed(what, SYS_chdir, {seed.put(path)});
   if (const int file = removed_directory(context.plan, *removed); file >= 0)
     return seed.add(what, SYS_fchdir, {static_cast<uint64_t>(file)});
+  if (is_directory_of_ended(*removed)) return enter_directory_of_ended(seed);
   const uint64_t name = seed.put(*removed);
   constexpr uint64_t kRights = 0755;
   seed.add("make " + printable(*removed) + " for a moment", SYS_mkdir, {name, kRights});

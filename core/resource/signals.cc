@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "core/resource/resources.h"
+#include "core/resource/stopping.h"
 
 namespace snapgdb {
 namespace {
@@ -55,7 +56,41 @@ void capture_thread(CaptureContext& context, const StoppedTask& stopped, pb::Thr
     context.lacks(stopped.process.pid, stopped.task.tid, "pending signals", kNotStopped);
 }
 
+// ---- Restoring ----------------------------------------------------------------------------------
+
+bool has(uint64_t set, int signal) {
+  return set >> (signal - 1) & 1;
+}
+
+// Nobody can set it going again who belongs to its session: but for SIGSTOP, it would not stop
+// (is_current_pgrp_orphaned(), kernel/exit.c).
+bool is_in_orphaned_group(const Snapshot& snapshot, const pb::Process& process) {
+  return std::ranges::none_of(snapshot.processes(), [&](const pb::Process& member) {
+    const pb::Process* parent = snapshot.process(member.parent());
+    return member.group() == process.group() && parent && parent->session() == process.session() &&
+           parent->group() != process.group();
+  });
+}
+
+bool takes_default_action(const pb::Process& process, int signal) {
+  return !has(process.signals_ignored() | process.signals_caught(), signal) &&
+         std::ranges::any_of(process.threads(), [&](const pb::Thread& thread) {
+           return !has(thread.signal_mask(), signal);
+         });
+}
+
 }  // namespace
+
+int signal_to_stop(const Snapshot& snapshot, const pb::Process& process) {
+  const auto stopped = std::ranges::find_if(process.threads(), &pb::Thread::job_stopped);
+  if (stopped == process.threads().end()) return 0;
+  const auto signal = static_cast<int>(stopped->stop_signal());
+  constexpr int kOfTerminals[] = {SIGTSTP, SIGTTIN, SIGTTOU};
+  const bool works = std::ranges::count(kOfTerminals, signal) > 0 &&
+                     takes_default_action(process, signal) &&
+                     !is_in_orphaned_group(snapshot, process);
+  return works ? signal : SIGSTOP;  // what waitpid(2) tells the parent
+}
 
 const ProcessResource kSignalMasks{"signals", capture_masks};
 const ProcessResource kSignalQueue{"pending signals", capture_queue, true};

@@ -3,7 +3,12 @@
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
+#undef major  // those of sysmacros.h, in the way of the schema's
+#undef minor
+
+#include <algorithm>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
@@ -115,6 +120,23 @@ void capture_terminal(CaptureContext& context, const OpenDescriptor& open, pb::D
 bool is_own_terminal(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
   const pb::Device& device = descriptor.device_node();
   return device.has_state() && master_in(snapshot, device.state().index());
+}
+
+bool is_machines_terminal(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
+  const pb::Device& device = descriptor.device_node();
+  constexpr uint32_t kConsoleMajor = 4,
+                     kConsoleMinor = 1;  // /dev/ttyN, /dev/ttySN; 5:1 /dev/console
+  const bool is_machines =
+      device.terminal() && (device.major() == kConsoleMajor ||
+                            (device.major() == kTtyMajor && device.minor() == kConsoleMinor));
+  const auto is_its_screen = [&](const pb::Process& process) {
+    return std::ranges::any_of(process.descriptors(), [&](const pb::Descriptor& other) {
+      return other.description() == descriptor.description() &&
+             (other.number() <= STDERR_FILENO ||
+              process.terminal() == makedev(device.major(), device.minor()));
+    });
+  };
+  return is_machines && std::ranges::none_of(snapshot.processes(), is_its_screen);
 }
 
 Fd open_terminal(OpeningContext& context, const pb::Descriptor& descriptor) {

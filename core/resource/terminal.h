@@ -14,6 +14,9 @@ void capture_terminal(CaptureContext& context, const OpenDescriptor& open, pb::D
 
 // Whether the terminal is one of the tree's own: it has the master.
 bool is_own_terminal(const Snapshot& snapshot, const pb::Descriptor& descriptor);
+// Whether it is a console or a line of the machine's that was only used like any other device:
+// nobody's controlling terminal or standard stream. Those become the terminal of the restore.
+bool is_machines_terminal(const Snapshot& snapshot, const pb::Descriptor& descriptor);
 Fd open_terminal(OpeningContext& context, const pb::Descriptor& descriptor);
 // What will be otherwise than it was; "" if nothing.
 std::string terminal_note(const Snapshot& snapshot, const pb::Descriptor& descriptor,

@@ -92,7 +92,8 @@ int64_t deadline(const RestoreContext& context, const pb::TimerFd& timerfd) {
   const auto left = static_cast<int64_t>(timerfd.value_ns());
   const int clock = without_alarm(timerfd.clock());
   if (clock == CLOCK_REALTIME) return record.realtime_ns() + left;
-  return tree_clock(context.snapshot, clock) + left - clock_offset(context.keeper, clock);
+  return tree_clock(context.snapshot, clock) + left - clock_offset(context.keeper, clock) +
+         clock_offset(leader_of(Pid{::getpid()}), clock);
 }
 
 void start(RestoreContext& context, const pb::Descriptor& descriptor, const Fd& fd) {

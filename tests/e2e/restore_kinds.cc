@@ -79,6 +79,38 @@ TEST_CASE("so does an isolated one: removed, renumbered, known to the kernel onl
   CHECK(end.ok());
 }
 
+TEST_CASE("what stands around a program comes back: stops, ended processes, handles, consoles") {
+  check_restored("circumstances", geteuid() == 0 ? Words{"--root"} : Words{});
+}
+
+TEST_CASE("so does what stands around an ordinary user's") {
+  if (skip_unless(geteuid() == 0, "to become an ordinary user, one must be root")) return;
+  check_restored("circumstances", {}, kNobody);
+}
+
+TEST_CASE("so does what stands around an isolated one") {
+  const TempDir directory;
+  Target target("circumstances");
+  take_away(target.running(), directory / "image");
+  const Result end = run_again(directory / "image", {"--isolated"});
+  INFO(end);
+  CHECK(end.ok());
+}
+
+TEST_CASE("who reads what a detached restore prints does not wait for the tree's end") {
+  const TempDir directory;
+  Target target("leftovers");
+  take_away(target.running(), directory / "image");
+  const Result restored =
+      run({"sh", "-c", "pid=$(" + program() + " restore --detach \"$0\" 3>&1); echo $pid",
+           directory / "image"});
+  INFO(restored);
+  const pid_t pid = std::stoi(restored.out);
+  CHECK(exists(pid));
+  ::kill(pid, SIGTERM);
+  await_end(pid);
+}
+
 TEST_CASE("a parent that waits in vfork is in the way by name, and killed with its child") {
   const TempDir directory;
   Target vforker("vforker", {}, {.input = RunOptions::kPipe});

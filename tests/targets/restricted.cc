@@ -28,7 +28,7 @@ struct Answer {
   uint16_t error;
 };
 constexpr Answer kFirst{SYS_getpgid, 77}, kSecond{SYS_getsid, 78}, kOfThread{SYS_uselib, 79},
-    kLate{SYS_sysfs, 80};
+    kLate{SYS_sysfs, 80}, kUntold{SYS_prctl, 81};
 
 // Padded to `length` instructions.
 long set_filter(const Answer& answer, unsigned flags, size_t length = 4) {
@@ -166,9 +166,17 @@ int main() {
     expect_own_calls_caught();
     expect_answer("the catcher", kOfThread, false);
   });
-  char bytes[4];
+  // Nobody can ask it where its end is to be told; joining it hangs if that is lost.
+  target::Thread untold("untold", [&] {
+    target::setup("a filter", static_cast<int>(set_filter(kUntold, 0)));
+    write(ready[1], "", 1);
+    wait_for_end_of(end[0]);
+    expect_answer("a thread that cannot be asked", kUntold, true);
+  });
+  char bytes[5];
   for (size_t n = 0; n < sizeof bytes;)
-    n += static_cast<size_t>(target::setup("read", static_cast<int>(read(ready[0], bytes, 4 - n))));
+    n += static_cast<size_t>(
+        target::setup("read", static_cast<int>(read(ready[0], bytes, sizeof bytes - n))));
   target::ready();
   target::wait_for_end();
 
@@ -184,6 +192,7 @@ int main() {
   close(end[1]);
   more.join();
   catcher.join();
+  untold.join();
   target::expect_success_of(strict);
   target::expect_success_of(inheriting);
   return target::verdict();

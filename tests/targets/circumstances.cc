@@ -1,0 +1,174 @@
+// What stands around a program rather than in it: by which signal job control stopped a child, the
+// directory of a process that has ended, a console; memory that may be dropped, or has a handle in
+// /proc. Each function sets something up, and returns what checks it at the end. With --root also
+// what only root may do.
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <vector>
+
+#include "target.h"
+
+namespace {
+
+using target::expect_equal;
+using target::setup;
+using Check = std::function<void()>;
+
+// ---- Job control --------------------------------------------------------------------------------
+
+// In a group of its own, which is no orphan since we are its parent.
+pid_t stopped_by(int signal) {
+  const pid_t child = setup("fork", fork());
+  if (child == 0) {
+    while (true) pause();
+  }
+  setup("setpgid", setpgid(child, child));
+  setup("kill", kill(child, signal));
+  return child;
+}
+
+int how_it_stopped(pid_t child) {
+  siginfo_t info{};
+  setup("waitid", waitid(P_PID, static_cast<id_t>(child), &info, WSTOPPED | WNOWAIT));
+  return info.si_code == CLD_STOPPED ? info.si_status : 0;
+}
+
+Check stopped_children() {
+  struct Stopped {
+    int signal;
+    pid_t child;
+  };
+  std::vector<Stopped> all;
+  for (const int signal : {SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU}) {
+    all.push_back({signal, stopped_by(signal)});
+    if (how_it_stopped(all.back().child) != signal) target::cannot("stop a child");
+  }
+  return [all] {
+    for (const auto& [signal, child] : all) {
+      expect_equal("the signal that stopped a child", static_cast<uint64_t>(how_it_stopped(child)),
+                   static_cast<uint64_t>(signal));
+      kill(child, SIGKILL);
+      waitpid(child, nullptr, 0);
+    }
+  };
+}
+
+// ---- Memory -------------------------------------------------------------------------------------
+
+// The state of random numbers: no two trees may have the same. Beside it, what is only kept from
+// children.
+Check droppable_memory() {
+  constexpr int kDroppable = 0x08;  // MAP_DROPPABLE, Linux 6.11
+  constexpr size_t kSize = 64 << 10;
+  const auto map = [](int type) {
+    return static_cast<unsigned char*>(
+        mmap(nullptr, kSize, PROT_READ | PROT_WRITE, type | MAP_ANONYMOUS, -1, 0));
+  };
+  unsigned char* const droppable = map(kDroppable);
+  unsigned char* const wiped = map(MAP_PRIVATE);
+  if (wiped == MAP_FAILED) target::cannot("mmap");
+  setup("MADV_WIPEONFORK", madvise(wiped, kSize, MADV_WIPEONFORK));
+  memset(wiped, 0xab, kSize);
+  if (droppable != MAP_FAILED) memset(droppable, 0xab, kSize);
+  return [=] {
+    const auto is = [](unsigned char value) {
+      return [value](unsigned char byte) { return byte == value; };
+    };
+    expect_equal("what children do not get", std::all_of(wiped, wiped + kSize, is(0xab)), 1);
+    if (droppable == MAP_FAILED) return;  // an older kernel
+    expect_equal("what was dropped", std::all_of(droppable, droppable + kSize, is(0)), 1);
+    memset(droppable, 0xcd, kSize);
+  };
+}
+
+// ---- Directories --------------------------------------------------------------------------------
+
+// That of a process that has been reaped; entered by a child, since others need a real one.
+Check directory_of_ended() {
+  int ends[2];
+  setup("pipe", pipe(ends));
+  const pid_t child = setup("fork", fork());
+  if (child == 0) {
+    close(ends[1]);
+    const pid_t ended = setup("fork", fork());
+    if (ended == 0) pause();
+    setup("chdir", chdir(("/proc/" + std::to_string(ended)).c_str()));
+    kill(ended, SIGKILL);
+    waitpid(ended, nullptr, 0);
+    char byte, name[4096] = {};
+    const bool closed = read(ends[0], &byte, 1) == 0;
+    const bool is_nowhere = !getcwd(name, sizeof name) && errno == ENOENT;
+    const ssize_t n = readlink("/proc/self/cwd", name, sizeof name - 1);
+    const bool is_of_process = n > 0 && std::string(name).starts_with("/proc/");
+    _exit(closed && is_nowhere && is_of_process && wait(nullptr) < 0 ? 0 : 1);
+  }
+  close(ends[0]);
+  return [=] {
+    close(ends[1]);
+    target::expect_success_of(child);
+  };
+}
+
+// ---- Memory that has a file through /proc -------------------------------------------------------
+
+// Shared memory without a name, open by the handle that /proc/PID/map_files gives of it, which
+// takes root. It may have been unmapped, too.
+Check handle_of_shared_memory(bool unmapped) {
+  constexpr size_t kSize = 3 * 4096;
+  auto* memory = static_cast<char*>(
+      mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  if (memory == MAP_FAILED) target::cannot("mmap");
+  strcpy(memory + 4096, "shared");
+  char path[64];
+  snprintf(path, sizeof path, "/proc/self/map_files/%lx-%lx", reinterpret_cast<long>(memory),
+           reinterpret_cast<long>(memory + kSize));
+  const int fd = setup("open", open(path, O_RDWR));
+  if (unmapped) munmap(memory, kSize);
+  return [=] {
+    char text[8] = {};
+    expect_equal("reading shared memory", static_cast<uint64_t>(pread(fd, text, 7, 4096)), 7);
+    expect_equal("what it holds", strcmp(text, "shared") == 0, 1);
+    expect_equal("its size", static_cast<uint64_t>(lseek(fd, 0, SEEK_END)), kSize);
+    if (unmapped) return;
+    expect_equal("writing", static_cast<uint64_t>(pwrite(fd, "!", 1, 2 * 4096)), 1);
+    expect_equal("what is mapped", static_cast<unsigned char>(memory[2 * 4096]), '!');
+    expect_equal("what was", strcmp(memory + 4096, "shared") == 0, 1);
+  };
+}
+
+// A console of the machine that is no more than an open device.
+Check console() {
+  const int fd = open("/dev/console", O_RDONLY | O_NOCTTY | O_NONBLOCK);
+  if (fd < 0) return [] {};  // a machine without
+  struct stat before {};
+  setup("fstat", fstat(fd, &before));
+  return [=] {
+    struct stat now {};
+    setup("fstat", fstat(fd, &now));
+    expect_equal("the console", now.st_rdev, before.st_rdev);
+  };
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  target::prepare_end();
+  std::vector<Check> checks{stopped_children(), directory_of_ended(), droppable_memory()};
+  if (argc > 1 && std::string(argv[1]) == "--root") {
+    checks.push_back(handle_of_shared_memory(false));
+    checks.push_back(handle_of_shared_memory(true));
+    checks.push_back(console());
+  }
+  target::ready();
+  target::wait_for_end();
+  for (const Check& check : checks) check();
+  return target::verdict();
+}
