@@ -71,11 +71,14 @@ bool may_have_old_pids(const Snapshot& snapshot, const RestorePlan& plan) {
   return true;
 }
 
-// It, or one above it.
-bool belongs_to_others(std::filesystem::path directory) {
+// It, or one above it: to users whom the tree's user namespace does not have.
+bool belongs_to_others(const RestorePlan& plan, std::filesystem::path directory) {
+  const auto is_other = [&](uint32_t user) {
+    return ::geteuid() == 0 ? plan.numbers.user(user) == UserNumbers::kNone : user != ::geteuid();
+  };
   struct stat status {};
   for (; directory.has_relative_path(); directory = directory.parent_path())
-    if (::stat(directory.c_str(), &status) == 0 && status.st_uid != ::geteuid()) return true;
+    if (::stat(directory.c_str(), &status) == 0 && is_other(status.st_uid)) return true;
   return false;
 }
 
@@ -101,9 +104,8 @@ std::set<std::string> written_directories(const Snapshot& snapshot, const Restor
 Sandbox::Options sandbox_for(const Snapshot& snapshot, const RestorePlan& plan) {
   Sandbox::Options options;
   if (plan.lazy) options.devices.emplace_back(kUserfaultDevice);
-  if (::geteuid() != 0)
-    std::ranges::copy_if(written_directories(snapshot, plan),
-                         std::back_inserter(options.directories), belongs_to_others);
+  std::ranges::copy_if(written_directories(snapshot, plan), std::back_inserter(options.directories),
+                       [&](const auto& path) { return belongs_to_others(plan, path); });
   for (const PlannedFile& file : plan.files) {
     const bool is_device = file.descriptor && file.descriptor->has_device_node() &&
                            !file.descriptor->device_node().terminal();

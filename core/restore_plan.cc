@@ -10,6 +10,7 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/resource/cgroups.h"
+#include "core/resource/io_uring.h"
 #include "core/resource/memory.h"
 #include "core/resource/message_queue.h"
 #include "core/resource/mounts.h"
@@ -36,6 +37,15 @@ bool is_unchanged(const RestorePlan& plan, const pb::FileRecord& file) {
   return !file.deleted() && stat_for_tree(plan.mounts, file.path(), status) == 0 &&
          static_cast<uint64_t>(status.st_size) == file.size() &&
          status.st_mtim.tv_sec * 1'000'000'000 + status.st_mtim.tv_nsec == file.mtime_ns();
+}
+
+bool has_descriptor_of(const Snapshot& snapshot, const pb::Vma& vma) {
+  bool found = false;
+  for (const pb::Process& process : snapshot.processes())
+    for_each_descriptor(process, [&](const pb::Descriptor& descriptor) {
+      found |= descriptor.inode() == vma.inode() && descriptor.target() == vma.name();
+    });
+  return found;
 }
 
 std::string why_of_no_kind(const pb::Descriptor& descriptor) {
@@ -141,6 +151,8 @@ class Files {
   void add_mapping(const pb::Process& process, const pb::Vma& vma) {
     if (vma.protection_key())
       object(process, describe(vma), "memory protection keys cannot be restored yet");
+    if (is_io_uring(vma) && !has_descriptor_of(snapshot_, vma))
+      object(process, describe(vma), "no descriptor of it is left");
     if (is_kernel_part(vma) || (vma.file() == 0 && !is_object(vma)) || is_attached(plan_, vma))
       return;
     const auto [known, is_new] =

@@ -50,10 +50,11 @@ void require_debug_registers(const std::vector<Breakpoint>& list, const Breakpoi
     throw PacketError{kCannot, "the processor's four debug registers do not suffice for it"};
 }
 
-void remove(SessionState& state, Pid pid, const Breakpoint& breakpoint) {
+// False: the memory that it was in is gone.
+bool remove(SessionState& state, Pid pid, const Breakpoint& breakpoint) {
   const auto same = [&](const Breakpoint& old) { return old.is(breakpoint); };
-  if (std::erase_if(state.running.breakpoints[pid], same) > 0 && state.running.tree())
-    state.running.tree()->remove(pid, breakpoint);
+  if (std::erase_if(state.running.breakpoints[pid], same) == 0) return true;
+  return !state.running.tree() || state.running.tree()->remove(pid, breakpoint);
 }
 
 // False: the processor cannot do that.
@@ -77,7 +78,8 @@ Reply insert_breakpoint(SessionState& state, Scanner arguments) {
 
 Reply remove_breakpoint(SessionState& state, Scanner arguments) {
   const Breakpoint breakpoint = parse_breakpoint(arguments);
-  remove(state, state.selected_thread().pid, breakpoint);
+  if (!remove(state, state.selected_thread().pid, breakpoint))
+    throw PacketError{kCannot, "the memory that the breakpoint was in is gone"};
   return "OK";
 }
 

@@ -110,7 +110,7 @@ Reply file_pread(SessionState& state, Scanner arguments) {
   arguments.expect(',');
   const uint64_t offset = arguments.hex();
   if (!file) return failure(FileError::kBadDescriptor);
-  std::string data(std::min<uint64_t>(size, kPacketSize), '\0');
+  std::string data(std::min<uint64_t>({size, kPacketSize, state.file_piece}), '\0');
   try {
     data.resize(file->read(offset, std::as_writable_bytes(std::span(data))));
   } catch (const Error&) {  // the image is damaged there

@@ -18,7 +18,8 @@ Handler search_memory, checksum_memory;
 Handler read_registers, write_registers, read_register, write_register;
 
 // process_packets.cc
-Handler attach_process, detach_process, kill_process, kill_all, run_program, restart_program;
+Handler attach_process, detach_process, kill_process, kill_all, run_program, restart_program,
+    program_and_arguments;
 
 // breakpoint_packets.cc
 Handler insert_breakpoint, remove_breakpoint;
@@ -29,7 +30,7 @@ Handler continue_thread, continue_with_signal, step_thread, step_with_signal;
 Handler stop_reason, interrupt_program, choose_non_stop, next_notice;
 
 // wish_packets.cc
-Handler catch_system_calls, pass_signals, choose_thread_events;
+Handler catch_system_calls, pass_signals, choose_thread_events, choose_thread_options;
 
 // transfer_packets.cc
 Handler transfer_auxv, transfer_executable, transfer_features, transfer_libraries;

@@ -36,6 +36,7 @@ constexpr PacketRow kPackets[] = {
     {"QPassSignals", "QPassSignals+", pass_signals},
     {"QStartNoAckMode", "QStartNoAckMode+", start_no_ack_mode},
     {"QThreadEvents", "QThreadEvents+", choose_thread_events},
+    {"QThreadOptions", "QThreadOptions=3", choose_thread_options},
     {"R", "", restart_program},
     {"S", "", step_with_signal},
     {"T", "", thread_is_alive},
@@ -52,6 +53,7 @@ constexpr PacketRow kPackets[] = {
     {"qAttached", "", was_attached},
     {"qC", "", current_thread},
     {"qCRC", "", checksum_memory},
+    {"qExecAndArgs", "", program_and_arguments},
     {"qGetTLSAddr", "", thread_local_variable},
     {"qHostInfo", "", host_info},
     {"qMemoryRegionInfo", "", memory_region},
@@ -100,13 +102,10 @@ struct ClientFeature {
 
 // Features that both sides must have: they are told back only to a client that named them.
 constexpr ClientFeature kClientFeatures[] = {
-    {"error-message+", &Client::error_message},
-    {"exec-events+", &Client::exec_events},
-    {"fork-events+", &Client::fork_events},
-    {"hwbreak+", &Client::hwbreak},
-    {"multiprocess+", &Client::multiprocess},
-    {"no-resumed+", &Client::no_resumed},
-    {"swbreak+", &Client::swbreak},
+    {"error-message+", &Client::error_message},    {"exec-events+", &Client::exec_events},
+    {"fork-events+", &Client::fork_events},        {"hwbreak+", &Client::hwbreak},
+    {"multiprocess+", &Client::multiprocess},      {"no-resumed+", &Client::no_resumed},
+    {"single-inf-arg+", &Client::single_argument}, {"swbreak+", &Client::swbreak},
     {"vfork-events+", &Client::vfork_events},
 };
 

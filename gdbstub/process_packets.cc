@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include "core/base/strings.h"
 #include "gdbstub/handlers.h"
 #include "gdbstub/run_control.h"
 #include "gdbstub/stop_replies.h"
@@ -19,7 +20,30 @@ void require_attached(const SessionState& state, Pid pid) {
     throw PacketError{kNoSuchThread, fmt::format("not attached to {}", pid.value)};
 }
 
+// As a shell would have it. What is safe without quotes stays readable.
+std::string quoted(std::string_view word) {
+  constexpr std::string_view kSafe =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789%+,-./:=@_";
+  if (!word.empty() && word.find_first_not_of(kSafe) == std::string_view::npos)
+    return std::string(word);
+  std::string out = "'";
+  for (const char c : word) c == '\'' ? out += "'\\''" : out += c;
+  return out + "'";
+}
+
 }  // namespace
+
+// What gdb shows as `args`: those that the program of the snapshot got.
+Reply program_and_arguments(SessionState& state, Scanner) {
+  const Pid pid = state.attached.empty() ? state.first : state.selected.pid;
+  const pb::Process* process = state.snapshot->process(pid.value);
+  const auto program = state.moment->executable(pid);
+  if (!process || !program) return "U";
+  std::string arguments;
+  for (int i = 1; i < process->arguments_size(); ++i)
+    arguments += (i > 1 ? " " : "") + quoted(process->arguments(i));
+  return fmt::format("S;{};{};", to_hex(*program), to_hex(arguments));
+}
 
 // In non-stop mode, the client is notified of every thread.
 Reply attach_process(SessionState& state, Scanner arguments) {

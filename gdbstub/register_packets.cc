@@ -22,6 +22,13 @@ const Register& numbered(const RegisterLayout& layout, uint64_t number) {
   return layout.registers()[number];
 }
 
+// gdb asks one by one for the registers that it wants and this packet does not have. A backtrace of
+// a thread wants general ones only; and through a pipe, gdb makes a system call for every byte.
+std::span<const Register> sent_together(const SessionState& state) {
+  const RegisterLayout& layout = state.target->layout();
+  return state.client.lldb ? layout.registers() : layout.general();
+}
+
 // The first time after it has connected in non-stop mode, the client has dealt with the first
 // thread.
 void notify_of_others(SessionState& state) {
@@ -37,7 +44,7 @@ Reply read_registers(SessionState& state, Scanner arguments) {
   notify_of_others(state);
   const RegisterSet set = state.target->registers(state.selected_thread());
   std::string reply;
-  for (const Register& each : state.target->layout().registers()) reply += shown(set, each);
+  for (const Register& each : sent_together(state)) reply += shown(set, each);
   return reply;
 }
 
@@ -48,7 +55,7 @@ Reply write_registers(SessionState& state, Scanner arguments) {
   const std::string bytes = arguments.hex_bytes();
   RegisterSet set = state.target->registers(thread);
   size_t at = 0;
-  for (const Register& each : state.target->layout().registers()) {
+  for (const Register& each : sent_together(state)) {
     if (bytes.size() - at < each.size()) throw PacketError{kMalformed, "registers are missing"};
     const std::string value = bytes.substr(at, each.size());
     const auto old = RegisterLayout::value(set, each);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <numeric>
 
 #include <fmt/format.h>
 
@@ -133,7 +134,8 @@ struct FeatureRow {
   std::span<const Run> runs;
 };
 
-// What an earlier feature of gdb's needs stands before it; numbers follow this order.
+// What an earlier feature of gdb's needs stands before it. Numbers follow this order, but for
+// general registers, which come first.
 constexpr FeatureRow kFeatures[] = {
     {"org.gnu.gdb.i386.core", 0, kCore},
     {"org.gnu.gdb.i386.sse", 0, kSseRuns},
@@ -246,12 +248,31 @@ void hold(std::string& xstate, uint32_t component) {
 RegisterLayout::RegisterLayout(uint64_t xcr0, std::span<const pb::XstateComponent> components) {
   for (const FeatureRow& feature : kFeatures) {
     if ((xcr0 & feature.xcr0) != feature.xcr0) continue;
-    const size_t first = registers_.size();
+    features_.push_back({feature.name, {}});
     for (const Run& run : feature.runs)
-      for (uint32_t i = 0; i < std::max(run.count, 1u); ++i)
+      for (uint32_t i = 0; i < std::max(run.count, 1u); ++i) {
+        features_.back().numbers.push_back(registers_.size());
         registers_.push_back(make_register(run, i, component_offset(run.component, components)));
-    features_.push_back({feature.name, first, registers_.size() - first});
+      }
   }
+  number_general_first();
+}
+
+void RegisterLayout::number_general_first() {
+  std::vector<size_t> order(registers_.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  const auto others = std::ranges::stable_partition(
+      order, [&](size_t i) { return registers_[i].place.area == Area::kGeneral; });
+  general_ = order.size() - others.size();
+  std::vector<Register> numbered;
+  std::vector<size_t> number(order.size());
+  for (const size_t i : order) {
+    number[i] = numbered.size();
+    numbered.push_back(std::move(registers_[i]));
+  }
+  registers_ = std::move(numbered);
+  for (RegisterFeature& feature : features_)
+    for (size_t& each : feature.numbers) each = number[each];
 }
 
 std::optional<std::string> RegisterLayout::value(const RegisterSet& set, const Register& wanted) {

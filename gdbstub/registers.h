@@ -42,8 +42,7 @@ struct Register {
 // Registers that gdb knows together, under a name of its own ("Standard Target Features").
 struct RegisterFeature {
   std::string_view name;
-  size_t first;  // registers()[first, first + count)
-  size_t count;
+  std::vector<size_t> numbers;  // of its registers, in gdb's order
 };
 
 // Which registers the threads of a snapshot have, in the order of their numbers in the protocol,
@@ -55,6 +54,8 @@ class RegisterLayout {
   RegisterLayout(uint64_t xcr0, std::span<const pb::XstateComponent> components);
 
   std::span<const Register> registers() const { return registers_; }
+  // Those of struct user_regs_struct, which have the first numbers: all that a backtrace needs.
+  std::span<const Register> general() const { return registers().first(general_); }
   std::span<const RegisterFeature> features() const { return features_; }
 
   // Little-endian, size() bytes; nullopt: the set does not hold this register.
@@ -63,7 +64,10 @@ class RegisterLayout {
   static bool assign(RegisterSet& set, const Register& changed, std::string_view bytes);
 
  private:
+  void number_general_first();
+
   std::vector<Register> registers_;
+  size_t general_ = 0;
   std::vector<RegisterFeature> features_;
 };
 

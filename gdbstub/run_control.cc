@@ -6,6 +6,7 @@
 #include <array>
 #include <cstring>
 #include <ranges>
+#include <utility>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
@@ -144,6 +145,7 @@ void resume(SessionState& state, std::vector<ResumeAction> actions) {
   // What has happened before is told first; nobody moves for that.
   if (std::ranges::none_of(running.events, [&](const Event& e) { return is_due(state, e); }))
     running.target->resume(running.resumed);
+  if (std::exchange(running.interrupted, false)) running.target->interrupt();
 }
 
 std::optional<Event> next_event(SessionState& state) {
@@ -197,7 +199,7 @@ void return_to_snapshot(SessionState& state) {
   Running& running = state.running;
   running.target.reset();
   running.over.reset();
-  running.waiting = false;
+  running.waiting = running.interrupted = false;
   running.events.clear();
   running.told.reset();
   running.resumed.clear();

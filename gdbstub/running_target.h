@@ -58,6 +58,7 @@ struct Event {
     kSyscallEntry,   // of number `value`
     kSyscallReturn,  // the same
     kThreadCreated,
+    kClone,         // `child` is a new thread of the same process; it stands still too
     kThreadExited,  // `value`: its status
     kExited,        // the process; `value`: its status
     kKilled,        // the process, by `signal`
@@ -76,6 +77,8 @@ struct Event {
 struct Wishes {
   bool forks = false, vforks = false, execs = false, threads = false;
   std::set<int> passed_signals = {};  // Linux's numbers: delivered without a report
+  // Threads whose clone(2), or whose end, the client wants to hear of.
+  std::set<ThreadId> clones = {}, exits = {};
   // Numbers of system calls by process; an empty set: all of them.
   std::map<Pid, std::set<uint64_t>> system_calls = {};
 };
@@ -103,7 +106,8 @@ class RunningTarget : public Target {
 
   // Of a process that stands still. False: the processor cannot do that.
   virtual bool insert(Pid pid, const Breakpoint& breakpoint) = 0;
-  virtual void remove(Pid pid, const Breakpoint& breakpoint) = 0;
+  // The same. False: the memory that it was in is gone.
+  virtual bool remove(Pid pid, const Breakpoint& breakpoint) = 0;
   virtual bool set_siginfo(ThreadId thread, std::string_view siginfo) = 0;
 
   // Makes memory of the debugger's own, exactly there, or ends it. False: it cannot be.

@@ -4,6 +4,7 @@
 
 #include <netdb.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -142,6 +143,7 @@ void serve(Session& session, int in_fd, int out_fd) {
 int serve_stdio(const std::function<OpenedSnapshot()>& open, SessionOptions options) try {
   auto [image, snapshot] = open();
   options.image = std::move(image);
+  options.piped = true;
   Session session(std::move(snapshot), options);
   const std::string greeting = session.greeting();
   transmit(STDERR_FILENO, greeting);
@@ -215,7 +217,11 @@ void Listener::listen_tcp(std::string_view host_and_port) {
 Fd Listener::accept() const {
   while (true) {
     Fd client(::accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC));
-    if (client.valid()) return client;
+    if (client.valid()) {
+      const int on = 1;  // whoever asks waits for the answer; a unix socket knows no such option
+      setsockopt(client.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+      return client;
+    }
     if (errno != EINTR && errno != ECONNABORTED) throw_errno("cannot accept a debugger");
   }
 }

@@ -60,6 +60,9 @@ Session::Session(std::shared_ptr<const Snapshot> snapshot, const SessionOptions&
   state_.running.let_go = options.let_go;
   state_.image = options.image;
   state_.first = first_process(*state_.snapshot, options);
+  // Most reads are of a few bytes, or of all from there on: measured, half of what 8 KiB take.
+  constexpr size_t kPieceInPipe = 1024;
+  if (options.piped) state_.file_piece = kPieceInPipe;
   if (!options.multi) state_.attach(state_.first);
 }
 
@@ -178,8 +181,12 @@ std::string Session::lose(const Error& error) {
 }
 
 std::string Session::interrupt() {
-  if (!state_.running.waiting) return "";
-  state_.running.target->interrupt();
+  Running& running = state_.running;
+  if (!running.waiting) {
+    running.interrupted = running.target != nullptr && !running.non_stop;
+    return "";
+  }
+  running.target->interrupt();
   return on_event();
 }
 

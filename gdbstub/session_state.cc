@@ -61,6 +61,16 @@ ThreadId SessionState::thread(const ThreadPattern& pattern) const {
   throw PacketError{kNoSuchThread, "there is no such thread"};
 }
 
+std::vector<ThreadId> SessionState::threads(const ThreadPattern& pattern) const {
+  std::vector<ThreadId> out;
+  for (const Pid pid : attached) {
+    if (pattern.pid > 0 && pid.value != pattern.pid) continue;
+    for (const Tid tid : target->threads(pid))
+      if (pattern.tid <= 0 || tid.value == pattern.tid) out.push_back({pid, tid});
+  }
+  return out;
+}
+
 std::string SessionState::text(ThreadId thread) const {
   if (!client.multiprocess) return fmt::format("{:x}", thread.tid.value);
   return fmt::format("p{:x}.{:x}", thread.pid.value, thread.tid.value);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <deque>
 #include <map>
 #include <memory>
@@ -24,6 +25,8 @@ struct Client {
   bool swbreak = false, hwbreak = false;
   bool fork_events = false, vfork_events = false, exec_events = false;
   bool no_resumed = false;
+  bool single_argument =
+      false;          // of `run`: we look at none, since the program has long got its own
   bool lldb = false;  // takes texts in its own form, and Linux's signal numbers instead of gdb's
 };
 
@@ -56,6 +59,9 @@ struct Running {
 
   bool arrived = false;  // by `run`, at the snapshot; the next request to continue stays
   bool waiting = false;  // the client does, for a stop of what it has resumed
+  // ^C came when everything stood still already: it means what the client lets run next, since it
+  // did not know of the stop.
+  bool interrupted = false;
   std::vector<ResumeAction> resumed;  // what it has resumed last
   std::deque<Event> events;           // asked for, and still to be told
   std::optional<Event> told;          // last
@@ -88,8 +94,9 @@ struct SessionState {
   Client client;
   bool acknowledge = true;
   bool finished = false;
-  std::string console;  // text to be shown to the user before the next reply
-  std::string aside;    // text for which the protocol has no place
+  size_t file_piece = SIZE_MAX;  // bytes of a file that are sent at once, if the packet has room
+  std::string console;           // text to be shown to the user before the next reply
+  std::string aside;             // text for which the protocol has no place
 
   Pid first;                         // the process to be shown before any other
   std::vector<Pid> attached;         // in the order in which the client came to know them
@@ -114,6 +121,8 @@ struct SessionState {
   // last; throws PacketError if there is none.
   ThreadId thread(const ThreadPattern& pattern) const;
   ThreadId selected_thread() const { return thread({}); }
+  // All that a pattern may mean.
+  std::vector<ThreadId> threads(const ThreadPattern& pattern) const;
   // "p1f.20" or "20".
   std::string text(ThreadId thread) const;
 };

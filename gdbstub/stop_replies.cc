@@ -37,6 +37,10 @@ std::string forked(const SessionState& state, const Event& event) {
                      state.text(event.child));
 }
 
+std::string cloned(const SessionState& state, const Event& event) {
+  return fmt::format("clone:{};", state.text(event.child));
+}
+
 std::string executed(const SessionState&, const Event& event) {
   return fmt::format("exec:{};", to_hex(event.path));
 }
@@ -73,6 +77,7 @@ constexpr StopRow kStops[] = {
     {Kind::kSyscallReturn, "", system_call},
     {Kind::kThreadCreated, "",
      [](const SessionState&, const Event&) -> std::string { return "create:;"; }},
+    {Kind::kClone, "", cloned},
 };
 
 int on_the_wire(const SessionState& state, int signal) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <optional>
 
 namespace snapgdb::gdbstub {
 namespace {
@@ -64,19 +65,26 @@ constexpr FeatureTypes kTypes[] = {
      [] { return vec128() + R"(<vector id="v2ui128" type="uint128" count="2"/>)"; }},
 };
 
-std::string describe(const Register& described) {
-  const std::string group =
-      described.group.empty() ? "" : fmt::format(R"( group="{}")", described.group);
+// Without a number, a register has the one that follows that of the register before it.
+std::string describe(const Register& described, std::optional<size_t> number) {
+  std::string more;
+  if (!described.group.empty()) more += fmt::format(R"( group="{}")", described.group);
+  if (number) more += fmt::format(R"( regnum="{}")", *number);
   return fmt::format(R"(<reg name="{}" bitsize="{}" type="{}"{}/>)", described.name, described.bits,
-                     described.type, group);
+                     described.type, more);
 }
 
-std::string describe(const RegisterLayout& layout, const RegisterFeature& feature) {
+std::string describe(const RegisterLayout& layout, const RegisterFeature& feature,
+                     size_t& expected) {
   std::string out = fmt::format("<feature name=\"{}\">\n", feature.name);
   const auto* types = std::ranges::find(kTypes, feature.name, &FeatureTypes::feature);
   if (types != std::end(kTypes)) out += types->types() + "\n";
-  for (const Register& each : layout.registers().subspan(feature.first, feature.count))
-    out += describe(each) + "\n";
+  for (const size_t number : feature.numbers) {
+    const bool follows = number == expected;
+    out += describe(layout.registers()[number], follows ? std::nullopt : std::optional(number));
+    out += "\n";
+    expected = number + 1;
+  }
   return out + "</feature>\n";
 }
 
@@ -87,7 +95,9 @@ std::string target_description(const RegisterLayout& layout) {
       "<?xml version=\"1.0\"?>\n<!DOCTYPE target SYSTEM \"gdb-target.dtd\">\n"
       "<target version=\"1.0\">\n<architecture>i386:x86-64</architecture>\n"
       "<osabi>GNU/Linux</osabi>\n";
-  for (const RegisterFeature& feature : layout.features()) out += describe(layout, feature);
+  size_t expected = 0;
+  for (const RegisterFeature& feature : layout.features())
+    out += describe(layout, feature, expected);
   return out + "</target>\n";
 }
 

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <set>
@@ -170,7 +171,7 @@ class Maker {
     return same;
   }
 
-  static Fd make_file_system(const NewFileSystem& system) {
+  Fd make_file_system(const NewFileSystem& system) {
     const std::string tried = fmt::format("cannot make a {}", printable(system.type));
     const Fd context(::fsopen(system.type.c_str(), FSOPEN_CLOEXEC));
     if (!context.valid()) throw_errno("{}", tried);
@@ -186,7 +187,7 @@ class Maker {
       throw_errno("{}", tried);
     Fd mount(::fsmount(context.get(), FSMOUNT_CLOEXEC, 0));
     if (!mount.valid()) throw_errno("{}", tried);
-    if (system.fill) system.fill(mount);
+    if (system.fill) std::ranges::copy(system.fill(mount), std::back_inserter(notes_));
     return mount;
   }
 

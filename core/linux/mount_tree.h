@@ -12,8 +12,9 @@ namespace snapgdb {
 
 // A file system that is not there yet.
 struct NewFileSystem {
-  std::string type, source, options;         // as mountinfo tells them
-  std::function<void(const Fd& root)> fill;  // what it holds at first; may be empty
+  std::string type, source, options;  // as mountinfo tells them
+  // Makes what it holds at first; returns what is otherwise than it was. May be empty.
+  std::function<std::vector<std::string>(const Fd& root)> fill;
 };
 
 struct NewMount {

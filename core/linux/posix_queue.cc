@@ -20,6 +20,8 @@ constexpr long kMagic = 0x19800202;  // MQUEUE_MAGIC, ipc/mqueue.c
 constexpr const char* kMostMessages = "/proc/sys/fs/mqueue/msg_max";
 constexpr const char* kLargestMessage = "/proc/sys/fs/mqueue/msgsize_max";
 
+constexpr timespec kAtOnce{};  // also where the descriptor would wait
+
 uint64_t setting(const char* path) {
   uint64_t value = 0;
   std::ifstream(path) >> value;
@@ -44,9 +46,10 @@ std::vector<PrioritizedMessage> take(const Fd& queue, const QueueStatus& status)
   std::string buffer(status.message_size, '\0');
   while (messages.size() < status.messages) {
     unsigned priority = 0;
-    const ssize_t n = ::mq_receive(queue.get(), buffer.data(), buffer.size(), &priority);
+    const ssize_t n =
+        ::mq_timedreceive(queue.get(), buffer.data(), buffer.size(), &priority, &kAtOnce);
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) break;  // EAGAIN: somebody else was faster
+    if (n < 0) break;  // somebody else was faster
     messages.push_back({priority, buffer.substr(0, static_cast<size_t>(n))});
   }
   return messages;
@@ -62,16 +65,18 @@ bool is_message_queue(const ProcDirectory& proc, int number) {
 
 QueueStatus status_of_queue(const Fd& queue) {
   mq_attr attributes{};
-  std::string text(256, '\0');
   if (::mq_getattr(queue.get(), &attributes) != 0) throw_errno("cannot ask a message queue");
-  text.resize(pread_upto(queue.get(), std::as_writable_bytes(std::span(text)), 0, "a queue"));
   return {.maximum_messages = static_cast<uint64_t>(attributes.mq_maxmsg),
           .message_size = static_cast<uint64_t>(attributes.mq_msgsize),
-          .messages = static_cast<uint64_t>(attributes.mq_curmsgs),
-          .bytes = number_in(text, "QSIZE:"),
-          .notify_kind = static_cast<uint32_t>(number_in(text, "NOTIFY:")),
+          .messages = static_cast<uint64_t>(attributes.mq_curmsgs)};
+}
+
+QueueRegistration registration_of(const Fd& queue) {
+  std::string text(256, '\0');
+  text.resize(pread_upto(queue.get(), std::as_writable_bytes(std::span(text)), 0, "a queue"));
+  return {.kind = static_cast<uint32_t>(number_in(text, "NOTIFY:")),
           .signal = static_cast<uint32_t>(number_in(text, "SIGNO:")),
-          .registered = static_cast<int32_t>(number_in(text, "NOTIFY_PID:"))};
+          .process = static_cast<int32_t>(number_in(text, "NOTIFY_PID:"))};
 }
 
 std::vector<PrioritizedMessage> take_and_send_again(const Fd& queue, const QueueStatus& status) {
@@ -86,8 +91,8 @@ std::vector<PrioritizedMessage> take_and_send_again(const Fd& queue, const Queue
 
 void send_messages(const Fd& queue, const std::vector<PrioritizedMessage>& messages) {
   for (const PrioritizedMessage& message : messages)
-    while (::mq_send(queue.get(), message.content.data(), message.content.size(),
-                     message.priority) != 0)
+    while (::mq_timedsend(queue.get(), message.content.data(), message.content.size(),
+                          message.priority, &kAtOnce) != 0)
       if (errno != EINTR) throw_errno("cannot send the messages of a queue");
 }
 

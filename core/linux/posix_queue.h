@@ -20,12 +20,15 @@ bool is_message_queue(const ProcDirectory& proc, int number);
 
 struct QueueStatus {
   uint64_t maximum_messages = 0, message_size = 0;  // what it may hold
-  uint64_t messages = 0, bytes = 0;                 // what is in it
-  uint32_t notify_kind = 0, signal = 0;             // SIGEV_*, of mq_notify(3)
-  int32_t registered = 0;  // the process that is told when a message comes; 0: nobody
+  uint64_t messages = 0;                            // in it
+};
+QueueStatus status_of_queue(const Fd& queue);
+struct QueueRegistration {        // of mq_notify(3)
+  uint32_t kind = 0, signal = 0;  // SIGEV_*
+  int32_t process = 0;            // that is told when a message comes; 0: nobody
 };
 // `queue`: opened to be read.
-QueueStatus status_of_queue(const Fd& queue);
+QueueRegistration registration_of(const Fd& queue);
 
 struct PrioritizedMessage {
   uint32_t priority = 0;
@@ -36,7 +39,7 @@ struct PrioritizedMessage {
 // All messages, in order. The kernel shows none without giving it away: they are taken and sent
 // again, by a process of its own, which also does so if we are killed meanwhile. Who looks then
 // finds the queue empty, and who was to be told of a message is told. `queue`: to be read and
-// written, O_NONBLOCK.
+// written.
 std::vector<PrioritizedMessage> take_and_send_again(const Fd& queue, const QueueStatus& status);
 
 void send_messages(const Fd& queue, const std::vector<PrioritizedMessage>& messages);

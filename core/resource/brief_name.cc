@@ -23,6 +23,7 @@ namespace fs = std::filesystem;
 
 bool make(const std::string& path, const pb::Descriptor& descriptor) {
   const mode_t mode = descriptor.mode();
+  if (S_ISLNK(mode)) return ::symlink(descriptor.file().link_target().c_str(), path.c_str()) == 0;
   const pb::Device& device = descriptor.device_node();
   const int result = S_ISDIR(mode)
                          ? ::mkdir(path.c_str(), mode)
@@ -56,11 +57,6 @@ BriefName::BriefName(const pb::Descriptor& descriptor)
 BriefName::~BriefName() {
   if (made_) is_directory_ ? ::rmdir(path_.c_str()) : ::unlink(path_.c_str());
   for (const std::string& parent : parents_ | std::views::reverse) ::rmdir(parent.c_str());
-}
-
-bool is_directory_of_ended(std::string_view path) {
-  constexpr std::string_view kProc = "/proc/";
-  return path.starts_with(kProc) && parse_number<int32_t>(path.substr(kProc.size())).has_value();
 }
 
 std::string BriefName::obstacle(const std::string& path) {

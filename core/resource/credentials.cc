@@ -1,3 +1,4 @@
+#include <fcntl.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -49,9 +50,16 @@ void read_credentials(const ProcFields& status, pb::Credentials& out) {
   out.set_seccomp_filters(static_cast<uint32_t>(status.number("Seccomp_filters")));
 }
 
+// As whom somebody has logged in, for the records of audit; nullopt: the kernel has none.
+std::optional<uint32_t> login_user_of(const ProcDirectory& task) {
+  const auto text = task.read_if_allowed("loginuid");
+  return text ? parse_number<uint32_t>(trim(*text)) : std::nullopt;
+}
+
 void capture(CaptureContext&, const StoppedTask& stopped, pb::Thread& thread) {
   pb::Credentials& out = *thread.mutable_credentials();
   read_credentials(stopped.status(), out);
+  if (const auto user = login_user_of(stopped.proc())) out.set_login_user(*user);
   if (has_labels())
     out.set_lsm_label(
         std::string(trim(stopped.proc().read_if_allowed("attr/current").value_or(""))));
@@ -137,8 +145,30 @@ void add_credentials(const pb::Credentials& wanted, const ProcFields& status,
     seed.add("set securebits", SYS_prctl, {PR_SET_KEEPCAPS, 0});
 }
 
+// A task may write its own only, and CAP_AUDIT_CONTROL is asked for unless nobody had logged in. It
+// was born with ours.
+void restore_login_user(RestoreContext& context, const pb::Thread& thread, Seed& seed) {
+  const pb::Credentials& wanted = thread.credentials();
+  const auto now = login_user_of(ProcDirectory::of(Pid{seed.tid().value}));
+  if (!wanted.has_login_user() || !now || *now == wanted.login_user()) return;
+  const std::string text = std::to_string(wanted.login_user());
+  const int64_t file =
+      seed.try_call(SYS_open, {seed.put("/proc/thread-self/loginuid"), O_WRONLY | O_CLOEXEC});
+  int64_t result = file;
+  if (file >= 0) {
+    result = seed.try_call(SYS_write, {static_cast<uint64_t>(file), seed.put(text), text.size()});
+    seed.call("close a file", SYS_close, {static_cast<uint64_t>(file)});
+  }
+  if (result < 0)
+    context.notes.push_back(fmt::format("thread {}: its login user is {} instead of {}: {}",
+                                        thread.tid(), static_cast<int32_t>(*now),
+                                        static_cast<int32_t>(wanted.login_user()),
+                                        errno_text(static_cast<int>(-result))));
+}
+
 void restore(RestoreContext& context, const pb::Process& process, const pb::Thread& thread,
              Seed& seed) {
+  restore_login_user(context, thread, seed);
   const pb::Credentials& wanted = thread.credentials();
   const ProcFields status(ProcDirectory::of(Pid{seed.tid().value}).read("status"));
   add_credentials(wanted, status, context.plan.numbers, seed);

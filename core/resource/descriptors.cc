@@ -108,8 +108,8 @@ void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
   watch_again(context, process, seed);
   seed.call("close descriptors", SYS_close_range, {base, ~0u, 0});
   register_for_messages(context, process, seed);
-  restore_receivers(context, process, seed);
   take_locks_of_process(context, process, seed);  // closing anything would lose them again
+  restore_receivers(context, process, seed);      // whom breaking a lease would tell
 }
 
 }  // namespace

@@ -192,14 +192,16 @@ class TreeRestore {
 
   void make(const pb::FileEntry& entry) {
     const std::string name = go_to(entry);
+    if (left_out_.contains(entry.path()) || left_out_.contains(entry.same_as())) return;
     if (!entry.same_as().empty()) return link(entry, name);
-    make_node(entry, name);
+    if (!make_node(entry, name)) return leave_out(entry);
     if (is_known(entry)) set_rights(entry, name);
   }
+  std::vector<std::string> take_notes() { return std::move(notes_); }
 
   // Last of all, for directories: what is made in them changes them.
   void set_times(const pb::FileEntry& entry) {
-    if (!is_known(entry) || !entry.same_as().empty()) return;
+    if (!is_known(entry) || !entry.same_as().empty() || left_out_.contains(entry.path())) return;
     const timespec times[] = {to_timespec(entry.atime_ns()), to_timespec(entry.mtime_ns())};
     const std::string name = go_to(entry);
     if (::utimensat(directory_.get(), name.c_str(), times, AT_SYMLINK_NOFOLLOW) != 0)
@@ -245,7 +247,15 @@ class TreeRestore {
       fail("link", entry);
   }
 
-  void make_node(const pb::FileEntry& entry, const std::string& name) {
+  // In a user namespace nobody may make one.
+  void leave_out(const pb::FileEntry& entry) {
+    left_out_.insert(entry.path());
+    notes_.push_back(fmt::format("the device {}, in a file system in memory, is not there: {}",
+                                 printable(entry.path()), errno_text(EPERM)));
+  }
+
+  // False: it is a device, which we may not make.
+  bool make_node(const pb::FileEntry& entry, const std::string& name) {
     constexpr mode_t kWhileMade = 0700;
     const mode_t kind = entry.mode() & S_IFMT;
     bool made = true;
@@ -257,7 +267,9 @@ class TreeRestore {
       made = ::symlinkat(entry.link().c_str(), directory_.get(), name.c_str()) == 0;
     else
       made = ::mknodat(directory_.get(), name.c_str(), kind | 0600, entry.node()) == 0;
-    if (!made) fail("make", entry);
+    const bool is_device = kind == S_IFCHR || kind == S_IFBLK;
+    if (!made && !(is_device && errno == EPERM)) fail("make", entry);
+    return made;
   }
 
   void make_file(const pb::FileEntry& entry, const std::string& name) {
@@ -288,6 +300,8 @@ class TreeRestore {
         fail("set " + printable(attribute.name()) + " of", entry);
   }
 
+  std::vector<std::string> notes_;
+  std::set<std::string> left_out_;
   Fd directory_;  // that of the entry at hand
   std::string at_;
   const Snapshot& snapshot_;
@@ -302,11 +316,12 @@ void capture_file_tree(NamelessFiles& files, const Fd& directory, const std::str
   TreeCapture(files, out).capture(directory, root);
 }
 
-void restore_file_tree(const Snapshot& snapshot, const pb::FileSystem& system,
-                       const UserNumbers& numbers, const Fd& root) {
+std::vector<std::string> restore_file_tree(const Snapshot& snapshot, const pb::FileSystem& system,
+                                           const UserNumbers& numbers, const Fd& root) {
   TreeRestore restore(snapshot, numbers, root);
   for (const pb::FileEntry& entry : system.entries()) restore.make(entry);
   for (const pb::FileEntry& entry : system.entries()) restore.set_times(entry);
+  return restore.take_notes();
 }
 
 const pb::FileEntry* entry_at(const pb::FileSystem& system, const std::string& path) {

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "core/base/fd.h"
 #include "core/image/snapshot.h"
@@ -17,8 +18,8 @@ class NamelessFiles;
 void capture_file_tree(NamelessFiles& files, const Fd& directory, const std::string& root,
                        pb::FileSystem& out);
 
-// Makes it again, in an empty one. Throws Error.
-void restore_file_tree(const Snapshot& snapshot, const pb::FileSystem& system,
+// Makes it again, in an empty one. Returns what is otherwise than it was. Throws Error.
+std::vector<std::string> restore_file_tree(const Snapshot& snapshot, const pb::FileSystem& system,
                        const UserNumbers& numbers, const Fd& root);
 
 // nullptr: there is no such file.

@@ -4,9 +4,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <climits>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/linux/task.h"
 #include "core/resource/brief_name.h"
 #include "core/resource/mounts.h"
 #include "core/resource/namespaces.h"
@@ -27,8 +29,24 @@ bool is_regular(const OpenDescriptor& open) {
   return S_ISREG(open.status.st_mode) || S_ISLNK(open.status.st_mode);
 }
 
+// The link in /proc leads to the name it had; where it leads itself, only a descriptor tells.
+void capture_removed_link(CaptureContext& context, const OpenDescriptor& open,
+                          pb::Descriptor& out) {
+  out.set_removed(true);
+  std::string target(PATH_MAX, '\0');
+  const Fd link = duplicate_descriptor(open.process.a_task(), open.number);
+  const ssize_t size =
+      link.valid() ? ::readlinkat(link.get(), "", target.data(), target.size()) : -1;
+  if (size < 0)
+    return context.lacks(open.process.pid, {}, "target of " + open.target, errno_text(errno));
+  target.resize(static_cast<size_t>(size));
+  out.mutable_file()->set_link_target(target);
+}
+
 void capture_regular(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor& out) {
   pb::RegularFile& file = *out.mutable_file();
+  if (S_ISLNK(open.status.st_mode) && open.status.st_nlink == 0)
+    return capture_removed_link(context, open, out);
   file.set_unlinked(open.status.st_nlink == 0);
   if (file.unlinked()) return out.set_nameless(nameless_id(context, open));
   if (!open.deleted) return;
@@ -80,6 +98,8 @@ Fd open_file(OpeningContext& context, const pb::Descriptor& descriptor) {
 }
 
 std::string file_obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
+  if (descriptor.removed() && descriptor.file().link_target().empty())
+    return "where the link leads is not in the image";
   return descriptor.file().unlinked() ? why_not_in_image(snapshot, descriptor)
                                       : path_obstacle(snapshot, descriptor);
 }
@@ -174,7 +194,7 @@ std::string path_obstacle(const Snapshot& snapshot, const pb::Descriptor& descri
   const auto outside = path_outside(mounts, descriptor.target());
   if (descriptor.removed()) return outside ? BriefName::obstacle(*outside) : "";
   if (descriptor.file().other_links() && descriptor.file().former_name().empty())
-    return fmt::format("that name of it was gone; of its {} others none is in the same directory",
+    return fmt::format("that name of it was gone; of its {} others none was found",
                        descriptor.file().other_links());
   if (stat_for_tree(mounts, descriptor.target(), status, !S_ISLNK(descriptor.mode())) != 0)
     return errno_text(errno);

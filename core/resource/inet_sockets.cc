@@ -255,10 +255,20 @@ Fd make_socket(OpeningContext& context, const pb::Descriptor& descriptor) {
   return socket;
 }
 
+// A network of the tree's own has it.
+bool is_here(std::string address) {
+  sockaddr_in6 name{};
+  std::memcpy(&name, address.data(), std::min(sizeof name, address.size()));
+  name.sin6_port = 0;  // where struct sockaddr_in has its own
+  const Fd trial(::socket(name.sin6_family, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  return trial.valid() && ::bind(trial.get(), reinterpret_cast<const sockaddr*>(&name),
+                                 static_cast<socklen_t>(address.size())) == 0;
+}
+
 // A sandbox has the addresses that the tree had, and a device for all of them.
 std::string usable_here(OpeningContext& context, std::string address) {
   const auto known = NetworkAddress::of(address);
-  if (!context.sandbox || !known) return address;
+  if (!context.sandbox || !known || is_here(address)) return address;
   NetworkAddress host = *known;
   host.port = 0;
   const bool is_there = host.is_any() || host.is_loopback() || host.is_multicast();

@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <fstream>
 
 #include "core/base/error.h"
@@ -96,16 +95,11 @@ std::string queue_overflow(const Fd& fd, int next) {
   uint64_t room = 0;
   std::ifstream("/proc/sys/fs/inotify/max_queued_events") >> room;
   if (room == 0 || room > kMost) return fmt::format("its queue has room for {} events", room);
-  const std::string directory = std::filesystem::temp_directory_path();
-  const Fd file(::open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
-  if (!file.valid()) return fmt::format("no file can be made in {}", printable(directory));
-  const std::string path = fmt::format("/proc/self/fd/{}", file.get());
-  const int watch = ::inotify_add_watch(fd.get(), path.c_str(), IN_ACCESS | IN_MODIFY);
+  constexpr const char* kFile = "/proc/version";  // which nobody else watches
+  const int watch = ::inotify_add_watch(fd.get(), kFile, IN_OPEN | IN_CLOSE);
   if (watch < 0) return errno_text(errno);
-  char byte = 0;
-  for (uint64_t events = 0; events <= room; events += 2)  // equal ones become one
-    if (::pwrite(file.get(), &byte, 1, 0) != 1 || ::pread(file.get(), &byte, 1, 0) != 1)
-      return errno_text(errno);
+  for (uint64_t events = 0; events <= room; events += 2)
+    if (!Fd(::open(kFile, O_RDONLY | O_CLOEXEC)).valid()) return errno_text(errno);
   ::inotify_rm_watch(fd.get(), watch);
   ::ioctl(fd.get(), kSetNext, next);
   drop_events(fd, kSize);

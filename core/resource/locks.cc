@@ -15,6 +15,14 @@
 namespace snapgdb {
 namespace {
 
+// Of what is being broken, the kernel shows what will be left: a lease for reading can have been
+// one for writing only, and nobody may have one for reading of a file that he writes to.
+void add_break(std::string_view left, pb::Descriptor& out, pb::FileLock& lock) {
+  const bool to_nothing = left == "UNLCK";
+  lock.set_breaking(to_nothing ? pb::FileLock::TO_NOTHING : pb::FileLock::TO_SHARED);
+  lock.set_exclusive(!to_nothing || (out.flags() & O_ACCMODE) != O_RDONLY);
+}
+
 // "1: POSIX  ADVISORY  WRITE 1234 fd:00:5678 0 EOF" (fs/locks.c, lock_get_status)
 void add_lock(std::string_view line, pb::Descriptor& out) {
   auto fields = split_blank(line);
@@ -24,6 +32,7 @@ void add_lock(std::string_view line, pb::Descriptor& out) {
   lock.set_kind(printable(fields[1]));
   lock.set_mandatory(fields[2] == "MANDATORY");
   lock.set_exclusive(fields[3] == "WRITE");
+  if (fields[2] == "BREAKING") add_break(fields[3], out, lock);
   lock.set_owner(parse_number<int32_t>(fields[4]).value_or(0));
   lock.set_start(parse_number<uint64_t>(fields[6]).value_or(0));
   lock.set_end(parse_number<uint64_t>(fields[7]).value_or(UINT64_MAX));
@@ -86,6 +95,22 @@ const pb::Process* taker_of(const Snapshot& snapshot, const pb::FileLock& lock,
   return found == snapshot.processes().end() ? nullptr : &*found;
 }
 
+// Opening the file begins it anew, with the whole time that the kernel gives for it. Whoever is to
+// be told has been told: it is nobody until the receivers of signals are restored.
+void break_lease(RestoreContext& context, const pb::Descriptor& descriptor,
+                 const pb::FileLock& lock, Seed& seed) {
+  const auto number = static_cast<uint64_t>(descriptor.number());
+  seed.call("silence a lease", SYS_fcntl, {number, F_SETOWN, 0});
+  const uint64_t way = lock.breaking() == pb::FileLock::TO_NOTHING ? O_WRONLY : O_RDONLY;
+  const int64_t result =
+      seed.try_call(SYS_open, {seed.put(descriptor.target()), way | O_NONBLOCK | O_CLOEXEC});
+  if (result >= 0) seed.call("close a file", SYS_close, {static_cast<uint64_t>(result)});
+  if (result != -EWOULDBLOCK)
+    context.notes.push_back(fmt::format(
+        "the lease of {} is not being broken any more: {}", printable(descriptor.target()),
+        result >= 0 ? "opening it was let through" : errno_text(static_cast<int>(-result))));
+}
+
 // By who had taken it: that is who is told when somebody else opens the file.
 void take_lease(RestoreContext& context, const pb::Descriptor& descriptor, const pb::FileLock& lock,
                 Seed& seed) {
@@ -96,6 +121,8 @@ void take_lease(RestoreContext& context, const pb::Descriptor& descriptor, const
     context.notes.push_back(fmt::format(
         "the lease of {} is not taken again: {}", printable(descriptor.target()),
         result == -EAGAIN ? "somebody else has it open" : errno_text(static_cast<int>(-result))));
+  else if (lock.breaking() != pb::FileLock::NOT)
+    break_lease(context, descriptor, lock, seed);
 }
 
 // Of a description, at one of its descriptors. The kernel tells others who took them.

@@ -37,14 +37,23 @@ std::set<Pid> pids_of(const FrozenTree& tree) {
   return pids;
 }
 
+// Its description, or another one where that may not do so.
+Fd queue_for(const OpenDescriptor& open, int access) {
+  const auto has = static_cast<int>(open.info.number("flags", 8) & O_ACCMODE);
+  return has == access || has == O_RDWR
+             ? duplicate_descriptor(open.process.a_task(), open.number)
+             : open.process.task_proc.open(fmt::format("fd/{}", open.number), access | O_NONBLOCK);
+}
+
 // "" if all may be taken out for a moment. Only where the tree ends anyway.
 std::string why_not_taken(const CaptureContext& context, const OpenDescriptor& open,
-                          const QueueStatus& status) {
-  if (!context.ends) return "the kernel shows none without giving it away: capture --kill";
-  if (status.registered)
-    return fmt::format("process {} would be told of them (mq_notify(3))", status.registered);
+                          const pb::MessageQueueFd& queue) {
+  if (!context.ends)
+    return "which cannot be read without taking them away; capture --kill does that";
+  if (queue.notify_pid())
+    return fmt::format("of which process {} would be told (mq_notify(3))", queue.notify_pid());
   if (is_open_elsewhere(open.status.st_dev, open.status.st_ino, pids_of(context.tree)))
-    return "processes outside of the tree have it open, too";
+    return "which processes outside of the tree could miss";
   return "";
 }
 
@@ -53,17 +62,29 @@ void capture_messages(CaptureContext& context, const OpenDescriptor& open,
   if (status.messages == 0 || !context.takes_content_of(open.status.st_ino)) return;
   const auto lost = [&](std::string_view why) {
     context.lacks(open.process.pid, {}, fmt::format("content of message queue {}", open.target),
-                  fmt::format("{} messages, {} bytes: {}", status.messages, status.bytes, why));
+                  fmt::format("{} messages, {}", status.messages, why));
   };
-  if (const std::string why = why_not_taken(context, open, status); !why.empty()) return lost(why);
-  const Fd queue =
-      open.process.task_proc.open(fmt::format("fd/{}", open.number), O_RDWR | O_NONBLOCK);
+  if (const std::string why = why_not_taken(context, open, out); !why.empty()) return lost(why);
+  const Fd queue = queue_for(open, O_RDWR);
   if (!queue.valid()) return lost(errno_text(errno));
   for (PrioritizedMessage& message : take_and_send_again(queue, status)) {
     pb::MessageQueueFd::Message& record = *out.add_messages();
     record.set_priority(message.priority);
     record.set_content(std::move(message.content));
   }
+}
+
+void capture_registration(CaptureContext& context, const OpenDescriptor& open,
+                          pb::MessageQueueFd& out) {
+  const Fd to_read = queue_for(open, O_RDONLY);
+  if (!to_read.valid())
+    return context.lacks(open.process.pid, {},
+                         fmt::format("who is told of messages in queue {}", open.target),
+                         errno_text(errno));
+  const QueueRegistration registration = registration_of(to_read);
+  out.set_notify_kind(registration.kind);
+  out.set_notify_signal(registration.signal);
+  out.set_notify_pid(registration.process);
 }
 
 void capture(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor& out) {
@@ -73,17 +94,15 @@ void capture(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor
   queue.set_mode(open.status.st_mode & 07777);
   queue.set_owner(open.status.st_uid);
   queue.set_group(open.status.st_gid);
-  const Fd again =
-      open.process.task_proc.open(fmt::format("fd/{}", open.number), O_RDONLY | O_NONBLOCK);
-  if (!again.valid())
-    return context.lacks(open.process.pid, {}, "message queue " + open.target, errno_text(errno));
-  const QueueStatus status = status_of_queue(again);
+  const Fd same = duplicate_descriptor(open.process.a_task(), open.number);
+  if (!same.valid())
+    return context.lacks(open.process.pid, {}, "message queue " + open.target,
+                         "pidfd_getfd(2) is refused");
+  const QueueStatus status = status_of_queue(same);
   queue.set_maximum_messages(status.maximum_messages);
   queue.set_message_size(status.message_size);
   queue.set_queued(status.messages);
-  queue.set_notify_kind(status.notify_kind);
-  queue.set_notify_signal(status.signal);
-  queue.set_notify_pid(status.registered);
+  capture_registration(context, open, queue);
   capture_messages(context, open, status, queue);
 }
 

@@ -69,7 +69,15 @@ class MountCapture {
   }
 
  private:
+  // Nothing leads to it, or to what is mounted on it.
+  bool is_hidden(const MountInfo& mount, const std::string& outside) const {
+    const bool is_parent = std::ranges::count(theirs_, mount.id, &MountInfo::parent) > 0;
+    return !is_on_top(theirs_, mount) && !is_parent && outside != mount.point;
+  }
+
   void add(const MountInfo& mount) {
+    const std::string outside = outside_of(mount);
+    if (is_hidden(mount, outside)) return;
     pb::Mount& out = *out_.add_mounts();
     out.set_id(mount.id);
     out.set_parent(mount.parent);
@@ -80,7 +88,7 @@ class MountCapture {
     out.set_shared(mount.shared);
     out.set_master(mount.master);
     out.set_unbindable(mount.unbindable);
-    out.set_outside(outside_of(mount));
+    out.set_outside(outside);
   }
 
   uint32_t file_system_of(const MountInfo& mount) {
@@ -269,7 +277,7 @@ MountTree mount_tree_for(const Snapshot& snapshot, const RestorePlan& plan) {
     made = {system.type(), system.source(), options_inside(system, plan.numbers), {}};
     if (!system.entries().empty())
       made.fill = [&snapshot, &system, numbers = plan.numbers](const Fd& root) {
-        restore_file_tree(snapshot, system, numbers, root);
+        return restore_file_tree(snapshot, system, numbers, root);
       };
   }
   for (const pb::Mount& mount : space.mounts())

@@ -17,6 +17,7 @@
 #include "core/linux/mapped_file.h"
 #include "core/resource/memory.h"
 #include "core/resource/restorer.h"
+#include "core/resource/watched_path.h"
 
 namespace snapgdb {
 namespace {
@@ -310,8 +311,10 @@ void NamelessFiles::write(const Stash& stash, ImageWriter& image, PageWriter& pa
   entries_.clear();
 }
 
-std::optional<std::string> other_name_of(const ProcDirectory& proc, const struct stat& status,
-                                         const std::string& path) {
+namespace {
+
+std::optional<std::string> name_beside(const ProcDirectory& proc, const struct stat& status,
+                                       const std::string& path) {
   const size_t slash = path.rfind('/');
   if (slash == std::string::npos || path[0] != '/') return std::nullopt;
   const std::string folder = path.substr(0, slash + 1);
@@ -328,6 +331,16 @@ std::optional<std::string> other_name_of(const ProcDirectory& proc, const struct
       return folder + entry->d_name;
   }
   return std::nullopt;
+}
+
+}  // namespace
+
+std::optional<std::string> other_name_of(const ProcDirectory& proc, const struct stat& status,
+                                         const std::string& path) {
+  if (auto beside = name_beside(proc, status, path)) return beside;
+  std::string elsewhere =
+      path_of(proc, {.device = status.st_dev, .inode = status.st_ino, .handle = {}});
+  return elsewhere.empty() ? std::nullopt : std::optional(std::move(elsewhere));
 }
 
 uint32_t nameless_id(CaptureContext& context, const OpenDescriptor& open) {

@@ -84,7 +84,8 @@ class NamelessFiles {
   std::map<std::pair<uint64_t, uint64_t>, uint32_t> by_inode_;  // and device
 };
 
-// Of a file whose name is gone: another one in the same directory, as the process sees it.
+// Of a file whose name is gone: another one, as the process sees it; in the same directory, or
+// where a short search finds it.
 std::optional<std::string> other_name_of(const ProcDirectory& proc, const struct stat& status,
                                          const std::string& path);
 

@@ -46,8 +46,6 @@ struct CaptureContext {
   Identities address_spaces{Identities::Kind::kAddressSpace};
   Identities file_systems{Identities::Kind::kFileSystem};
   Identities signal_handlers{Identities::Kind::kSignalHandlers};
-  // By inode of the network namespace, and of the socket.
-  std::map<uint64_t, std::map<uint64_t, UnixSocket>> unix_sockets{};
   bool ends = false;  // the tree is killed when the image is complete
   // What the kernel tells of sockets, by inode of the network namespace, and of the socket.
   template <typename T>

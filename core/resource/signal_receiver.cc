@@ -1,7 +1,10 @@
-// Who is sent a signal when a descriptor is ready: F_SETOWN, F_SETSIG and O_ASYNC of fcntl(2).
+// Who is sent a signal when a descriptor is ready, or its lease broken: F_SETOWN, F_SETSIG and
+// O_ASYNC of fcntl(2).
 
 #include <fcntl.h>
 #include <sys/syscall.h>
+
+#include <algorithm>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
@@ -27,6 +30,7 @@ void restore(RestoreContext& context, const pb::Process& process, const pb::Desc
              Seed& seed) {
   const pb::SignalReceiver& receiver = descriptor.receiver();
   const auto number = static_cast<uint64_t>(descriptor.number());
+  if (receiver.number() == 0) return;  // it was nobody
   const f_owner_ex owner{static_cast<__pid_type>(receiver.kind()),
                          own_number_of(context.snapshot, receiver)};
   if (owner.pid == 0 || seed.try_call(SYS_fcntl, {number, F_SETOWN_EX, seed.put_value(owner)}) != 0)
@@ -41,7 +45,8 @@ void restore(RestoreContext& context, const pb::Process& process, const pb::Desc
 }  // namespace
 
 void capture_receiver(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor& out) {
-  if (!(out.flags() & O_ASYNC)) return;
+  const bool has_lease = std::ranges::count(out.locks(), "LEASE", &pb::FileLock::kind) > 0;
+  if (!(out.flags() & O_ASYNC) && !has_lease) return;
   f_owner_ex owner{};
   const Fd same = duplicate_descriptor(open.process.a_task(), open.number);
   const int signal = same.valid() ? ::fcntl(same.get(), F_GETSIG) : -1;

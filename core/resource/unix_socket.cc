@@ -38,13 +38,17 @@ std::string file_of(const OpenDescriptor& open, const Fd& socket, const std::str
   std::string base = open.process.task_proc.link(absolute ? "root" : "cwd");
   if (base == "/") base.clear();
   const std::string usual = base + (absolute ? "" : "/") + name;
-  if (is_file(usual, state, status)) return usual;
+  // Through its own root or working directory: its mounts may be others than ours.
+  const std::string proc = open.process.task_proc.path() + "/";
+  if (is_file(proc + (absolute ? "root" : "cwd/") + name, state, status)) return usual;
   const Fd file(::ioctl(socket.get(), SIOCUNIXFILE));
   if (!file.valid()) return "";
   char path[4096] = {};
   if (::readlink(fmt::format("/proc/self/fd/{}", file.get()).c_str(), path, sizeof path - 1) < 0)
     return "";
-  return is_file(path, state, status) ? path : "";
+  const bool is_there =
+      is_file(path, state, status) || is_file(proc + "root" + path, state, status);
+  return is_there ? path : "";
 }
 
 void capture_name(const OpenDescriptor& open, const Fd& socket, const UnixSocket& state,

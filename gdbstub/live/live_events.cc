@@ -58,12 +58,29 @@ void LiveTarget::take(Tid real) {
 void LiveTarget::take(Thread& thread) {
   const Asked asked = std::exchange(thread.asked, Asked::kNothing);
   try {
+    let_trap_come(thread);
     if (thread.task.status().gone()) return lost(thread, asked);
     if (thread.task.is_stopped()) took_stop(thread, asked);
   } catch (const SystemError& error) {
     if (error.error_number() != ESRCH) throw;  // killed meanwhile: we hear of that next
     thread.task.set_status({});
   }
+}
+
+// A stop that was asked for comes before a trap that is there already: that of a step over a system
+// call which the asking has ended always, a breakpoint's sometimes. What it tells is of now, and
+// its place in the program is not known before. Not one instruction runs for it.
+void LiveTarget::let_trap_come(Thread& thread) {
+  const WaitStatus status = thread.task.status();
+  if (!status.stopped() || status.report() != WaitStatus::Report::kStop ||
+      status.job_control_stop())
+    return;
+  const auto is_trap = [](const siginfo_t& info) {
+    return info.si_signo == SIGTRAP && info.si_code > 0;
+  };
+  if (std::ranges::none_of(thread.task.pending(false), is_trap)) return;
+  thread.task.resume_if_alive(0);
+  thread.task.wait_stop(kPatience);
 }
 
 // Who was told to stop silently will come to the same breakpoint again, or has made its step.
@@ -114,11 +131,20 @@ std::optional<Event> LiveTarget::what_happened(Thread& thread) {
   return (this->*std::ranges::find(kRows, report, &Row::report)->handle)(thread);
 }
 
+// Where nothing can be executed, a breakpoint is met by the fault of going there. Debuggers place
+// one on the stack, for a called function to return to.
+bool LiveTarget::fails_at_breakpoint(Thread& thread, int signal) {
+  if (signal != SIGSEGV && signal != SIGILL) return false;
+  return process(thread.id.pid).memory->breakpoint(thread.task.registers().rip) != nullptr;
+}
+
 std::optional<Event> LiveTarget::on_signal(Thread& thread) {
   const int signal = thread.task.status().signal();
   if (signal == SIGTRAP && thread.task.siginfo().si_code > 0) return on_trap(thread);
   const bool known = std::exchange(thread.unreported, 0) == signal;
-  if (known || (wishes_.passed_signals.contains(signal) && !thread.wanted.step)) {
+  const bool passes = wishes_.passed_signals.contains(signal) && !thread.wanted.step &&
+                      !fails_at_breakpoint(thread, signal);
+  if (known || passes) {
     thread.deliver = signal;
     return std::nullopt;
   }
@@ -214,6 +240,8 @@ std::optional<Event> LiveTarget::on_new_thread(Thread& parent) {
     events_.push_back({.kind = Event::Kind::kThreadCreated, .thread = id, .signal = SIGTRAP});
     return std::nullopt;
   }
+  if (wishes_.clones.contains(parent.id))
+    return Event{.kind = Event::Kind::kClone, .thread = parent.id, .signal = SIGTRAP, .child = id};
   if (pausing_)
     paused_.push_back(id);
   else if (!halting_)
@@ -279,7 +307,7 @@ void LiveTarget::lost(Thread& thread, Asked asked) {
   threads_.erase(id);
   const auto code = static_cast<uint64_t>(WIFEXITED(status) ? WEXITSTATUS(status) : 0);
   if (!threads_of(id.pid).empty()) {
-    if (wishes_.threads)
+    if (wishes_.threads || wishes_.exits.contains(id))
       events_.push_back({.kind = Event::Kind::kThreadExited, .thread = id, .value = code});
     if (asked == Asked::kInterrupt) interrupt();
     return;

@@ -73,14 +73,14 @@ bool LiveMemory::insert(uint64_t address, std::vector<std::string> conditions) {
   return true;
 }
 
-// Where the memory is gone, so is the breakpoint.
-void LiveMemory::remove(uint64_t address) {
+bool LiveMemory::remove(uint64_t address) {
   const auto site = sites_.find(address);
-  if (site == sites_.end()) return;
+  if (site == sites_.end()) return true;
   std::byte now{};
-  if (memory_.read(address, std::span(&now, 1)) == 1 && now == kInt3)
-    put(address, std::span(&site->second.original, 1));
+  const bool is_there = memory_.read(address, std::span(&now, 1)) == 1;
+  if (is_there && now == kInt3) put(address, std::span(&site->second.original, 1));
   sites_.erase(site);
+  return is_there;
 }
 
 void LiveMemory::remove_all() {

@@ -26,7 +26,8 @@ class LiveMemory {
 
   // False: there is no memory. A second one at an address takes the place of the first.
   bool insert(uint64_t address, std::vector<std::string> conditions);
-  void remove(uint64_t address);
+  // False: the memory is gone, and the breakpoint with it.
+  bool remove(uint64_t address);
   void remove_all();
   // Agent expressions of the breakpoint there; nullptr: there is none.
   const std::vector<std::string>* breakpoint(uint64_t address) const;

@@ -102,7 +102,8 @@ void LiveTarget::stop(std::optional<Pid> pid, std::optional<Tid> tid) {
 
 void LiveTarget::interrupt() {
   for (auto& [id, thread] : threads_)
-    if (!thread.task.is_stopped() && !thread.in_vfork) return ask(thread, Asked::kInterrupt);
+    if (!thread.task.is_stopped() && !thread.in_vfork && !has_exited(thread))
+      return ask(thread, Asked::kInterrupt);
 }
 
 // A first thread that has exited before the others is there, but does nothing any more.
@@ -148,12 +149,13 @@ bool LiveTarget::insert(Pid pid, const Breakpoint& breakpoint) {
   return true;
 }
 
-void LiveTarget::remove(Pid pid, const Breakpoint& breakpoint) {
-  if (!processes_.contains(pid)) return;
+bool LiveTarget::remove(Pid pid, const Breakpoint& breakpoint) {
+  if (!processes_.contains(pid)) return true;
   Process& owner = process(pid);
   if (breakpoint.kind == BreakpointKind::kSoftware) return owner.memory->remove(breakpoint.address);
   owner.debug_registers.remove(breakpoint);
   ++owner.debug_generation;
+  return true;
 }
 
 // Stops those that run, but only for a moment.

@@ -171,7 +171,7 @@ ThreadId LiveTarget::number_of(Tid real) const {
   const pid_t real_group = static_cast<pid_t>(status.number("Tgid"));
   for (const auto& [pid, each] : processes_)
     if (each.real.value == real_group)
-      return {pid, has({pid, id.tid}) ? Tid{id.tid.value + kBeyondAll} : id.tid};
+      return {pid, threads_.contains({pid, id.tid}) ? Tid{id.tid.value + kBeyondAll} : id.tid};
   if (processes_.contains(id.pid) || free_.contains(id.pid))
     id = {Pid{id.pid.value + kBeyondAll}, Tid{id.tid.value + kBeyondAll}};
   return id;
@@ -202,11 +202,29 @@ std::vector<Pid> LiveTarget::processes() const {
   return out;
 }
 
+// Of a first thread that exits before the others the kernel reports nothing until they have, and
+// nothing is there to be looked at. But it is there again if another one calls execve(2).
+bool LiveTarget::has_exited(const Thread& thread) const {
+  if (thread.task.is_stopped() || thread.id.tid != leader_of(thread.id.pid)) return false;
+  const auto next = std::next(threads_.find(thread.id));
+  const bool is_last = next == threads_.end() || next->first.pid != thread.id.pid;
+  const bool is_first = threads_.lower_bound({thread.id.pid, Tid{}})->first == thread.id;
+  if (is_last && is_first) return false;
+  const auto proc = ProcDirectory::of_if_alive(Pid{thread.task.tid().value});
+  const auto stat = proc ? proc->stat_if_alive() : std::nullopt;
+  return !stat || stat->state == 'Z' || stat->state == 'X';
+}
+
+bool LiveTarget::has(ThreadId id) const {
+  const auto thread = threads_.find(id);
+  return thread != threads_.end() && !has_exited(thread->second);
+}
+
 std::vector<Tid> LiveTarget::threads(Pid pid) const {
   std::vector<Tid> out;
   for (auto at = threads_.lower_bound({pid, Tid{}}); at != threads_.end() && at->first.pid == pid;
        ++at)
-    out.push_back(at->first.tid);
+    if (!has_exited(at->second)) out.push_back(at->first.tid);
   const auto leader = std::ranges::find(out, leader_of(pid));
   if (leader != out.end()) std::rotate(out.begin(), leader, leader + 1);
   return out;

@@ -33,7 +33,7 @@ class LiveTarget : public RunningTarget {
   // ---- Looking ----
   std::vector<Pid> processes() const override;
   std::vector<Tid> threads(Pid pid) const override;
-  bool has(ThreadId thread) const override { return threads_.contains(thread); }
+  bool has(ThreadId thread) const override;
   Tid focus(Pid pid) const override;
   ThreadDescription describe(ThreadId thread) const override;
   size_t read_memory(Pid pid, uint64_t address, std::span<std::byte> out) const override;
@@ -58,7 +58,7 @@ class LiveTarget : public RunningTarget {
   bool runs(ThreadId thread) const override;
 
   bool insert(Pid pid, const Breakpoint& breakpoint) override;
-  void remove(Pid pid, const Breakpoint& breakpoint) override;
+  bool remove(Pid pid, const Breakpoint& breakpoint) override;
   bool set_siginfo(ThreadId thread, std::string_view siginfo) override;
 
   bool allocate(Pid pid, const Mapping& mapping) override;
@@ -110,6 +110,7 @@ class LiveTarget : public RunningTarget {
   Process& process(Pid pid);
   const Process* find(Pid pid) const;
   std::vector<Thread*> threads_of(Pid pid);
+  bool has_exited(const Thread& thread) const;
 
   // live_calls.cc
   std::optional<int64_t> call(Pid pid, uint64_t number, const std::array<uint64_t, 6>& arguments);
@@ -133,8 +134,10 @@ class LiveTarget : public RunningTarget {
   void collect();
   void take(Tid real);
   void take(Thread& thread);
+  void let_trap_come(Thread& thread);
   void took_stop(Thread& thread, Asked asked);
   std::optional<Event> what_happened(Thread& thread);
+  bool fails_at_breakpoint(Thread& thread, int signal);
   std::optional<Event> on_signal(Thread& thread);
   std::optional<Event> on_trap(Thread& thread);
   std::optional<Event> on_breakpoint(Thread& thread);

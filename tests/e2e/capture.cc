@@ -259,7 +259,7 @@ void make_idle(const Target& target) {
 TEST_CASE("calls go on of a tree that was stopped before, when its threads get to run again") {
   const TempDir directory;
   const Hogs hogs(2 * std::thread::hardware_concurrency());
-  for (int i = 0; i < 5; ++i) {
+  for (int i = 0; i < 2; ++i) {
     Target target("witness", {"--may-be-stopped"});
     stop(target.processes());
     capture(target.pid(), directory / "image");

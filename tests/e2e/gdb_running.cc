@@ -128,6 +128,22 @@ TEST_CASE("threads are stepped one by one while the others stand still") {
              {"$2 = 1", "visitor"});
 }
 
+TEST_CASE("a first thread that has exited is not there any more, and ^C stops the others") {
+  const Moment moment("leave");
+  check_says(moment.gdb_says({"break visit", "continue", "info threads",
+                              "print $_inferior_thread_count", "thread apply all backtrace 1",
+                              kInterruptSoon, "continue", "set var go = 2", "delete", "continue"}),
+             {"$1 = 1", "visit (thread=1)", "SIGINT", "exited normally"});
+}
+
+TEST_CASE("a step over a system call that another thread's breakpoint ends leaves no trap behind") {
+  const Moment moment("beside");
+  const Result result = moment.gdb_says({"catch syscall clock_nanosleep", "continue", "delete",
+                                         "break visit", "stepi", "delete", "continue"});
+  check_says(result, {"hit Breakpoint 2, visit", "exited normally"});
+  CHECK_FALSE(contains(result.out, "SIGTRAP"));
+}
+
 TEST_CASE("a storm of forks passes by, and a child can be followed") {
   const Moment moment("forks");
   check_says(moment.gdb_says({"set print inferior-events off", "tbreak at_end", "continue",
@@ -189,6 +205,14 @@ TEST_CASE("signals are shown with what they carry, passed on, and kept back") {
              {"exited with code 01"});
   check_says(moment.gdb_says({"handle SIGUSR1 nostop noprint pass", "continue"}),
              {"exited normally"});
+}
+
+TEST_CASE("a function can be called while faults are the program's own affair") {
+  const Moment moment("count");
+  check_says(
+      moment.gdb_says({"handle SIGSEGV nostop noprint pass", "handle SIGILL nostop noprint pass",
+                       "print twice(21)", "print counter", "continue"}),
+      {"$1 = 42", "$2 = 0", "exited normally"});
 }
 
 TEST_CASE("what a signal carries can be changed before the program gets it") {

@@ -79,7 +79,7 @@ TEST_CASE("so does an isolated one: removed, renumbered, known to the kernel onl
   CHECK(end.ok());
 }
 
-TEST_CASE("what stands around a program comes back: stops, ended processes, handles, consoles") {
+TEST_CASE("what stands around a program comes back: leases being broken, stops, logins") {
   check_restored("circumstances", geteuid() == 0 ? Words{"--root"} : Words{});
 }
 
@@ -90,7 +90,7 @@ TEST_CASE("so does what stands around an ordinary user's") {
 
 TEST_CASE("so does what stands around an isolated one") {
   const TempDir directory;
-  Target target("circumstances");
+  Target target("circumstances", {"--no-leases"});
   take_away(target.running(), directory / "image");
   const Result end = run_again(directory / "image", {"--isolated"});
   INFO(end);

@@ -70,6 +70,7 @@ TEST_CASE("an ordinary user's tree keeps the names of its host, and its clocks")
 TEST_CASE("file systems in memory come back with all that was in them, mounted as they were") {
   if (is_not_root()) return;
   check_comes_back({"--mounts"}, kRoot);
+  check_comes_back({"--mounts", "--devices"}, kRoot, {{}});
   check_comes_back({"--pivot"}, kRoot);
   check_comes_back({"--user", "0 0 4294967295", "--mounts"}, kRoot);
 }

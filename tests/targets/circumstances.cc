@@ -1,7 +1,7 @@
-// What stands around a program rather than in it: by which signal job control stopped a child, the
-// directory of a process that has ended, a console; memory that may be dropped, or has a handle in
-// /proc. Each function sets something up, and returns what checks it at the end. With --root also
-// what only root may do.
+// What stands around a program rather than in it: leases that somebody is breaking, by which signal
+// job control stopped a child, as whom one has logged in; memory that may be dropped. Each function
+// sets something up, and returns what checks it at the end. With --no-leases without those, which a
+// scratch in memory does not know.
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -12,15 +12,69 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <vector>
 
 #include "target.h"
 
 namespace {
 
+using target::expect_call;
 using target::expect_equal;
 using target::setup;
 using Check = std::function<void()>;
+
+// ---- Leases -------------------------------------------------------------------------------------
+
+const int kTold = SIGRTMIN + 5;  // blocked: it waits
+
+int file_with_lease(const char* name, int way, int lease) {
+  const std::string path = std::string(getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp") + "/" + name;
+  const int fd = setup("open", open(path.c_str(), way | O_CREAT, 0600));
+  setup("F_SETLEASE", fcntl(fd, F_SETLEASE, lease));
+  setup("F_SETSIG", fcntl(fd, F_SETSIG, kTold));
+  return fd;
+}
+
+// Returns whether somebody is told of it, and by which descriptor's number; it is not waited for.
+bool is_told_when_opened(int fd, int way) {
+  const std::string name = "/proc/self/fd/" + std::to_string(fd);
+  const bool refused = open(name.c_str(), way | O_NONBLOCK) < 0 && errno == EWOULDBLOCK;
+  sigset_t told;
+  sigemptyset(&told), sigaddset(&told, kTold);
+  siginfo_t info{};
+  const timespec none{};
+  return refused && sigtimedwait(&told, &info, &none) == kTold && info.si_fd == fd;
+}
+
+void break_lease(int fd, int way) {
+  if (!is_told_when_opened(fd, way)) target::cannot("break a lease");
+}
+
+Check leases() {
+  const int whole = file_with_lease("whole-lease", O_RDONLY, F_RDLCK);
+  const int to_nothing = file_with_lease("lease-of-a-writer", O_RDWR, F_WRLCK);
+  const int to_shared = file_with_lease("lease-to-be-shared", O_RDWR, F_WRLCK);
+  const int of_reader = file_with_lease("lease-of-a-reader", O_RDONLY, F_RDLCK);
+  break_lease(to_nothing, O_WRONLY);
+  break_lease(to_shared, O_RDONLY);
+  break_lease(of_reader, O_WRONLY);
+  return [=] {
+    sigset_t pending;
+    sigpending(&pending);
+    expect_equal("a signal that nobody sent", sigismember(&pending, kTold), 0);
+    expect_call("a broken lease", fcntl(to_nothing, F_GETLEASE));
+    expect_equal("what is left of a lease", static_cast<uint64_t>(fcntl(to_nothing, F_GETLEASE)),
+                 F_UNLCK);
+    expect_equal("what is shared", static_cast<uint64_t>(fcntl(to_shared, F_GETLEASE)), F_RDLCK);
+    expect_equal("a reader's", static_cast<uint64_t>(fcntl(of_reader, F_GETLEASE)), F_UNLCK);
+    expect_equal("a lease", static_cast<uint64_t>(fcntl(whole, F_GETLEASE)), F_RDLCK);
+    expect_call("giving way", fcntl(to_shared, F_SETLEASE, F_RDLCK));
+    expect_equal("being told when it is broken", is_told_when_opened(whole, O_WRONLY), 1);
+    expect_equal("who is told of a broken one", static_cast<uint64_t>(fcntl(to_nothing, F_GETSIG)),
+                 static_cast<uint64_t>(kTold));
+  };
+}
 
 // ---- Job control --------------------------------------------------------------------------------
 
@@ -59,6 +113,22 @@ Check stopped_children() {
       waitpid(child, nullptr, 0);
     }
   };
+}
+
+// ---- Audit --------------------------------------------------------------------------------------
+
+std::string login_user() {
+  std::string text;
+  std::getline(std::ifstream("/proc/thread-self/loginuid"), text);
+  return text;
+}
+
+// A thread's may be another one than its process's. Where it was set before, or there is no audit,
+// it stays what it is.
+Check login_users() {
+  std::ofstream("/proc/thread-self/loginuid") << 4711 << std::flush;
+  const std::string of_process = login_user();
+  return [=] { expect_equal("the login user", login_user() == of_process, 1); };
 }
 
 // ---- Memory -------------------------------------------------------------------------------------
@@ -160,8 +230,14 @@ Check console() {
 }  // namespace
 
 int main(int argc, char** argv) {
+  const bool without_leases = argc > 1 && std::string(argv[1]) == "--no-leases";
   target::prepare_end();
-  std::vector<Check> checks{stopped_children(), directory_of_ended(), droppable_memory()};
+  sigset_t told;
+  sigemptyset(&told), sigaddset(&told, kTold);
+  sigprocmask(SIG_BLOCK, &told, nullptr);
+  std::vector<Check> checks{stopped_children(), login_users(), droppable_memory()};
+  checks.push_back(directory_of_ended());
+  if (!without_leases) checks.push_back(leases());
   if (argc > 1 && std::string(argv[1]) == "--root") {
     checks.push_back(handle_of_shared_memory(false));
     checks.push_back(handle_of_shared_memory(true));

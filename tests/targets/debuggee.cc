@@ -2,6 +2,8 @@
 // says, and ends with status 0, or 1 if something went wrong.
 
 #include <errno.h>
+#include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -134,6 +136,31 @@ void block_all() {
   while (go < 2) usleep(1000);
 }
 
+// One thread sleeps in the kernel while another one runs.
+void sleep_beside() {
+  target::Thread other("beside", [] {
+    for (int i = 0; i < 50; ++i) {
+      poll(nullptr, 0, 20);
+      visit(i);
+    }
+  });
+  for (int i = 0; i < 3; ++i) usleep(300'000);
+  other.join();
+  target::expect_equal("visits", static_cast<uint64_t>(counter), 50);
+}
+
+[[noreturn]] void leave_to_another() {
+  const pthread_t first = pthread_self();
+  new target::Thread("heir", [first] {
+    target::expect_call("pthread_join", pthread_join(first, nullptr));
+    visit(1);
+    while (go < 2) usleep(1000);
+    at_end(target::verdict());
+    exit(target::verdict());
+  });
+  pthread_exit(nullptr);
+}
+
 [[noreturn]] void crash() {
   *reinterpret_cast<volatile int*>(0x10) = 1;
   abort();
@@ -144,10 +171,11 @@ struct Deed {
   void (*act)();
 };
 constexpr Deed kDeeds[] = {
-    {"nothing", [] {}},       {"count", count},     {"speak", speak},
-    {"threads", run_threads}, {"forks", fork_many}, {"spawn", spawn},
-    {"exec", become_another}, {"trace", trace},     {"signals", take_signals},
-    {"block", block_all},     {"crash", crash},
+    {"nothing", [] {}},          {"count", count},     {"speak", speak},
+    {"threads", run_threads},    {"forks", fork_many}, {"spawn", spawn},
+    {"exec", become_another},    {"trace", trace},     {"signals", take_signals},
+    {"block", block_all},        {"crash", crash},     {"beside", sleep_beside},
+    {"leave", leave_to_another},
 };
 
 }  // namespace

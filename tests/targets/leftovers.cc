@@ -111,14 +111,16 @@ Check removed_device() {
   };
 }
 
-Check symbolic_link() {
-  const std::string path = in_scratch("link");
+Check symbolic_link(bool removed) {
+  const std::string path = in_scratch(removed ? "removed-link" : "link");
   setup("symlink", symlink("nowhere", path.c_str()));
   const int link = setup("open", open(path.c_str(), O_PATH | O_NOFOLLOW));
+  if (removed) unlink(path.c_str());
   return [=] {
     char text[64] = {};
     expect_call("readlinkat", readlinkat(link, "", text, sizeof text));
     expect_equal("where a symbolic link leads", strcmp(text, "nowhere"), 0);
+    expect_equal("its names", status_of(link).st_nlink, removed ? 0 : 1);
     unlink(path.c_str());
   };
 }
@@ -520,7 +522,7 @@ int main(int argc, char** argv) {
   const bool is_root = argc > 1 && std::string(argv[1]) == "--root";
   target::prepare_end();
   std::vector<Check> checks{removed_directory(),    removed_fifo(),
-                            symbolic_link(),        own_namespace(),
+                            symbolic_link(false),   own_namespace(),
                             view_of_memory_file(),  view_of_shared_memory_file(),
                             view_of_removed_file(), renumbered_epoll(),
                             lock_of_a_child(),      registered_for_barriers(),
@@ -528,7 +530,8 @@ int main(int argc, char** argv) {
                             policy_of_children(),   many_timers(),
                             asynchronous_io(),      in_common(),
                             told_already(),         to_be_told(),
-                            epoll_in_a_message(),   watched_in_a_child()};
+                            epoll_in_a_message(),   watched_in_a_child(),
+                            symbolic_link(true)};
   if (is_root) checks.push_back(removed_device());
   target::ready();
   target::wait_for_end();

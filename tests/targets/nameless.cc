@@ -170,9 +170,11 @@ void hold_mapped(Checks& checks, bool all_open) {
   });
 }
 
-void hold_renamed(Checks& checks) {
+// In `directory`, "" for the same one, by another name.
+void hold_renamed(Checks& checks, const std::string& directory) {
   const int fd = checks.create("first name", pattern(100, 6));
-  const std::string other = checks.path("other name");
+  if (!directory.empty()) setup("mkdir", mkdir(checks.path(directory.c_str()).c_str(), 0700));
+  const std::string other = checks.path((directory + "/other name").c_str());
   setup("link", link(checks.path("first name").c_str(), other.c_str()));
   checks.remove("first name");
   checks.add([=] {
@@ -182,6 +184,7 @@ void hold_renamed(Checks& checks) {
     target::expect_call("stat", stat(other.c_str(), &status));
     expect_equal("the inode of that name", status.st_ino, status_of(fd).st_ino);
     unlink(other.c_str());
+    if (!directory.empty()) rmdir(checks.path(directory.c_str()).c_str());
   });
 }
 
@@ -244,7 +247,8 @@ int main(int argc, char** argv) {
   hold_sparse(checks);
   hold_large(checks);
   hold_mapped(checks, target::has_flag(argc, argv, "--all-open"));
-  hold_renamed(checks);
+  hold_renamed(checks, "");
+  hold_renamed(checks, "elsewhere");
   hold_memfds(checks);
   if (target::has_flag(argc, argv, "--hugetlb")) hold_huge(checks);
   const int shared = checks.create("shared with the child", "");

@@ -2,6 +2,7 @@
 //   --user MAP --groups MAP   a user namespace, "INSIDE OUTSIDE COUNT", several joined by commas
 //   --uts  --time             host names; clocks that are days ahead
 //   --mounts  --pivot         file systems in memory, and more; a root directory of its own
+//   --devices                 … with a device, and a file of somebody else's, in one of them
 //   --net                     links, addresses, routes
 // Each function sets something up, and returns what checks it at the end.
 
@@ -174,7 +175,8 @@ int main(int argc, char** argv) {
   if (!users.empty())
     checks.push_back(own_users(users, target::option(argc, argv, "--groups", users.c_str())));
   const bool has_root = target::has_flag(argc, argv, "--pivot");
-  if (has_root || target::has_flag(argc, argv, "--mounts")) checks.push_back(own_mounts(has_root));
+  if (has_root || target::has_flag(argc, argv, "--mounts"))
+    checks.push_back(own_mounts(has_root, target::has_flag(argc, argv, "--devices")));
   if (target::has_flag(argc, argv, "--net")) checks.push_back(own_network());
   if (target::has_flag(argc, argv, "--uts")) checks.push_back(own_names());
   if (target::has_flag(argc, argv, "--time")) checks.push_back(own_clocks());

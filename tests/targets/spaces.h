@@ -6,7 +6,7 @@
 // What the parts of `spaces` share. Each sets something up and returns what checks it at the end.
 using Check = std::function<void()>;
 
-Check own_mounts(bool has_own_root);
+Check own_mounts(bool has_own_root, bool has_devices);
 Check own_network();
 
 std::string read_text(const std::string& path);

@@ -55,6 +55,42 @@ TEST_CASE("children of an older session are born before their parent begins its 
                                                     "setpgid 11 11"});
 }
 
+TEST_CASE("message queues that had names keep them; others are opened by some other one") {
+  SnapshotBuilder builder;
+  auto& process = add(builder, 10, 1, 10, 10);
+  const auto add_queue = [&](uint64_t inode, bool removed) {
+    pb::Descriptor& descriptor = *process.record().add_descriptors();
+    descriptor.set_number(static_cast<int32_t>(inode));
+    descriptor.set_description(static_cast<uint32_t>(inode));
+    descriptor.set_inode(inode);
+    descriptor.set_removed(removed);
+    pb::MessageQueueFd& queue = *descriptor.mutable_message_queue();
+    queue.set_name("/snapgdb-test-of-plans");
+    queue.set_maximum_messages(1), queue.set_message_size(1);
+  };
+  add_queue(5, true), add_queue(6, false), add_queue(7, true);
+  const RestorePlan plan = plan_restore(*builder.build(), {.isolated = true});
+  const auto name_of = [&](uint64_t inode) { return plan.message_queues.at({0, inode}).name; };
+  CHECK(name_of(6) == "/snapgdb-test-of-plans");
+  CHECK(name_of(5) != name_of(6));
+  CHECK(name_of(7) != name_of(6));
+  CHECK(name_of(7) != name_of(5));
+  for (const auto& [key, queue] : plan.message_queues) CHECK(queue.made);
+}
+
+TEST_CASE("a ring of io_uring with requests in flight is in the way, with their number") {
+  SnapshotBuilder builder;
+  auto& process = add(builder, 10, 1, 10, 10);
+  pb::Descriptor& descriptor = *process.record().add_descriptors();
+  descriptor.set_number(5);
+  descriptor.set_description(5);
+  descriptor.mutable_io_uring()->set_submitted(7);
+  descriptor.mutable_io_uring()->set_completed(5);
+  descriptor.mutable_io_uring()->set_in_flight(2);
+  const RestorePlan plan = plan_restore(*builder.build(), {});
+  CHECK(is_in_the_way(plan, 10, "7 requests and 5 completions: some may be in flight"));
+}
+
 TEST_CASE("System V objects of another ipc namespace are made in a new one") {
   SnapshotBuilder builder;
   auto& process = add(builder, 10, 1, 10, 10);

@@ -107,8 +107,9 @@ class FakeTarget : public RunningTarget {
       note("condition " + to_hex(condition));
     return script_.breakpoints_fit;
   }
-  void remove(Pid pid, const Breakpoint& breakpoint) override {
+  bool remove(Pid pid, const Breakpoint& breakpoint) override {
     note(fmt::format("remove {} {:x}", pid.value, breakpoint.address));
+    return script_.breakpoints_fit;
   }
   bool set_siginfo(ThreadId, std::string_view siginfo) override {
     note("siginfo " + to_hex(siginfo.substr(0, 4)));

@@ -48,6 +48,22 @@ TEST_CASE("embedded files are opened by the path the process knew") {
   CHECK(client.ask("vFile:pread:1,4,ffffffffffffffff") == "F0;");
 }
 
+TEST_CASE("through a pipe, files come in small pieces, and whole") {
+  SnapshotBuilder builder;
+  builder.process(16).thread(16);
+  const std::string content(3000, 't');
+  builder.file("/usr/bin/tool", content);
+  const auto snapshot = builder.build();
+  Conversation client(snapshot, {.piped = true});
+  open(client, "/usr/bin/tool");
+  CHECK(client.ask("vFile:pread:0,2000,0").starts_with("F400;"));
+  CHECK(client.ask("vFile:pread:0,10,0") == "F10;tttttttttttttttt");
+  CHECK(contents(client, "/usr/bin/tool", 0x2000) == content);
+  Conversation socket(snapshot);
+  open(socket, "/usr/bin/tool");
+  CHECK(socket.ask("vFile:pread:0,2000,0").starts_with("Fbb8;"));
+}
+
 TEST_CASE("a file's status is told in the protocol's own form") {
   SnapshotBuilder builder;
   builder.process(16).thread(16);

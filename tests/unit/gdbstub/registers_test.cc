@@ -59,9 +59,21 @@ TEST_CASE("gdb's first registers have gdb's numbers") {
   CHECK(registers[6].name == "rbp");
   CHECK(registers[7].name == "rsp");
   CHECK(registers[16].name == "rip");
-  CHECK(registers[24].name == "st0");
-  CHECK(registers[40].name == "xmm0");
-  CHECK(registers[56].name == "mxcsr");
+}
+
+TEST_CASE("general registers have the first numbers, whatever feature gdb has them in") {
+  const RegisterLayout layout(kEverything, {});
+  const auto registers = layout.registers();
+  CHECK(layout.general().size() == 27);
+  CHECK(registers[24].name == "orig_rax");
+  CHECK(registers[25].name == "fs_base");
+  CHECK(registers[26].name == "gs_base");
+  CHECK(registers[27].name == "st0");
+  CHECK(registers[43].name == "xmm0");
+  CHECK(registers[59].name == "mxcsr");
+  for (const RegisterFeature& feature : layout.features())
+    if (feature.name == "org.gnu.gdb.i386.segments")
+      CHECK(feature.numbers == std::vector<size_t>{25, 26});
 }
 
 TEST_CASE("general registers are read from where the kernel keeps them") {
@@ -172,10 +184,16 @@ TEST_CASE("the description is one document with every register in order") {
   const RegisterLayout layout(kEverything, {});
   const std::string xml = target_description(layout);
   size_t at = 0;
-  for (const Register& each : layout.registers()) {
-    at = xml.find(fmt::format("<reg name=\"{}\" bitsize=\"{}\"", each.name, each.bits), at);
-    REQUIRE(at != std::string::npos);
-  }
+  for (const RegisterFeature& feature : layout.features())
+    for (const size_t number : feature.numbers) {
+      const Register& each = layout.registers()[number];
+      at = xml.find(fmt::format("<reg name=\"{}\" bitsize=\"{}\"", each.name, each.bits), at);
+      REQUIRE(at != std::string::npos);
+    }
+  CHECK(contains(xml, R"(<reg name="st0" bitsize="80" type="i387_ext" regnum="27"/>)"));
+  CHECK(contains(xml, R"(<reg name="orig_rax" bitsize="64" type="int" regnum="24"/>)"));
+  CHECK(contains(xml, R"(<reg name="ymm0h" bitsize="128" type="uint128" regnum="60"/>)"));
+  CHECK(contains(xml, R"(<reg name="fs_base" bitsize="64" type="int"/>)"));  // follows the last
   CHECK(contains(xml, "<osabi>GNU/Linux</osabi>"));
 }
 
@@ -186,9 +204,22 @@ TEST_CASE("g shows what is not known as such, and p agrees with it") {
   Conversation client(builder.build());
   const std::string all = client.ask("g");
   CHECK(all.substr(16 * 16, 16) == "0010400000000000");
-  CHECK(all.substr(2 * (17 * 8 + 7 * 4), 20) == std::string(20, 'x'));
   CHECK(client.ask("p10") == "0010400000000000");
-  CHECK(client.ask("p18") == std::string(20, 'x'));
+  CHECK(client.ask("p1b") == std::string(20, 'x'));  // st0
+}
+
+TEST_CASE("g has general registers only, but all of them for lldb") {
+  SnapshotBuilder builder;
+  builder.process(16).thread(16, 0x401000).last_thread().set_xstate(xsave_area(0));
+  builder.record().mutable_host()->set_xcr0(kAvx);
+  const auto snapshot = builder.build();
+  constexpr size_t kGeneral = 17 * 8 + 7 * 4 + 3 * 8, kFloat = 8 * 10 + 8 * 4,
+                   kVectors = 16 * 16 + 4 + 16 * 16;
+  CHECK(Conversation(snapshot).ask("g").size() == 2 * kGeneral);
+  Conversation lldb(snapshot);
+  CHECK(lldb.ask("QEnableErrorStrings") == "OK");
+  CHECK(lldb.ask("g").size() == 2 * (kGeneral + kFloat + kVectors));
+  CHECK(lldb.ask("G" + lldb.ask("g")) == "OK");
 }
 
 TEST_CASE("a thread without registers has none, not zeros") {

@@ -95,6 +95,7 @@ TEST_CASE("every event has its stop reply, in gdb's terms") {
            {{.kind = Kind::kSyscallReturn, .thread = kSecond, .value = 60},
             "T05syscall_return:3c;" + where},
            {{.kind = Kind::kThreadCreated, .thread = kSecond}, "T05create:;" + where},
+           {{.kind = Kind::kClone, .thread = kSecond, .child = kFirst}, "T05clone:p10.10;" + where},
            {{.kind = Kind::kThreadExited, .thread = kSecond, .value = 3}, "w3;p10.11"},
            {{.kind = Kind::kExited, .thread = {Pid{16}, {}}, .value = 3}, "W03;process:10"},
            {{.kind = Kind::kKilled, .thread = {Pid{16}, {}}, .signal = SIGSEGV}, "X0b;process:10"},
@@ -170,6 +171,33 @@ TEST_CASE("^C interrupts what runs, and nothing else") {
   CHECK(debugger.was_asked("interrupt"));
   debugger.script.events.push_back({.kind = Kind::kSignal, .thread = kFirst, .signal = SIGINT});
   CHECK(payloads(debugger.client.session.on_event()).at(0).starts_with("T02thread:p10.10;"));
+}
+
+TEST_CASE("^C that crosses a stop interrupts what is resumed next, once") {
+  Debugger debugger;
+  debugger.client.ask_all(kContinue);
+  debugger.script.events.push_back({.kind = Kind::kStepped, .thread = kFirst});
+  debugger.client.session.on_event();
+  debugger.client.session.feed("\x03");
+  CHECK_FALSE(debugger.was_asked("interrupt"));
+  debugger.client.ask_all(kContinue);
+  CHECK(debugger.was_asked("interrupt"));
+  debugger.script.done.clear();
+  debugger.script.events.push_back({.kind = Kind::kSignal, .thread = kFirst, .signal = SIGINT});
+  debugger.client.session.on_event();
+  debugger.client.ask_all(kContinue);
+  CHECK_FALSE(debugger.was_asked("interrupt"));
+}
+
+TEST_CASE("that a breakpoint's memory is gone is an error of its removal, which counts") {
+  Debugger debugger;
+  REQUIRE(debugger.client.ask("Z0,401000,1") == "OK");
+  debugger.client.ask_all(kContinue);
+  debugger.script.events.push_back({.kind = Kind::kStepped, .thread = kFirst});
+  debugger.client.session.on_event();
+  debugger.script.breakpoints_fit = false;
+  CHECK(debugger.client.ask("z0,401000,1").starts_with("E"));
+  CHECK(debugger.client.ask("z0,401000,1") == "OK");
 }
 
 TEST_CASE("a stop of threads that were not resumed waits until they are") {
@@ -421,6 +449,27 @@ TEST_CASE("which events a client wants to hear of is told at once and at every l
   CHECK(client.ask("QCatchSyscalls:0") == "OK");
   CHECK(wishes.system_calls.empty());
   CHECK(wishes.execs);
+}
+
+TEST_CASE("thread by thread a client hears of clones and ends, the last option that fits counts") {
+  Debugger debugger;
+  auto& client = debugger.client;
+  CHECK(contains(client.supported, "QThreadOptions=3"));
+  debugger.told(kContinue, {.kind = Kind::kStepped, .thread = kFirst});
+  const Wishes& wishes = debugger.script.wishes;
+  CHECK(client.ask("QThreadOptions;3") == "OK");
+  CHECK(wishes.clones == std::set<ThreadId>{kFirst, kSecond});
+  CHECK(wishes.exits == wishes.clones);
+  CHECK(client.ask("QThreadOptions;1:p10.-1;2:p10.11") == "OK");
+  CHECK(wishes.clones == std::set<ThreadId>{kFirst});
+  CHECK(wishes.exits == std::set<ThreadId>{kSecond});
+  CHECK(client.ask("QThreadOptions;0:p10.10") == "OK");  // the second one keeps what it has
+  CHECK(wishes.clones.empty());
+  CHECK(wishes.exits == std::set<ThreadId>{kSecond});
+  for (const char* malformed : {"QThreadOptions", "QThreadOptions;", "QThreadOptions;4",
+                                "QThreadOptions;1:p10.10;x", "QThreadOptions;1,p10.10"})
+    CHECK(client.ask(malformed) == "E16");
+  CHECK(wishes.exits == std::set<ThreadId>{kSecond});
 }
 
 TEST_CASE("in non-stop mode threads stop one by one, each with a notice") {

@@ -86,7 +86,7 @@ TEST_CASE("what is advertised is what is implemented") {
   CHECK(contains(client.supported, "multiprocess+"));
   size_t tried = 0;
   for (std::string_view feature : split(client.supported, ';')) {
-    feature.remove_suffix(feature.ends_with('+') ? 1 : 0);
+    feature = feature.substr(0, feature.find_first_of("+="));
     if (!feature.starts_with('q') && !feature.starts_with('Q')) continue;
     INFO(feature);
     const std::string request =
@@ -359,6 +359,29 @@ TEST_CASE("monitor commands tell what gdb has no command for") {
   CHECK(contains(client.monitor("missing"), "4.00 KiB of memory: it was locked"));
   CHECK(contains(client.monitor("reboot"), "no `monitor reboot`"));
   CHECK(contains(client.session.greeting(), "1 thing is missing"));
+}
+
+TEST_CASE("gdb 17 learns what program it is, and with which arguments") {
+  SnapshotBuilder builder;
+  auto& process = builder.process(16).thread(16).record();
+  process.set_executable("/bin/x");
+  for (const char* word : {"x", "plain-1.0", "", "two words", "it's"}) process.add_arguments(word);
+  builder.process(17, 16).thread(17);
+  const auto snapshot = builder.build();
+  const std::string words = R"(plain-1.0 '' 'two words' 'it'\''s')";
+  CHECK(Conversation(snapshot).ask("qExecAndArgs") ==
+        "S;" + to_hex("/bin/x") + ";" + to_hex(words) + ";");
+  CHECK(Conversation(snapshot, {.multi = true}).ask("qExecAndArgs").starts_with("S;2f62"));
+  CHECK(Conversation(snapshot, {.pid = 17}).ask("qExecAndArgs") == "U");
+}
+
+TEST_CASE("a client may send the arguments of run as one, if we say so") {
+  SnapshotBuilder builder;
+  builder.process(16).thread(16);
+  const auto snapshot = builder.build();
+  CHECK(contains(Conversation(snapshot, {}, "single-inf-arg+").supported, "single-inf-arg+"));
+  CHECK_FALSE(contains(Conversation(snapshot).supported, "single-inf-arg"));
+  CHECK(Conversation(snapshot, {.multi = true}).ask("vRun;;" + to_hex("a 'b c'")).starts_with("T"));
 }
 
 TEST_CASE("symbols are declined at the first offer, tracepoints unknown") {

@@ -44,6 +44,25 @@ TEST_CASE("every kind of descriptor has a name, and the details that matter") {
   CHECK(descriptor_kind(d) == "anon_inode:[io_uring]");
   CHECK(descriptor_details(d) == "SqMask: 0x3; SqHead: 1");
 
+  d.mutable_other()->set_name("perf event");
+  d.mutable_other()->set_fdinfo("pos:\t0\nflags:\t02\nino:\t1038\n");
+  CHECK(descriptor_kind(d) == "perf event");
+  CHECK(descriptor_details(d).empty());
+
+  pb::MessageQueueFd& queue = *d.mutable_message_queue();
+  queue.set_name("/jobs"), queue.set_queued(2);
+  queue.set_maximum_messages(10), queue.set_message_size(8192), queue.set_notify_pid(7);
+  CHECK(descriptor_kind(d) == "message queue");
+  CHECK(descriptor_details(d) == "/jobs, 2 messages, of 10 of 8.00 KiB, process 7 is told");
+
+  pb::IoUring& ring = *d.mutable_io_uring();
+  ring.set_submission_entries(8), ring.set_completion_entries(16), ring.set_in_flight(1);
+  CHECK(descriptor_details(d) == "8 and 16 entries, 1 in flight");
+
+  d.mutable_fanotify()->add_marks();
+  d.mutable_fanotify()->set_flags(0x6);
+  CHECK(descriptor_details(d) == "1 mark, content");
+
   d.mutable_pipe()->set_queued(3);
   d.set_flags(O_WRONLY);
   CHECK(descriptor_kind(d) == "pipe, write end");

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <thread>
 
 #include "core/base/error.h"
 
@@ -76,4 +77,11 @@ TEST_CASE("one's own process is read as it is") {
   CHECK_FALSE(self.read_if_allowed("no-such-file"));
   CHECK_THROWS_AS(self.read("no-such-file"), SystemError);
   CHECK_FALSE(ProcDirectory::of_if_alive(Pid{0x7fffffff}));
+}
+
+TEST_CASE("whoever makes a task changes what is counted of them") {
+  const TaskCount before = TaskCount::now();
+  REQUIRE(before.is_known());
+  std::thread([] {}).join();
+  CHECK_FALSE(TaskCount::now() == before);
 }
