@@ -1,5 +1,6 @@
 #include <signal.h>
 
+#include <cerrno>
 #include <optional>
 
 #include "cli/command.h"
@@ -68,9 +69,19 @@ class Recorder {
 
 // Before it has begun.
 void end_of(Supervisor& supervisor) {
-  if (::kill(supervisor.root().value, SIGKILL) != 0)
+  if (::kill(supervisor.root().value, SIGKILL) != 0 && errno != ESRCH)
     throw_errno("cannot kill process {}", supervisor.root().value);
   supervisor.run([](Tracees&, const FatalSignal&) {});
+}
+
+// A command whose start cannot be captured does not run.
+int capture_start(Supervisor& supervisor, Recorder& recorder) {
+  try {
+    return recorder.at_start(supervisor.at_start());
+  } catch (const Error&) {
+    end_of(supervisor);
+    throw;
+  }
 }
 
 int run(const Arguments& arguments) {
@@ -79,8 +90,7 @@ int run(const Arguments& arguments) {
     Supervisor supervisor(arguments.command);
     Recorder recorder(arguments, supervisor);
     if (arguments.on == "start") {
-      Tracees& held = supervisor.at_start();
-      const int taken = recorder.at_start(held);
+      const int taken = capture_start(supervisor, recorder);
       if (arguments.kill) {
         end_of(supervisor);
         return taken;

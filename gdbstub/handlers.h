@@ -42,7 +42,7 @@ Handler file_refuse_write;
 
 // lldb_packets.cc
 Handler allocate_memory, release_memory, enable_error_strings, host_info, memory_region,
-    process_info, threads_info;
+    process_info, shared_library_info, threads_info;
 
 // packets.cc
 Handler exchange_features;

@@ -5,6 +5,7 @@
 
 #include "core/base/strings.h"
 #include "gdbstub/handlers.h"
+#include "gdbstub/link_map.h"
 #include "gdbstub/stop_replies.h"
 
 // What lldb asks beyond gdb's protocol (lldb's docs/lldb-gdb-remote.txt).
@@ -106,6 +107,15 @@ Reply memory_region(SessionState& state, Scanner arguments) {
   return fmt::format("start:{:x};size:{:x};permissions:{};name:{};", mapping->start,
                      mapping->end - mapping->start, permissions(mapping->protection),
                      to_hex(mapping->name));
+}
+
+// Where lldb, from version 18 on, begins its own walk along the list of the dynamic linker. Without
+// it, it would take the first entry of the list for this.
+Reply shared_library_info(SessionState& state, Scanner) {
+  const Pid pid = state.selected_thread().pid;
+  const auto slot = debug_slot(memory_of(*state.target, pid), state.target->auxv(pid).value_or(""));
+  if (!slot) throw PacketError{kNotThere, "the program has no dynamic linker"};
+  return fmt::format("{:x}", *slot);
 }
 
 Reply threads_info(SessionState& state, Scanner) {

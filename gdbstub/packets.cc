@@ -60,6 +60,7 @@ constexpr PacketRow kPackets[] = {
     {"qProcessInfo", "", process_info},
     {"qRcmd", "", monitor_command},
     {"qSearch:memory", "", search_memory},
+    {"qShlibInfoAddr", "", shared_library_info},
     {"qSupported", "", exchange_features},
     {"qSymbol", "", offer_symbols},
     {"qThreadExtraInfo", "", thread_label},

@@ -17,12 +17,13 @@ namespace {
 
 using Kind = Event::Kind;
 
-// A stop of what the client has not resumed would only confuse it.
+// A stop of what the client has not resumed would only confuse it. Whichever thread calls execve(2)
+// has the first one's number afterwards, which may not have been resumed.
 bool is_due(const SessionState& state, const Event& event) {
+  const ThreadId whose = event.kind == Kind::kExec ? ThreadId{event.thread.pid, {}} : event.thread;
   return state.running.non_stop || event.kind == Kind::kNothingRuns ||
-         std::ranges::any_of(state.running.resumed, [&](const ResumeAction& action) {
-           return means(action, event.thread);
-         });
+         std::ranges::any_of(state.running.resumed,
+                             [&](const ResumeAction& action) { return means(action, whose); });
 }
 
 // A thread may be gone together with its process before anybody was told of its stop.

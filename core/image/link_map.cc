@@ -26,13 +26,14 @@ ProgramHeaders program_headers(std::string_view auxv) {
   return found;
 }
 
-uint64_t debug_entry(const ProcessMemory& memory, const Elf64_Phdr& dynamic) {
+std::optional<uint64_t> debug_slot(const ProcessMemory& memory, const Elf64_Phdr& dynamic) {
   for (size_t i = 0; i < kMaxDynamic; ++i) {
-    const auto entry = memory.read<Elf64_Dyn>(dynamic.p_vaddr + i * sizeof(Elf64_Dyn));
-    if (!entry || entry->d_tag == DT_NULL) return 0;
-    if (entry->d_tag == DT_DEBUG) return entry->d_un.d_ptr;
+    const uint64_t at = dynamic.p_vaddr + i * sizeof(Elf64_Dyn);
+    const auto entry = memory.read<Elf64_Dyn>(at);
+    if (!entry || entry->d_tag == DT_NULL) break;
+    if (entry->d_tag == DT_DEBUG) return at + offsetof(Elf64_Dyn, d_un);
   }
-  return 0;
+  return std::nullopt;
 }
 
 // <link.h>'s r_debug (r_debug_extended from version 2 on) and link_map, with numbers of the process
@@ -85,11 +86,16 @@ std::optional<Elf64_Phdr> executable_segment(const ProcessMemory& memory, std::s
   return std::nullopt;
 }
 
-std::vector<LoadedObject> read_link_map(const ProcessMemory& memory, std::string_view auxv) {
+std::optional<uint64_t> debug_slot(const ProcessMemory& memory, std::string_view auxv) {
   const auto dynamic = executable_segment(memory, auxv, PT_DYNAMIC);
+  return dynamic ? debug_slot(memory, *dynamic) : std::nullopt;
+}
+
+std::vector<LoadedObject> read_link_map(const ProcessMemory& memory, std::string_view auxv) {
+  const auto slot = debug_slot(memory, auxv);
   std::vector<LoadedObject> out;
   Walk walk;
-  uint64_t at = dynamic ? debug_entry(memory, *dynamic) : 0;
+  uint64_t at = slot ? memory.read<uint64_t>(*slot).value_or(0) : 0;
   while (walk.visit(at)) {
     const auto debug = memory.read<Debug>(at);
     if (!debug) break;

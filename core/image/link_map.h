@@ -26,6 +26,10 @@ struct LoadedObject {
 std::optional<Elf64_Phdr> executable_segment(const ProcessMemory& memory, std::string_view auxv,
                                              uint32_t type);
 
+// The address of the executable's DT_DEBUG, where the dynamic linker notes that of its struct
+// r_debug; nullopt: the executable has none, or cannot be read.
+std::optional<uint64_t> debug_slot(const ProcessMemory& memory, std::string_view auxv);
+
 // The objects of a process, the executable first; empty: there is no dynamic linker, or it has not
 // come that far.
 //

@@ -150,7 +150,7 @@ std::vector<Sighting> Freezer::look() {
 }
 
 // Whether another look would find the same: nobody on this machine made a task since the last one,
-// and everybody seen then is stopped. (Looking takes 20 µs a task.)
+// and everybody seen then is stopped. (Looking takes four system calls a task.)
 bool Freezer::is_all_there_is(const std::vector<Sighting>& tree) const {
   const auto is_stopped = [this](Tid tid) {
     const auto found = tracees_.find(tid);

@@ -1,6 +1,7 @@
 #include "core/linux/keeper.h"
 
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <net/if.h>
 #include <poll.h>
 #include <sched.h>
@@ -16,15 +17,18 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <new>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/linux/freezer.h"
 #include "core/linux/procfs.h"
+#include "core/linux/reopened.h"
 #include "core/linux/task.h"
 
 namespace snapgdb {
@@ -102,8 +106,11 @@ void place(std::vector<Fd> files, int base) {
 class Init {
  public:
   // Precondition: the seed is planted.
-  Init(const Keeper::Options& options, std::vector<std::string>& notes)
-      : go_(make_pipe()), answers_(make_pipe()) {
+  Init(const Keeper::Options& options, std::vector<std::string>& notes) : answers_(make_pipe()) {
+    void* page = ::mmap(nullptr, sizeof(std::atomic<int>), PROT_READ | PROT_WRITE,
+                        MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED) throw_errno("cannot share memory with the first process");
+    go_ = new (page) std::atomic<int>(-1);
     const int32_t number = 1;
     int pidfd = -1;
     const CloneArguments arguments{
@@ -129,11 +136,12 @@ class Init {
   }
   // It has all the descriptors that there are now, and becomes a seed.
   void go() {
-    if (::write(go_.write.get(), "", 1) != 1) throw_errno("cannot wake the first process");
+    *go_ = answers_.write.get();
+    ::syscall(SYS_futex, go_, FUTEX_WAKE, 1, nullptr, nullptr, 0);
     read_line();
   }
   void move_descriptors(int lowest) {
-    for (Fd* fd : {&go_.read, &go_.write, &answers_.read, &answers_.write, &process_})
+    for (Fd* fd : {&answers_.read, &answers_.write, &process_})
       *fd = moved_up(std::move(*fd), lowest);
   }
 
@@ -155,9 +163,10 @@ class Init {
       ::_exit(1);
     }
     report(answers_.write, lines + "\n");
-    char byte = 0;
-    if (::read(go_.read.get(), &byte, 1) != 1 || ::unshare(CLONE_FILES) != 0) ::_exit(1);
-    Seed::park_and_wait(options.seed_base, answers_.write.get(), Pid{0});
+    while (*go_ < 0) ::syscall(SYS_futex, go_, FUTEX_WAIT, -1, nullptr, nullptr, 0);
+    const int answer = *go_;
+    if (::unshare(CLONE_FILES) != 0) ::_exit(1);
+    Seed::park_and_wait(options.seed_base, answer, Pid{0});
   }
 
   Fd directory() const {
@@ -180,7 +189,10 @@ class Init {
     return line;
   }
 
-  PipeEnds go_, answers_;
+  // Common to both: where it is to answer that it is parked, once it may (futex(2)). Descriptors of
+  // the common table move meanwhile.
+  std::atomic<int>* go_ = nullptr;
+  PipeEnds answers_;
   Fd process_;
   pid_t pid_ = -1;
 };
@@ -352,8 +364,10 @@ void drop_descriptors(unsigned end) {
       notes.push_back("the tree's clocks jump: " + why);
     Seed::kernel_parts();
     Seed::plant(options.seed_base);
+    std::optional<DescriptorsInReach> reach(std::in_place);
     std::optional<Init> init = enter_mounts(options, kept, notes);
     auto [files, more_notes] = open_files(sandbox ? &*sandbox : nullptr);
+    reach.reset();
     std::ranges::copy(more_notes, std::back_inserter(notes));
     planned = files.size();
     const int above = options.file_base + static_cast<int>(planned);

@@ -84,7 +84,7 @@ class Maker {
       if (mount->point != "/" && !is_wanted(*mount)) unmount(*mount);
     for (const NewMount& wanted : tree_.mounts)
       if (!is_as_outside(wanted))
-        attach(wanted, wanted.what.point);
+        attach(wanted, wanted.what.point, wanted.outside.empty() ? Fd() : open_outside(wanted));
       else if (const MountInfo* same = mount_at(there, wanted.what.point);
                same && same->point == wanted.what.point)
         restrict(wanted, same->attributes);
@@ -110,17 +110,24 @@ class Maker {
   // ---- Anew -------------------------------------------------------------------------------------
 
   // pivot_root(2), "pivot_root(".", ".")": the old root lies over the new one for a moment.
+  // What is ours is opened before the stage hides some of it.
   void build() {
+    std::vector<Fd> ours;
     for (const NewMount& wanted : tree_.mounts)
-      attach(wanted, wanted.what.point == "/" ? kStage : kStage + wanted.what.point);
+      ours.push_back(wanted.outside.empty() ? Fd() : open_outside(wanted));
+    for (size_t i = 0; i < ours.size(); ++i) {
+      const NewMount& wanted = tree_.mounts[i];
+      attach(wanted, wanted.what.point == "/" ? kStage : kStage + wanted.what.point,
+             std::move(ours[i]));
+    }
     if (::chdir(kStage.c_str()) != 0 || ::syscall(SYS_pivot_root, ".", ".") != 0 ||
         ::umount2(".", MNT_DETACH) != 0 || ::chdir("/") != 0)
       throw_errno("cannot enter the tree's mounts");
   }
 
-  void attach(const NewMount& wanted, const std::string& target) {
+  void attach(const NewMount& wanted, const std::string& target, Fd mount) {
     if (came_along(wanted, target)) return;
-    const Fd mount = wanted.outside.empty() ? open_new(wanted) : open_outside(wanted);
+    if (!mount.valid()) mount = open_new(wanted);
     set_attributes(mount, wanted);
     if (::move_mount(mount.get(), "", AT_FDCWD, target.c_str(), MOVE_MOUNT_F_EMPTY_PATH) != 0)
       throw_errno("cannot mount {} at {}", printable(wanted.what.type), printable(target));

@@ -70,7 +70,7 @@ class Tracee {
   void set_wait_channel(std::string name) { wait_channel_ = std::move(name); }
   bool is_stopped() const { return status_.stopped(); }
   WaitStatus status() const { return status_; }
-  void set_status(WaitStatus status) { status_ = status; }
+  void set_status(WaitStatus status) { status_ = status, registers_.reset(); }
 
   void interrupt_if_alive();
   // True once it is stopped; false: not yet, or gone (status().gone()).

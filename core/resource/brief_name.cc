@@ -67,4 +67,9 @@ std::string BriefName::obstacle(const std::string& path) {
                      errno_text(errno));
 }
 
+bool is_directory_of_ended(std::string_view path) {
+  constexpr std::string_view kProc = "/proc/";
+  return path.starts_with(kProc) && parse_number<uint32_t>(path.substr(kProc.size()));
+}
+
 }  // namespace snapgdb

@@ -20,7 +20,7 @@ void capture_file_tree(NamelessFiles& files, const Fd& directory, const std::str
 
 // Makes it again, in an empty one. Returns what is otherwise than it was. Throws Error.
 std::vector<std::string> restore_file_tree(const Snapshot& snapshot, const pb::FileSystem& system,
-                       const UserNumbers& numbers, const Fd& root);
+                                           const UserNumbers& numbers, const Fd& root);
 
 // nullptr: there is no such file.
 const pb::FileEntry* entry_at(const pb::FileSystem& system, const std::string& path);

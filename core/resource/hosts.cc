@@ -1,5 +1,8 @@
 #include "core/resource/hosts.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
 
 #include "core/base/error.h"
@@ -19,6 +22,20 @@ uint64_t room_in(const std::optional<FreeStack>& stack) {
   return stack ? stack->high - stack->low : 0;
 }
 
+// As far as a detour takes. The kernel makes room there for who touches it, also from outside, as
+// it does for the frame of a signal handler (expand_stack(), mm/mmap.c): so a main stack that is
+// used down to its end grows.
+std::optional<FreeStack> grown_stack(const FrozenProcess& frozen, const ProcMapping& stack) {
+  constexpr uint64_t kWanted = 64 * 1024;
+  if (stack.start < kWanted) return std::nullopt;
+  const uint64_t low = stack.start - kWanted;
+  const Fd memory = frozen.task_proc.open("mem", O_RDONLY);
+  std::byte first{};
+  const bool is_there =
+      memory.valid() && ::pread(memory.get(), &first, 1, static_cast<off_t>(low)) == 1;
+  return is_there ? std::optional(FreeStack{low + kPageSize, stack.start}) : std::nullopt;
+}
+
 std::optional<FreeStack> free_memory(const FrozenProcess& frozen, const CaptureContext& context,
                                      const std::vector<ProcMapping>& mappings) {
   std::optional<FreeStack> best;
@@ -35,6 +52,9 @@ std::optional<FreeStack> free_memory(const FrozenProcess& frozen, const CaptureC
     if (room_in(best) > 2 * kInitialStack) break;
   }
   if (room_in(best) > 2 * kDistance + kInitialStack / 2) best->high -= kDistance;
+  constexpr uint64_t kLittle = 48 * 1024;
+  if (main_stack_in_use && room_in(best) < kLittle)
+    if (const auto grown = grown_stack(frozen, *main_stack)) return grown;
   if (best || main_stack == mappings.end() || main_stack_in_use ||
       main_stack->end - main_stack->start < kInitialStack)
     return best;

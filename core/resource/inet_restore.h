@@ -15,8 +15,7 @@ TcpPhase phase_of(const pb::Socket& socket);
 TcpConnection connection_of(const pb::Socket& socket);
 void record_connection(const TcpConnection& connection, pb::TcpState& record);
 
-// Of sockets without connections: what they receive and send no more, and their groups. Throws
-// SystemError.
+// Of sockets without connections: what they receive and send no more, and their groups.
 void capture_datagram_state(CaptureContext& context, const OpenDescriptor& open, const Fd& socket,
                             pb::Socket& record);
 // What waits in them, as far as it can be read; the rest is said to be missing.

@@ -190,7 +190,10 @@ bool Planner::is_quickly_looked_at(const pb::Vma& vma) const {
   constexpr uint64_t kFew = uint64_t{1} << 20;
   const bool is_known = !vma.flags().empty();  // of new ones, sizes are not told yet
   const bool is_tracked = early_ && early_->tracks(vma.start(), vma.end());
-  return !is_tracked && (is_known ? vma.rss() + vma.swap() : vma.end() - vma.start()) < kFew;
+  const bool is_left_out = std::ranges::any_of(  // [vsyscall] is beyond what may be asked for
+      kExclusions, [&](const Exclusion& exclusion) { return exclusion.matches(vma, options_); });
+  return !is_tracked && !is_left_out &&
+         (is_known ? vma.rss() + vma.swap() : vma.end() - vma.start()) < kFew;
 }
 
 std::vector<MemoryRun> Planner::plan(const Mappings& mappings) {

@@ -20,6 +20,7 @@
 #include "core/base/strings.h"
 #include "core/linux/freezer.h"
 #include "core/linux/remote_memory.h"
+#include "core/linux/reopened.h"
 #include "core/resource/inheritance.h"
 #include "core/resource/memory.h"
 #include "core/resource/nameless.h"
@@ -369,8 +370,7 @@ void copy_from_image(const Snapshot& snapshot, const pb::FileRecord& file, const
 }
 
 Fd reopen(const Fd& file, bool writable) {
-  return Fd(::open(fmt::format("/proc/self/fd/{}", file.get()).c_str(),
-                   (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC));
+  return reopened(file, writable ? O_RDWR : O_RDONLY);
 }
 
 // In a sandbox it stands where it stood, so that it can be found, and executed, again.

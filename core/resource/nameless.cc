@@ -15,6 +15,7 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/linux/mapped_file.h"
+#include "core/linux/reopened.h"
 #include "core/resource/memory.h"
 #include "core/resource/restorer.h"
 #include "core/resource/watched_path.h"
@@ -467,9 +468,8 @@ OpeningContext::ObjectKey OpeningContext::key_of(const pb::Vma& mapping) {
 }
 
 Fd open_again(const Fd& object, uint32_t flags, const pb::Descriptor& descriptor, bool same) {
-  Fd file(same ? ::fcntl(object.get(), F_DUPFD_CLOEXEC, 0)
-               : ::open(fmt::format("/proc/self/fd/{}", object.get()).c_str(),
-                        static_cast<int>(flags) | O_CLOEXEC));
+  Fd file = same ? Fd(::fcntl(object.get(), F_DUPFD_CLOEXEC, 0))
+                 : reopened(object, static_cast<int>(flags));
   if (!file.valid()) throw_errno("cannot open {}", printable(descriptor.target()));
   go_to_position(file, descriptor);
   return file;

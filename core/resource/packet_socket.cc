@@ -29,8 +29,8 @@ struct LongMembership {
 
 void capture_memberships(CaptureContext& context, const OpenDescriptor& open, const Fd& socket,
                          pb::Socket& record) {
-  for (const PacketMembership& membership :
-       ask_kernel(context, open, socket, context.packet_memberships, packet_memberships)) {
+  for (const PacketMembership& membership : ask_kernel_if_possible(
+           context, open, socket, context.packet_memberships, packet_memberships, "memberships")) {
     LongMembership out{membership.interface,
                        membership.type,
                        static_cast<uint16_t>(membership.address.size()),

@@ -7,6 +7,7 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/linux/reopened.h"
 #include "core/resource/brief_name.h"
 #include "core/resource/resources.h"
 
@@ -107,8 +108,7 @@ Fd open_end(OpeningContext& context, const pb::Descriptor& descriptor) {
       throw_errno("cannot duplicate an end of a pipe");
     return same;
   }
-  Fd another(::open(fmt::format("/proc/self/fd/{}", end.get()).c_str(),
-                    status | static_cast<int>(access) | O_CLOEXEC));
+  Fd another = reopened(end, status | static_cast<int>(access));
   if (!another.valid()) throw_errno("cannot open an end of a pipe");
   return another;
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "core/base/error.h"
 #include "core/linux/socket_options.h"
 #include "core/resource/resource.h"
 #include "core/resource/restorer.h"
@@ -37,10 +38,23 @@ T ask_kernel(CaptureContext& context, const OpenDescriptor& open, const Fd& sock
              CaptureContext::ByNetwork<T>& known, std::map<uint64_t, T> (*ask)(const Fd&)) {
   const NetworkOfSocket network = network_of(open, socket);
   const std::lock_guard lock(context.mutex);
-  const auto [found, is_new] = known.try_emplace(network.inode);
-  if (is_new) found->second = ask(network.space);
+  auto found = known.find(network.inode);
+  if (found == known.end()) found = known.emplace(network.inode, ask(network.space)).first;
   const auto state = found->second.find(open.status.st_ino);
   return state == found->second.end() ? T() : state->second;
+}
+
+// The same where it is not worth more than being said to be missing: as `what` of the socket.
+template <typename T>
+T ask_kernel_if_possible(CaptureContext& context, const OpenDescriptor& open, const Fd& socket,
+                         CaptureContext::ByNetwork<T>& known,
+                         std::map<uint64_t, T> (*ask)(const Fd&), const char* what) {
+  try {
+    return ask_kernel(context, open, socket, known, ask);
+  } catch (const SystemError& error) {
+    context.lacks(open.process.pid, {}, fmt::format("{} of {}", what, open.target), error.what());
+    return T();
+  }
 }
 
 // Socket.state: its other end has broken the connection off, which it has not been told yet.

@@ -19,7 +19,8 @@ void capture_datagram_state(CaptureContext& context, const OpenDescriptor& open,
                             pb::Socket& record) {
   if (is_udp(record))
     record.set_shutdown(record.shutdown() |
-                        ask_kernel(context, open, socket, context.udp_shutdowns, udp_shutdowns));
+                        ask_kernel_if_possible(context, open, socket, context.udp_shutdowns,
+                                               udp_shutdowns, "what is shut down"));
   // As the process sees them: a socket of another network may be in some that are not there.
   for (std::string& membership :
        multicast_memberships(socket, multicast_groups(open.process.task_proc)))

@@ -43,6 +43,9 @@ void LiveTarget::collect() {
 void LiveTarget::take(Tid real) {
   if (const auto known = by_real_.find(real); known != by_real_.end()) {
     Thread& thread = threads_.at(known->second);
+    // One that stood still until it was killed, or another one called execve(2): that one has its
+    // number now.
+    thread.task.set_status({});
     thread.task.poll_stop();
     return take(thread);
   }

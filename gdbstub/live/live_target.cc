@@ -1,6 +1,7 @@
 #include "gdbstub/live/live_target.h"
 
 #include <elf.h>
+#include <fmt/format.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
@@ -335,7 +336,13 @@ void LiveTarget::send_input(std::string_view text) {
 }
 
 std::vector<std::string> LiveTarget::notes() const {
-  std::vector<std::string> notes = plan_.notes;
+  std::vector<std::string> notes;
+  for (const pb::Process& process : snapshot_->processes())
+    if (std::ranges::any_of(process.threads(), &pb::Thread::job_stopped))
+      notes.push_back(
+          fmt::format("process {} stays stopped by job control: `signal SIGCONT` lets it go on",
+                      process.pid()));
+  notes.insert(notes.end(), plan_.notes.begin(), plan_.notes.end());
   notes.insert(notes.end(), tree_->notes().begin(), tree_->notes().end());
   return notes;
 }

@@ -136,14 +136,6 @@ TEST_CASE("a first thread that has exited is not there any more, and ^C stops th
              {"$1 = 1", "visit (thread=1)", "SIGINT", "exited normally"});
 }
 
-TEST_CASE("a step over a system call that another thread's breakpoint ends leaves no trap behind") {
-  const Moment moment("beside");
-  const Result result = moment.gdb_says({"catch syscall clock_nanosleep", "continue", "delete",
-                                         "break visit", "stepi", "delete", "continue"});
-  check_says(result, {"hit Breakpoint 2, visit", "exited normally"});
-  CHECK_FALSE(contains(result.out, "SIGTRAP"));
-}
-
 TEST_CASE("a storm of forks passes by, and a child can be followed") {
   const Moment moment("forks");
   check_says(moment.gdb_says({"set print inferior-events off", "tbreak at_end", "continue",
@@ -189,6 +181,12 @@ TEST_CASE("execve is followed into the new program, also from another thread") {
              {"is executing new program", "at_end (status=0)", "exited normally"});
 }
 
+TEST_CASE("a thread calls execve while the first one stands still") {
+  const Moment moment("exec");
+  check_says(moment.gdb_says({"break execv", "continue", "set scheduler-locking on", "continue"}),
+             {"hit Breakpoint 1", "is executing new program", "exited normally"});
+}
+
 TEST_CASE("a program that traces its own child is not disturbed") {
   const Moment moment("trace");
   check_says(moment.gdb_says({"continue"}), {"exited normally"});
@@ -221,6 +219,18 @@ TEST_CASE("what a signal carries can be changed before the program gets it") {
       moment.gdb_says({"continue", "set var $_siginfo._sifields._rt.si_sigval.sival_int = 40",
                        "tbreak at_end", "handle SIGUSR1 nostop", "continue", "print handled"}),
       {"$1 = 45"});
+}
+
+TEST_CASE("a program that job control had stopped says so, and goes on by SIGCONT") {
+  const Target target("debuggee", {"--do", "count"});
+  const TempDir directory;
+  const std::string image = directory / "image.snapgdb";
+  stop({target.pid()});
+  capture(target.pid(), image);
+  resume({target.pid()});
+  check_says(gdb({"target remote | " + program() + " " + image, "set var go = 1", "break bump",
+                  "signal SIGCONT", "bt 1"}),
+             {"stays stopped by job control", "Breakpoint 1, bump"});
 }
 
 TEST_CASE("a program that crashes can be looked at, and ends by its signal") {

@@ -41,8 +41,8 @@ constexpr size_t kNamed = 6;
 
 // Captured and killed.
 struct Taken {
-  explicit Taken(std::optional<uid_t> user = {})
-      : user(user), target("message_queues", {}, {.user = user}), queues(target) {
+  explicit Taken(std::optional<uid_t> by = {})
+      : user(by), target("message_queues", {}, {.user = by}), queues(target) {
     if (user) std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
     std::ofstream(target.scratch() + "/restored").put('\n');
     take_away(target.running(), image, {.user = user});

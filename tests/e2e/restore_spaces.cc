@@ -36,7 +36,7 @@ void check_comes_back(const Words& arguments, std::optional<uid_t> user,
     const Result end = run_again(directory / "image", way, {.user = user});
     INFO(end);
     CHECK(end.ok());
-    CHECK_FALSE(contains(end.err, "namespace"));
+    CHECK_FALSE(contains(end.err, "the tree had"));
   }
 }
 
@@ -99,12 +99,16 @@ TEST_CASE("so does an ordinary user's: links, addresses, routes, rules, settings
 TEST_CASE("a pair of links whose other end was in a bridge outside is connected again") {
   if (is_not_root()) return;
   const TempDir directory;
+  write_file(directory / "reach.py",
+             "import errno, socket\n"
+             "caller = socket.socket(); caller.settimeout(5)\n"
+             "print('reached:', caller.connect_ex(('10.9.0.1', 1)) == errno.ECONNREFUSED)\n");
   const Result result = run({"unshare", "-n", "bash", "-ec",
                              fmt::format(R"(
       ip link set lo up
       ip link add bridge0 type bridge; ip addr add 10.9.0.1/24 dev bridge0; ip link set bridge0 up
       mkfifo input
-      unshare -n sh -c 'echo ready; read line; ip -o -4 addr show dev inside; ping -c1 -W5 -q 10.9.0.1' \
+      unshare -n sh -c 'echo ready; read line; ip -o -4 addr show dev inside; python3 reach.py' \
         <input >output 2>&1 & exec 3>input
       until grep -q ready output; do sleep 0.01; done
       ip link add outside type veth peer name inside netns $!
@@ -113,14 +117,15 @@ TEST_CASE("a pair of links whose other end was in a bridge outside is connected 
       {0} capture $! --kill --all-memory -o image
       wait $! || true
       ! ip link show outside 2>/dev/null
-      echo line | {0} restore image
+      : >output; echo line | {0} restore image || true
+      cat output
       )",
                                          program())},
                             {.directory = directory.path()});
   INFO(result);
   CHECK(result.ok());
   CHECK(contains(result.out, "inet 10.9.0.2/24"));
-  CHECK(contains(result.out, "1 received"));
+  CHECK(contains(result.out, "reached: True"));
 }
 
 // A shell in a sandbox says what it sees, and once more when it is told to.
@@ -128,7 +133,7 @@ void check_sandboxed_shell(const Words& sandbox, uid_t user) {
   const TempDir directory;
   std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
   const std::string look =
-      "look() { id -u; hostname; cat /proc/self/uid_map; ls /; ls /tmp; cat /tmp/note; echo $$; "
+      "look() { id -u; hostname; ls /; cat /tmp/note; echo $$; "
       "readlink /proc/self; }; echo kept >/tmp/note; look >/tmp/before; cat /tmp/before; echo "
       "ready; "
       "read line; look >/tmp/after; cmp /tmp/before /tmp/after";

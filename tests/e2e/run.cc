@@ -162,6 +162,12 @@ TEST_CASE("what is captured at its start runs on as ever, and its crash is its o
   }
 }
 
+TEST_CASE("a program whose start cannot be captured does not run") {
+  const Result result = snapgdb(
+      {"run", "--on", "start", "-o", "/nonexistent/image", "--", target_path("crasher"), "ok"});
+  check_refused(result, 1, {"/nonexistent/image"});
+}
+
 TEST_CASE("--kill is about the start only") {
   check_refused(snapgdb({"run", "--kill", "-o", "x", "--", "true"}), 2, {"--kill", "--on start"});
 }

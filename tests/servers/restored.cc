@@ -105,15 +105,15 @@ void check_stays_connected(const Server& server) {
 }
 
 // Server and clients are one tree.
-void check_comes_back_with_clients(const Server& server, uid_t user, const Words& options) {
-  CAPTURE(server.name, user, options);
+void check_comes_back_with_clients(const Server& server, Who who, const Words& options) {
+  CAPTURE(server.name, who.server, who.snapgdb, options);
   const TempDir images;
-  if (geteuid() == 0) REQUIRE(chown(images.path().c_str(), user, user) == 0);
+  if (geteuid() == 0) REQUIRE(chown(images.path().c_str(), who.snapgdb, who.snapgdb) == 0);
   std::optional<OwnNetwork> network;
   if (geteuid() == 0) network.emplace();
-  const auto scene = Scene::in_one_tree(server, user);
+  const auto scene = Scene::in_one_tree(server, who.server);
   usleep(300'000);
-  take_away(scene->server(), images / "image", {.user = user});
+  take_away(scene->server(), images / "image", {.user = who.snapgdb});
   // Outside of a sandbox, what it keeps in files is further on the second time.
   const int rounds = options.empty() ? 1 : 2;
   for (int round = 0; round < rounds; ++round) {
@@ -121,9 +121,9 @@ void check_comes_back_with_clients(const Server& server, uid_t user, const Words
     if (geteuid() == 0) fresh.emplace();
     Words command{program(), "restore", images / "image"};
     command.insert(command.end(), options.begin(), options.end());
-    Running restored(
-        command,
-        {.input = RunOptions::kPipe, .environment = {{"TMPDIR", images.path()}}, .user = user});
+    Running restored(command, {.input = RunOptions::kPipe,
+                               .environment = {{"TMPDIR", images.path()}},
+                               .user = who.snapgdb});
     usleep(700'000);
     restored.close_input();
     const Result end = restored.wait();
@@ -134,8 +134,11 @@ void check_comes_back_with_clients(const Server& server, uid_t user, const Words
 
 void check_comes_back_with_clients(const Server& server) {
   if (!can_run(server)) return;
-  if (geteuid() == 0) check_comes_back_with_clients(server, server.may_be_root ? 0 : kNobody, {});
-  check_comes_back_with_clients(server, geteuid() == 0 ? kNobody : geteuid(), {"--isolated"});
+  // Outside of a sandbox, only root makes connections again.
+  if (geteuid() == 0)
+    check_comes_back_with_clients(server, {server.may_be_root ? 0 : kNobody, 0}, {});
+  const uid_t ordinary = geteuid() == 0 ? kNobody : geteuid();
+  check_comes_back_with_clients(server, {ordinary, ordinary}, {"--isolated"});
 }
 
 TEST_CASE("postgresql goes on with its transactions over connections that stay") {

@@ -16,8 +16,10 @@ if (cluster.isPrimary) {
   cluster.on('exit', () => process.exit(1));
 } else {
   let answers = 0;
-  http.createServer((request, response) => {
+  const server = http.createServer((request, response) => {
     response.end(`${digest(request.url.slice(1))} ${++answers}`);
-  }).listen(port, '127.0.0.1');
+  });
+  server.keepAliveTimeout = 0;  // no connection is closed because nobody asks for a while
+  server.listen(port, '127.0.0.1');
 }
 process.on('SIGTERM', () => process.exit(0));

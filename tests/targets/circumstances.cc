@@ -131,6 +131,36 @@ Check login_users() {
   return [=] { expect_equal("the login user", login_user() == of_process, 1); };
 }
 
+// ---- A stack ------------------------------------------------------------------------------------
+
+volatile sig_atomic_t told = 0;
+
+// Far down on a stack of which no more is mapped: where it waits, nobody has room beside it.
+__attribute__((noinline)) bool wait_deep_down(int end) {
+  volatile char unused[512 << 10];
+  unused[0] = 0;
+  char byte = 0;
+  const bool closed = read(end, &byte, 1) == 0;
+  kill(getpid(), SIGUSR1);
+  return closed && told == 1 && unused[0] == 0;
+}
+
+Check deep_stack() {
+  int ends[2];
+  setup("pipe", pipe(ends));
+  const pid_t child = setup("fork", fork());
+  if (child == 0) {
+    close(ends[1]);
+    signal(SIGUSR1, [](int) { told = 1; });
+    _exit(wait_deep_down(ends[0]) ? 0 : 1);
+  }
+  close(ends[0]);
+  return [=] {
+    close(ends[1]);
+    target::expect_success_of(child);
+  };
+}
+
 // ---- Memory -------------------------------------------------------------------------------------
 
 // The state of random numbers: no two trees may have the same. Beside it, what is only kept from
@@ -237,6 +267,7 @@ int main(int argc, char** argv) {
   sigprocmask(SIG_BLOCK, &told, nullptr);
   std::vector<Check> checks{stopped_children(), login_users(), droppable_memory()};
   checks.push_back(directory_of_ended());
+  checks.push_back(deep_stack());
   if (!without_leases) checks.push_back(leases());
   if (argc > 1 && std::string(argv[1]) == "--root") {
     checks.push_back(handle_of_shared_memory(false));

@@ -2,7 +2,6 @@
 // says, and ends with status 0, or 1 if something went wrong.
 
 #include <errno.h>
-#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
@@ -136,19 +135,6 @@ void block_all() {
   while (go < 2) usleep(1000);
 }
 
-// One thread sleeps in the kernel while another one runs.
-void sleep_beside() {
-  target::Thread other("beside", [] {
-    for (int i = 0; i < 50; ++i) {
-      poll(nullptr, 0, 20);
-      visit(i);
-    }
-  });
-  for (int i = 0; i < 3; ++i) usleep(300'000);
-  other.join();
-  target::expect_equal("visits", static_cast<uint64_t>(counter), 50);
-}
-
 [[noreturn]] void leave_to_another() {
   const pthread_t first = pthread_self();
   new target::Thread("heir", [first] {
@@ -171,11 +157,10 @@ struct Deed {
   void (*act)();
 };
 constexpr Deed kDeeds[] = {
-    {"nothing", [] {}},          {"count", count},     {"speak", speak},
-    {"threads", run_threads},    {"forks", fork_many}, {"spawn", spawn},
-    {"exec", become_another},    {"trace", trace},     {"signals", take_signals},
-    {"block", block_all},        {"crash", crash},     {"beside", sleep_beside},
-    {"leave", leave_to_another},
+    {"nothing", [] {}},       {"count", count},     {"speak", speak},
+    {"threads", run_threads}, {"forks", fork_many}, {"spawn", spawn},
+    {"exec", become_another}, {"trace", trace},     {"signals", take_signals},
+    {"block", block_all},     {"crash", crash},     {"leave", leave_to_another},
 };
 
 }  // namespace

@@ -196,7 +196,9 @@ void enter_own_root(const std::string& top) {
     mount_at(program, root + directory, nullptr, MS_BIND);
   }
   make_directory(root + "/proc");
-  mount_at("proc", root + "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC);
+  // A new one takes a pid namespace of one's own, or rights outside.
+  if (mount("proc", (root + "/proc").c_str(), "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "") != 0)
+    mount_at("/proc", root + "/proc", nullptr, MS_BIND | MS_REC);
   setup("chdir", chdir(root.c_str()));
   setup("pivot_root", static_cast<int>(syscall(SYS_pivot_root, ".", ".")));
   setup("umount2", umount2(".", MNT_DETACH));

@@ -97,6 +97,21 @@ Variable describe_variable(const void* address, std::span<const LoadedObject> ob
 
 }  // namespace
 
+TEST_CASE("lldb is told where the dynamic linker has noted its list") {
+  Conversation client(snapshot_of_myself());
+  const auto slot = parse_number<uint64_t>(client.ask("qShlibInfoAddr"), 16);
+  REQUIRE(slot);
+  uint64_t noted = 0;
+  const auto reply = from_hex(client.ask(fmt::format("m{:x},8", *slot)));
+  REQUIRE(reply);
+  REQUIRE(reply->size() == sizeof noted);
+  std::memcpy(&noted, reply->data(), sizeof noted);
+  CHECK(noted == reinterpret_cast<uint64_t>(&_r_debug));
+  SnapshotBuilder nothing;
+  nothing.process(16).thread(16);
+  CHECK(Conversation(nothing.build()).ask("qShlibInfoAddr") == "E02");
+}
+
 TEST_CASE("the objects found in memory are those that the dynamic linker has loaded") {
   const SnapshotTarget target(snapshot_of_myself());
   const auto found = read_link_map(target, Pid{16});
