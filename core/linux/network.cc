@@ -201,6 +201,14 @@ bool is_own_setting(const std::string& name) {
          });
 }
 
+// Of groups (icmp(7)): no group is in them, whatever numbers a user namespace shows.
+bool is_empty_range(const std::string& name, const std::string& value) {
+  const auto numbers = split_blank(value);
+  if (!name.ends_with("/ping_group_range") || numbers.size() != 2) return false;
+  const auto first = parse_number<uint32_t>(numbers[0]), last = parse_number<uint32_t>(numbers[1]);
+  return first && last && *first > *last;
+}
+
 // Returns what they are instead.
 std::vector<std::string> set_settings(const std::map<std::string, std::string>& wanted) {
   std::vector<std::string> notes;
@@ -210,6 +218,7 @@ std::vector<std::string> set_settings(const std::map<std::string, std::string>& 
       const std::string path = kSettings + name;
       const auto now = order_of(name) == order ? setting(path) : std::nullopt;
       if (!now || *now == value) continue;
+      if (is_empty_range(name, value) && is_empty_range(name, *now)) continue;
       if (!(std::ofstream(path) << value << std::flush))
         notes.push_back(
             fmt::format("{} is \"{}\" instead of \"{}\"", printable(path), *now, value));

@@ -259,7 +259,7 @@ void check_container_again(const std::string& target, const Words& options, uid_
     const Result end = run_again(directory / "image", how, {.user = user});
     INFO(end);
     CHECK(end.ok());
-    CHECK_FALSE(contains(end.err, "of its own"));
+    CHECK_FALSE(contains(end.err, "instead of"));
   }
 }
 

@@ -101,9 +101,11 @@ TEST_CASE("who reads what a detached restore prints does not wait for the tree's
   const TempDir directory;
   Target target("leftovers");
   take_away(target.running(), directory / "image");
-  const Result restored =
-      run({"sh", "-c", "pid=$(" + program() + " restore --detach \"$0\" 3>&1); echo $pid",
-           directory / "image"});
+  Running restoring(
+      {"sh", "-c", "pid=$(" + program() + " restore --detach \"$0\" 3>&1); echo $pid",
+       directory / "image"},
+      {.input = RunOptions::kPipe});  // the tree ends with its input
+  const Result restored = restoring.wait();
   INFO(restored);
   const pid_t pid = std::stoi(restored.out);
   CHECK(exists(pid));

@@ -173,8 +173,9 @@ void hold_mapped(Checks& checks, bool all_open) {
 // In `directory`, "" for the same one, by another name.
 void hold_renamed(Checks& checks, const std::string& directory) {
   const int fd = checks.create("first name", pattern(100, 6));
-  if (!directory.empty()) setup("mkdir", mkdir(checks.path(directory.c_str()).c_str(), 0700));
-  const std::string other = checks.path((directory + "/other name").c_str());
+  const std::string made = directory.empty() ? "" : checks.path(directory.c_str());
+  if (!made.empty()) setup("mkdir", mkdir(made.c_str(), 0700));
+  const std::string other = made.empty() ? checks.path("other name") : made + "/other name";
   setup("link", link(checks.path("first name").c_str(), other.c_str()));
   checks.remove("first name");
   checks.add([=] {
@@ -184,7 +185,7 @@ void hold_renamed(Checks& checks, const std::string& directory) {
     target::expect_call("stat", stat(other.c_str(), &status));
     expect_equal("the inode of that name", status.st_ino, status_of(fd).st_ino);
     unlink(other.c_str());
-    if (!directory.empty()) rmdir(checks.path(directory.c_str()).c_str());
+    if (!made.empty()) rmdir(made.c_str());
   });
 }
 

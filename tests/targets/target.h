@@ -122,6 +122,8 @@ class ScratchDirectory {
  public:
   ScratchDirectory();
   ~ScratchDirectory();
+  ScratchDirectory(const ScratchDirectory&) = delete;
+  ScratchDirectory& operator=(const ScratchDirectory&) = delete;
   std::string path(const char* name) const { return path_ + "/" + name; }
 
  private:
