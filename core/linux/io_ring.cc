@@ -67,6 +67,19 @@ void submit_nothing(const Fd& ring, const Mapping& rings, const Mapping& entries
 
 }  // namespace
 
+bool can_place_rings() {
+  io_uring_params parameters{};
+  const Fd ring(static_cast<int>(::syscall(SYS_io_uring_setup, 1, &parameters)));
+  if (!ring.valid()) return false;
+  constexpr size_t kSize = 4096;
+  void* const room = ::mmap(nullptr, kSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (room == MAP_FAILED) return false;
+  const bool placed = ::mmap(room, kSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+                             ring.get(), kRingOffset) == room;
+  ::munmap(room, kSize);
+  return placed;
+}
+
 RingSecrets secrets_of_ring(const Fd& ring) {
   const Fd event(::eventfd(0, EFD_CLOEXEC));
   if (!event.valid()) throw_errno("cannot make an eventfd");

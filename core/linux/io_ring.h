@@ -29,6 +29,10 @@ struct RingHeader {
 inline constexpr uint64_t kRingOffset = 0, kEntriesOffset = 0x10000000;
 inline constexpr size_t kSubmissionSize = 64, kCompletionSize = 16;
 
+// Whether a ring can be mapped where one wants it. Newer kernels map it only where they want to
+// (io_uring_get_unmapped_area(), io_uring/memmap.c).
+bool can_place_rings();
+
 // Where the indices of submissions are in the ring, and where it ends without and with them.
 struct RingLayout {
   explicit RingLayout(const RingHeader& header);

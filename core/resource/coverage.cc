@@ -165,7 +165,7 @@ constexpr Coverage kCoverage[] = {
      "idle ones, mapped where they were, with completions that nobody has taken",
      "with requests in flight, things registered, a polling thread, or one submitter only: an "
      "obstacle, by name; flags that the kernel does not show, which is said",
-     "io_uring_setup(2)"},
+     "io_uring_setup(2), a kernel that maps rings where one wants them (not Linux 6.18)"},
     {kDescriptor, "secret memory", "that it is", "",
      "only who has it mapped can read it (memfd_secret(2)): an obstacle, by name", ""},
     {kDescriptor, "other",

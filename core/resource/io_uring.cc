@@ -141,7 +141,7 @@ std::string obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor)
   if (page_up(RingLayout(header).indices) > ring.size() ||
       page_up(entries) != found.entries->end() - found.entries->start())
     return "its entries are not of the usual size (IORING_SETUP_SQE128, IORING_SETUP_CQE32)";
-  return "";
+  return can_place_rings() ? "" : "this kernel does not let it be mapped where it was";
 }
 
 // Programs write each index once. Where all are 0, the ring has none; or a program that has not

@@ -25,15 +25,21 @@ void check_restored(const Words& options = {}, std::optional<uid_t> user = {}) {
   for (int round = 0; round < 2; ++round) {
     const Result end = run_again(directory / "image", options, {.user = user});
     INFO(end);
-    CHECK(end.ok());
+    // Linux 6.18, for one, does not; an older kernel does.
+    if (end.status == 1)
+      CHECK(contains(end.err, "this kernel does not let it be mapped where it was"));
+    else
+      CHECK(end.ok());
   }
 }
 
-TEST_CASE("idle rings of io_uring go on, with what nobody had taken") {
+TEST_CASE(
+    "idle rings of io_uring go on where the kernel lets them be mapped, and are in the way "
+    "elsewhere") {
   check_restored();
 }
 
-TEST_CASE("so do those of an isolated tree, and of an ordinary user's") {
+TEST_CASE("so it is with those of an isolated tree, and of an ordinary user's") {
   check_restored({"--isolated"});
   if (skip_unless(geteuid() == 0, "to become an ordinary user, one must be root")) return;
   check_restored({}, kNobody);
