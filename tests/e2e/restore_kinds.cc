@@ -91,26 +91,11 @@ TEST_CASE("so does what stands around an ordinary user's") {
 TEST_CASE("so does what stands around an isolated one") {
   const TempDir directory;
   Target target("circumstances", {"--no-leases"});
+  std::ofstream(target.scratch() + "/restored").put('\n');
   take_away(target.running(), directory / "image");
   const Result end = run_again(directory / "image", {"--isolated"});
   INFO(end);
   CHECK(end.ok());
-}
-
-TEST_CASE("who reads what a detached restore prints does not wait for the tree's end") {
-  const TempDir directory;
-  Target target("leftovers");
-  take_away(target.running(), directory / "image");
-  Running restoring(
-      {"sh", "-c", "pid=$(" + program() + " restore --detach \"$0\" 3>&1); echo $pid",
-       directory / "image"},
-      {.input = RunOptions::kPipe});  // the tree ends with its input
-  const Result restored = restoring.wait();
-  INFO(restored);
-  const pid_t pid = std::stoi(restored.out);
-  CHECK(exists(pid));
-  ::kill(pid, SIGTERM);
-  await_end(pid);
 }
 
 TEST_CASE("a parent that waits in vfork is in the way by name, and killed with its child") {

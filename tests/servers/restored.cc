@@ -156,9 +156,6 @@ TEST_CASE("a server in JavaScript goes on over connections that stay") {
 TEST_CASE("a server in Go goes on over connections that stay") {
   check_stays_connected(kGo);
 }
-TEST_CASE("a server in Java goes on over connections that stay") {
-  check_stays_connected(kJava);
-}
 TEST_CASE("python's socketserver goes on over connections that stay, with threads and forks") {
   check_stays_connected(kThreads);
   check_stays_connected(kForks);

@@ -26,7 +26,8 @@ const Server kPostgresql{
     .programs = {"initdb", "postgres", "pgbench", "psql"},
     .start =
         "initdb -D data -U test -A trust >initdb.log && "
-        "exec postgres -D data -k $PWD -h 127.0.0.1 -p $PORT -c shared_buffers=16MB "
+        "exec postgres -D data -k $PWD -h 127.0.0.1 -p $PORT -c shared_buffers=16MB -c "
+        "huge_pages=off "
         "-c fsync=off",
     .ready = "pg_isready -q && pgbench -iq",
     .clients = {"pgbench -n -c 4 -j 2 -T 1 | grep -q 'failed transactions: 0 '",
