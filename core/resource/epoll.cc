@@ -280,6 +280,8 @@ void find_watched_elsewhere(CaptureContext& context, std::vector<pb::Process>& p
     std::map<int32_t, uint32_t> times;
     for (pb::Epoll::Target& target : *epoll.mutable_epoll()->mutable_targets()) {
       const uint32_t nth = times[target.fd()]++;
+      // In a message: what has that number among our own descriptors is the same by chance at most.
+      if (epoll.number() == kInFlight) target.set_elsewhere(true);
       if (!target.elsewhere()) continue;
       if (files.empty()) files = all_files(context, processes);
       const Holder holder = holder_of(context, frozen, epoll);
