@@ -319,6 +319,7 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
     report.threads += static_cast<size_t>(process.threads_size());
   }
   report.processes = processes.size();
+  finish_namespaces(context, record);
   for (const auto& [id, space] : spaces) pages_.expect(space->to_read());
   for (auto& [id, space] : spaces) write_memory(id, *space, stash, context, image_, pages_);
   context.nameless.write(stash, image_, pages_, missing);

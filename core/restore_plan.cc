@@ -2,13 +2,13 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/linux/device_number.h"
 #include "core/resource/cgroups.h"
 #include "core/resource/io_uring.h"
 #include "core/resource/memory.h"
@@ -226,7 +226,8 @@ int RestorePlan::file_of(const pb::Vma& mapping) const {
 }
 
 RestorePlan::MappedFile RestorePlan::key_of(const pb::Vma& mapping) {
-  return {makedev(mapping.device_major(), mapping.device_minor()), mapping.inode(), mapping.name()};
+  return {make_device(mapping.device_major(), mapping.device_minor()), mapping.inode(),
+          mapping.name()};
 }
 
 std::string_view kind_name(const pb::Descriptor& descriptor) {

@@ -21,7 +21,7 @@ void require_attached(const SessionState& state, Pid pid) {
 }
 
 // As a shell would have it. What is safe without quotes stays readable.
-std::string quoted(std::string_view word) {
+std::string shell_quoted(std::string_view word) {
   constexpr std::string_view kSafe =
       "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789%+,-./:=@_";
   if (!word.empty() && word.find_first_not_of(kSafe) == std::string_view::npos)
@@ -41,7 +41,7 @@ Reply program_and_arguments(SessionState& state, Scanner) {
   if (!process || !program) return "U";
   std::string arguments;
   for (int i = 1; i < process->arguments_size(); ++i)
-    arguments += (i > 1 ? " " : "") + quoted(process->arguments(i));
+    arguments += (i > 1 ? " " : "") + shell_quoted(process->arguments(i));
   return fmt::format("S;{};{};", to_hex(*program), to_hex(arguments));
 }
 

@@ -36,11 +36,8 @@ std::string unless(bool possible) {
 
 // In the user namespace that we are in.
 bool has_capability(int number) {
-  const std::string status = ProcDirectory::of(Pid{::getpid()}).read("status");
-  const size_t at = status.find("CapEff:");
-  const uint64_t effective =
-      at == std::string::npos ? 0 : std::stoull(status.substr(at + 7), nullptr, 16);
-  return (effective >> number) & 1;
+  const ProcFields status(ProcDirectory::of(Pid{::getpid()}).read("status"));
+  return (status.number("CapEff", 16) >> number) & 1;
 }
 
 std::string unless_capable(int number, std::string_view name) {

@@ -4,12 +4,12 @@
 #include <linux/magic.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
 
 #include "core/base/error.h"
+#include "core/linux/device_number.h"
 
 namespace snapgdb {
 namespace {
@@ -22,7 +22,7 @@ bool is_regular_inode(const Fd& fd, uint64_t inode) {
 
 // A descriptor of the process that has the object open.
 Fd open_through_descriptor(const ProcDirectory& proc, const ProcMapping& mapping) {
-  const dev_t device = makedev(mapping.device_major, mapping.device_minor);
+  const dev_t device = make_device(mapping.device_major, mapping.device_minor);
   for (const std::string& number : proc.list("fd")) {
     struct stat status;
     const std::string name = "fd/" + number;

@@ -1,12 +1,12 @@
 #include "core/linux/mount_info.h"
 
 #include <sys/mount.h>
-#include <sys/sysmacros.h>
 
 #include <algorithm>
 #include <map>
 
 #include "core/base/strings.h"
+#include "core/linux/device_number.h"
 
 namespace snapgdb {
 namespace {
@@ -61,8 +61,8 @@ std::optional<MountInfo> parse_line(std::string_view line) {
   mount.id = parse_number<int>(words[0]).value_or(0);
   mount.parent = parse_number<int>(words[1]).value_or(0);
   const size_t colon = words[2].find(':');
-  mount.device = makedev(parse_number<uint32_t>(words[2].substr(0, colon)).value_or(0),
-                         parse_number<uint32_t>(words[2].substr(colon + 1)).value_or(0));
+  mount.device = make_device(parse_number<uint32_t>(words[2].substr(0, colon)).value_or(0),
+                             parse_number<uint32_t>(words[2].substr(colon + 1)).value_or(0));
   mount.root = unescaped(words[3]), mount.point = unescaped(words[4]);
   mount.attributes = attributes_in(words[5]);
   for (auto word = words.begin() + 6; word != end; ++word) read_propagation(*word, mount);

@@ -537,9 +537,12 @@ NetworkContents network_contents() {
     add(contents.rules, RTM_GETRULE, family);
   }
   add(contents.neighbours, RTM_GETNEIGH, AF_UNSPEC);
+  return contents;
+}
+
+void read_settings_and_filters(NetworkContents& contents) {
   contents.settings = settings();
   std::tie(contents.filters, contents.why_no_filters) = list_filters();
-  return contents;
 }
 
 std::vector<std::string> make_network(const NetworkContents& contents,

@@ -19,8 +19,10 @@ struct NetworkContents {
   std::string why_no_filters;                   // "": `filters` is all there is
 };
 
-// Of the caller's network namespace. Throws SystemError.
+// Of the caller's network namespace, but for settings and filters. Throws SystemError.
 NetworkContents network_contents();
+// These: hundreds of files, so tens of milliseconds.
+void read_settings_and_filters(NetworkContents& contents);
 // Only its links.
 std::vector<std::string> network_links();
 

@@ -31,7 +31,7 @@ void mount_at(const std::string& target, const char* type, uint64_t flags,
     throw_errno("cannot mount {} at {}", type, printable(target));
 }
 
-void bind(const std::string& from, const std::string& to, uint64_t flags = 0) {
+void bind_mount(const std::string& from, const std::string& to, uint64_t flags = 0) {
   if (::mount(from.c_str(), to.c_str(), nullptr, MS_BIND | flags, nullptr) != 0)
     throw_errno("cannot show {} in the sandbox", printable(from));
 }
@@ -122,7 +122,7 @@ void Sandbox::mount_proc(const std::string& proc) {
 void Sandbox::protect_settings(const std::string& proc) {
   for (const char* settings : {"/bus", "/fs", "/irq", "/sys", "/sysrq-trigger"})
     if (fs::exists(proc + settings)) {
-      bind(proc + settings, proc + settings);
+      bind_mount(proc + settings, proc + settings);
       make_unchanging(proc + settings);
     }
 }
@@ -211,7 +211,7 @@ void Sandbox::show_unchanging(const std::string& path) {
   const std::string target = kView + path;
   if (path != "/sys" && ::access(path.c_str(), W_OK) == 0)
     notes_.push_back(printable(path) + " cannot be written to in the sandbox");
-  bind(path, target, MS_REC);
+  bind_mount(path, target, MS_REC);
   make_unchanging(target);
 }
 
@@ -228,7 +228,7 @@ void Sandbox::place_devices(std::span<const std::string> devices) {
     if (::stat(device.c_str(), &status) != 0 || ::access(target.c_str(), F_OK) == 0) continue;
     fs::create_directories(fs::path(target).parent_path());
     make_file(target, 0);
-    bind(device, target);
+    bind_mount(device, target);
   }
   for (const auto& [name, target] : {std::pair{"fd", "/proc/self/fd"},
                                      {"stdin", "fd/0"},
@@ -238,7 +238,7 @@ void Sandbox::place_devices(std::span<const std::string> devices) {
   make_directory(dev + "/pts");
   mount_at(dev + "/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620");
   make_file(dev + "/ptmx", 0);  // no link: masters are to be called what they were
-  bind(dev + "/pts/ptmx", dev + "/ptmx");
+  bind_mount(dev + "/pts/ptmx", dev + "/ptmx");
   if (fs::is_directory("/dev/shm")) place("/dev/shm");
   if (fs::is_directory("/dev/mqueue")) {
     make_directory(dev + "/mqueue");

@@ -8,7 +8,6 @@
 #include <linux/unix_diag.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
-#include <sys/sysmacros.h>
 
 #include <array>
 #include <cstring>
@@ -17,6 +16,7 @@
 #include <span>
 
 #include "core/base/error.h"
+#include "core/linux/device_number.h"
 #include "core/linux/namespaces.h"
 
 namespace snapgdb {
@@ -78,11 +78,6 @@ std::vector<T> payloads(const nlattr* attribute) {
   std::vector<T> values(mnl_attr_get_payload_len(attribute) / sizeof(T));
   std::memcpy(values.data(), mnl_attr_get_payload(attribute), values.size() * sizeof(T));
   return values;
-}
-
-// The kernel's own device number, in 32 bits (MAJOR(), include/linux/kdev_t.h).
-uint64_t device_of(uint32_t number) {
-  return makedev(number >> 20, number & 0xfffff);
 }
 
 int add_to_unix_socket(const nlattr* attribute, void* out) {

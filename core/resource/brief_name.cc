@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 #undef major  // those of sysmacros.h, in the way of the schema's
 #undef minor
@@ -15,6 +14,7 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/linux/device_number.h"
 
 namespace snapgdb {
 namespace {
@@ -27,7 +27,7 @@ bool make(const std::string& path, const pb::Descriptor& descriptor) {
   const pb::Device& device = descriptor.device_node();
   const int result = S_ISDIR(mode)
                          ? ::mkdir(path.c_str(), mode)
-                         : ::mknod(path.c_str(), mode, makedev(device.major(), device.minor()));
+                         : ::mknod(path.c_str(), mode, make_device(device.major(), device.minor()));
   return result == 0 && ::chmod(path.c_str(), mode & 07777) == 0;
 }
 

@@ -228,28 +228,26 @@ bool is_planned(const RestorePlan& plan, const CgroupPlace& place) {
 
 }  // namespace
 
-void RestoredCgroups::put(const RestorePlan& plan, const pb::Process& process, Pid real) {
-  for (const CgroupPlace& place : places_in(process.cgroups())) {
+template <typename Record, typename Id>
+void RestoredCgroups::move_all(const RestorePlan& plan, const Record& record, Id real,
+                               std::string_view who) {
+  for (const CgroupPlace& place : places_in(record.cgroups())) {
     if (!is_planned(plan, place)) continue;
     try {
       cgroups_.move(place, real);
     } catch (const SystemError& error) {
-      note_once(fmt::format("the tree is not in cgroup {} again: {}", printable(place.path),
+      note_once(fmt::format("{} not in cgroup {} again: {}", who, printable(place.path),
                             errno_text(error.error_number())));
     }
   }
 }
 
+void RestoredCgroups::put(const RestorePlan& plan, const pb::Process& process, Pid real) {
+  move_all(plan, process, real, "the tree is");
+}
+
 void RestoredCgroups::put(const RestorePlan& plan, const pb::Thread& thread, Tid real) {
-  for (const CgroupPlace& place : places_in(thread.cgroups())) {
-    if (!is_planned(plan, place)) continue;
-    try {
-      cgroups_.move(place, real);
-    } catch (const SystemError& error) {
-      note_once(fmt::format("threads are not in cgroup {} again: {}", printable(place.path),
-                            errno_text(error.error_number())));
-    }
-  }
+  move_all(plan, thread, real, "threads are");
 }
 
 void RestoredCgroups::freeze_again(const Snapshot& snapshot) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <string_view>
 #include <vector>
 
 #include "core/linux/cgroup.h"
@@ -37,6 +38,8 @@ class RestoredCgroups {
 
  private:
   void set_up(const pb::Cgroup& cgroup);
+  template <typename Record, typename Id>
+  void move_all(const RestorePlan& plan, const Record& record, Id real, std::string_view who);
   void note_once(const std::string& text);
 
   Cgroups cgroups_;

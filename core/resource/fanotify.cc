@@ -1,6 +1,5 @@
 #include <fcntl.h>
 #include <sys/fanotify.h>
-#include <sys/ioctl.h>
 #include <sys/sysmacros.h>
 #undef major  // in the way of the schema's
 #undef minor
@@ -8,7 +7,7 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
-#include "core/linux/task.h"
+#include "core/linux/device_number.h"
 #include "core/resource/resources.h"
 #include "core/resource/watched_path.h"
 
@@ -66,20 +65,6 @@ void add_mark(const OpenDescriptor& open, std::string_view line, pb::Fanotify& o
   mark.set_path(path_of(proc, watched));
 }
 
-void look_for_events(CaptureContext& context, const OpenDescriptor& open, pb::Fanotify& out) {
-  const Fd same = duplicate_descriptor(open.process.a_task(), open.number);
-  int queued = 0;
-  const std::string what = fmt::format("events of descriptor {}, {}", open.number, open.target);
-  if (!same.valid() || ::ioctl(same.get(), FIONREAD, &queued) != 0)
-    return context.lacks(open.process.pid, {}, what, "pidfd_getfd(2) is refused");
-  out.set_unread(static_cast<uint32_t>(queued));
-  if (queued > 0)
-    context.lacks(
-        open.process.pid, {}, what,
-        fmt::format("{} bytes of them wait, which cannot be read without taking them away",
-                    queued));
-}
-
 // First "fanotify flags:6 event-flags:8002", then the marks.
 void capture(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor& out) {
   pb::Fanotify& group = *out.mutable_fanotify();
@@ -94,7 +79,7 @@ void capture(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor
     group.set_flags(static_cast<uint32_t>(pair_number(pairs, "flags", 16)));
     group.set_event_flags(static_cast<uint32_t>(pair_number(pairs, "event-flags", 16)));
   }
-  look_for_events(context, open, group);
+  group.set_unread(bytes_of_events(context, open));
 }
 
 // ---- Restoring ----------------------------------------------------------------------------------

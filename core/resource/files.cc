@@ -1,6 +1,5 @@
 #include <fcntl.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -8,6 +7,7 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/linux/device_number.h"
 #include "core/linux/task.h"
 #include "core/resource/brief_name.h"
 #include "core/resource/mounts.h"
@@ -74,8 +74,8 @@ void capture_device(CaptureContext& context, const OpenDescriptor& open, pb::Des
   pb::Device& device = *out.mutable_device_node();
   out.set_removed(open.status.st_nlink == 0 && open.deleted);
   device.set_block(S_ISBLK(open.status.st_mode));
-  device.set_major(major(open.status.st_rdev));
-  device.set_minor(minor(open.status.st_rdev));
+  device.set_major(major_of(open.status.st_rdev));
+  device.set_minor(minor_of(open.status.st_rdev));
   device.set_terminal(!device.block() && is_terminal(device.major()));
   if (device.terminal() && !(out.flags() & O_PATH)) capture_terminal(context, open, device);
 }

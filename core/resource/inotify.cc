@@ -8,7 +8,6 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
-#include "core/linux/task.h"
 #include "core/resource/resources.h"
 #include "core/resource/watched_path.h"
 
@@ -23,21 +22,6 @@ bool matches(const OpenDescriptor& open) {
 }
 
 // ---- Capture ------------------------------------------------------------------------------------
-
-// They could only be read by taking them away.
-void look_for_events(CaptureContext& context, const OpenDescriptor& open, pb::Inotify& out) {
-  const Fd same = duplicate_descriptor(open.process.a_task(), open.number);
-  int queued = 0;
-  const std::string what = fmt::format("events of descriptor {}, {}", open.number, open.target);
-  if (!same.valid() || ::ioctl(same.get(), FIONREAD, &queued) != 0)
-    return context.lacks(open.process.pid, {}, what, "pidfd_getfd(2) is refused");
-  out.set_unread(static_cast<uint32_t>(queued));
-  if (queued > 0)
-    context.lacks(
-        open.process.pid, {}, what,
-        fmt::format("{} bytes of them wait, which cannot be read without taking them away",
-                    queued));
-}
 
 // "inotify wd:1 ino:3e8 sdev:800013 mask:800afce ignored_mask:0 fhandle-bytes:8 fhandle-type:1
 // f_handle:…", all in hexadecimal (fs/notify/fdinfo.c).
@@ -55,7 +39,7 @@ void capture(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor
     watch.set_file_handle(watched.handle);
     watch.set_path(path_of(open.process.task_proc, watched));
   }
-  look_for_events(context, open, inotify);
+  inotify.set_unread(bytes_of_events(context, open));
 }
 
 // ---- Restoring ----------------------------------------------------------------------------------

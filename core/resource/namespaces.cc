@@ -99,9 +99,10 @@ class Spaces {
     const bool is_of_children = one.kind().ends_with("_for_children");
     if (is_of_children || outside_.contains(one.inode()) || met_.contains(one.inode())) return;
     try {
-      const Fd held = frozen.task_proc.open("ns/" + one.kind(), O_RDONLY | O_CLOEXEC);
+      Fd held = frozen.task_proc.open("ns/" + one.kind(), O_RDONLY | O_CLOEXEC);
       if (!held.valid()) throw_errno("cannot open it");
       add_content(frozen, held, one, begin(one.kind(), held));
+      if (one.kind() == "net") context_.networks[one.inode()] = {frozen.pid, std::move(held)};
     } catch (const Error& error) {
       context_.lacks(frozen.pid, {}, fmt::format("{} namespace", one.kind()), error.what());
     }
@@ -163,7 +164,7 @@ class Spaces {
     } else if (one.kind() == "mnt") {
       capture_mounts(context_, frozen, state);
     } else if (one.kind() == "net") {
-      capture_network(context_, frozen, held, *state.mutable_network());
+      capture_network(held, *state.mutable_network());
     }
   }
 
@@ -183,6 +184,23 @@ void capture_namespaces(CaptureContext& context, const std::vector<pb::Process>&
       for (const pb::Namespace& one : processes[i].namespaces())
         if ((one.kind() == "user") == users) spaces.add(context.tree.processes[i], one);
   for (pb::NamespaceState& state : spaces.take()) *record.add_spaces() = std::move(state);
+}
+
+void finish_namespaces(CaptureContext& context, pb::SnapshotRecord& record) {
+  for (pb::NamespaceState& state : *record.mutable_spaces()) {
+    const auto found = context.networks.find(state.inode());
+    if (found == context.networks.end()) continue;
+    const auto& [member, held] = found->second;
+    const auto lacks = [&](const char* what, const std::string& why) {
+      if (!why.empty()) context.lacks(member, {}, what, why);
+    };
+    try {
+      lacks("filters of packets (nftables)",
+            capture_network_settings(held, *state.mutable_network()));
+    } catch (const Error& error) {
+      lacks("settings of the net namespace", error.what());
+    }
+  }
 }
 
 const pb::NamespaceState* own_namespace(const Snapshot& snapshot, const pb::Process& process,

@@ -36,6 +36,8 @@ struct RestorePlan;
 // While the tree is stopped: the namespaces that are its own, and what they hold.
 void capture_namespaces(CaptureContext& context, const std::vector<pb::Process>& processes,
                         pb::SnapshotRecord& record);
+// When it runs again: the rest of them.
+void finish_namespaces(CaptureContext& context, pb::SnapshotRecord& record);
 
 // That namespace of the process, if who took the snapshot was not in it; nullptr otherwise.
 const pb::NamespaceState* own_namespace(const Snapshot& snapshot, const pb::Process& process,

@@ -48,8 +48,7 @@ void add_ends(const std::vector<std::string>& links, pb::Network& out) {
 
 }  // namespace
 
-void capture_network(CaptureContext& context, const FrozenProcess& frozen, const Fd& held,
-                     pb::Network& out) {
+void capture_network(const Fd& held, pb::Network& out) {
   NetworkContents contents;
   in_namespace(held, "net", [&] { contents = network_contents(); });
   keep(contents.links, *out.mutable_links());
@@ -57,15 +56,19 @@ void capture_network(CaptureContext& context, const FrozenProcess& frozen, const
   keep(contents.routes, *out.mutable_routes());
   keep(contents.rules, *out.mutable_rules());
   keep(contents.neighbours, *out.mutable_neighbours());
+  add_ends(contents.links, out);
+}
+
+std::string capture_network_settings(const Fd& held, pb::Network& out) {
+  NetworkContents contents;
+  in_namespace(held, "net", [&] { read_settings_and_filters(contents); });
   for (const auto& [name, value] : contents.settings) {
     pb::Network::Setting& setting = *out.add_settings();
     setting.set_name(name);
     setting.set_value(value);
   }
   out.set_filters(contents.filters);
-  if (!contents.why_no_filters.empty())
-    context.lacks(frozen.pid, {}, "filters of packets (nftables)", contents.why_no_filters);
-  add_ends(contents.links, out);
+  return contents.why_no_filters;
 }
 
 void plan_network(const Snapshot& snapshot, RestorePlan& plan) {

@@ -14,8 +14,10 @@ struct CaptureContext;
 struct RestorePlan;
 
 // While the tree is stopped: what a network namespace of its own, held by `held`, holds.
-void capture_network(CaptureContext& context, const FrozenProcess& frozen, const Fd& held,
-                     pb::Network& out);
+void capture_network(const Fd& held, pb::Network& out);
+// When it runs again, since that takes long and changes seldom: settings and filters. Returns why
+// the filters are not all there are; "" otherwise.
+std::string capture_network_settings(const Fd& held, pb::Network& out);
 
 // What of the tree's network is in the way.
 void plan_network(const Snapshot& snapshot, RestorePlan& plan);

@@ -69,6 +69,9 @@ struct CaptureContext {
   std::map<int32_t, std::vector<pb::Descriptor>> in_flight{};
   std::map<uint32_t, Fd> in_flight_files{};  // by description
 
+  // Network namespaces of the tree's own, by inode, held; and the process that was met in it.
+  std::map<uint64_t, std::pair<Pid, Fd>> networks{};
+
   // Where in a process its tasks can be made to perform system calls (hosts.h).
   struct Ground {
     std::optional<Detour::Place> place;

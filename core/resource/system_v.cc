@@ -8,7 +8,6 @@
 #include <sys/mman.h>
 #include <sys/shm.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
 #include <sys/user.h>
 #include <unistd.h>
 
@@ -19,6 +18,7 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/linux/device_number.h"
 #include "core/linux/mapped_file.h"
 #include "core/linux/namespaces.h"
 #include "core/resource/inheritance.h"
@@ -36,7 +36,7 @@ bool is_segment(const pb::Vma& vma) {
 }
 
 uint64_t device_of(const pb::Vma& vma) {
-  return makedev(vma.device_major(), vma.device_minor());
+  return make_device(vma.device_major(), vma.device_minor());
 }
 
 uint64_t size_of(const pb::Vma& vma) {
@@ -305,7 +305,7 @@ Meeting meet(IpcKind kind, const IpcObject& wanted, const std::vector<IpcObject>
       return meeting;
   if (!may_choose_ipc_id(kind))
     return {.why = "only root gives it its number",
-            .help = std::string("restore it as root, or ") + kIsolated};
+            .help = fmt::format("restore it as root, or {}", kIsolated)};
   return {};
 }
 

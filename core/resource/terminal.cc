@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 #undef major  // those of sysmacros.h, in the way of the schema's
 #undef minor
@@ -12,6 +11,7 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/linux/device_number.h"
 #include "core/linux/task.h"
 #include "core/linux/terminal.h"
 
@@ -133,7 +133,7 @@ bool is_machines_terminal(const Snapshot& snapshot, const pb::Descriptor& descri
     return std::ranges::any_of(process.descriptors(), [&](const pb::Descriptor& other) {
       return other.description() == descriptor.description() &&
              (other.number() <= STDERR_FILENO ||
-              process.terminal() == makedev(device.major(), device.minor()));
+              process.terminal() == make_device(device.major(), device.minor()));
     });
   };
   return is_machines && std::ranges::none_of(snapshot.processes(), is_its_screen);

@@ -166,7 +166,7 @@ void plan_kernel_parts(const Snapshot& snapshot, RestorePlan& plan) {
           !is_io_uring(vma) && !is_same(snapshot, process, vma))
         plan.kernel_parts_at = plan.seed_base + Seed::kSize;
   if (!plan.kernel_parts_at) return;
-  plan.notes.push_back("the vDSO is that of another kernel: its functions lead to this one's");
+  plan.notes.emplace_back("the vDSO is that of another kernel: its functions lead to this one's");
   for (const pb::Process& process : snapshot.processes())
     for (const pb::Vma& vma : process.mappings())
       if (vma.name() == "[vdso]") check_foreign_vdso(snapshot, process, vma, plan);

@@ -2,8 +2,8 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,7 +14,8 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
-#include "core/resource/resource.h"
+#include "core/linux/device_number.h"
+#include "core/linux/task.h"
 
 namespace snapgdb {
 namespace {
@@ -41,7 +42,7 @@ std::string path_by_handle(const ProcDirectory& proc, const Fd& mount, const Wat
 
 std::string path_by_handle(const ProcDirectory& proc, const WatchedFile& wanted) {
   const std::string mounts = proc.read_if_allowed("mountinfo").value_or("");
-  const std::string device = fmt::format("{}:{}", ::major(wanted.device), ::minor(wanted.device));
+  const std::string device = fmt::format("{}:{}", major_of(wanted.device), minor_of(wanted.device));
   for (const std::string_view line : split(mounts, '\n')) {
     const auto fields = split_blank(line);  // proc_pid_mountinfo(5)
     if (fields.size() < 5 || fields[2] != device) continue;
@@ -121,14 +122,25 @@ WatchedFile watched_file(const std::map<std::string_view, std::string_view>& pai
           handle == pairs.end() ? "" : from_hex(handle->second).value_or("")};
 }
 
-// 12 bits, 20 bits (MKDEV, include/linux/kdev_t.h).
-dev_t device_of(uint64_t sdev) {
-  return makedev(sdev >> 20, sdev & 0xfffff);
-}
-
 std::string path_of(const ProcDirectory& proc, const WatchedFile& watched) {
   const std::string path = path_by_handle(proc, watched);
   return path.empty() ? path_by_search(proc, watched) : path;
+}
+
+uint32_t bytes_of_events(CaptureContext& context, const OpenDescriptor& open) {
+  const Fd same = duplicate_descriptor(open.process.a_task(), open.number);
+  int queued = 0;
+  const std::string what = fmt::format("events of descriptor {}, {}", open.number, open.target);
+  if (!same.valid() || ::ioctl(same.get(), FIONREAD, &queued) != 0) {
+    context.lacks(open.process.pid, {}, what, "pidfd_getfd(2) is refused");
+    return 0;
+  }
+  if (queued > 0)
+    context.lacks(
+        open.process.pid, {}, what,
+        fmt::format("{} bytes of them wait, which cannot be read without taking them away",
+                    queued));
+  return static_cast<uint32_t>(queued);
 }
 
 std::string path_to_watch(const RestoreContext& context, const std::string& path, uint64_t inode,

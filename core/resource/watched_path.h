@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "core/linux/procfs.h"
+#include "core/resource/resource.h"
 #include "core/resource/restorer.h"
 
 namespace snapgdb {
@@ -21,11 +22,12 @@ struct WatchedFile {
 // By the pairs of its line: "ino:3e8 sdev:800013 … fhandle-type:1 f_handle:…", in hexadecimal.
 WatchedFile watched_file(const std::map<std::string_view, std::string_view>& pairs);
 
-// As the kernel has a device number inside.
-dev_t device_of(uint64_t sdev);
-
 // A path that it has, as the process sees it; "": none was found.
 std::string path_of(const ProcDirectory& proc, const WatchedFile& watched);
+
+// How many bytes of events wait in an inotify or fanotify: they could only be read by taking them
+// away, so the image lacks them.
+uint32_t bytes_of_events(CaptureContext& context, const OpenDescriptor& open);
 
 // The path to watch by a restore: that one, through the tree's namespace; or through a descriptor
 // of the tree, where the file has no name any more. "": neither.

@@ -71,7 +71,7 @@ TEST_CASE("an empty file is no image") {
 }
 
 TEST_CASE("a text file is no image") {
-  check_bytes_refused(std::string(1000, 'x') + "\n", {"bad.snapgdb", "not a snapgdb image"});
+  check_bytes_refused(fmt::format("{:x<1000}\n", ""), {"bad.snapgdb", "not a snapgdb image"});
 }
 
 TEST_CASE("another binary file is no image") {

@@ -40,23 +40,12 @@ struct Queues {
 constexpr size_t kNamed = 6;
 
 // Captured and killed.
-struct Taken {
+struct Taken : TakenAway {
   explicit Taken(std::optional<uid_t> by = {})
-      : user(by), target("message_queues", {}, {.user = by}), queues(target) {
-    if (user) std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
-    std::ofstream(target.scratch() + "/restored").put('\n');
-    take_away(target.running(), image, {.user = user});
-  }
-  void check_runs_again(const Words& options = {}) const {
-    const Result end = run_again(image, options, {.user = user});
-    INFO(end);
-    CHECK(end.ok());
+      : TakenAway("message_queues", {}, {.user = by}), queues(target) {
+    take();
   }
 
-  std::optional<uid_t> user;
-  TempDir directory;
-  std::string image = directory / "image";
-  Target target;
   Queues queues;
 };
 

@@ -49,23 +49,12 @@ struct Objects {
 };
 
 // The target, captured and killed. It has eight objects, of which the removed segment goes with it.
-struct Taken {
-  explicit Taken(RunOptions options = {}, const Words& arguments = {})
-      : user(options.user), target("system_v", arguments, options), objects(target) {
-    if (user) std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
-    std::ofstream(target.scratch() + "/restored").put('\n');
-    take_away(target.running(), image, {.user = user});
-  }
-  void check_runs_again(const Words& options = {}) const {
-    const Result end = run_again(image, options, {.user = user});
-    INFO(end);
-    CHECK(end.ok());
+struct Taken : TakenAway {
+  explicit Taken(const RunOptions& options = {}, const Words& arguments = {})
+      : TakenAway("system_v", arguments, options), objects(target) {
+    take();
   }
 
-  std::optional<uid_t> user;
-  TempDir directory;
-  std::string image = directory / "image";
-  Target target;
   Objects objects;
 };
 

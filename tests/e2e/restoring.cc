@@ -12,6 +12,7 @@
 
 #include <catch2/catch.hpp>
 #include <filesystem>
+#include <fstream>
 #include <random>
 
 namespace snapgdb::e2e {
@@ -70,6 +71,21 @@ void check_killed_at_any_moment(const Words& command, int rounds, useconds_t lon
     for (const pid_t pid : made) await_end(pid);
     for (const pid_t pid : pids) await_end(pid);
   }
+}
+
+TakenAway::TakenAway(const std::string& name, const Words& arguments, const RunOptions& options)
+    : user(options.user), target(name, arguments, options) {}
+
+void TakenAway::take() {
+  if (user) std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
+  std::ofstream(target.scratch() + "/restored").put('\n');
+  take_away(target.running(), image, {.user = user});
+}
+
+void TakenAway::check_runs_again(const Words& options) const {
+  const Result end = run_again(image, options, {.user = user});
+  INFO(end);
+  CHECK(end.ok());
 }
 
 OwnNetwork::OwnNetwork() : before_(open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC)) {

@@ -15,6 +15,19 @@ void take_away(Running& program, const std::string& image, RunOptions options = 
 Result run_again(const std::string& image, const Words& options = {}, RunOptions run = {},
                  const std::string& input = "");
 
+// A program of tests/targets that is taken away, and told of it by the file "restored".
+struct TakenAway {
+  explicit TakenAway(const std::string& name, const Words& arguments = {},
+                     const RunOptions& options = {});
+  void take();
+  void check_runs_again(const Words& options = {}) const;
+
+  std::optional<uid_t> user;
+  TempDir directory;
+  std::string image = directory / "image";
+  Target target;
+};
+
 // Kills `command`, a restore, at random moments, so often: nothing may be left behind, of the
 // processes that it had made then or of `pids`. The tree ends with its standard input.
 void check_killed_at_any_moment(const Words& command, int rounds, useconds_t longest,

@@ -1,5 +1,7 @@
 #include <sys/mman.h>
 
+#include <fmt/format.h>
+
 #include <catch2/catch.hpp>
 
 #include "conversation.h"
@@ -11,8 +13,8 @@ namespace {
 std::shared_ptr<const Snapshot> snapshot() {
   SnapshotBuilder builder;
   auto& process = builder.process(16).thread(16);
-  process.memory(0x1000, std::string(4096, 'a') + "needle" + std::string(4090, 'b'),
-                 PROT_READ | PROT_WRITE, "[heap]");
+  process.memory(0x1000, fmt::format("{:a<4096}needle{:b<4090}", "", ""), PROT_READ | PROT_WRITE,
+                 "[heap]");
   process.unavailable(0x3000, 4096, "refused").zeros(0x4000, 4096);
   builder.process(32, 16).thread(32).memory(0x1000, "other", PROT_READ);
   return builder.build();
