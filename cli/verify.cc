@@ -2,6 +2,7 @@
 
 #include "cli/command.h"
 #include "cli/image_options.h"
+#include "cli/progress_line.h"
 #include "core/base/error.h"
 #include "core/inspect/words.h"
 
@@ -27,7 +28,8 @@ int run(const Arguments& arguments) {
   const auto image = Image::open(arguments.image, arguments.open);
   Verification found;
   try {
-    found = image->verify();
+    ProgressLine line(arguments.image);
+    found = image->verify(line.progress());
     if (arguments.signer) demand_signer(found, *arguments.signer);
   } catch (const Error& error) {
     throw error.within(arguments.image);

@@ -74,7 +74,7 @@ class ImageFile : public Image, public std::enable_shared_from_this<ImageFile> {
 
   std::vector<uint64_t> snapshots() const override;
   std::shared_ptr<const Snapshot> snapshot(uint64_t sequence) const override;
-  Verification verify() const override;
+  Verification verify(Progress* progress) const override;
 
   Bytes payload(const Chunk& chunk) const;
   // That of a PAGE chunk, checked; not copied unless it has to be decoded.
@@ -89,7 +89,7 @@ class ImageFile : public Image, public std::enable_shared_from_this<ImageFile> {
   void read_index();
   void scan();
   void sort_out();
-  std::optional<PublicKey> check_chunks() const;
+  std::optional<PublicKey> check_chunks(Progress* progress) const;
   pb::SnapshotRecord record_of(uint64_t sequence, const Snapshot::Contents& contents) const;
   void add_damaged(uint64_t sequence, pb::SnapshotRecord& record) const;
 
@@ -382,8 +382,9 @@ pb::SnapshotRecord ImageFile::record_of(uint64_t sequence,
   return record;
 }
 
-Verification ImageFile::verify() const {
-  const Verification found{key_ != nullptr, check_chunks()};
+Verification ImageFile::verify(Progress* progress) const {
+  count_expected(progress, size_);
+  const Verification found{key_ != nullptr, check_chunks(progress)};
   if (pages_.overlap()) bad("two of its PAGE chunks hold pages of the same number");
   for (const uint64_t sequence : snapshots()) {
     try {
@@ -396,7 +397,7 @@ Verification ImageFile::verify() const {
 }
 
 // From front to back; returns who signed it all.
-std::optional<PublicKey> ImageFile::check_chunks() const {
+std::optional<PublicKey> ImageFile::check_chunks(Progress* progress) const {
   static const std::set<uint32_t> kUnlisted{kIndexChunk, kSignatureChunk, kTailChunk};
   ImageHash hash(header_);
   std::optional<PublicKey> signer;
@@ -424,6 +425,7 @@ std::optional<PublicKey> ImageFile::check_chunks() const {
     } catch (const Error& error) {
       throw error.within(in);
     }
+    count_done(progress, chunk.end() - offset);
     offset = chunk.end();
   }
   if (listed != chunks_.end()) bad("its index lists a chunk twice, or one that is not there");

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/base/progress.h"
 #include "core/image/keys.h"
 #include "core/image/snapshot.h"
 
@@ -41,8 +42,8 @@ class Image {
   // Reads the records of one; its pages stay in the file until they are asked for.
   virtual std::shared_ptr<const Snapshot> snapshot(uint64_t sequence) const = 0;
   // Reads everything once and checks every checksum, every reference and the signature, if there is
-  // one. Throws Error naming the first that is wrong.
-  virtual Verification verify() const = 0;
+  // one. Throws Error naming the first that is wrong. `progress`, or nullptr: counts the file.
+  virtual Verification verify(Progress* progress = nullptr) const = 0;
 };
 
 // "IMG" or "IMG@K": K counts from 1, or from the end when negative; without it, the last one.

@@ -34,12 +34,6 @@ std::string unless(bool possible) {
   return possible ? "" : errno_text(errno);
 }
 
-// In the user namespace that we are in.
-bool has_capability(int number) {
-  const ProcFields status(ProcDirectory::of(Pid{::getpid()}).read("status"));
-  return (status.number("CapEff", 16) >> number) & 1;
-}
-
 std::string unless_capable(int number, std::string_view name) {
   return has_capability(number) ? "" : fmt::format("it takes {}", name);
 }

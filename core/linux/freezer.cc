@@ -1,5 +1,6 @@
 #include "core/linux/freezer.h"
 
+#include <linux/capability.h>
 #include <sched.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -333,16 +334,40 @@ FrozenTree freeze(const std::vector<Pid>& roots, Tracees& tracees, FreezeOptions
   return Freezer(roots, tracees, options).run();
 }
 
+namespace {
+
+// Above every normal task; below the watchdogs and interrupt threads, which use 50 and 99.
+constexpr sched_param kUrgent{.sched_priority = 10};
+
+bool become_urgent(pid_t thread) {
+  return ::sched_setscheduler(thread, SCHED_FIFO | SCHED_RESET_ON_FORK, &kUrgent) == 0;
+}
+
+}  // namespace
+
 ScopedUrgency::ScopedUrgency() : policy_(::sched_getscheduler(0)) {
-  // Above every normal task; below the watchdogs and interrupt threads, which use 50 and 99.
-  const sched_param parameters{.sched_priority = 10};
-  changed_ = policy_ == SCHED_OTHER &&
-             ::sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &parameters) == 0;
+  changed_ = policy_ == SCHED_OTHER && become_urgent(0);
 }
 
 ScopedUrgency::~ScopedUrgency() {
   const sched_param parameters{};
   if (changed_) ::sched_setscheduler(0, policy_, &parameters);
+}
+
+// Nobody is kept from becoming modest; to come back takes what becoming urgent does.
+ScopedModesty::ScopedModesty() : self_{static_cast<pid_t>(::syscall(SYS_gettid))} {
+  const sched_param parameters{};
+  changed_ = ::sched_getscheduler(0) == SCHED_OTHER && has_capability(CAP_SYS_NICE) &&
+             ::sched_setscheduler(0, SCHED_IDLE, &parameters) == 0;
+}
+
+ScopedModesty::~ScopedModesty() {
+  const sched_param parameters{};
+  if (changed_) ::sched_setscheduler(0, SCHED_OTHER, &parameters);
+}
+
+void ScopedModesty::hurry() const {
+  if (changed_) become_urgent(self_.value);
 }
 
 ScopedPinning::ScopedPinning() {

@@ -108,6 +108,22 @@ class ScopedUrgency {
   bool changed_ = false;
 };
 
+// This thread runs where and when nobody else wants to, as far as it may come back from that: a
+// task that wakes up on its processor has it at once (SCHED_IDLE, sched(7)).
+class ScopedModesty {
+ public:
+  ScopedModesty();
+  ~ScopedModesty();
+  ScopedModesty(const ScopedModesty&) = delete;
+  ScopedModesty& operator=(const ScopedModesty&) = delete;
+  // By another thread: it is waited for, so its modesty ends here, and it is urgent.
+  void hurry() const;
+
+ private:
+  Tid self_;
+  bool changed_ = false;
+};
+
 uint64_t now_ns(int clock);  // clock_gettime(2)
 
 }  // namespace snapgdb

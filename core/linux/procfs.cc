@@ -335,4 +335,9 @@ std::string wait_channel(const ProcDirectory& task) {
   return channel == "0" ? "" : channel;
 }
 
+bool has_capability(int number) {
+  const ProcFields status(ProcDirectory::of(Pid{::getpid()}).read("status"));
+  return (status.number("CapEff", 16) >> number) & 1;
+}
+
 }  // namespace snapgdb

@@ -121,4 +121,7 @@ struct TaskCount {
 // kernel was built without names or keeps them from us.
 std::string wait_channel(const ProcDirectory& task);
 
+// Of this process (CAP_…), in the user namespace that it is in.
+bool has_capability(int number);
+
 }  // namespace snapgdb

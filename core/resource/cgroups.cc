@@ -72,10 +72,13 @@ std::set<CgroupPlace> own_cgroups(const Cgroups& cgroups,
 
 // Only where such a thing may be: it would be a file more to read for each thread.
 void find_places_of_threads(const Cgroups& cgroups, const FrozenProcess& frozen,
-                            pb::Process& process) {
+                            pb::Process& process, std::map<CgroupPlace, bool>& threaded) {
   const auto places = places_in(process.cgroups());
   const auto may_differ = [&](const CgroupPlace& place) {
-    return place.hierarchy.empty() && cgroups.is_threaded(place);
+    if (!place.hierarchy.empty()) return false;
+    const auto [known, is_new] = threaded.try_emplace(place);
+    if (is_new) known->second = cgroups.is_threaded(place);
+    return known->second;
   };
   if (process.threads_size() < 2 || std::ranges::none_of(places, may_differ)) return;
   for (pb::Thread& thread : *process.mutable_threads()) {
@@ -91,23 +94,32 @@ void find_places_of_threads(const Cgroups& cgroups, const FrozenProcess& frozen,
 void capture_cgroups(CaptureContext& context, std::vector<pb::Process>& processes,
                      pb::SnapshotRecord& record) {
   const Cgroups cgroups;
+  std::map<CgroupPlace, bool> threaded;  // what is known of them
   for (size_t i = 0; i < processes.size(); ++i)
-    find_places_of_threads(cgroups, context.tree.processes[i], processes[i]);
+    find_places_of_threads(cgroups, context.tree.processes[i], processes[i], threaded);
   for (const CgroupPlace& place : own_cgroups(cgroups, processes)) {
+    pb::Cgroup& cgroup = *record.add_cgroups();
+    cgroup.set_hierarchy(place.hierarchy);
+    cgroup.set_path(place.path);
+  }
+}
+
+void finish_cgroups(CaptureContext& context, pb::SnapshotRecord& record) {
+  const Cgroups cgroups;
+  std::vector<pb::Cgroup> kept;
+  for (pb::Cgroup& cgroup : *record.mutable_cgroups()) {
     try {
-      pb::Cgroup cgroup;
-      cgroup.set_hierarchy(place.hierarchy);
-      cgroup.set_path(place.path);
-      for (const auto& [name, value] : cgroups.settings(place)) {
+      for (const auto& [name, value] : cgroups.settings(place_of(cgroup))) {
         pb::Cgroup::Setting& setting = *cgroup.add_settings();
         setting.set_name(name);
         setting.set_value(value);
       }
-      *record.add_cgroups() = std::move(cgroup);
+      kept.push_back(std::move(cgroup));
     } catch (const std::exception& error) {
-      context.lacks(Pid{processes.front().pid()}, {}, "cgroup " + place.path, error.what());
+      context.lacks(Pid{record.root_pid()}, {}, "cgroup " + cgroup.path(), error.what());
     }
   }
+  record.mutable_cgroups()->Assign(kept.begin(), kept.end());
 }
 
 // ---- Restoring ----------------------------------------------------------------------------------

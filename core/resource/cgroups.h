@@ -9,11 +9,13 @@
 
 namespace snapgdb {
 
-// The settings of those cgroups that are the tree's own: below that of its first process, and that
-// one itself if nobody else is in it; and where threads are others than their process. When the
-// processes are known.
+// While the tree is stopped: which cgroups are the tree's own: below that of its first process, and
+// that one itself if nobody else is in it; and where threads are others than their process. When
+// the processes are known.
 void capture_cgroups(CaptureContext& context, std::vector<pb::Process>& processes,
                      pb::SnapshotRecord& record);
+// When it runs again: their settings, dozens of files each.
+void finish_cgroups(CaptureContext& context, pb::SnapshotRecord& record);
 
 // What becomes of them.
 void plan_cgroups(const Snapshot& snapshot, bool without, RestorePlan& plan);

@@ -104,12 +104,17 @@ FileRegistry::Entry FileRegistry::describe(Fd fd, const ProcDirectory& proc, std
   return entry;
 }
 
-void FileRegistry::write_new_files(ImageWriter& image, PageWriter& pages,
-                                   std::vector<pb::Missing>& missing) {
+void FileRegistry::expect_new_files(PageWriter& pages) {
   const size_t mapped = entries_.size();
   for (size_t i = written_; i < mapped; ++i)
     if (entries_[i].elf) entries_[i].record.set_build_id(build_id_of(entries_[i].fd));
   for (size_t i = written_; i < mapped; ++i) add_debug_file(entries_[i]);
+  for (size_t i = written_; i < entries_.size(); ++i)
+    if (entries_[i].record.embedded()) pages.expect(entries_[i].record.size());
+}
+
+void FileRegistry::write_new_files(ImageWriter& image, PageWriter& pages,
+                                   std::vector<pb::Missing>& missing) {
   for (; written_ < entries_.size(); ++written_)
     if (entries_[written_].record.id()) write(entries_[written_], image, pages, missing);
 }
@@ -154,7 +159,6 @@ void FileRegistry::write(Entry& entry, ImageWriter& image, PageWriter& pages,
     missed.set_reason(std::move(why));
   };
   if (record.embedded()) {
-    pages.expect(record.size());
     const std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> hash(::XXH3_createState(),
                                                                                ::XXH3_freeState);
     ::XXH3_128bits_reset(hash.get());

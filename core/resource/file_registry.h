@@ -43,8 +43,10 @@ class FileRegistry {
     entries_.at(id - 1).record.set_role(pb::FILE_EXECUTABLE);
   }
 
-  // Writes the files registered since the last call, and the separate debug files that go with
-  // them. A file that changed meanwhile is named in `missing`.
+  // The files registered since the last ones were written: finds the separate debug files that go
+  // with them, and tells how much there will be to read.
+  void expect_new_files(PageWriter& pages);
+  // Writes them. A file that changed meanwhile is named in `missing`.
   void write_new_files(ImageWriter& image, PageWriter& pages, std::vector<pb::Missing>& missing);
 
  private:

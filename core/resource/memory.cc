@@ -204,7 +204,11 @@ std::vector<MemoryRun> Planner::plan(const Mappings& mappings) {
   };
   uint64_t horizon = 0;
   for (auto vma = mappings.begin(); vma != mappings.end(); ++vma) {
-    if (vma->end() > horizon) pagemap_.look_ahead_to(horizon = until(vma));
+    // A tracked one is not looked at as a whole: that is what takes long.
+    if (vma->end() > horizon) {
+      horizon = until(vma);
+      pagemap_.look_ahead_to(horizon > vma->end() ? horizon : 0);
+    }
     plan(*vma);
   }
   return std::move(runs_);

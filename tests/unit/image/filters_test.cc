@@ -84,6 +84,16 @@ TEST_CASE("who an image is encrypted for reads all of it", "[filters]") {
   CHECK_FALSE(found.signer);
 }
 
+TEST_CASE("who waits for an image to be verified sees how far that is", "[filters]") {
+  const TemporaryDirectory directory;
+  const std::string path = sample_image(directory, {}, "ab");
+  Progress progress;
+  Image::open(path)->verify(&progress);
+  CHECK(progress.total() == std::filesystem::file_size(path));
+  CHECK(progress.done() > progress.total() / 2);
+  CHECK(progress.done() <= progress.total());
+}
+
 TEST_CASE("an encrypted image shows nothing of what is in it", "[filters]") {
   const TemporaryDirectory directory;
   const std::string bytes = read_file(sample_image(directory, with_signature(encrypted(0)), "ab"));
