@@ -156,7 +156,7 @@ int run(const Arguments& arguments) {
                "its first process is {}\n",
                root.value);
   if (arguments.detach) {
-    tree.release();
+    tree.release(Keeper::We::kGo);
     if (arguments.isolated)
       fmt::print(stderr, "snapgdb: what it writes to files will be in {} when it has ended\n",
                  printable(scratch));
@@ -167,7 +167,7 @@ int run(const Arguments& arguments) {
   Keeper::End end;
   {
     const TerminalLoan loan(root, settings_for(plan));
-    tree.release();
+    tree.release(Keeper::We::kWait);
     end = tree.wait();
   }
   forward_to = 0;

@@ -538,11 +538,11 @@ void RestoredTree::bring_memory_later() {
       tree);
 }
 
-void RestoredTree::release() {
+void RestoredTree::release(Keeper::We what) {
   if (!lazy_.empty()) bring_memory_later();
   cgroups_.freeze_again(snapshot_);
   cgroups_.keep();
-  keeper_->let_go();
+  keeper_->let_go(what);
   system_v_.keep();
   message_queues_.keep();
   detach_from_all();

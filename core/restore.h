@@ -33,7 +33,7 @@ class RestoredTree {
   // What is otherwise than it was and could not be known from the plan.
   const std::vector<std::string>& notes() const { return notes_; }
   // Lets every task run.
-  void release();
+  void release(Keeper::We what);
   // After release(): waits for the first process's end.
   Keeper::End wait() { return keeper_->wait(); }
 
@@ -51,7 +51,7 @@ class RestoredTree {
   // of it but its exit status.
   std::optional<Pid> real_pid(const pb::Process& process) const;
   // After hand_over(): the tree lives without us.
-  void let_go() { keeper_->let_go(); }
+  void let_go() { keeper_->let_go(Keeper::We::kGo); }
   // Whose children, and theirs, are the tree.
   Pid keeper() const { return Pid{keeper_->tid().value}; }
 

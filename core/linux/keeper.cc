@@ -339,6 +339,8 @@ void drop_descriptors(unsigned end) {
   }
 }
 
+constexpr char kGo = 0, kGoAlone = 1;  // Keeper::We
+
 [[noreturn]] void be_keeper(const Keeper::Options& options, KeptOpen kept,
                             const std::vector<std::string>& our_settings,
                             const ClockOffsets& our_clocks, const Keeper::OpenFiles& open_files) {
@@ -388,6 +390,7 @@ void drop_descriptors(unsigned end) {
     ::_exit(1);
   }
   if (::read(kept.control.get(), &go, 1) != 1) ::_exit(1);
+  if (go == kGoAlone) ::setsid();
   ::prctl(PR_SET_PDEATHSIG, 0);
   ::munmap(reinterpret_cast<void*>(options.seed_base), Seed::kSize);
   for (const int signal : {SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGTSTP, SIGTTOU, SIGTTIN})
@@ -509,8 +512,9 @@ Seed Keeper::take_root() {
   return Seed(std::move(*task), seed_base_);
 }
 
-void Keeper::let_go() {
-  write_all(control_.get(), std::as_bytes(std::span("", 1)), "a pipe");
+void Keeper::let_go(We what) {
+  const char go = what == We::kGo ? kGoAlone : kGo;
+  write_all(control_.get(), std::as_bytes(std::span(&go, 1)), "a pipe");
   if (read_line(report_) != "\n")
     throw Error("cannot let the tree go", "the process that keeps it was killed");
   holds_ = false;

@@ -116,6 +116,25 @@ TEST_CASE("sessions, groups and parents are as they were") {
   for (const pid_t pid : pids) await_end(pid);
 }
 
+TEST_CASE("a tree that is left to itself does not end with the process group of its restore") {
+  const TempDir directory;
+  Running sleeper({"sleep", "500"});
+  usleep(100'000);
+  take_away(sleeper, directory / "image");
+  // With numbers of its own, it ends with the process that keeps it.
+  Running restore({program(), "restore", "--isolated", "--detach", directory / "image", "--scratch",
+                   directory / "scratch"});
+  const Result restored = restore.wait();
+  INFO(restored);
+  REQUIRE((restored.status == 0 || restored.status == 3));
+  const pid_t pid = std::stoi(restored.out);
+  kill(-restore.pid(), SIGKILL);
+  usleep(200'000);
+  CHECK(stat_of(pid).at(0) == "S");
+  kill(pid, SIGKILL);
+  await_end(pid);
+}
+
 TEST_CASE("a memfd has its content and its seals, an eventfd its count, a pipe its size") {
   const TempDir directory;
   Running python(

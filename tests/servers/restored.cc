@@ -160,6 +160,9 @@ TEST_CASE("a server in JavaScript goes on over connections that stay", kConnecte
 TEST_CASE("a server in Go goes on over connections that stay", kConnected) {
   check_stays_connected(kGo);
 }
+TEST_CASE("a server in Java goes on over connections that stay", kConnected) {
+  check_stays_connected(kJava);
+}
 TEST_CASE("python's socketserver goes on over connections that stay, with threads and forks",
           kConnected) {
   check_stays_connected(kThreads);
