@@ -113,7 +113,8 @@ void note_fork(SessionState& state, const Event& event) {
   Running& running = state.running;
   state.attached.push_back(event.child.pid);
   state.last_selected[event.child.pid] = event.child.tid;
-  running.forked = {event.thread.pid, event.child.pid};
+  if (!running.non_stop) running.forked.clear();
+  running.forked.insert({event.thread.pid, event.child.pid});
   running.breakpoints[event.child.pid] = running.breakpoints[event.thread.pid];
 }
 
@@ -141,7 +142,9 @@ void resume(SessionState& state, std::vector<ResumeAction> actions) {
   if (!running.target) launch(state);
   running.resumed = std::move(actions);
   running.told.reset();
-  running.forked.clear();
+  for (const ResumeAction& action : running.resumed)
+    if (running.non_stop && action.pid) running.forked.erase(*action.pid);
+  if (!running.non_stop) running.forked.clear();
   running.waiting = !running.non_stop;
   // What has happened before is told first; nobody moves for that.
   if (std::ranges::none_of(running.events, [&](const Event& e) { return is_due(state, e); }))
@@ -256,7 +259,7 @@ void continue_diversion(SessionState& state, uint64_t address) {
 void part_with(SessionState& state, Pid pid, bool kill) {
   Running& running = state.running;
   if (running.target) {
-    const bool runs_on = !kill && (running.let_go || std::ranges::count(running.forked, pid) > 0);
+    const bool runs_on = !kill && (running.let_go || running.forked.contains(pid));
     if (runs_on)
       running.target->detach(pid);
     else

@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -65,9 +66,10 @@ struct Running {
   std::vector<ResumeAction> resumed;  // what it has resumed last
   std::deque<Event> events;           // asked for, and still to be told
   std::optional<Event> told;          // last
-  // Of the fork told last, until the client resumes something: it detaches from the one that it
-  // does not follow, and that one is to run on.
-  std::vector<Pid> forked;
+  // Both sides of the fork told last, until the client resumes something: it detaches from the one
+  // that it does not follow, and that one is to run on. In non-stop mode, of all forks, each until
+  // it is resumed by its number: meanwhile others fork and are resumed.
+  std::set<Pid> forked;
   std::optional<Pid> parted_with;  // last; the one that `run` is to bring back
 
   // Non-stop: threads stop one by one, and the client is notified of each. The first of `notices`

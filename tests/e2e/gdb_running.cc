@@ -153,6 +153,45 @@ TEST_CASE("both sides of a fork can be kept") {
              {"Catchpoint 1 (forked process", "2 "});
 }
 
+TEST_CASE("in non-stop mode threads fork at once, and each child ends as it would") {
+  const Moment moment("forks-of-threads");
+  const Result result =
+      gdb({"set non-stop on", "set print inferior-events off",
+           "target extended-remote | " + program() + " " + moment.image, "set var go = 1",
+           "break at_end", "continue -a", "print counter", "print status", "kill"});
+  check_says(result, {"hit Breakpoint 1, at_end", "$1 = 100", "$2 = 0"});
+}
+
+TEST_CASE("gdb follows either side of a fork, and keeps the other or lets it go") {
+  const Moment moment("forks");
+  check_says(moment.gdb_says({"tbreak bump", "continue", "info inferiors", "continue"}),
+             {"bump (by=1)", "* 1 ", "[Inferior 1 (process", "exited normally"});
+  check_says(moment.gdb_says({"set follow-fork-mode child", "break twice", "continue",
+                              "info inferiors", "continue"}),
+             {"twice (value=0)", "* 2 ", "[Inferior 2 (process", "exited normally"});
+  const Result both =
+      moment.gdb_says({"set follow-fork-mode child", "set detach-on-fork off", "break twice",
+                       "continue", "continue", "inferior 1", "clear twice", "tbreak bump",
+                       "continue", "print counter", "info inferiors", "kill inferiors 1"});
+  check_says(both, {"twice (value=0)", "[Inferior 2 (process", "[Switching to inferior 1",
+                    "bump (by=1)", "$1 = 0"});
+}
+
+TEST_CASE("with schedule-multiple, both sides of a fork run; without it, only the chosen one") {
+  const Moment moment("forks");
+  const Result both =
+      moment.gdb_says({"set detach-on-fork off", "set schedule-multiple on", "catch fork",
+                       "continue", "delete", "continue", "info inferiors", "kill inferiors 1"});
+  check_says(both, {"Catchpoint 1 (forked process", "[Inferior 2 (process", "exited normally"});
+  // The child stands still, and its parent waits for it until it is interrupted.
+  const Result one = moment.gdb_says(
+      {"set detach-on-fork off", "catch fork", "continue", "delete", "shell true",
+       "python import threading; threading.Timer(1, lambda: gdb.post_event(lambda: "
+       "gdb.execute('interrupt'))).start()",
+       "continue", "print counter", "info inferiors", "kill inferiors 2", "kill inferiors 1"});
+  check_says(one, {"Catchpoint 1 (forked process", "$1 = 0"});
+}
+
 TEST_CASE("info os and info proc show what runs, children that were not in the snapshot included") {
   const Moment moment("forks");
   const Result result = moment.gdb_says(

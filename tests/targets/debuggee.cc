@@ -81,6 +81,26 @@ void fork_many() {
   }
 }
 
+constexpr int kForkers = 4, kForks = 25;
+
+// Several threads at once. Who ends a child otherwise than it ends itself is found out.
+void fork_from_threads() {
+  std::vector<std::unique_ptr<target::Thread>> threads;
+  for (int i = 0; i < kForkers; ++i)
+    threads.push_back(std::make_unique<target::Thread>("forker", [i] {
+      for (int fork_number = 0; fork_number < kForks; ++fork_number) {
+        const int end = i * kForks + fork_number;
+        const pid_t child = target::setup("fork", fork());
+        if (child == 0) _exit(end);
+        int status = 0;
+        target::expect_equal("waitpid", static_cast<uint64_t>(waitpid(child, &status, 0)), child);
+        target::expect_equal("status", status, static_cast<uint64_t>(end) << 8);
+        visit(i);
+      }
+    }));
+  for (const auto& thread : threads) thread->join();
+}
+
 void spawn() {
   char* words[] = {arguments[0], const_cast<char*>("--do"), const_cast<char*>("nothing"), nullptr};
   pid_t child = 0;
@@ -157,10 +177,19 @@ struct Deed {
   void (*act)();
 };
 constexpr Deed kDeeds[] = {
-    {"nothing", [] {}},       {"count", count},     {"speak", speak},
-    {"threads", run_threads}, {"forks", fork_many}, {"spawn", spawn},
-    {"exec", become_another}, {"trace", trace},     {"signals", take_signals},
-    {"block", block_all},     {"crash", crash},     {"leave", leave_to_another},
+    {"nothing", [] {}},
+    {"count", count},
+    {"speak", speak},
+    {"threads", run_threads},
+    {"forks", fork_many},
+    {"spawn", spawn},
+    {"forks-of-threads", fork_from_threads},
+    {"exec", become_another},
+    {"trace", trace},
+    {"signals", take_signals},
+    {"block", block_all},
+    {"crash", crash},
+    {"leave", leave_to_another},
 };
 
 }  // namespace

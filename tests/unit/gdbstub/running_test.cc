@@ -246,6 +246,23 @@ TEST_CASE("a child of a fork is attached to, with the breakpoints of its parent"
   CHECK(debugger.client.ask("qfThreadInfo") == "mp10.10,p10.11");
 }
 
+TEST_CASE("in non-stop mode each of several children runs on when the client detaches from it") {
+  Debugger debugger;
+  debugger.client.ask("QNonStop:1");
+  debugger.client.ask("vCont;c");
+  const ThreadId other{Pid{49}, Tid{49}};
+  debugger.script.events = {{.kind = Kind::kFork, .thread = kFirst, .child = kChild},
+                            {.kind = Kind::kFork, .thread = kSecond, .child = other}};
+  debugger.client.session.on_event();
+  debugger.client.ask("vStopped");
+  debugger.client.ask("vStopped");
+  CHECK(debugger.client.ask("D;30") == "OK");
+  CHECK(debugger.client.ask("vCont;c:p10.10") == "OK");  // one parent, while the other stands still
+  CHECK(debugger.client.ask("D;31") == "OK");
+  CHECK(debugger.was_asked("detach 48"));
+  CHECK(debugger.was_asked("detach 49"));
+}
+
 TEST_CASE("a process that ends leaves, and with the last one what ran") {
   Debugger debugger(true);
   debugger.client.ask("vAttach;10");
