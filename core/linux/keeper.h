@@ -71,8 +71,8 @@ class Keeper {
   // The first process of the tree, a seed. Once.
   Seed take_root();
   // From now on the tree lives without us. Who goes away leaves the keeper a session of its own, so
-  // that it, and with it a tree with numbers of its own, does not end with our process group: with a
-  // job of a shell, or what timeout(1) or a test runner ends.
+  // that it, and with it a tree with numbers of its own, does not end with our process group: with
+  // a job of a shell, or what timeout(1) or a test runner ends.
   enum class We { kWait, kGo };
   void let_go(We what);
   // Waits for the first process's end.

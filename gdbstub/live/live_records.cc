@@ -126,20 +126,37 @@ std::optional<pb::Process> LiveTarget::record_of(Pid real) const {
 }
 
 // Parents first.
-std::vector<pb::Process> LiveTarget::records() const {
-  std::vector<pb::Process> out;
-  std::vector<Pid> left{tree_->keeper()};
+std::vector<Pid> LiveTarget::real_tree() const {
+  std::vector<Pid> out, left{tree_->keeper()};
   while (!left.empty()) {
     const Pid real = left.back();
     left.pop_back();
-    if (real != tree_->keeper())
-      if (auto record = record_of(real)) out.push_back(*std::move(record));
+    if (real != tree_->keeper()) out.push_back(real);
     const auto proc = ProcDirectory::of_if_alive(real);
     if (!proc) continue;
     const auto children = proc->children();
     left.insert(left.end(), children.rbegin(), children.rend());
   }
   return out;
+}
+
+std::vector<pb::Process> LiveTarget::records() const {
+  std::vector<pb::Process> out;
+  for (const Pid real : real_tree())
+    if (auto record = record_of(real)) out.push_back(*std::move(record));
+  return out;
+}
+
+// Also of those that processes have borne which nobody traces.
+std::optional<Pid> LiveTarget::free_process(Pid pid) const {
+  if (const auto found = free_.find(pid); found != free_.end()) return found->second;
+  if (processes_.contains(pid)) return std::nullopt;
+  for (const Pid real : real_tree()) {
+    const auto proc = ProcDirectory::of_if_alive(real);
+    const auto status = proc ? proc->read_if_allowed("status") : std::nullopt;
+    if (status && pid_of(real, ProcFields(*status)) == pid) return real;
+  }
+  return std::nullopt;
 }
 
 }  // namespace snapgdb::gdbstub

@@ -220,13 +220,13 @@ void LiveTarget::step_over(Thread& thread) {
 // ---------------------------------------------------------------------
 
 void LiveTarget::attach(Pid pid) {
-  const auto found = free_.find(pid);
-  const auto proc = found == free_.end() ? std::nullopt : ProcDirectory::of_if_alive(found->second);
+  const auto found = free_process(pid);
+  const auto proc = found ? ProcDirectory::of_if_alive(*found) : std::nullopt;
   if (!proc)
     throw Error(fmt::format("cannot attach to {}", pid.value),
                 "the restored tree has no such process any more");
-  const Pid real = found->second;
-  free_.erase(found);
+  const Pid real = *found;
+  free_.erase(pid);
   Process made{real, std::make_shared<LiveMemory>(leader_of(real)), {}};
   processes_.emplace(pid, std::move(made));
   for (const Tid tid : proc->tasks())

@@ -162,6 +162,40 @@ TEST_CASE("in non-stop mode threads fork at once, and each child ends as it woul
   check_says(result, {"hit Breakpoint 1, at_end", "$1 = 100", "$2 = 0"});
 }
 
+TEST_CASE("a grandchild that was born meanwhile, of a child nobody follows, can be attached to") {
+  const Moment moment("grandchild");
+  const Result result =
+      gdb({"target extended-remote | " + program() + " " + moment.image, "set var go = 1",
+           "break visit", "continue", "set $grandchild = counter", "add-inferior", "inferior 2",
+           "eval \"attach %d\", $grandchild", "bt", "info inferiors", "detach", "inferior 1",
+           "delete", "continue"});
+  check_says(result, {"visit (thread=0)", "bear_a_grandchild", "* 2 ", "exited normally"});
+}
+
+// As IDEs do, with a token before each command that comes back with its answer.
+TEST_CASE("a front end speaks MI to it, in non-stop mode") {
+  const Moment moment("count");
+  Running gdb({"gdb", "-nx", "-q", "--interpreter=mi3"}, {.input = RunOptions::kPipe});
+  const auto says = [&](const std::string& command, const std::string& answer) {
+    CAPTURE(command);
+    gdb.write(command + "\n");
+    gdb.wait_for_line(answer);
+  };
+  says("1-gdb-set mi-async on", "1^done");
+  says("2-gdb-set non-stop on", "2^done");
+  says("3-target-select extended-remote | " + program() + " " + moment.image, "3^connected");
+  says("4-gdb-set var go = 1", "4^done");
+  says("5-break-insert bump", "5^done,bkpt={number=\"1\"");
+  says("6-exec-continue --all", "*stopped,reason=\"breakpoint-hit\",disp=\"keep\",bkptno=\"1\"");
+  says("7-exec-next --thread 1", "*stopped,reason=\"end-stepping-range\"");
+  says("8-data-evaluate-expression counter", "8^done,value=\"1\"");
+  says("9-thread-info", "9^done,threads=[{id=\"1\"");
+  says("10-break-delete 1", "10^done");
+  says("11-exec-continue --all", "*stopped,reason=\"exited-normally\"");
+  says("12-gdb-exit", "12^exit");
+  CHECK(gdb.wait().ok());
+}
+
 TEST_CASE("gdb follows either side of a fork, and keeps the other or lets it go") {
   const Moment moment("forks");
   check_says(moment.gdb_says({"tbreak bump", "continue", "info inferiors", "continue"}),

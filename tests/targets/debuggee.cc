@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -101,6 +102,29 @@ void fork_from_threads() {
   for (const auto& thread : threads) thread->join();
 }
 
+// Its number is in `counter` when visit() is called; it ends with its parents.
+void bear_a_grandchild() {
+  int numbers[2];
+  target::setup("pipe", pipe(numbers));
+  const pid_t child = target::setup("fork", fork());
+  if (child == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    const pid_t grandchild = fork();
+    if (grandchild == 0) {
+      prctl(PR_SET_PDEATHSIG, SIGKILL);
+      while (true) pause();
+    }
+    if (write(numbers[1], &grandchild, sizeof grandchild) < 0) _exit(1);
+    while (true) pause();
+  }
+  pid_t grandchild = 0;
+  if (read(numbers[0], &grandchild, sizeof grandchild) < 0) target::cannot("read");
+  counter = grandchild;
+  visit(0);
+  kill(child, SIGKILL);
+  waitpid(child, nullptr, 0);
+}
+
 void spawn() {
   char* words[] = {arguments[0], const_cast<char*>("--do"), const_cast<char*>("nothing"), nullptr};
   pid_t child = 0;
@@ -184,6 +208,7 @@ constexpr Deed kDeeds[] = {
     {"forks", fork_many},
     {"spawn", spawn},
     {"forks-of-threads", fork_from_threads},
+    {"grandchild", bear_a_grandchild},
     {"exec", become_another},
     {"trace", trace},
     {"signals", take_signals},
