@@ -22,13 +22,11 @@
 #include "core/linux/pagemap.h"
 #include "core/linux/procfs.h"
 #include "core/linux/seed.h"
+#include "core/linux/task.h"
 #include "core/linux/write_tracker.h"
 
 namespace snapgdb {
 namespace {
-
-// Newer than Debian 12's headers.
-constexpr int kPidfdThread = O_EXCL;  // PIDFD_THREAD, Linux 6.9
 
 std::string unless(bool possible) {
   return possible ? "" : errno_text(errno);

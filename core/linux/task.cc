@@ -72,8 +72,8 @@ std::optional<RobustList> robust_list_of(Tid tid) {
 
 Fd duplicate_descriptor(Tid tid, int number) {
   Fd process(static_cast<int>(::syscall(SYS_pidfd_open, tid.value, 0)));
-  if (!process.valid())  // not a leader: PIDFD_THREAD, Linux 6.9
-    process = Fd(static_cast<int>(::syscall(SYS_pidfd_open, tid.value, O_EXCL)));
+  if (!process.valid())  // not a leader
+    process = Fd(static_cast<int>(::syscall(SYS_pidfd_open, tid.value, kPidfdThread)));
   if (!process.valid()) return Fd();
   return Fd(static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), number, 0)));
 }

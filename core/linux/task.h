@@ -1,5 +1,7 @@
 #pragma once
 
+#include <fcntl.h>
+
 #include <cstdint>
 #include <map>
 #include <mutex>
@@ -23,6 +25,8 @@ struct SchedulingAttributes {  // sched_getattr(2)
 };
 std::optional<SchedulingAttributes> scheduling_of(Tid tid);
 std::optional<uint32_t> io_priority_of(Tid tid);
+// PIDFD_THREAD of pidfd_open(2), Linux 6.9; Debian 12's headers are older.
+constexpr uint32_t kPidfdThread = O_EXCL;
 std::optional<uint64_t> timer_slack_of(Tid tid);  // ns, PR_SET_TIMERSLACK
 
 struct RobustList {

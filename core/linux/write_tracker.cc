@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "core/base/error.h"
+#include "core/linux/task.h"
 #include "core/linux/visitor.h"
 
 namespace snapgdb {
@@ -16,7 +17,6 @@ namespace {
 
 // Newer than Debian 12's headers. include/uapi/linux/userfaultfd.h
 constexpr uint64_t kWriteProtectUnpopulated = 1 << 13, kWriteProtectAsync = 1 << 15;
-constexpr int kPidfdThread = O_EXCL;  // PIDFD_THREAD, Linux 6.9
 
 // The program waits while a slice is let go: about 0.2 ms for this many bytes of 4 KiB pages.
 constexpr uint64_t kSlice = uint64_t{8} << 20;

@@ -6,12 +6,11 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/linux/task.h"
 #include "core/resource/resources.h"
 
 namespace snapgdb {
 namespace {
-
-constexpr uint32_t kOfThread = O_EXCL;  // PIDFD_THREAD, Linux 6.9
 
 // "pid:[N]" since pidfs (Linux 6.9), "anon_inode:[pidfd]" before.
 bool matches(const OpenDescriptor& open) {
@@ -21,7 +20,7 @@ bool matches(const OpenDescriptor& open) {
 void capture(CaptureContext&, const OpenDescriptor& open, pb::Descriptor& out) {
   // -1: the process is gone; 0: it is outside our pid namespace.
   out.mutable_pidfd()->set_pid(parse_number<int32_t>(open.info.text("Pid")).value_or(0));
-  out.mutable_pidfd()->set_of_thread(out.flags() & kOfThread);
+  out.mutable_pidfd()->set_of_thread(out.flags() & kPidfdThread);
 }
 
 // ---- Restoring ----------------------------------------------------------------------------------
@@ -64,7 +63,7 @@ Fd open_pidfd(LateOpening& opening, const pb::Descriptor& descriptor) {
   }
   return opening.take(
       fmt::format("open process {}", number), SYS_pidfd_open,
-      {static_cast<uint64_t>(number), descriptor.flags() & (O_NONBLOCK | kOfThread)});
+      {static_cast<uint64_t>(number), descriptor.flags() & (O_NONBLOCK | kPidfdThread)});
 }
 
 }  // namespace
