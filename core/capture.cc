@@ -311,6 +311,7 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
   std::vector<pb::Process> processes = Collection(context, crew).run();
   context.inet.read(context, processes, options_.network, lock_name(record));
   find_watched_elsewhere(context, processes);
+  ask_epolls_again(context, processes);
   context.in_flight_files.clear();
   capture_namespaces(context, processes, record);
   capture_system_v(context, processes, record);

@@ -43,8 +43,8 @@ void find_watched(CaptureContext& context, const OpenDescriptor& open, uint32_t 
 }
 
 // Whether there is something to be told of: who asks takes nothing away.
-bool is_ready(const OpenDescriptor& open) {
-  const Fd same = duplicate_descriptor(open.process.a_task(), open.number);
+bool is_ready(const FrozenProcess& process, int number) {
+  const Fd same = duplicate_descriptor(process.a_task(), number);
   pollfd asked{.fd = same.get(), .events = POLLIN, .revents = 0};
   return !same.valid() || ::poll(&asked, 1, 0) > 0;
 }
@@ -64,7 +64,7 @@ void capture(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor
     target.set_inode(pair_number(pairs, "ino", 16));
     find_watched(context, open, times[target.fd()]++, target);
   }
-  epoll.set_ready(is_ready(open));
+  epoll.set_ready(is_ready(open.process, open.number));
 }
 
 // ---- By a number of another process, or in a message --------------------------------------------
@@ -298,6 +298,14 @@ void find_watched_elsewhere(CaptureContext& context, std::vector<pb::Process>& p
       for (pb::Descriptor& descriptor : *list)
         if (descriptor.has_epoll()) find(context.tree.processes[i], descriptor);
   }
+}
+
+void ask_epolls_again(const CaptureContext& context, std::vector<pb::Process>& processes) {
+  for (size_t i = 0; i < processes.size(); ++i)
+    for (pb::Descriptor& descriptor : *processes[i].mutable_descriptors())
+      if (descriptor.has_epoll() && !descriptor.epoll().ready())
+        descriptor.mutable_epoll()->set_ready(
+            is_ready(context.tree.processes[i], descriptor.number()));
 }
 
 // What is ready is told once more, also to who asked for changes only (EPOLLET), where there was

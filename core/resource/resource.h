@@ -143,6 +143,9 @@ uint32_t capture_in_flight(CaptureContext& context, const FrozenProcess& receive
 void capture_locks(const ProcFields& info, pb::Descriptor& out);
 // What epolls watch that goes by no number of their process: when the files of all are known.
 void find_watched_elsewhere(CaptureContext& context, std::vector<pb::Process>& processes);
+// Whether there is something to be told of, once more, when queues of sockets were read: what came
+// from outside until then is in them, and is told of after a restore.
+void ask_epolls_again(const CaptureContext& context, std::vector<pb::Process>& processes);
 // Of its signals.
 void capture_receiver(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor& out);
 
