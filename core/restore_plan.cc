@@ -8,7 +8,6 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
-#include "core/linux/device_number.h"
 #include "core/resource/cgroups.h"
 #include "core/resource/io_uring.h"
 #include "core/resource/memory.h"
@@ -226,8 +225,7 @@ int RestorePlan::file_of(const pb::Vma& mapping) const {
 }
 
 RestorePlan::MappedFile RestorePlan::key_of(const pb::Vma& mapping) {
-  return {make_device(mapping.device_major(), mapping.device_minor()), mapping.inode(),
-          mapping.name()};
+  return {device_of(mapping), mapping.inode(), mapping.name()};
 }
 
 std::string_view kind_name(const pb::Descriptor& descriptor) {

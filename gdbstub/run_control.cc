@@ -113,7 +113,6 @@ void note_fork(SessionState& state, const Event& event) {
   Running& running = state.running;
   state.attached.push_back(event.child.pid);
   state.last_selected[event.child.pid] = event.child.tid;
-  if (!running.non_stop) running.forked.clear();
   running.forked.insert({event.thread.pid, event.child.pid});
   running.breakpoints[event.child.pid] = running.breakpoints[event.thread.pid];
 }
@@ -142,9 +141,9 @@ void resume(SessionState& state, std::vector<ResumeAction> actions) {
   if (!running.target) launch(state);
   running.resumed = std::move(actions);
   running.told.reset();
-  for (const ResumeAction& action : running.resumed)
-    if (running.non_stop && action.pid) running.forked.erase(*action.pid);
   if (!running.non_stop) running.forked.clear();
+  for (const ResumeAction& action : running.resumed)
+    if (action.pid) running.forked.erase(*action.pid);
   running.waiting = !running.non_stop;
   // What has happened before is told first; nobody moves for that.
   if (std::ranges::none_of(running.events, [&](const Event& e) { return is_due(state, e); }))

@@ -1,8 +1,5 @@
 #include <fcntl.h>
 #include <sys/fanotify.h>
-#include <sys/sysmacros.h>
-#undef major  // in the way of the schema's
-#undef minor
 #include <unistd.h>
 
 #include "core/base/error.h"
@@ -42,7 +39,7 @@ std::string mount_point(const ProcDirectory& proc, const pb::Fanotify::Mark& mar
     return mount_point(
         proc, [&](const auto& fields) { return fields[0] == std::to_string(mark.mount_id()); });
   const dev_t device = device_of(mark.device());
-  const std::string numbers = fmt::format("{}:{}", gnu_dev_major(device), gnu_dev_minor(device));
+  const std::string numbers = fmt::format("{}:{}", major_of(device), minor_of(device));
   return mount_point(proc, [&](const auto& fields) { return fields[2] == numbers; });
 }
 

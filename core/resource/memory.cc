@@ -6,6 +6,7 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/linux/device_number.h"
 #include "core/linux/mapped_file.h"
 #include "core/linux/pagemap.h"
 #include "core/resource/resources.h"
@@ -387,6 +388,10 @@ bool lies_in(const MemoryRun& run, const pb::Vma& vma) {
 bool is_anonymous(const pb::Vma& vma) {
   return vma.inode() == 0 || (!vma.shared() && is_of_huge_pages(vma) && vma.deleted() &&
                               vma.name() == "/anon_hugepage");
+}
+
+dev_t device_of(const pb::Vma& vma) {
+  return make_device(vma.device_major(), vma.device_minor());
 }
 
 bool has_flag(const pb::Vma& vma, std::string_view flag) {

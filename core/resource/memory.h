@@ -28,6 +28,8 @@ struct MemoryOptions {
   bool include_dontdump = false;
 };
 
+// Of its file.
+dev_t device_of(const pb::Vma& vma);
 // Whether it has that flag of two letters (VmFlags of smaps).
 bool has_flag(const pb::Vma& vma, std::string_view flag);
 

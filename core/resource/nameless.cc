@@ -13,7 +13,6 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
-#include "core/linux/device_number.h"
 #include "core/linux/mapped_file.h"
 #include "core/linux/reopened.h"
 #include "core/resource/memory.h"
@@ -139,8 +138,7 @@ void NamelessFiles::find_ids(pb::Process& process) const {
   for (pb::Vma& vma : *process.mutable_mappings()) {
     if (vma.nameless() || vma.inode() == 0 || vma.file() != 0 || vma.name().starts_with(kSystemV))
       continue;
-    const auto found =
-        by_inode_.find({make_device(vma.device_major(), vma.device_minor()), vma.inode()});
+    const auto found = by_inode_.find({device_of(vma), vma.inode()});
     if (found != by_inode_.end()) vma.set_nameless(found->second);
   }
 }
@@ -464,7 +462,7 @@ OpeningContext::ObjectKey OpeningContext::key_of(const pb::Descriptor& descripto
 
 OpeningContext::ObjectKey OpeningContext::key_of(const pb::Vma& mapping) {
   if (mapping.nameless()) return {0, mapping.nameless()};
-  return {make_device(mapping.device_major(), mapping.device_minor()), mapping.inode()};
+  return {device_of(mapping), mapping.inode()};
 }
 
 Fd open_again(const Fd& object, uint32_t flags, const pb::Descriptor& descriptor, bool same) {

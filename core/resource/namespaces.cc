@@ -191,14 +191,11 @@ void finish_namespaces(CaptureContext& context, pb::SnapshotRecord& record) {
     const auto found = context.networks.find(state.inode());
     if (found == context.networks.end()) continue;
     const auto& [member, held] = found->second;
-    const auto lacks = [&](const char* what, const std::string& why) {
-      if (!why.empty()) context.lacks(member, {}, what, why);
-    };
     try {
-      lacks("filters of packets (nftables)",
-            capture_network_settings(held, *state.mutable_network()));
+      const std::string why = capture_network_settings(held, *state.mutable_network());
+      if (!why.empty()) context.lacks(member, {}, "filters of packets (nftables)", why);
     } catch (const Error& error) {
-      lacks("settings of the net namespace", error.what());
+      context.lacks(member, {}, "settings of the net namespace", error.what());
     }
   }
 }

@@ -18,7 +18,6 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
-#include "core/linux/device_number.h"
 #include "core/linux/mapped_file.h"
 #include "core/linux/namespaces.h"
 #include "core/resource/inheritance.h"
@@ -33,10 +32,6 @@ constexpr uint32_t kRightsBits = 0777;
 
 bool is_segment(const pb::Vma& vma) {
   return vma.shared() && vma.deleted() && vma.name().starts_with(kSegmentName);
-}
-
-uint64_t device_of(const pb::Vma& vma) {
-  return make_device(vma.device_major(), vma.device_minor());
 }
 
 uint64_t size_of(const pb::Vma& vma) {

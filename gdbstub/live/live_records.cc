@@ -4,6 +4,7 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/linux/freezer.h"
 #include "core/linux/task.h"
 #include "gdbstub/live/live_target.h"
 
@@ -125,25 +126,12 @@ std::optional<pb::Process> LiveTarget::record_of(Pid real) const {
   }
 }
 
-// Parents first.
-std::vector<Pid> LiveTarget::real_tree() const {
-  std::vector<Pid> out, left{tree_->keeper()};
-  while (!left.empty()) {
-    const Pid real = left.back();
-    left.pop_back();
-    if (real != tree_->keeper()) out.push_back(real);
-    const auto proc = ProcDirectory::of_if_alive(real);
-    if (!proc) continue;
-    const auto children = proc->children();
-    left.insert(left.end(), children.rbegin(), children.rend());
-  }
-  return out;
-}
-
+// Parents first, as in a snapshot.
 std::vector<pb::Process> LiveTarget::records() const {
   std::vector<pb::Process> out;
-  for (const Pid real : real_tree())
-    if (auto record = record_of(real)) out.push_back(*std::move(record));
+  for (const Pid real : tree_below({tree_->keeper()}))
+    if (real != tree_->keeper())
+      if (auto record = record_of(real)) out.push_back(*std::move(record));
   return out;
 }
 
@@ -151,10 +139,10 @@ std::vector<pb::Process> LiveTarget::records() const {
 std::optional<Pid> LiveTarget::free_process(Pid pid) const {
   if (const auto found = free_.find(pid); found != free_.end()) return found->second;
   if (processes_.contains(pid)) return std::nullopt;
-  for (const Pid real : real_tree()) {
+  for (const Pid real : tree_below({tree_->keeper()})) {
     const auto proc = ProcDirectory::of_if_alive(real);
     const auto status = proc ? proc->read_if_allowed("status") : std::nullopt;
-    if (status && pid_of(real, ProcFields(*status)) == pid) return real;
+    if (status && real != tree_->keeper() && pid_of(real, ProcFields(*status)) == pid) return real;
   }
   return std::nullopt;
 }

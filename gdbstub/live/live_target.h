@@ -118,7 +118,6 @@ class LiveTarget : public RunningTarget {
   // live_records.cc
   Pid pid_of(Pid real, const ProcFields& status) const;
   std::optional<pb::Process> record_of(Pid real) const;
-  std::vector<Pid> real_tree() const;
   std::optional<Pid> free_process(Pid pid) const;  // its real number
 
   // live_run.cc
