@@ -27,9 +27,17 @@ namespace snapgdb {
 namespace {
 
 // What is read while the tree is stopped: about 10 ms at most.
-constexpr size_t kStash = size_t{64} << 20;
+constexpr size_t kMaxStash = size_t{64} << 20;
 // Threads beside the one that traces. More would wait for each other in the kernel.
 constexpr size_t kHelpers = 7;
+
+// Putting it in place takes time, too: no more than a small tree can need, with half as much again
+// for what it may grow until it is stopped. (What shared memory holds may be in no page table.)
+size_t stash_size(const Surveys& surveys) {
+  constexpr size_t kLeast = size_t{16} << 20;
+  const uint64_t resident = surveys.resident();
+  return resident ? std::min<uint64_t>(kMaxStash, kLeast + resident * 3 / 2) : kMaxStash;
+}
 
 // Works off one row; what it throws is not the end of the capture, but is recorded as missing.
 template <typename Row, typename... Args>
@@ -296,7 +304,7 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
   // Tasks that are held already run into a signal just now: there is no time for first copies.
   Surveys surveys;
   if (tracees.empty()) surveys.look(roots, pages_);
-  Stash stash(kStash);
+  Stash stash(stash_size(surveys));
   Crew crew(kHelpers);
   image_.drain();  // so that none of our threads is in the way while the tree is stopped
   surveys.refresh(pages_);

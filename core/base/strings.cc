@@ -14,6 +14,10 @@ int hex_digit(char c) {
   return -1;
 }
 
+bool is_blank(char c) {
+  return c == ' ' || c == '\t';
+}
+
 // Length of the UTF-8 sequence at the start of `text`, 0 if there is none (RFC 3629).
 size_t utf8_length(std::string_view text) {
   const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
@@ -60,16 +64,30 @@ std::optional<std::string> from_hex(std::string_view hex) {
   return bytes;
 }
 
+// Fields are short: asking the library for sets of characters costs a call for each of them.
+std::string_view next_field(std::string_view& text) {
+  const auto skip = [&](bool blanks) {
+    size_t n = 0;
+    while (n < text.size() && is_blank(text[n]) == blanks) ++n;
+    const std::string_view skipped = text.substr(0, n);
+    text.remove_prefix(n);
+    return skipped;
+  };
+  skip(true);
+  return skip(false);
+}
+
 std::vector<std::string_view> split_blank(std::string_view text) {
   std::vector<std::string_view> fields;
-  while (true) {
-    const size_t start = text.find_first_not_of(" \t");
-    if (start == std::string_view::npos) return fields;
-    text.remove_prefix(start);
-    const size_t end = std::min(text.find_first_of(" \t"), text.size());
-    fields.push_back(text.substr(0, end));
-    text.remove_prefix(end);
-  }
+  for (auto field = next_field(text); !field.empty(); field = next_field(text))
+    fields.push_back(field);
+  return fields;
+}
+
+bool has_word(std::string_view text, std::string_view word) {
+  for (auto field = next_field(text); !field.empty(); field = next_field(text))
+    if (field == word) return true;
+  return false;
 }
 
 std::vector<std::string_view> split(std::string_view text, char separator) {
@@ -83,9 +101,10 @@ std::vector<std::string_view> split(std::string_view text, char separator) {
 }
 
 std::string_view trim(std::string_view text) {
-  const size_t start = text.find_first_not_of(" \t\n");
-  if (start == std::string_view::npos) return {};
-  return text.substr(start, text.find_last_not_of(" \t\n") - start + 1);
+  const auto is_space = [](char c) { return is_blank(c) || c == '\n'; };
+  while (!text.empty() && is_space(text.front())) text.remove_prefix(1);
+  while (!text.empty() && is_space(text.back())) text.remove_suffix(1);
+  return text;
 }
 
 std::string printable(std::string_view text) {

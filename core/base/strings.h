@@ -27,8 +27,11 @@ std::optional<Number> parse_number(std::string_view text, int base = 10) {
   return value;
 }
 
-// Runs of blanks (spaces and tabs) separate; no empty fields.
+// Fields are separated by runs of blanks (spaces and tabs); none is empty.
 std::vector<std::string_view> split_blank(std::string_view text);
+// Takes the first one off the front of `text`; empty: there is none.
+std::string_view next_field(std::string_view& text);
+bool has_word(std::string_view text, std::string_view word);  // as one of them
 // Every `separator` separates; a last empty field is dropped.
 std::vector<std::string_view> split(std::string_view text, char separator);
 std::string_view trim(std::string_view text);

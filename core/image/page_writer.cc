@@ -29,13 +29,24 @@ bool is_zero(std::span<const std::byte> page) {
 
 }  // namespace
 
-PageWriter::PageWriter(ImageWriter& out, Progress* progress)
-    : out_(out),
-      progress_(progress),
-      known_memory_(kSlots * sizeof(Known)),
-      known_(reinterpret_cast<Known*>(known_memory_.bytes().data()), kSlots) {
+PageWriter::PageWriter(ImageWriter& out, Progress* progress) : out_(out), progress_(progress) {
   std::random_device device;
   seed_ = uint64_t{device()} << 32 | device();
+  make_table(kFirstSlots);
+}
+
+// In place: a page fault that reads first takes another one to write.
+void PageWriter::make_table(size_t slots) {
+  HugeMemory& memory = known_memory_.emplace(slots * sizeof(Known));
+  memory.put_in_place();
+  known_ = {reinterpret_cast<Known*>(memory.bytes().data()), slots};
+}
+
+void PageWriter::grow() {
+  const std::vector<Known> before(known_.begin(), known_.end());
+  make_table(kMaxSlots);
+  for (const Known& one : before)
+    if (one.ordinal_plus_one) place_of(one.low) = one;
 }
 
 void PageWriter::add(Extents& extents, uint64_t address, std::span<const std::byte> pages) {
@@ -78,7 +89,7 @@ void PageWriter::settle(Extents& extents, uint64_t address, uint64_t pages) {
     const auto page = slot(first + i).first(kPageSize);
     if (is_zero(page)) continue;
     hashes[i] = XXH3_128bits_withSeed(page.data(), page.size(), seed_);
-    __builtin_prefetch(&known_[hashes[i]->low64 % kSlots], 1);  // hardly ever in the cache
+    __builtin_prefetch(&place_of(hashes[i]->low64), 1);  // hardly ever in the cache
   }
   for (uint64_t i = 0; i < pages; ++i, address += kPageSize) {
     if (!hashes[i]) {
@@ -86,7 +97,7 @@ void PageWriter::settle(Extents& extents, uint64_t address, uint64_t pages) {
       extents.append({address, kPageSize, pb::SOURCE_ZERO, 0, 0});
       continue;
     }
-    Known& known = known_[hashes[i]->low64 % kSlots];
+    Known& known = place_of(hashes[i]->low64);
     uint64_t ordinal = known.ordinal_plus_one - 1;
     if (known.ordinal_plus_one && known.low == hashes[i]->low64 &&
         known.high == hashes[i]->high64) {
@@ -97,9 +108,11 @@ void PageWriter::settle(Extents& extents, uint64_t address, uint64_t pages) {
       ordinal = prefix_.first_page + prefix_.pages++;
       known = {hashes[i]->low64, hashes[i]->high64, ordinal + 1};
       ++counts_.stored;
+      ++taken_;
     }
     extents.append({address, kPageSize, pb::SOURCE_STORED, ordinal, 0});
   }
+  if (taken_ > kFirstSlots / kSparse && known_.size() < kMaxSlots) grow();
   if (prefix_.pages == kPagesPerChunk) flush();
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -44,8 +45,15 @@ class PageWriter {
   struct Known {
     uint64_t low = 0, high = 0, ordinal_plus_one = 0;
   };
-  static constexpr size_t kSlots = size_t{1} << 20;  // 24 MiB: the last 4 GiB of distinct pages
+  static constexpr size_t kMaxSlots = size_t{1} << 20;  // 24 MiB: the last 4 GiB of distinct pages
+  // Clearing the full table would take longer than the whole of a small capture.
+  static constexpr size_t kFirstSlots = kMaxSlots / 8;
+  // So many slots for a page: more than half a table would push a fifth of them out.
+  static constexpr size_t kSparse = 16;
 
+  void make_table(size_t slots);
+  void grow();
+  Known& place_of(uint64_t low) { return known_[low % known_.size()]; }
   void begin_chunk();
   // Takes over the pages that were put into the chunk behind those it has.
   void settle(Extents& extents, uint64_t address, uint64_t pages);
@@ -54,8 +62,9 @@ class PageWriter {
   ImageWriter& out_;
   Progress* progress_;
   uint64_t seed_;
-  HugeMemory known_memory_;
+  std::optional<HugeMemory> known_memory_;
   std::span<Known> known_;  // all of it
+  uint64_t taken_ = 0;      // pages put into it
   Bytes payload_;           // of full size; prefix_.pages of it are taken
   PagePrefix prefix_;
   Counts counts_;

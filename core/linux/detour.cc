@@ -20,7 +20,6 @@ namespace {
 
 constexpr uint64_t kRedZone = 128;             // System V ABI, 3.2.2
 constexpr uint64_t kMinimalStack = 64 * 1024;  // what is smaller is no ordinary stack
-constexpr uint64_t kCodeSegment = 0x33;        // of 64-bit code
 constexpr uint64_t kAllBlocked = ~uint64_t{0};
 constexpr uint64_t kOptions = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE;  // for calls, one by one
 
@@ -31,7 +30,8 @@ bool read_from(Tid tid, uint64_t address, T& out) {
 
 std::optional<user_regs_struct> begun_anew(const Tracee& task, const user_regs_struct& registers) {
   std::array<std::byte, kCodeBefore> code{};
-  read_from(task.tid(), registers.rip - code.size(), code);  // unreadable: no known code
+  if (registers.orig_rax == SYS_restart_syscall)               // otherwise nobody asks for it
+    read_from(task.tid(), registers.rip - code.size(), code);  // unreadable: no known code
   return restarted_by_hand(registers, code, task.wait_channel());
 }
 
@@ -113,6 +113,10 @@ uint64_t ignored_signals(const ProcFields& status) {
   return (status.number("SigIgn", 16) | by_default) & ~status.number("SigCgt", 16) & ~job_control;
 }
 
+uint64_t pending_signals(const ProcFields& status) {
+  return status.number("SigPnd", 16) | status.number("ShdPnd", 16);
+}
+
 std::optional<std::string> Detour::obstacle(const Tracee& task) {
   const WaitStatus stop = task.status();
   if (!stop.stopped()) return "it is not stopped";
@@ -142,9 +146,12 @@ Detour::Detour(Tracee& task, const Place& place, size_t scratch)
   FrameChain chain(place_.gadgets, home_);
   const auto anew = begun_anew(task, registers_);
   chain.home(anew.value_or(registers_), task.register_set(NT_X86_XSTATE), mask_);
+  known_ = task.known();
+  known_.registers = registers_;
   if (task.status().signal_delivery()) signal_ = task.siginfo();
-  memory_.resize(chain.end() - scratch_);
-  read(scratch_, memory_);
+  here_.resize(chain.end() - scratch_);
+  look();
+  memory_ = here_;
   write(home_, chain.bytes());
   if (signal_) queue_signal_again();
 }
@@ -170,18 +177,36 @@ Detour::~Detour() {
   }
 }
 
-void Detour::read(uint64_t address, std::span<std::byte> out) const {
-  if (read_remote(task_.tid(), address, out) != out.size())
+// All of it at once: a call for each piece would take as long as the copying of a page.
+void Detour::look() {
+  if (std::exchange(is_known_, true)) return;
+  if (read_remote(task_.tid(), scratch_, here_) != here_.size())
     throw_errno("cannot read memory of {}", task_.tid().value);
 }
 
+void Detour::read(uint64_t address, std::span<std::byte> out) {
+  look();
+  std::ranges::copy(std::span(here_).subspan(address - scratch_, out.size()), out.begin());
+}
+
 void Detour::write(uint64_t address, std::span<const std::byte> bytes) {
-  write_remote(task_.tid(), address, bytes);
+  look();
+  std::ranges::copy(bytes, std::span(here_).subspan(address - scratch_).begin());
+  written_ = {std::min(written_.low, address), std::max(written_.high, address + bytes.size())};
+}
+
+void Detour::write_to_task() {
+  if (written_.high > written_.low)
+    write_remote(task_.tid(), written_.low,
+                 std::span(here_).subspan(written_.low - scratch_, written_.high - written_.low));
+  written_ = {};
+  is_known_ = false;
 }
 
 // The order matters in case we are killed here: registers that lead home first, then the mask that
 // the frame puts right again.
 void Detour::leave_with(const user_regs_struct& registers, uint64_t mask) {
+  write_to_task();
   task_.set_registers(registers);
   if (!std::exchange(away_, true)) task_.set_signal_mask(mask);
 }
@@ -260,7 +285,8 @@ int Detour::end_signal() const {
     return 0;
   uint64_t possible = place_.ignored & ~mask_;
   // One that is blocked may be waited for: it must not be pending, nor be one that is often sent.
-  if (!possible) possible = place_.ignored & ~bits({SIGCHLD}) & ~pending_signals(task_);
+  const auto pending = [&] { return place_.pending ? *place_.pending : pending_signals(task_); };
+  if (!possible) possible = place_.ignored & ~bits({SIGCHLD}) & ~pending();
   return possible ? 64 - std::countl_zero(possible) : 0;
 }
 
@@ -364,9 +390,10 @@ void Detour::go_home() {
     task_.set_registers(registers_);
     // The signal at the end of a way was none of the program's.
     if (!signal_ && task_.status().signal_delivery()) task_.set_status(status_);
+    task_.set_known(known_);
     send_again(std::exchange(came_, 0));
   }
-  if (!memory_.empty()) write(scratch_, std::exchange(memory_, {}));
+  if (!memory_.empty()) write_remote(task_.tid(), scratch_, std::exchange(memory_, {}));
   if (std::exchange(signal_, {})) {
     task_.resume_if_alive(0);
     expect_stop("be given its signal again");

@@ -23,7 +23,8 @@ class Detour {
   struct Place {
     Gadgets gadgets;
     uint64_t low = 0, high = 0;
-    uint64_t ignored = 0;  // ignored_signals()
+    uint64_t ignored = 0;                  // ignored_signals()
+    std::optional<uint64_t> pending = {};  // of this very task: pending_signals(), if known
     // Of this very task. What they do not let pass is not tried: should we be killed on the way, it
     // would be the end of the program.
     std::vector<SystemCallFilter> filters = {};
@@ -56,13 +57,16 @@ class Detour {
   // clone(2), by the flags without a signal at its exit; the new task is ours from its birth on,
   // stopped before its first instruction, which is the `ret` at `stack`.
   Tracee clone(uint64_t flags, uint64_t stack);
+  // Within the scratch memory. What is written is there when the task makes its next call.
   void write(uint64_t address, std::span<const std::byte> bytes);
-  void read(uint64_t address, std::span<std::byte> out) const;
+  void read(uint64_t address, std::span<std::byte> out);
 
   // What the destructor does, for those who want to know whether it worked.
   void go_home();
 
  private:
+  void look();
+  void write_to_task();
   void queue_signal_again();
   void expect_let_pass(const SystemCall& call) const;
   static constexpr size_t kStepSize = 100;  // 12 words on the way, and a result
@@ -89,7 +93,15 @@ class Detour {
   uint64_t scratch_ = 0, home_ = 0;
   user_regs_struct registers_{};  // to come back to
   uint64_t mask_ = 0;
+  Tracee::Known known_;
   std::vector<std::byte> memory_;  // what stood in [scratch_, scratch_ + size)
+  // What stands there now, once it was looked at since the task last went on; and what of it we
+  // have changed meanwhile.
+  std::vector<std::byte> here_;
+  bool is_known_ = false;
+  struct {
+    uint64_t low = ~uint64_t{0}, high = 0;
+  } written_;
   bool away_ = false;
   uint64_t came_ = 0;                // signals that others sent meanwhile, as a mask
   std::optional<siginfo_t> signal_;  // was to be delivered when we came, and will be
@@ -106,6 +118,8 @@ std::optional<FreeStack> free_stack(const std::vector<ProcMapping>& mappings,
 // The signals, as a mask, that this process (its /proc/PID/status) ignores, be it by default, and
 // that nothing else comes with.
 uint64_t ignored_signals(const ProcFields& status);
+// Those that a task (/proc/PID/task/TID/status), or its process, has pending.
+uint64_t pending_signals(const ProcFields& status);
 
 // The child that `parent`, which was set going with PTRACE_O_TRACECLONE, gives birth to: ours,
 // stopped before its first instruction. Throws Error if there is none.

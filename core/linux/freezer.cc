@@ -3,6 +3,7 @@
 #include <linux/capability.h>
 #include <sched.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -14,6 +15,7 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/linux/task.h"
 
 namespace snapgdb {
 namespace {
@@ -22,6 +24,9 @@ using Clock = std::chrono::steady_clock;
 
 // How long a child may take to leave vfork(2) by itself. Most are about to exec.
 constexpr std::chrono::milliseconds kVforkPatience{3};
+// A task that is on no processor but does not stop is not worth that the others stand still for so
+// long: it gets that fraction of the time.
+constexpr int kHaste = 10;
 constexpr std::string_view kVforkChannel = "kernel_clone";  // wait_for_vfork_done() is part of it
 
 // A process as /proc shows it. Its directory is kept: what it tells later is of the same process.
@@ -42,7 +47,10 @@ class Freezer {
   std::vector<Sighting> look();
   bool is_all_there_is(const std::vector<Sighting>& tree) const;
   void look_at(const Sighting& process);
+  bool prepare(ProcDirectory& directory, std::span<const std::string> files);
   void await_ends_of_vfork() const;
+  void await_ends_of_deep_sleep() const;
+  [[noreturn]] static void give_up(Tid tid);
   bool stop_what_is_new(const std::vector<Sighting>& tree);
   bool stop_if_new(Tid tid);
   bool stop_task(FrozenTask& task);
@@ -58,6 +66,7 @@ class Freezer {
   std::map<Tid, FrozenTask> met_;  // every task met, as it was before we stopped it
   std::set<Tid> held_;             // stopped, about to be, or gone
   TaskCount tasks_made_;           // before the last look
+  size_t descriptors_ = 0;         // of our own that may still be taken
 };
 
 [[noreturn]] void refuse(Pid pid, std::string why, std::string help = "") {
@@ -76,6 +85,26 @@ void check_root(Pid pid) {
     refuse(pid, "it is a zombie: it has exited, only its exit status is left");
 }
 
+// What the resources of processes and threads read of /proc once everything is stopped. To have it
+// open by then leaves a third of the system calls.
+const std::vector<std::string> kFilesOfProcess = {"stat", "status", "limits", "cgroup",
+                                                  "coredump_filter"};
+
+std::vector<std::string> files_of(Tid tid, Pid pid) {
+  std::vector<std::string> files = {"stat", "loginuid", timer_slack_file(tid)};
+  if (tid == leader_of(pid))  // whose status is that of the process
+    files.insert(files.end(), {"personality", "oom_score_adj"});
+  else
+    files.push_back("status");
+  return files;
+}
+
+// Half of them: there are others to be opened.
+size_t descriptors_to_spare() {
+  rlimit limit{};
+  return ::getrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur / 2 : 0;
+}
+
 // "it sleeps uninterruptibly in do_sys_poll"
 std::string why_it_does_not_stop(Tid tid) {
   const auto proc = ProcDirectory::of_if_alive(Pid{tid.value});
@@ -86,6 +115,12 @@ std::string why_it_does_not_stop(Tid tid) {
   if (stat->state == 'D')
     return fmt::format("it sleeps uninterruptibly{}{}", channel.empty() ? "" : " in ", channel);
   return fmt::format("its state is {}", stat->state);
+}
+
+bool sleeps_deeply(Tid tid) {
+  const auto proc = ProcDirectory::of_if_alive(Pid{tid.value});
+  const auto stat = proc ? proc->stat_if_alive() : std::nullopt;
+  return stat && stat->state == 'D';
 }
 
 // The call in which a parent waits for its child to exec or exit, if that is what the task does.
@@ -128,9 +163,11 @@ std::vector<Sighting> look_around(const std::vector<Pid>& roots) {
 FrozenTree Freezer::run() {
   for (const Pid root : roots_) check_root(root);
   std::vector<Sighting> seen = look();
+  descriptors_ = descriptors_to_spare();
   // What tasks do is best asked before the first of them is stopped: it takes time.
-  for (const Sighting& process : seen) look_at(process);
+  for (Sighting& process : seen) look_at(process), prepare(process.proc, kFilesOfProcess);
   await_ends_of_vfork();
+  await_ends_of_deep_sleep();
   FrozenTree tree;
   tree.first_stop_ns = now_ns(CLOCK_MONOTONIC);
   // What is stopped can start nothing new: once a look around finds nothing, the tree is whole.
@@ -170,12 +207,22 @@ void Freezer::look_at(const Sighting& process) {
   for (const Tid tid : process.tids) {
     if (met_.contains(tid)) continue;
     try {
-      const ProcDirectory task = process.proc.task(tid);
-      met_[tid] = {tid, task.stat().state, wait_channel(task)};
+      ProcDirectory task = process.proc.task(tid);
+      const bool is_kept = prepare(task, files_of(tid, process.pid));
+      FrozenTask& met = met_[tid] = {tid, task.stat().state, wait_channel(task)};
+      if (is_kept) met.proc = std::move(task);
     } catch (const SystemError&) {
       // The task exited meanwhile.
     }
   }
+}
+
+// False: there are too many of them.
+bool Freezer::prepare(ProcDirectory& directory, std::span<const std::string> files) {
+  if (descriptors_ < files.size() + 1) return false;
+  descriptors_ -= files.size() + 1;
+  directory.prepare(files);
+  return true;
 }
 
 void Freezer::await_ends_of_vfork() const {
@@ -184,6 +231,22 @@ void Freezer::await_ends_of_vfork() const {
     while (task.wait_channel_before == kVforkChannel && vfork_of_if_alive(tid) &&
            Clock::now() < deadline)
       ::usleep(100);
+}
+
+// While everything else still runs: nothing can be stopped there.
+void Freezer::await_ends_of_deep_sleep() const {
+  const auto deadline = Clock::now() + options_.patience;
+  for (const auto& [tid, task] : met_)
+    while (task.state_before == 'D' && task.wait_channel_before != kVforkChannel &&
+           sleeps_deeply(tid)) {
+      if (Clock::now() > deadline) give_up(tid);
+      ::usleep(1000);
+    }
+}
+
+void Freezer::give_up(Tid tid) {
+  throw Error(fmt::format("cannot stop task {}", tid.value), why_it_does_not_stop(tid),
+              "try again, or end what it waits for");
 }
 
 bool Freezer::stop_what_is_new(const std::vector<Sighting>& tree) {
@@ -219,7 +282,8 @@ bool Freezer::stop_task(FrozenTask& task) {
     known = tracees_.emplace(task.tid, std::move(*tracee)).first;
   }
   if (known->second.is_stopped()) {
-    task = {task.tid, 'R', ""};  // held by us as it ran into a signal
+    task.state_before = 'R';  // held by us as it ran into a signal
+    task.wait_channel_before.clear();
   } else {
     known->second.set_wait_channel(task.wait_channel_before);
     known->second.interrupt_if_alive();
@@ -234,13 +298,14 @@ void Freezer::wait_for_all() {
 
 void Freezer::wait_for(Tracee& tracee) {
   constexpr useconds_t kShort = 200, kLong = 5000;
-  const auto deadline = Clock::now() + options_.patience;
+  const auto began = Clock::now();
   for (useconds_t pause = 20; !tracee.poll_stop(); pause = std::min(pause * 2, kLong)) {
     if (tracee.status().gone()) return;
     if (pause > kShort && is_held_by_vfork(tracee)) return;
-    if (Clock::now() > deadline)
-      throw Error(fmt::format("cannot stop task {}", tracee.tid().value),
-                  why_it_does_not_stop(tracee.tid()), "try again, or end what it waits for");
+    const auto waited = Clock::now() - began;
+    if (waited > options_.patience ||
+        (waited > options_.patience / kHaste && sleeps_deeply(tracee.tid())))
+      give_up(tracee.tid());
     ::usleep(pause);
   }
 }
@@ -293,8 +358,9 @@ FrozenProcess Freezer::describe(Sighting process) const {
   }
   std::ranges::stable_partition(
       tasks, [&](const FrozenTask& task) { return task.tid == leader_of(process.pid); });
-  ProcDirectory task_proc =
-      process.proc.task(tasks.empty() ? leader_of(process.pid) : tasks.front().tid);
+  ProcDirectory task_proc = tasks.empty()        ? process.proc.task(leader_of(process.pid))
+                            : tasks.front().proc ? *tasks.front().proc
+                                                 : process.proc.task(tasks.front().tid);
   return {process.pid, std::move(process.proc), std::move(task_proc), std::move(tasks)};
 }
 

@@ -23,6 +23,9 @@ struct FrozenTask {
   // execs or exits. The child is held, and so is the task, although it is not stopped and not among
   // the Tracees. This is all that can be known of its registers.
   std::optional<CallInProgress> in_vfork = {};
+  // /proc/PID/task/TID, from before it was stopped, with files at hand; nullopt: there would be too
+  // many of them.
+  std::optional<ProcDirectory> proc = {};
 };
 
 class FrozenProcess {
@@ -66,7 +69,8 @@ struct FrozenTree {
 };
 
 struct FreezeOptions {
-  // How long one task may take to stop. Only uninterruptible sleep makes it long.
+  // How long one task may take to stop; a tenth of it if it sleeps uninterruptibly. So much it
+  // gets before anything is stopped.
   std::chrono::milliseconds patience{10'000};
 };
 

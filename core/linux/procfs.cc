@@ -41,14 +41,6 @@ uint64_t hex_number(std::string_view text) {
   return parse_number<uint64_t>(text, 16).value_or(0);
 }
 
-// Takes one blank-separated field off the front of `line`.
-std::string_view next_field(std::string_view& line) {
-  line = line.substr(std::min(line.find_first_not_of(' '), line.size()));
-  const std::string_view field = line.substr(0, line.find(' '));
-  line.remove_prefix(field.size());
-  return field;
-}
-
 // "start-end perms offset major:minor inode   name"
 std::optional<ProcMapping> parse_mapping_line(std::string_view line) {
   std::string_view rest = line;
@@ -112,7 +104,7 @@ bool is_one_record(std::string_view name) {
 // nullopt: it failed, or there is more of it.
 std::optional<std::string> read_record(int fd) {
   std::array<char, 4096> block;
-  const ssize_t n = ::read(fd, block.data(), block.size());
+  const ssize_t n = ::pread(fd, block.data(), block.size(), 0);
   if (n < 0 || n == std::ssize(block)) return std::nullopt;
   return std::string(block.data(), static_cast<size_t>(n));
 }
@@ -165,8 +157,7 @@ uint64_t ProcMapping::size_of(std::string_view key) const {
 }
 
 bool ProcMapping::has_flag(std::string_view two_letters) const {
-  const auto all = split_blank(flags);
-  return std::ranges::find(all, two_letters) != all.end();
+  return has_word(flags, two_letters);
 }
 
 std::vector<ProcMapping> parse_mappings(std::string_view text) {
@@ -235,30 +226,36 @@ ProcDirectory ProcDirectory::of(Pid pid) {
 
 ProcDirectory ProcDirectory::task(Tid tid) const {
   const std::string name = fmt::format("task/{}", tid.value);
-  Fd fd(::openat(fd_.get(), name.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-  if (!fd.valid()) throw_errno("cannot open {}/{}", path_, name);
-  return ProcDirectory(std::move(fd), fmt::format("{}/{}", path_, name));
+  Fd fd(::openat(this->fd(), name.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!fd.valid()) throw_errno("cannot open {}/{}", path(), name);
+  return ProcDirectory(std::move(fd), fmt::format("{}/{}", path(), name));
 }
 
 Fd ProcDirectory::open(const std::string& name, int flags) const {
-  return Fd(::openat(fd_.get(), name.c_str(), flags | O_CLOEXEC));
+  return Fd(::openat(fd(), name.c_str(), flags | O_CLOEXEC));
+}
+
+void ProcDirectory::prepare(std::span<const std::string> names) {
+  for (const std::string& name : names)
+    if (Fd fd = open(name, O_RDONLY); fd.valid()) held_->prepared.emplace_back(name, std::move(fd));
 }
 
 std::string ProcDirectory::read(const char* name) const {
+  for (const auto& [known, fd] : held_->prepared)
+    if (known == name)
+      if (auto record = read_record(fd.get())) return std::move(*record);
   const Fd fd = open(name, O_RDONLY);
-  if (!fd.valid()) throw_errno("cannot open {}/{}", path_, name);
-  if (is_one_record(name)) {
+  if (!fd.valid()) throw_errno("cannot open {}/{}", path(), name);
+  if (is_one_record(name))
     if (auto record = read_record(fd.get())) return std::move(*record);
-    ::lseek(fd.get(), 0, SEEK_SET);
-  }
-  return read_whole(fd.get(), fmt::format("{}/{}", path_, name));
+  return read_whole(fd.get(), fmt::format("{}/{}", path(), name));
 }
 
 void ProcDirectory::write(const char* name, std::string_view text) const {
   const Fd fd = open(name, O_WRONLY);
-  if (!fd.valid()) throw_errno("cannot open {}/{}", path_, name);
+  if (!fd.valid()) throw_errno("cannot open {}/{}", path(), name);
   if (::write(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
-    throw_errno("cannot write {} to {}/{}", printable(text), path_, name);
+    throw_errno("cannot write {} to {}/{}", printable(text), path(), name);
 }
 
 std::optional<std::string> ProcDirectory::read_if_allowed(const char* name) const {
@@ -272,7 +269,7 @@ std::optional<std::string> ProcDirectory::read_if_allowed(const char* name) cons
 std::optional<std::string> ProcDirectory::link_if_allowed(const std::string& name) const {
   std::string target(256, '\0');
   while (true) {
-    const ssize_t n = ::readlinkat(fd_.get(), name.c_str(), target.data(), target.size());
+    const ssize_t n = ::readlinkat(fd(), name.c_str(), target.data(), target.size());
     if (n < 0) return std::nullopt;
     if (static_cast<size_t>(n) < target.size()) {
       target.resize(static_cast<size_t>(n));
@@ -284,7 +281,7 @@ std::optional<std::string> ProcDirectory::link_if_allowed(const std::string& nam
 
 std::string ProcDirectory::link(const std::string& name) const {
   auto target = link_if_allowed(name);
-  if (!target) throw_errno("cannot read the link {}/{}", path_, name);
+  if (!target) throw_errno("cannot read the link {}/{}", path(), name);
   return std::move(*target);
 }
 
@@ -294,7 +291,7 @@ std::optional<ProcStat> ProcDirectory::stat_if_alive() const {
 }
 
 std::vector<std::string> ProcDirectory::list(const char* name) const {
-  return list_directory(fd_.get(), name, path_);
+  return list_directory(fd(), name, path());
 }
 
 std::vector<Tid> ProcDirectory::tasks() const {

@@ -3,7 +3,9 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -73,12 +75,18 @@ class ProcFields {
 };
 
 // A directory of /proc held open: what is read through it belongs to that very task, even if its
-// number is used again meanwhile (reads then fail with ESRCH).
+// number is used again meanwhile (reads then fail with ESRCH). Copies share what is held.
 class ProcDirectory {
  public:
   static ProcDirectory of(Pid pid);  // throws SystemError (ENOENT: no such process)
   static std::optional<ProcDirectory> of_if_alive(Pid pid);
   ProcDirectory task(Tid tid) const;  // /proc/PID/task/TID
+
+  // Opens these, each of one record, now: each read() is one system call then, of three. What they
+  // tell is of the time of reading. Those that cannot be opened are opened when they are read. Not
+  // for what belongs to the memory (maps, auxv): that would stay what it is over an execve(2).
+  // Not while others use this directory.
+  void prepare(std::span<const std::string> names);
 
   std::string read(const char* name) const;
   // nullopt where the kernel lacks the file or refuses it to us.
@@ -95,14 +103,20 @@ class ProcDirectory {
 
   ProcStat stat() const { return parse_stat(read("stat")); }
   std::optional<ProcStat> stat_if_alive() const;  // nullopt: it has been reaped
-  int fd() const { return fd_.get(); }
-  const std::string& path() const { return path_; }
+  int fd() const { return held_->fd.get(); }
+  const std::string& path() const { return held_->path; }
 
  private:
-  ProcDirectory(Fd fd, std::string path) : fd_(std::move(fd)), path_(std::move(path)) {}
+  ProcDirectory(Fd fd, std::string path)
+      : held_(std::make_shared<Held>(std::move(fd), std::move(path))) {}
 
-  Fd fd_;
-  std::string path_;
+  struct Held {
+    Held(Fd directory, std::string name) : fd(std::move(directory)), path(std::move(name)) {}
+    Fd fd;
+    std::string path;
+    std::vector<std::pair<std::string, Fd>> prepared = {};
+  };
+  std::shared_ptr<Held> held_;
 };
 
 // How many tasks there are on this machine, and the number that was given out last in our pid

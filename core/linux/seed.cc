@@ -52,7 +52,7 @@ constexpr std::chrono::minutes kPatience{10};
 
 user_regs_struct fresh_registers() {
   user_regs_struct registers{};
-  registers.cs = 0x33;  // __USER_CS
+  registers.cs = kCodeSegment;
   registers.ss = 0x2b;  // __USER_DS
   registers.eflags = 0x202;
   registers.orig_rax = ~uint64_t{0};

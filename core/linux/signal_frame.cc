@@ -162,7 +162,7 @@ void FrameChain::warm_up() {
 
 void FrameChain::call(long number, const SystemCallArguments& arguments) {
   user_regs_struct registers{};
-  registers.cs = 0x33;  // __USER_CS
+  registers.cs = kCodeSegment;
   registers.ss = 0x2b;  // __USER_DS
   registers.eflags = 0x202;
   append(registers_for(gadgets_, registers, number, arguments, end() + kFrameSize), 0,

@@ -13,6 +13,9 @@
 
 namespace snapgdb {
 
+// __USER_CS, arch/x86/include/asm/segment.h: by it the kernel tells 64-bit code from 32-bit code.
+constexpr uint64_t kCodeSegment = 0x33;
+
 using SystemCallArguments = std::array<uint64_t, 6>;
 struct SystemCall {
   long number = 0;

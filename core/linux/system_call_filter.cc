@@ -156,12 +156,13 @@ class Machine {
 
 }  // namespace
 
-std::vector<SystemCallFilter> filters_of(const Tracee& task) {
+std::optional<std::vector<SystemCallFilter>> filters_of(const Tracee& task) {
   std::vector<SystemCallFilter> filters;
   while (true) {
     const uint64_t index = filters.size();
     const long size = request(kGetFilter, task, index, nullptr);  // in instructions
     if (size < 0 && errno == ENOENT) return filters;
+    if (size < 0 && errno == EINVAL) return std::nullopt;
     SystemCallFilter filter;
     filter.program.resize(static_cast<size_t>(std::max(size, 0L)));
     if (size < 0 || request(kGetFilter, task, index, filter.program.data()) != size)

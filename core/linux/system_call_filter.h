@@ -17,10 +17,10 @@ struct SystemCallFilter {
   uint32_t flags = 0;  // SECCOMP_FILTER_FLAG_LOG
 };
 
-// Those of a stopped task, the oldest first. Throws SystemError: EINVAL if it is not in filter mode
-// (it has none, or may do nothing at all: strict mode), EACCES without CAP_SYS_ADMIN, or
-// where we are under a filter ourselves.
-std::vector<SystemCallFilter> filters_of(const Tracee& task);
+// Those of a stopped task, the oldest first; nullopt: it is not in filter mode (it has none, or may
+// do nothing at all: strict mode). Throws SystemError: EACCES without CAP_SYS_ADMIN, or where we
+// are under a filter ourselves.
+std::optional<std::vector<SystemCallFilter>> filters_of(const Tracee& task);
 
 // Of the task and all that it makes, until they are let go or their options change. Throws Error.
 void suspend_filters(Tracee& task);

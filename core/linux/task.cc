@@ -8,7 +8,6 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
-#include "core/linux/procfs.h"
 
 namespace snapgdb {
 namespace {
@@ -54,13 +53,13 @@ std::optional<uint32_t> io_priority_of(Tid tid) {
 }
 
 // By the task's own number, since the file is missing below /proc/PID/task.
-std::optional<uint64_t> timer_slack_of(Tid tid) {
-  const Fd fd(
-      ::open(fmt::format("/proc/{}/timerslack_ns", tid.value).c_str(), O_RDONLY | O_CLOEXEC));
-  char text[32];
-  const ssize_t n = fd.valid() ? ::read(fd.get(), text, sizeof text) : -1;
-  if (n < 0) return std::nullopt;
-  return parse_number<uint64_t>(trim(std::string_view(text, static_cast<size_t>(n))));
+std::string timer_slack_file(Tid tid) {
+  return fmt::format("../../../{}/timerslack_ns", tid.value);
+}
+
+std::optional<uint64_t> timer_slack_of(const ProcDirectory& task, Tid tid) {
+  const auto text = task.read_if_allowed(timer_slack_file(tid).c_str());
+  return text ? parse_number<uint64_t>(trim(*text)) : std::nullopt;
 }
 
 std::optional<RobustList> robust_list_of(Tid tid) {
@@ -92,18 +91,34 @@ int64_t clock_offset(Tid tid, int clock) {
   return 0;
 }
 
-// kcmp orders kernel objects (by a scrambled address), 1 meaning less.
+namespace {
+
+// kcmp orders kernel objects (by a scrambled address): 0 means equal, 1 less, 2 greater; negative:
+// it is refused.
+long compare(Identities::Kind kind, Tid tid, int number, Tid other, int other_number) {
+  return ::syscall(SYS_kcmp, tid.value, other.value, kcmp_type(kind), number, other_number);
+}
+
+}  // namespace
+
 bool Identities::Less::operator()(const Key& a, const Key& b) const {
-  const long order =
-      ::syscall(SYS_kcmp, a.tid.value, b.tid.value, kcmp_type(kind), a.number, b.number);
+  const long order = compare(kind, a.tid, a.number, b.tid, b.number);
   if (order < 0) return a < b;
   return order == 1;
 }
 
 uint32_t Identities::of(Tid tid, int number) {
   const std::lock_guard lock(mutex_);
-  const auto next = static_cast<uint32_t>(ids_.size() + 1);
-  return ids_.try_emplace(Key{tid, number}, next).first->second;
+  const Key key{tid, number};
+  const auto found = [&] {
+    return ids_.try_emplace(key, static_cast<uint32_t>(ids_.size() + 1)).first->second;
+  };
+  if (kind_ != Kind::kFileDescription) return found();
+  // Most descriptions are inherited: what stands under a number does so in the next process, too.
+  auto& [known, id] = latest_[number];
+  if (id == 0 || compare(kind_, known.tid, known.number, tid, number) != 0) id = found();
+  known = key;
+  return id;
 }
 
 }  // namespace snapgdb

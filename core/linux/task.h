@@ -11,6 +11,7 @@
 
 #include "core/base/fd.h"
 #include "core/base/ids.h"
+#include "core/linux/procfs.h"
 
 namespace snapgdb {
 
@@ -27,7 +28,9 @@ std::optional<SchedulingAttributes> scheduling_of(Tid tid);
 std::optional<uint32_t> io_priority_of(Tid tid);
 // PIDFD_THREAD of pidfd_open(2), Linux 6.9; Debian 12's headers are older.
 constexpr uint32_t kPidfdThread = O_EXCL;
-std::optional<uint64_t> timer_slack_of(Tid tid);  // ns, PR_SET_TIMERSLACK
+// ns, PR_SET_TIMERSLACK. `task`: /proc/PID/task/TID.
+std::optional<uint64_t> timer_slack_of(const ProcDirectory& task, Tid tid);
+std::string timer_slack_file(Tid tid);  // where it stands, seen from there
 
 struct RobustList {
   uint64_t head = 0, size = 0;
@@ -53,7 +56,7 @@ class Identities {
     kFileSystem,     // root and working directory, umask
     kSignalHandlers  // what is done about signals
   };
-  explicit Identities(Kind kind) : ids_(Less{kind}) {}
+  explicit Identities(Kind kind) : kind_(kind), ids_(Less{kind}) {}
   // `number`: the descriptor, for kFileDescription.
   uint32_t of(Tid tid, int number = 0);
 
@@ -67,8 +70,10 @@ class Identities {
     Kind kind;
     bool operator()(const Key& a, const Key& b) const;
   };
+  Kind kind_;
   std::mutex mutex_;
   std::map<Key, uint32_t, Less> ids_;
+  std::map<int, std::pair<Key, uint32_t>> latest_;  // by number, of file descriptions
 };
 
 // What an epoll of that task, a descriptor of it, watches as `watched`, of several of that name the

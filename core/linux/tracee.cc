@@ -168,14 +168,14 @@ Tracee::Tracee(Tracee&& other) noexcept
       options_(other.options_),
       wait_channel_(std::move(other.wait_channel_)),
       status_(other.status_),
-      registers_(other.registers_) {}
+      known_(std::move(other.known_)) {}
 
 Tracee& Tracee::operator=(Tracee&& other) noexcept {
   std::swap(tid_, other.tid_);
   std::swap(options_, other.options_);
   std::swap(wait_channel_, other.wait_channel_);
   std::swap(status_, other.status_);
-  std::swap(registers_, other.registers_);
+  std::swap(known_, other.known_);
   return *this;
 }
 
@@ -220,37 +220,42 @@ bool Tracee::wait_stop(std::chrono::milliseconds patience) {
 }
 
 std::vector<std::byte> Tracee::register_set(uint32_t note_type) const {
+  const bool is_xstate = note_type == NT_X86_XSTATE;
+  if (is_xstate && known_.xstate) return *known_.xstate;
   std::array<std::byte, size_t{16} << 10> bytes;  // AMX needs 11 KiB; the kernel says how much
   iovec space{bytes.data(), bytes.size()};
   if (request(PTRACE_GETREGSET, tid_, as_pointer(note_type), &space) != 0)
     throw_errno("cannot read registers of {}", tid_.value);
-  return {bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(space.iov_len)};
+  std::vector<std::byte> set(bytes.data(), bytes.data() + space.iov_len);
+  if (is_xstate) known_.xstate = set;
+  return set;
 }
 
 void Tracee::set_register_set(uint32_t note_type, std::span<const std::byte> bytes) {
   iovec space{const_cast<std::byte*>(bytes.data()), bytes.size()};
-  registers_.reset();
+  known_ = {};
   if (request(PTRACE_SETREGSET, tid_, as_pointer(note_type), &space) != 0)
     throw_errno("cannot set registers of {}", tid_.value);
 }
 
 user_regs_struct Tracee::registers() const {
-  if (registers_) return *registers_;
+  if (known_.registers) return *known_.registers;
   user_regs_struct registers{};
   if (request(PTRACE_GETREGS, tid_, nullptr, &registers) != 0)
     throw_errno("cannot read registers of {}", tid_.value);
-  registers_ = registers;
+  known_.registers = registers;
   return registers;
 }
 
 void Tracee::set_registers(const user_regs_struct& registers) {
   user_regs_struct copy = registers;
-  registers_.reset();
+  known_.registers.reset();
   if (request(PTRACE_SETREGS, tid_, nullptr, &copy) != 0)
     throw_errno("cannot set registers of {}", tid_.value);
 }
 
 void Tracee::set_signal_mask(uint64_t mask) {
+  known_.signal_mask.reset();
   if (request(PTRACE_SETSIGMASK, tid_, as_pointer(sizeof mask), &mask) != 0)
     throw_errno("cannot set the signal mask of {}", tid_.value);
 }
@@ -262,9 +267,11 @@ void Tracee::set_options(uint64_t options) {
 }
 
 uint64_t Tracee::signal_mask() const {
+  if (known_.signal_mask) return *known_.signal_mask;
   uint64_t mask = 0;
   if (request(PTRACE_GETSIGMASK, tid_, as_pointer(sizeof mask), &mask) != 0)
     throw_errno("cannot read the signal mask of {}", tid_.value);
+  known_.signal_mask = mask;
   return mask;
 }
 
@@ -307,12 +314,14 @@ std::vector<siginfo_t> Tracee::pending(bool of_process) const {
 }
 
 std::optional<Tracee::Rseq> Tracee::rseq() const {
+  if (known_.rseq) return *known_.rseq;
   __ptrace_rseq_configuration configuration{};
   if (request(PTRACE_GET_RSEQ_CONFIGURATION, tid_, as_pointer(sizeof configuration),
               &configuration) < 0)
     return std::nullopt;
-  return Rseq{configuration.rseq_abi_pointer, configuration.rseq_abi_size, configuration.signature,
-              configuration.flags};
+  known_.rseq = Rseq{configuration.rseq_abi_pointer, configuration.rseq_abi_size,
+                     configuration.signature, configuration.flags};
+  return *known_.rseq;
 }
 
 unsigned long Tracee::event_message() const {

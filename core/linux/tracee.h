@@ -70,7 +70,7 @@ class Tracee {
   void set_wait_channel(std::string name) { wait_channel_ = std::move(name); }
   bool is_stopped() const { return status_.stopped(); }
   WaitStatus status() const { return status_; }
-  void set_status(WaitStatus status) { status_ = status, registers_.reset(); }
+  void set_status(WaitStatus status) { status_ = status, known_ = {}; }
 
   void interrupt_if_alive();
   // True once it is stopped; false: not yet, or gone (status().gone()).
@@ -98,6 +98,16 @@ class Tracee {
     uint32_t size = 0, signature = 0, flags = 0;
   };
   std::optional<Rseq> rseq() const;  // nullopt on kernels before 5.13
+  // What it was asked for in this stop, so as to be asked once. For whoever lets it go on and
+  // brings it back to where it was: known() before, set_known() afterwards.
+  struct Known {
+    std::optional<user_regs_struct> registers = {};
+    std::optional<std::vector<std::byte>> xstate = {};  // NT_X86_XSTATE
+    std::optional<uint64_t> signal_mask = {};
+    std::optional<std::optional<Rseq>> rseq = {};
+  };
+  const Known& known() const { return known_; }
+  void set_known(Known known) { known_ = std::move(known); }
   unsigned long event_message() const;
   // In a stop of a system call: it is about to begin, not over (Linux 5.3).
   bool enters_system_call() const;
@@ -115,13 +125,13 @@ class Tracee {
 
  private:
   Tracee(Tid tid, uint64_t options) : tid_(tid), options_(options) {}
-  void goes_on() { status_ = {}, registers_.reset(); }
+  void goes_on() { set_status({}); }
 
   Tid tid_;
   uint64_t options_ = 0;
   std::string wait_channel_;
   WaitStatus status_;
-  mutable std::optional<user_regs_struct> registers_;  // asked for once per stop
+  mutable Known known_;
 };
 
 using Tracees = std::map<Tid, Tracee>;

@@ -33,7 +33,7 @@ class Visitor {
   // unshare(CLONE_NEWPID)).
   using AtEnd = std::function<void(Tid)>;
   void run(const AtEnd& at_end);
-  void read(uint64_t address, std::span<std::byte> out) const { detour_.read(address, out); }
+  void read(uint64_t address, std::span<std::byte> out) { detour_.read(address, out); }
   // What the destructor does, for those who want to know whether it worked.
   void leave() { detour_.go_home(); }
 

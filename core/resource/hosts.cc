@@ -90,11 +90,14 @@ Host host_if_fit(const StoppedTask& stopped, const CaptureContext& context,
   if (!ground.place->has_room_for(scratch)) return {.why_not = "there is little room on its stack"};
   if (!task) return {.why_not = "it waits in vfork(2)"};
   Host host{.task = task, .place = *ground.place};
+  host.place.pending = pending_signals(stopped.status());
   if (auto why = is_under_seccomp(stopped.status())) {
     if (seccomp == UnderSeccomp::kRefused) return {.why_not = std::move(*why)};
     try {
-      host.place.filters = filters_of(*task);
-    } catch (const SystemError&) {  // not our right; or it is in strict mode
+      auto filters = filters_of(*task);
+      if (!filters) return {.why_not = std::move(*why)};  // strict mode
+      host.place.filters = std::move(*filters);
+    } catch (const SystemError&) {  // not our right
       return {.why_not = std::move(*why)};
     }
   }

@@ -246,9 +246,10 @@ uint64_t tid_address_in_glibc(Tid tid, int32_t own_number) {
 void capture_thread(CaptureContext& context, const StoppedTask& stopped, pb::Thread& thread) {
   if (const auto asked = context.asked.extract(stopped.task.tid); !asked.empty())
     return thread.MergeFrom(asked.mapped());
-  thread.set_clear_child_tid(tid_address_in_glibc(stopped.task.tid, own_number(thread)));
   constexpr size_t kAnswers = ThreadQuestions::kAnswers, kCalls = ThreadQuestions::kCalls;
   const Host host = host_of(stopped, context, Inquiry::room_for(kAnswers, kCalls));
+  if (!host.task || !host.place.filters.empty())  // which may keep it from being asked
+    thread.set_clear_child_tid(tid_address_in_glibc(stopped.task.tid, own_number(thread)));
   if (!host.task)
     return context.lacks(stopped.process.pid, stopped.task.tid,
                          thread.clear_child_tid() ? "alternate stack"

@@ -74,7 +74,7 @@ const ProcDirectory& directory_of(const FrozenProcess& frozen) {
 void capture(CaptureContext& context, const FrozenProcess& frozen, pb::Process& process) {
   process.set_address_space(context.address_spaces.of(frozen.a_task()));
   // What a userfaultfd has been made responsible for since then shows in flags only.
-  const Survey* survey = has_userfaultfd(process) ? nullptr : context.surveys.find(frozen.pid);
+  Survey* survey = has_userfaultfd(process) ? nullptr : context.surveys.find(frozen.pid);
   for (ProcMapping& mapping : mappings_now(frozen, survey)) {
     pb::Vma& vma = *process.add_mappings() = to_record(mapping);
     if (mapping.inode == 0) continue;
@@ -395,8 +395,7 @@ dev_t device_of(const pb::Vma& vma) {
 }
 
 bool has_flag(const pb::Vma& vma, std::string_view flag) {
-  const auto flags = split_blank(vma.flags());
-  return std::ranges::find(flags, flag) != flags.end();
+  return has_word(vma.flags(), flag);
 }
 
 std::vector<MemoryRun> plan_memory(const FrozenProcess& frozen, const pb::Process& process,

@@ -20,6 +20,17 @@
 namespace snapgdb {
 namespace {
 
+// Entries of /proc/PID/ns, the same for every process. (Listing them takes as long as reading
+// three.)
+const std::vector<std::string>& kinds() {
+  static const std::vector<std::string> kKinds = [] {
+    auto names = ProcDirectory::of(Pid{::getpid()}).list("ns");
+    std::ranges::sort(names);
+    return names;
+  }();
+  return kKinds;
+}
+
 // "mnt:[4026531841]"
 uint64_t inode_in(std::string_view link) {
   const size_t open = link.find('['), close = link.find(']');
@@ -58,10 +69,8 @@ pb::Namespace UserNamespaces::known(uint64_t inode, const std::function<pb::Name
 }
 
 std::vector<pb::Namespace> namespaces_of(const ProcDirectory& proc, UserNamespaces& users) {
-  auto kinds = proc.list("ns");
-  std::ranges::sort(kinds);
   std::vector<pb::Namespace> namespaces;
-  for (const std::string& kind : kinds) {
+  for (const std::string& kind : kinds()) {
     const auto link = proc.link_if_allowed("ns/" + kind);
     if (!link) continue;  // pid_for_children has none until the first child is made
     pb::Namespace one;

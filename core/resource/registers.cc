@@ -6,13 +6,12 @@
 #include <cstring>
 
 #include "core/base/error.h"
+#include "core/linux/signal_frame.h"
 #include "core/resource/processor.h"
 #include "core/resource/resources.h"
 
 namespace snapgdb {
 namespace {
-
-constexpr size_t kRegistersSize = sizeof(user_regs_struct);
 
 std::string as_string(const std::vector<std::byte>& bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
@@ -36,11 +35,11 @@ user_regs_struct registers_in(const CallInProgress& call) {
 }
 
 void capture_registers(const Tracee& tracee, pb::Thread& thread) {
-  const auto registers = tracee.register_set(NT_PRSTATUS);
-  if (registers.size() != kRegistersSize)  // 17 * 4 bytes of a 32-bit task
+  const user_regs_struct registers = tracee.registers();
+  if (registers.cs != kCodeSegment)
     throw Error(fmt::format("cannot capture task {}", tracee.tid().value),
                 "it runs 32-bit code, which snapgdb does not carry");
-  thread.set_registers(as_string(registers));
+  thread.set_registers(&registers, sizeof registers);
   thread.set_xstate(as_string(tracee.register_set(NT_X86_XSTATE)));
   if (const auto rseq = tracee.rseq()) {
     thread.set_rseq(rseq->address);

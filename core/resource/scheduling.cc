@@ -25,7 +25,7 @@ void capture(CaptureContext& context, const StoppedTask& stopped, pb::Thread& th
     context.lacks(stopped.process.pid, tid, "scheduling", "sched_getattr(2) is refused");
   }
   out.set_io_priority(io_priority_of(tid).value_or(0));
-  out.set_timer_slack_ns(timer_slack_of(tid).value_or(0));
+  out.set_timer_slack_ns(timer_slack_of(stopped.proc(), tid).value_or(0));
   thread.set_wait_channel(stopped.task.wait_channel_before);
 }
 

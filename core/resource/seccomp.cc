@@ -34,11 +34,11 @@ void capture_filters(CaptureContext& context, const FrozenProcess& frozen, const
   const Tracee* tracee = context.tracee_of(task);
   if (!tracee) return;
   try {
-    const auto filters = filters_of(*tracee);
-    for (const SystemCallFilter& filter : filters)
+    const auto filters = filters_of(*tracee);  // quicker than asking /proc whether there are any
+    if (!filters) return;
+    for (const SystemCallFilter& filter : *filters)
       context.filters[task.tid].push_back(index_of(filter, process));
   } catch (const SystemError& error) {
-    if (error.error_number() == EINVAL) return;  // not in filter mode: quicker than asking /proc
     if (error.error_number() != EACCES) throw;
     if (StoppedTask(frozen, task).status().number("Seccomp") != SECCOMP_MODE_FILTER) return;
     context.lacks(frozen.pid, task.tid, "seccomp filters", "reading them takes CAP_SYS_ADMIN");

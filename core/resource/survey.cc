@@ -120,9 +120,19 @@ void Surveys::refresh(PageWriter& pages) {
     if (survey.precopy) unless_it_ends(survey, [&] { return survey.precopy->copy_again(pages); });
 }
 
-const Survey* Surveys::find(Pid pid) const {
+Survey* Surveys::find(Pid pid) {
   const auto found = surveys_.find(pid);
   return found == surveys_.end() ? nullptr : &found->second;
+}
+
+uint64_t Surveys::resident() const {
+  uint64_t bytes = 0;
+  for (const auto& [pid, survey] : surveys_)
+    for (const ProcMapping& mapping : survey.mappings)
+      for (const char* key :
+           {mapping.shared ? "Rss" : "Anonymous", "Private_Hugetlb", "Shared_Hugetlb", "Swap"})
+        bytes += mapping.size_of(key);
+  return bytes;
 }
 
 void Surveys::release() {
@@ -131,13 +141,13 @@ void Surveys::release() {
   });
 }
 
-std::vector<ProcMapping> mappings_now(const FrozenProcess& frozen, const Survey* survey) {
+std::vector<ProcMapping> mappings_now(const FrozenProcess& frozen, Survey* survey) {
   if (!survey) return parse_mappings(frozen.task_proc.read("smaps"));
   std::vector<ProcMapping> now = frozen.mappings();
   for (ProcMapping& mapping : now) {
     const auto before = std::ranges::lower_bound(survey->mappings, mapping.start, {},
                                                  [](const ProcMapping& m) { return m.start; });
-    if (before != survey->mappings.end() && is_same(*before, mapping)) mapping = *before;
+    if (before != survey->mappings.end() && is_same(*before, mapping)) mapping = std::move(*before);
   }
   return now;
 }

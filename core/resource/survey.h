@@ -28,7 +28,9 @@ class Surveys {
   // Copies once more what was written since. Short; to be done just before the stop.
   void refresh(PageWriter& pages);
 
-  const Survey* find(Pid pid) const;
+  Survey* find(Pid pid);
+  // Bytes in memory that are no file's, of all that were looked at.
+  uint64_t resident() const;
   GadgetFinder& gadgets() { return gadgets_; }
   // Lets the processes write again without our being told. They may notice if it happens at once.
   void release();
@@ -43,7 +45,7 @@ class Surveys {
 
 // The mappings of a process that is stopped, as smaps shows them; but of one that was surveyed,
 // with the sizes and flags of the survey, since reading smaps takes time in proportion to memory.
-// Flags are "" where the mapping is new since.
-std::vector<ProcMapping> mappings_now(const FrozenProcess& frozen, const Survey* survey);
+// Flags are "" where the mapping is new since. They leave the survey: it is asked once.
+std::vector<ProcMapping> mappings_now(const FrozenProcess& frozen, Survey* survey);
 
 }  // namespace snapgdb

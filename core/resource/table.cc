@@ -59,6 +59,7 @@ void RestoreContext::perform(Seed& seed, int32_t id) {
 }
 
 const ProcDirectory& StoppedTask::proc() const {
+  if (task.proc) return *task.proc;
   if (!proc_) proc_.emplace(process.proc.task(task.tid));
   return *proc_;
 }

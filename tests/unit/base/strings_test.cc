@@ -25,6 +25,13 @@ TEST_CASE("a number is the whole text or none") {
 TEST_CASE("blanks separate fields, however many there are") {
   CHECK(split_blank("  a\t b  ") == std::vector<std::string_view>{"a", "b"});
   CHECK(split_blank(" \t").empty());
+  std::string_view text = " a\tbc ";
+  CHECK(next_field(text) == "a");
+  CHECK(next_field(text) == "bc");
+  CHECK(next_field(text).empty());
+  CHECK(has_word("rd wr mr", "wr"));
+  CHECK_FALSE(has_word("rd wr mr", "r"));
+  CHECK_FALSE(has_word("", ""));
   CHECK(split("a,,b,", ',') == std::vector<std::string_view>{"a", "", "b"});
   CHECK(trim(" \ta b\n") == "a b");
   CHECK(trim(" \n").empty());
