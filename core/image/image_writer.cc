@@ -1,12 +1,10 @@
 #include "core/image/image_writer.h"
 
-#include <zstd.h>
-#include <zstd_errors.h>
-
 #include <algorithm>
 #include <random>
 
 #include "core/base/error.h"
+#include "core/image/compressor.h"
 
 namespace snapgdb {
 namespace {
@@ -130,7 +128,7 @@ ImageWriter::Job* ImageWriter::next_step() const {
 
 // One worker mostly takes all the steps of a job, while the job is in its processor's cache.
 void ImageWriter::work_on_jobs(std::stop_token stop) {
-  Compressor compressor(::ZSTD_createCCtx(), ::ZSTD_freeCCtx);
+  Compressor compressor(options_.level);
   std::unique_lock lock(mutex_);
   while (work_.wait(lock, stop, [&] { return next_step() != nullptr; })) {
     Job& job = *next_step();
@@ -177,17 +175,12 @@ void ImageWriter::pack(Job& job, Compressor& compressor) {
   ChunkHeader& header = job.header;
   header.raw_size = job.payload.size();
   if (options_.level != 0 && !is_plain(header.type)) {
-    // Of no use unless it fits into less than before.
     Bytes packed =
         header.type == kPageChunk ? spare_buffer(job.payload.size()) : Bytes(job.payload.size());
-    const size_t n = ::ZSTD_compressCCtx(compressor.get(), packed.data(), packed.size(),
-                                         job.payload.data(), job.payload.size(), options_.level);
-    if (!ZSTD_isError(n) && n < job.payload.size()) {
-      packed.resize(n);
+    if (const auto size = compressor.compress(job.payload, packed)) {
+      packed.resize(*size);
       header.codec = Codec::kZstd;
       packed.swap(job.payload);
-    } else if (ZSTD_isError(n) && ZSTD_getErrorCode(n) != ZSTD_error_dstSize_tooSmall) {
-      throw Error("cannot compress a chunk", ZSTD_getErrorName(n));
     }
     if (header.type == kPageChunk) keep_buffer(std::move(packed));
   }

@@ -17,9 +17,9 @@
 #include "core/image/signature.h"
 #include "core/image/snapshot.pb.h"
 
-struct ZSTD_CCtx_s;
-
 namespace snapgdb {
+
+class Compressor;
 
 struct WriteOptions {
   int level = 1;                           // of zstd; 0: not compressed
@@ -62,7 +62,6 @@ class ImageWriter {
   // What becomes of a chunk. Encrypting needs to know where it will stand, which is known once all
   // before it are packed; so neither step waits for the chunks before it to be written.
   enum class Stage { kNew, kPacking, kPacked, kPlaced, kSealing, kReady, kWriting, kWritten };
-  using Compressor = std::unique_ptr<ZSTD_CCtx_s, size_t (*)(ZSTD_CCtx_s*)>;  // one a worker
   struct Job {
     ChunkHeader header;
     Bytes payload;

@@ -157,10 +157,9 @@ def compare(options, title, memory, target):
 
 def large(options):
     mib = options.mib
-    for rate in ("20000", "max"):
+    for rate, doing in (("0", "asleep"), ("20000", "dirtied at 20000 pages a second"), ("max", "dirtied without a pause")):
         target = Target(options.targets, "busy", "--mib", str(mib), "--rate", rate)
-        compare(options, f"one process, {mib} MiB of random pages, dirtied at {rate} pages a second",
-                mib * MIB, target)
+        compare(options, f"one process, {mib} MiB of random pages, {doing}", mib * MIB, target)
 
 
 def many(options):

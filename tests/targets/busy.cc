@@ -1,5 +1,6 @@
 // Dirties random pages of --mib MiB (64) at --rate pages a second (20000, or "max"), and measures
-// the longest gap between two readings of the clock: what a pause looks like from inside.
+// the longest gap between two readings of the clock: what a pause looks like from inside. It takes
+// a whole processor for that; with a rate of 0 it sleeps for a millisecond between two readings.
 //
 // Each line on standard input is answered by a line "gap_ns N pages N seconds N.NNN" for the time
 // since the previous one, or since "ready"; the last such line comes at the end.
@@ -75,6 +76,15 @@ void dirty_until_end(Pages& pages, uint64_t ns_per_page) {
   }
 }
 
+void sleep_until_end() {
+  for (uint64_t last = target::now_ns(); !ending;) {
+    usleep(1000);
+    const uint64_t now = target::now_ns();
+    longest_gap = std::max<uint64_t>(longest_gap, now - last);
+    last = now;
+  }
+}
+
 void report(uint64_t& since) {
   const uint64_t now = target::now_ns();
   target::say("gap_ns %lu pages %lu seconds %.3f", longest_gap.exchange(0), dirtied.exchange(0),
@@ -95,14 +105,17 @@ void answer_requests(uint64_t& since) {
 int main(int argc, char** argv) {
   const size_t bytes = strtoull(target::option(argc, argv, "--mib", "64"), nullptr, 10) << 20;
   const char* rate = target::option(argc, argv, "--rate", "20000");
-  const uint64_t ns_per_page =
-      strcmp(rate, "max") ? 1000000000 / std::max(1ull, strtoull(rate, nullptr, 10)) : 0;
+  const bool at_most = strcmp(rate, "max") == 0;
+  const uint64_t pages_a_second = strtoull(rate, nullptr, 10);
 
   struct sigaction action {};  // without SA_RESTART, so that SIGTERM ends the read
   action.sa_handler = [](int) {};
   target::setup("sigaction", sigaction(SIGTERM, &action, nullptr));
   Pages pages(bytes);
-  target::Thread thread("dirtying", [&] { dirty_until_end(pages, ns_per_page); });
+  target::Thread thread("dirtying", [&] {
+    if (!at_most && pages_a_second == 0) return sleep_until_end();
+    dirty_until_end(pages, at_most ? 0 : 1000000000 / pages_a_second);
+  });
   uint64_t since = target::now_ns();
   longest_gap = dirtied = 0;
   target::ready();
