@@ -164,6 +164,7 @@ std::optional<Event> next_event(SessionState& state) {
 
 std::optional<Event> stop_at_event(SessionState& state) {
   std::optional<Event> event = next_event(state);
+  if (!event && state.running.target->stands_still()) return Event{Kind::kNothingRuns};
   if (!event) return std::nullopt;
   state.running.target->halt();
   while (event && !is_there(state, *event)) event = next_event(state);

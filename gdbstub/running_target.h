@@ -103,6 +103,8 @@ class RunningTarget : public Target {
   // ^C: one of the threads that run stops, with an event kSignal of SIGINT, which it does not get.
   virtual void interrupt() = 0;
   virtual bool runs(ThreadId thread) const = 0;
+  // No thread runs, and none has an event to come.
+  virtual bool stands_still() const = 0;
 
   // Of a process that stands still. False: the processor cannot do that.
   virtual bool insert(Pid pid, const Breakpoint& breakpoint) = 0;

@@ -36,6 +36,8 @@ std::optional<Event> LiveTarget::next_event() {
 void LiveTarget::collect() {
   std::array<signalfd_siginfo, 16> signals;
   while (::read(child_signals_.get(), signals.data(), sizeof signals) > 0) continue;
+  uint64_t times = 0;
+  if (looks_now_and_then_) (void)!::read(timer_.get(), &times, sizeof times);
   while (const auto real = Tracee::next_to_report()) take(*real);
   pass_breakpoints();
 }

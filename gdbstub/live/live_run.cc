@@ -1,5 +1,6 @@
 #include <signal.h>
 #include <sys/syscall.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -32,9 +33,20 @@ void LiveTarget::resume(std::span<const ResumeAction> actions) {
     deliver_on_resume(thread, action->signal);
     go(thread);
   }
-  const bool any_runs = std::ranges::any_of(
-      threads_, [](const auto& each) { return !each.second.task.is_stopped(); });
+  const auto stopped = std::ranges::count_if(
+      threads_, [](const auto& each) { return each.second.task.is_stopped(); });
+  const bool any_runs = stopped < std::ssize(threads_);
   if (!any_runs && events_.empty()) events_.push_back({Event::Kind::kNothingRuns});
+  look_now_and_then(any_runs && stopped > 0);
+}
+
+// The kernel does not tell of the end of a first thread while others of its process are there:
+// where those stand still, nothing would ever be heard again.
+void LiveTarget::look_now_and_then(bool wanted) {
+  if (std::exchange(looks_now_and_then_, wanted) == wanted) return;
+  constexpr timespec kEach{.tv_sec = 0, .tv_nsec = 100'000'000};
+  const itimerspec time = wanted ? itimerspec{kEach, kEach} : itimerspec{};
+  if (::timerfd_settime(timer_.get(), 0, &time, nullptr) != 0) throw_errno("cannot set a timer");
 }
 
 // The kernel takes a signal only where it had one to deliver; elsewhere the thread has to be sent
@@ -88,6 +100,19 @@ void LiveTarget::load_debug_registers(Thread& thread) {
 bool LiveTarget::runs(ThreadId id) const {
   const auto thread = threads_.find(id);
   return thread != threads_.end() && !thread->second.task.is_stopped();
+}
+
+// A thread that was killed while it stood still (by exit_group(2) of another one) has its end to
+// tell of yet.
+bool LiveTarget::stands_still() const {
+  const auto stands = [&](const Thread& thread) {
+    if (!thread.task.is_stopped()) return has_exited(thread);
+    const auto proc = ProcDirectory::of_if_alive(Pid{thread.task.tid().value});
+    const auto stat = proc ? proc->stat_if_alive() : std::nullopt;
+    return stat && (stat->state == 't' || stat->state == 'T');
+  };
+  return events_.empty() &&
+         std::ranges::all_of(threads_, [&](const auto& each) { return stands(each.second); });
 }
 
 void LiveTarget::ask(Thread& thread, Asked why) {

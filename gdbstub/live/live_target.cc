@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -89,7 +90,9 @@ LiveTarget::LiveTarget(const SnapshotTarget& from, std::span<const Pid> attached
       layout_(xcr0_of(*snapshot_), components_here()),
       terminal_(std::move(terminal)),
       child_signals_(receive_child_signals()),
-      readable_(readable_if_any({child_signals_.get(), terminal_ ? terminal_->descriptor() : -1})),
+      timer_(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)),
+      readable_(readable_if_any({child_signals_.get(), timer_.get(),
+                                 terminal_ ? terminal_->descriptor() : -1})),
       plan_(plan_for(*snapshot_)),
       files_([this](Pid pid) -> std::optional<Pid> {
         const Process* process = find(pid);

@@ -56,6 +56,7 @@ class LiveTarget : public RunningTarget {
   void halt() override;
   void interrupt() override;
   bool runs(ThreadId thread) const override;
+  bool stands_still() const override;
 
   bool insert(Pid pid, const Breakpoint& breakpoint) override;
   bool remove(Pid pid, const Breakpoint& breakpoint) override;
@@ -121,6 +122,7 @@ class LiveTarget : public RunningTarget {
   std::optional<Pid> free_process(Pid pid) const;  // its real number
 
   // live_run.cc
+  void look_now_and_then(bool wanted);
   void go(Thread& thread);
   void ask(Thread& thread, Asked why);
   void deliver_on_resume(Thread& thread, int signal);
@@ -155,7 +157,9 @@ class LiveTarget : public RunningTarget {
   std::shared_ptr<const Snapshot> snapshot_;
   RegisterLayout layout_;
   std::unique_ptr<ProgramTerminal> terminal_;  // nullptr: it has our own standard streams
-  Fd child_signals_, readable_;
+  Fd child_signals_;
+  Fd timer_;  // while looks_now_and_then_
+  Fd readable_;
   RestorePlan plan_;
   std::optional<RestoredTree> tree_;
   LiveFiles files_;
@@ -170,6 +174,7 @@ class LiveTarget : public RunningTarget {
   bool pausing_ = false;           // the same, and is among `paused_`
   std::vector<ThreadId> paused_;   // that go on in a moment
   std::vector<ThreadId> passing_;  // at breakpoints that are none of theirs
+  bool looks_now_and_then_ = false;
   Wishes wishes_;
 };
 

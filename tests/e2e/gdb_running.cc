@@ -136,6 +136,19 @@ TEST_CASE("a first thread that has exited is not there any more, and ^C stops th
              {"$1 = 1", "visit (thread=1)", "SIGINT", "exited normally"});
 }
 
+TEST_CASE("a thread that may run alone ends, and gdb has the prompt again") {
+  const Moment moment("threads");
+  check_says(moment.gdb_says({"set print thread-events off", "break visit if thread == 99",
+                              "continue", "delete", "set scheduler-locking on", "continue",
+                              "thread 1", "set scheduler-locking off", "continue"}),
+             {"No unwaited-for children left", "exited normally"});
+  const Moment first("leave");
+  check_says(first.gdb_says({"tbreak pthread_exit", "continue", "set scheduler-locking on",
+                             "continue", "info threads", "thread 2", "set scheduler-locking off",
+                             "set var go = 2", "continue"}),
+             {"No unwaited-for children left", "heir", "exited normally"});
+}
+
 TEST_CASE("a storm of forks passes by, and a child can be followed") {
   const Moment moment("forks");
   check_says(moment.gdb_says({"set print inferior-events off", "tbreak at_end", "continue",

@@ -27,6 +27,7 @@ struct Script {
   Wishes wishes;
   int launched = 0, dropped = 0;
   bool breakpoints_fit = true;
+  bool standing = false;
   std::optional<ThreadId> dying;  // is gone after halt()
 };
 
@@ -99,6 +100,7 @@ class FakeTarget : public RunningTarget {
   }
   void interrupt() override { note("interrupt"); }
   bool runs(ThreadId) const override { return false; }
+  bool stands_still() const override { return script_.standing; }
 
   bool insert(Pid pid, const Breakpoint& breakpoint) override {
     note(fmt::format("insert {} {} {:x}", pid.value, static_cast<int>(breakpoint.kind),

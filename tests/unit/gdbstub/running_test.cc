@@ -53,6 +53,14 @@ const std::string kContinue = "vCont;c:p10.-1";
 
 }  // namespace
 
+TEST_CASE("whoever waits is told when nothing runs any more") {
+  Debugger debugger;
+  debugger.script.standing = true;
+  CHECK(debugger.client.ask(kContinue) == "N");
+  debugger.script.events.push_back({.kind = Kind::kStepped, .thread = kSecond, .signal = SIGTRAP});
+  CHECK(debugger.client.ask(kContinue).starts_with("T05"));
+}
+
 TEST_CASE("the snapshot is launched by the first request that runs, and not before") {
   Debugger debugger;
   for (const char* request : {"?", "g", "qXfer:siginfo:read::0,80", "m1000,4",
