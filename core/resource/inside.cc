@@ -286,12 +286,22 @@ void restore_actions(const pb::Process& process, Seed& seed) {
   }
 }
 
+// "signal/tid.4711", as we saw it: whom it signals, by the number that the tree knows.
+int32_t signalled_thread(const pb::Process& process, const pb::PosixTimer& timer) {
+  const size_t at = timer.notify().find("tid.");
+  if (at == std::string::npos) return 0;
+  const auto tid =
+      parse_number<int32_t>(std::string_view(timer.notify()).substr(at + 4)).value_or(0);
+  const auto thread = std::ranges::find(process.threads(), tid, &pb::Thread::tid);
+  return thread == process.threads().end() ? tid : own_number(*thread);
+}
+
 // The kernel numbers timers in the order in which they are made, also those that are gone.
-void create_timer(const pb::PosixTimer& timer, uint32_t& next, Seed& seed) {
+void create_timer(const pb::Process& process, const pb::PosixTimer& timer, uint32_t& next,
+                  Seed& seed) {
   constexpr uint32_t kMaxGap = 100'000;
   if (timer.id() - next > kMaxGap)
     throw Error(fmt::format("cannot make timer {}", timer.id()), "its number is too high");
-  const bool to_thread = timer.notify().find("tid.") != std::string::npos;
   const bool none = timer.notify().starts_with("none");
   struct {
     uint64_t value;
@@ -300,10 +310,8 @@ void create_timer(const pb::PosixTimer& timer, uint32_t& next, Seed& seed) {
   static_assert(sizeof event == 64);  // sigevent_t
   event.value = timer.value();
   event.signal = static_cast<int32_t>(timer.signal());
-  event.notify = none ? SIGEV_NONE : to_thread ? SIGEV_THREAD_ID : SIGEV_SIGNAL;
-  if (to_thread)
-    event.tid =
-        parse_number<int32_t>(timer.notify().substr(timer.notify().find("tid.") + 4)).value_or(0);
+  event.tid = signalled_thread(process, timer);
+  event.notify = none ? SIGEV_NONE : event.tid ? SIGEV_THREAD_ID : SIGEV_SIGNAL;
   for (;; ++next) {
     const uint64_t at = seed.put_value(event), out = seed.put_value(int32_t{0});
     seed.add(fmt::format("make timer {}", timer.id()), SYS_timer_create,
@@ -368,7 +376,7 @@ void restore_trap_action(const pb::Process& process, Seed& seed) {
 
 void start_timers(const pb::Process& process, Seed& seed) {
   uint32_t next = 0;
-  for (const pb::PosixTimer& timer : process.timers()) create_timer(timer, next, seed);
+  for (const pb::PosixTimer& timer : process.timers()) create_timer(process, timer, next, seed);
   for (const pb::IntervalTimer& timer : process.interval_timers()) {
     const itimerval value{to_timeval(timer.interval_ns()), to_timeval(timer.value_ns())};
     if (timer.value_ns())

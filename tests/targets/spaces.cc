@@ -168,6 +168,31 @@ Check own_clocks() {
   };
 }
 
+// ---- Numbers of threads -------------------------------------------------------------------------
+
+// A timer that signals one thread, of which it knows the number.
+Check own_timer() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGRTMIN);
+  setup("sigprocmask", sigprocmask(SIG_BLOCK, &signals, nullptr));
+  sigevent event{};
+  event.sigev_notify = SIGEV_THREAD_ID;
+  event.sigev_signo = SIGRTMIN;
+  event.sigev_value.sival_int = 4711;
+  event._sigev_un._tid = target::thread_id();
+  timer_t timer{};
+  setup("timer_create", timer_create(CLOCK_MONOTONIC, &event, &timer));
+  return [=] {
+    const itimerspec soon{.it_interval = {}, .it_value = {.tv_sec = 0, .tv_nsec = 1}};
+    const timespec patience{.tv_sec = 10, .tv_nsec = 0};
+    expect_equal("timer_settime", timer_settime(timer, 0, &soon, nullptr), 0);
+    siginfo_t info{};
+    expect_equal("the timer's signal", sigtimedwait(&signals, &info, &patience), SIGRTMIN);
+    expect_equal("what it carries", info.si_value.sival_int, 4711);
+  };
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -182,6 +207,7 @@ int main(int argc, char** argv) {
   if (target::has_flag(argc, argv, "--net")) checks.push_back(own_network());
   if (target::has_flag(argc, argv, "--uts")) checks.push_back(own_names());
   if (target::has_flag(argc, argv, "--time")) checks.push_back(own_clocks());
+  if (target::has_flag(argc, argv, "--timer")) checks.push_back(own_timer());
   target::ready();
   target::wait_for_end();
   for (const Check& check : checks) check();
