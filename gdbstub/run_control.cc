@@ -129,6 +129,17 @@ void forget(SessionState& state, Pid pid) {
   if (state.running.target && state.attached.empty()) return_to_snapshot(state);
 }
 
+// A client that lets everybody run may not have heard of these yet: what has stopped meanwhile, and
+// a child that was born, which it may want to let go of as it is.
+std::vector<ThreadId> not_known_to_stand(const Running& running) {
+  std::vector<ThreadId> threads;
+  for (const auto& [event, reply] : running.notices) {
+    threads.push_back(event.thread);
+    if (event.child.pid.value != 0) threads.push_back(event.child);
+  }
+  return threads;
+}
+
 }  // namespace
 
 bool means(const ResumeAction& action, ThreadId thread) {
@@ -147,7 +158,7 @@ void resume(SessionState& state, std::vector<ResumeAction> actions) {
   running.waiting = !running.non_stop;
   // What has happened before is told first; nobody moves for that.
   if (std::ranges::none_of(running.events, [&](const Event& e) { return is_due(state, e); }))
-    running.target->resume(running.resumed);
+    running.target->resume(running.resumed, not_known_to_stand(running));
   if (std::exchange(running.interrupted, false)) running.target->interrupt();
 }
 
@@ -170,7 +181,7 @@ std::optional<Event> stop_at_event(SessionState& state) {
   while (event && !is_there(state, *event)) event = next_event(state);
   if (event) return event;
   for (ResumeAction& action : state.running.resumed) action.signal = 0;  // it was delivered
-  state.running.target->resume(state.running.resumed);
+  state.running.target->resume(state.running.resumed, {});
   return std::nullopt;
 }
 

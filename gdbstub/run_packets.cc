@@ -161,16 +161,17 @@ Reply stop_reason(SessionState& state, Scanner) {
   if (running.standing.empty()) return "OK";
   const auto first = std::ranges::find(running.standing, state.selected);
   const auto told = first == running.standing.end() ? running.standing.begin() : first;
-  running.notices.push_back(standing_reply(state, *told));
+  const Event event = standing(state, *told);
+  running.notices.push_back({event, stop_reply(state, event)});
   running.standing.erase(told);
-  return running.notices.front();
+  return running.notices.front().reply;
 }
 
 // The client has taken note of the last one.
 Reply next_notice(SessionState& state, Scanner) {
   auto& notices = state.running.notices;
   if (!notices.empty()) notices.pop_front();
-  return notices.empty() ? "OK" : notices.front();
+  return notices.empty() ? "OK" : notices.front().reply;
 }
 
 Reply interrupt_program(SessionState& state, Scanner) {

@@ -94,8 +94,9 @@ class RunningTarget : public Target {
 
   virtual void set_wishes(Wishes wishes) = 0;
   // Lets threads run, by the first action that fits each of them; those that no action fits go on
-  // doing what they do. A thread with an event not yet asked for stays where it is.
-  virtual void resume(std::span<const ResumeAction> actions) = 0;
+  // doing what they do. A thread with an event not yet asked for stays where it is, as do those
+  // `kept`.
+  virtual void resume(std::span<const ResumeAction> actions, std::span<const ThreadId> kept) = 0;
   // Those that run stop, each with an event kStopped; nullopt: all.
   virtual void stop(std::optional<Pid> pid, std::optional<Tid> tid) = 0;
   // All that run stop, without an event of their own; returns when they do.

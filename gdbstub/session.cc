@@ -156,9 +156,10 @@ std::string Session::notify() {
   Running& running = state_.running;
   const bool under_way = !running.notices.empty();
   if (running.target) state_.aside += running.target->take_output();
-  while (const auto event = next_event(state_)) running.notices.push_back(tell(state_, *event));
+  while (const auto event = next_event(state_))
+    running.notices.push_back({*event, tell(state_, *event)});
   if (under_way || running.notices.empty()) return "";
-  return frame_notification("Stop:" + running.notices.front());
+  return frame_notification("Stop:" + running.notices.front().reply);
 }
 
 // What ran cannot be followed any more. The client waits for a stop, and gets one.

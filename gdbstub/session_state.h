@@ -75,7 +75,11 @@ struct Running {
   // Non-stop: threads stop one by one, and the client is notified of each. The first of `notices`
   // is the one it has been told and has not confirmed.
   bool non_stop = false;
-  std::deque<std::string> notices;
+  struct Notice {
+    Event event;
+    std::string reply;
+  };
+  std::deque<Notice> notices;
   // Threads that stood still when it connected: it is notified of them once it has looked at the
   // one that it was told of then.
   std::vector<ThreadId> standing;

@@ -21,14 +21,16 @@ bool fits(const ResumeAction& action, ThreadId thread) {
 
 // ---- Letting run --------------------------------------------------------------------------------
 
-void LiveTarget::resume(std::span<const ResumeAction> actions) {
-  const auto has_event = [&](const ThreadId& id) {
-    return std::ranges::find(events_, id, &Event::thread) != events_.end();
+void LiveTarget::resume(std::span<const ResumeAction> actions, std::span<const ThreadId> kept) {
+  const auto stays = [&](const ThreadId& id) {
+    return std::ranges::find(events_, id, &Event::thread) != events_.end() ||
+           std::ranges::find(events_, id, &Event::child) != events_.end() ||
+           std::ranges::find(kept, id) != kept.end();
   };
   for (auto& [id, thread] : threads_) {
     const auto action = std::ranges::find_if(
         actions, [&](const ResumeAction& each) { return fits(each, thread.id); });
-    if (action == actions.end() || !thread.task.is_stopped() || has_event(id)) continue;
+    if (action == actions.end() || !thread.task.is_stopped() || stays(id)) continue;
     thread.wanted = *action;
     deliver_on_resume(thread, action->signal);
     go(thread);

@@ -91,8 +91,8 @@ LiveTarget::LiveTarget(const SnapshotTarget& from, std::span<const Pid> attached
       terminal_(std::move(terminal)),
       child_signals_(receive_child_signals()),
       timer_(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)),
-      readable_(readable_if_any({child_signals_.get(), timer_.get(),
-                                 terminal_ ? terminal_->descriptor() : -1})),
+      readable_(readable_if_any(
+          {child_signals_.get(), timer_.get(), terminal_ ? terminal_->descriptor() : -1})),
       plan_(plan_for(*snapshot_)),
       files_([this](Pid pid) -> std::optional<Pid> {
         const Process* process = find(pid);

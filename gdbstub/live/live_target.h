@@ -51,7 +51,7 @@ class LiveTarget : public RunningTarget {
   int event_descriptor() const override { return readable_.get(); }
   std::optional<Event> next_event() override;
   void set_wishes(Wishes wishes) override { wishes_ = std::move(wishes); }
-  void resume(std::span<const ResumeAction> actions) override;
+  void resume(std::span<const ResumeAction> actions, std::span<const ThreadId> kept) override;
   void stop(std::optional<Pid> pid, std::optional<Tid> tid) override;
   void halt() override;
   void interrupt() override;

@@ -82,13 +82,15 @@ class FakeTarget : public RunningTarget {
     return event;
   }
   void set_wishes(Wishes wishes) override { script_.wishes = std::move(wishes); }
-  void resume(std::span<const ResumeAction> actions) override {
+  void resume(std::span<const ResumeAction> actions, std::span<const ThreadId> kept) override {
     std::string text = "resume";
     for (const ResumeAction& each : actions) {
       text += fmt::format(" {}{}:{}.{}", each.step ? "s" : "c", each.signal,
                           each.pid.value_or(Pid{}).value, each.tid.value_or(Tid{}).value);
       if (each.range_end != 0) text += fmt::format("[{:x},{:x}]", each.range_start, each.range_end);
     }
+    for (const ThreadId& each : kept)
+      text += fmt::format(" but {}.{}", each.pid.value, each.tid.value);
     note(text);
   }
   void stop(std::optional<Pid> pid, std::optional<Tid> tid) override {

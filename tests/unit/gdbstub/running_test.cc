@@ -271,6 +271,24 @@ TEST_CASE("in non-stop mode each of several children runs on when the client det
   CHECK(debugger.was_asked("detach 49"));
 }
 
+TEST_CASE("in non-stop mode nobody runs on of whom the client has not heard yet") {
+  Debugger debugger;
+  debugger.client.ask("QNonStop:1");
+  debugger.client.ask("vCont;c");
+  debugger.script.events = {{.kind = Kind::kStepped, .thread = kFirst},
+                            {.kind = Kind::kFork, .thread = kSecond, .child = kChild}};
+  debugger.client.session.on_event();
+  debugger.client.ask("vCont;c");
+  CHECK(debugger.was_asked("resume c0:0.0 but 16.16 but 16.17 but 48.48"));
+  debugger.client.ask("vStopped");
+  debugger.client.ask("vCont;c:p10.10");
+  CHECK(debugger.was_asked("resume c0:16.16 but 16.17 but 48.48"));
+  debugger.client.ask("vStopped");
+  CHECK(debugger.client.ask("D;30") == "OK");
+  debugger.client.ask("vCont;c");
+  CHECK(debugger.script.done.back() == "resume c0:0.0");
+}
+
 TEST_CASE("a process that ends leaves, and with the last one what ran") {
   Debugger debugger(true);
   debugger.client.ask("vAttach;10");
