@@ -271,10 +271,14 @@ void part_with(SessionState& state, Pid pid, bool kill) {
   Running& running = state.running;
   if (running.target) {
     const bool runs_on = !kill && (running.let_go || running.forked.contains(pid));
-    if (runs_on)
+    if (runs_on) {
       running.target->detach(pid);
-    else
+      for (const Event& event : running.events)  // of children that nobody will be told of
+        if (event.thread.pid == pid && event.child.pid.value != 0)
+          running.target->detach(event.child.pid);
+    } else {
       running.target->kill(pid);
+    }
     if (runs_on && running.let_go && state.attached.size() == 1) running.target->let_go();
   }
   running.parted_with = pid;

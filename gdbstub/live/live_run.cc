@@ -266,9 +266,11 @@ void LiveTarget::attach(Pid pid) {
 }
 
 void LiveTarget::detach(Pid pid) {
+  if (!processes_.contains(pid)) return;
+  settle(pid);
   const auto found = processes_.find(pid);
   if (found == processes_.end()) return;
-  pause(pid);
+  const std::vector<Pid> children = children_to_tell_of(pid);
   if (found->second.memory.use_count() == 1) found->second.memory->remove_all();
   found->second.debug_registers = {};
   ++found->second.debug_generation;
@@ -284,6 +286,28 @@ void LiveTarget::detach(Pid pid) {
   std::erase_if(threads_, [&](const auto& each) { return each.first.pid == pid; });
   std::erase_if(events_, [&](const Event& event) { return event.thread.pid == pid; });
   processes_.erase(found);
+  for (const Pid child : children) detach(child);  // that nobody will be told of
+}
+
+// All its threads stand still, and what they had to tell is known.
+void LiveTarget::settle(Pid pid) {
+  std::vector<ThreadId> stopped;
+  for (const Thread* each : pause(pid)) stopped.push_back(each->id);
+  const bool before = std::exchange(halting_, true);  // who is born now stands still, too
+  for (const ThreadId id : stopped)
+    if (const auto each = threads_.find(id); each != threads_.end()) take_if_any(each->second);
+  halting_ = before;
+  const auto is_its = [&](ThreadId id) { return id.pid == pid; };
+  std::erase_if(paused_, is_its);
+  std::erase_if(passing_, is_its);
+}
+
+std::vector<Pid> LiveTarget::children_to_tell_of(Pid pid) const {
+  std::vector<Pid> children;
+  for (const Event& event : events_)
+    if (event.thread.pid == pid && event.child.pid.value != 0 && event.child.pid != pid)
+      children.push_back(event.child.pid);
+  return children;
 }
 
 // Waits for its end, so that its number is free and nobody hears of it later.

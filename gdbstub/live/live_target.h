@@ -123,6 +123,8 @@ class LiveTarget : public RunningTarget {
 
   // live_run.cc
   void look_now_and_then(bool wanted);
+  void settle(Pid pid);
+  std::vector<Pid> children_to_tell_of(Pid pid) const;
   void go(Thread& thread);
   void ask(Thread& thread, Asked why);
   void deliver_on_resume(Thread& thread, int signal);

@@ -522,6 +522,24 @@ TEST_CASE("a detached tree runs on where that is said, until its end") {
   await_processes(before);
 }
 
+TEST_CASE("children that gdb was not told of yet run on, too, when their parent is detached from") {
+  const Moment moment("forks-of-threads");
+  const size_t before = processes_there();
+  for (int i = 0; i < 5; ++i) {
+    const std::string socket = moment.directory / "socket";
+    Running server({program(), "serve", moment.image, "--once", "--program-streams", "--on-detach",
+                    "run", "--listen", "unix:" + socket});
+    for (int n = 0; n < 30000 && !contains(server.err(), "listening"); ++n) usleep(2000);
+    check_says(
+        gdb({"target remote " + socket, "set var go = 1", "break visit", "continue", "detach"}),
+        {"hit Breakpoint 1"});
+    const Result served = server.wait();
+    await_processes(before);
+    INFO(served);
+    CHECK_FALSE(contains(server.err(), "status"));  // of a child that did not end by itself
+  }
+}
+
 TEST_CASE("gdb and its stub may be killed at any moment: nothing of the tree is left") {
   const Moment moment("block");
   const size_t before = processes_there();
