@@ -232,13 +232,16 @@ void capture_process(CaptureContext& context, const FrozenProcess& frozen, pb::P
 
 // As good as told, where the thread cannot be asked: glibc has its number 16 bytes before the head
 // of its list of robust futexes, and gives the kernel the address of both. 0: it is not there.
-uint64_t tid_address_in_glibc(Tid tid, int32_t own_number) {
+uint64_t tid_address_in_glibc(const StoppedTask& stopped) {
   constexpr uint64_t kDistance = 16;  // struct pthread: tid, pid, robust_prev, robust_head
+  const Tid tid = stopped.task.tid;
+  const auto numbers = split_blank(stopped.status().text("NSpid"));  // the last is its own
   const auto list = robust_list_of(tid);
   int32_t number = 0;
   const auto bytes = std::as_writable_bytes(std::span(&number, 1));
-  if (!list || list->head < kDistance ||
-      read_remote(tid, list->head - kDistance, bytes) != bytes.size() || number != own_number)
+  if (numbers.empty() || !list || list->head < kDistance ||
+      read_remote(tid, list->head - kDistance, bytes) != bytes.size() ||
+      number != parse_number<int32_t>(numbers.back()))
     return 0;
   return list->head - kDistance;
 }
@@ -249,7 +252,7 @@ void capture_thread(CaptureContext& context, const StoppedTask& stopped, pb::Thr
   constexpr size_t kAnswers = ThreadQuestions::kAnswers, kCalls = ThreadQuestions::kCalls;
   const Host host = host_of(stopped, context, Inquiry::room_for(kAnswers, kCalls));
   if (!host.task || !host.place.filters.empty())  // which may keep it from being asked
-    thread.set_clear_child_tid(tid_address_in_glibc(stopped.task.tid, own_number(thread)));
+    thread.set_clear_child_tid(tid_address_in_glibc(stopped));
   if (!host.task)
     return context.lacks(stopped.process.pid, stopped.task.tid,
                          thread.clear_child_tid() ? "alternate stack"
