@@ -115,6 +115,13 @@ std::string file_note(const pb::Descriptor& descriptor) {
 
 // ---- What /proc tells of a task of the tree -----------------------------------------------------
 
+// Whom a /proc means by a number: that of a container by those that it has inside.
+const pb::Process* process_called(const Snapshot& snapshot, int32_t number) {
+  for (const pb::Process& process : snapshot.processes())
+    if (own_number(process) == number) return &process;
+  return snapshot.process(number);
+}
+
 // "/proc/12/maps", of a task of the tree, with the number that it has there; "" if it is no such
 // path.
 std::string path_of_task(const Snapshot& snapshot, const std::string& path) {
@@ -123,7 +130,7 @@ std::string path_of_task(const Snapshot& snapshot, const std::string& path) {
   const size_t end = std::min(path.find('/', kProc.size()), path.size());
   const auto number =
       parse_number<int32_t>(std::string_view(path).substr(kProc.size(), end - kProc.size()));
-  const pb::Process* process = number ? snapshot.process(*number) : nullptr;
+  const pb::Process* process = number ? process_called(snapshot, *number) : nullptr;
   if (!process) return "";
   return fmt::format("/proc/{}{}", own_number(*process), path.substr(end));
 }

@@ -77,7 +77,7 @@ void capture(CaptureContext& context, const FrozenProcess& frozen, pb::Process& 
   Survey* survey = has_userfaultfd(process) ? nullptr : context.surveys.find(frozen.pid);
   for (ProcMapping& mapping : mappings_now(frozen, survey)) {
     pb::Vma& vma = *process.add_mappings() = to_record(mapping);
-    if (mapping.inode == 0) continue;
+    if (!has_file(vma)) continue;
     if (mapping.deleted && !is_anonymous(vma))
       look_behind(context, directory_of(frozen), mapping, vma);
     if (is_changeable(mapping)) continue;
@@ -157,7 +157,7 @@ class Planner {
   template <typename Otherwise>
   void classify(const pb::Vma& vma, Otherwise otherwise) {
     const bool has_marks = may_hold_marks(vma);
-    auto how = vma.inode() == 0 ? &Pagemap::classify_anonymous : &Pagemap::classify;
+    auto how = has_file(vma) ? &Pagemap::classify : &Pagemap::classify_anonymous;
     if (early_ && early_->tracks(vma.start(), vma.end())) how = &Pagemap::classify_tracked;
     (pagemap_.*how)(vma.start(), vma.end(), [&](const PageRun& run) {
       if (run.what == PageClass::kGuard)
@@ -227,13 +227,13 @@ void Planner::plan(const pb::Vma& vma) {
 
 void Planner::add_memory(const pb::Vma& vma, uint64_t start, uint64_t end) {
   const bool is_known = !vma.flags().empty();  // of new ones, sizes are not told yet
-  runs_.push_back(
-      {.start = start,
-       .size = end - start,
-       .from = From::kMemory,
-       .in_twin = !vma.shared() && !has_flag(vma, "dc") && !has_flag(vma, "wf"),
-       .way = is_known ? way_to_read(vma.inode() != 0, vma.shared_clean(), vma.shared_dirty())
-                       : RemoteMemory::Way::kGently});
+  runs_.push_back({.start = start,
+                   .size = end - start,
+                   .from = From::kMemory,
+                   .in_twin = !vma.shared() && !has_flag(vma, "dc") && !has_flag(vma, "wf"),
+                   .way = is_known
+                              ? way_to_read(has_file(vma), vma.shared_clean(), vma.shared_dirty())
+                              : RemoteMemory::Way::kGently});
 }
 
 // What was copied earlier holds; what was not (it was being written then) is read now.
@@ -385,9 +385,13 @@ bool lies_in(const MemoryRun& run, const pb::Vma& vma) {
 
 }  // namespace
 
+bool has_file(const pb::Vma& vma) {
+  return vma.inode() != 0 || vma.shared();
+}
+
 bool is_anonymous(const pb::Vma& vma) {
-  return vma.inode() == 0 || (!vma.shared() && is_of_huge_pages(vma) && vma.deleted() &&
-                              vma.name() == "/anon_hugepage");
+  return !has_file(vma) || (!vma.shared() && is_of_huge_pages(vma) && vma.deleted() &&
+                            vma.name() == "/anon_hugepage");
 }
 
 dev_t device_of(const pb::Vma& vma) {

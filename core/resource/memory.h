@@ -33,6 +33,9 @@ dev_t device_of(const pb::Vma& vma);
 // Whether it has that flag of two letters (VmFlags of smaps).
 bool has_flag(const pb::Vma& vma, std::string_view flag);
 
+// Whether the kernel shows a file of it. All that is shared has one, and the inode of the first
+// System V segment of an ipc namespace is 0 (newseg(), ipc/shm.c: the shmid).
+bool has_file(const pb::Vma& vma);
 // Also MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB: the file that the kernel shows of it is always
 // empty.
 bool is_anonymous(const pb::Vma& vma);

@@ -256,7 +256,7 @@ constexpr uint64_t kLazyAtLeast = 256 * 1024;
 // locked, or guards, or shall not be inherited.
 bool may_come_later(const pb::Vma& vma, const Extents& extents) {
   constexpr std::string_view kNot[] = {"lo", "lf", "wf", "dc", "ht", "gd", "io", "pf"};
-  if (vma.shared() || vma.file() != 0 || vma.inode() != 0 || is_kernel_part(vma) ||
+  if (vma.shared() || vma.file() != 0 || has_file(vma) || is_kernel_part(vma) ||
       is_droppable(vma) ||
       std::ranges::any_of(kNot, [&](std::string_view flag) { return has_flag(vma, flag); }))
     return false;
@@ -327,7 +327,7 @@ void write_content(const RestoreContext& context, const pb::Process& process, Ti
         is_droppable(vma))
       continue;
     const Range whole{vma.start(), vma.end()};
-    if (vma.shared() && vma.inode() != 0) {
+    if (vma.shared()) {
       const size_t before = shared.size();
       const Fd& object = objects.emplace_back(open_shared(context, vma));
       add_slices(vma, whole, extents, &object, vma.offset(), shared);
@@ -402,7 +402,7 @@ uint64_t size_of_object(const Snapshot& snapshot, const RestorePlan::MappedFile&
   uint64_t size = 0;
   for (const pb::Process& process : snapshot.processes())
     for (const pb::Vma& vma : process.mappings())
-      if (vma.inode() != 0 && RestorePlan::key_of(vma) == key)
+      if (has_file(vma) && RestorePlan::key_of(vma) == key)
         size = std::max(size, vma.offset() + (vma.end() - vma.start()));
   return size;
 }

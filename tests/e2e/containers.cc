@@ -268,7 +268,7 @@ TEST_CASE("a container comes back, and its first process is number 1 again") {
     if (no_containers(user)) continue;
     check_container_again("zombies", {"--without-stopped"}, user);
     check_container_again("tangle", {}, user);
-    check_container_again("spaces", {"--timer"}, user);
+    check_container_again("spaces", {"--numbers"}, user);
     check_container_again("soak", {"--seed", "4", "--only", "pipe,file,memfd,eventfd"}, user);
   }
 }

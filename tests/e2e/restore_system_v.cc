@@ -140,6 +140,33 @@ TEST_CASE("a tree with an ipc namespace of its own gets one again, with all that
   }
 }
 
+// What /proc shows of it has the inode 0, as what has no file; and no page of it was touched where
+// it is attached now.
+TEST_CASE(
+    "the first shared memory of an ipc namespace, which has the number 0, keeps its content") {
+  if (skip_unless(geteuid() == 0, "another ipc namespace takes root")) return;
+  const TempDir directory;
+  Running python({"python3", "-c",
+                  "import ctypes, sys\n"
+                  "libc = ctypes.CDLL(None, use_errno=True)\n"
+                  "libc.shmat.restype = ctypes.c_void_p\n"
+                  "segment = libc.shmget(0, 40960, 0o600)\n"
+                  "filled = libc.shmat(segment, None, 0)\n"
+                  "ctypes.memset(filled, 0x5a, 40960); libc.shmdt(ctypes.c_void_p(filled))\n"
+                  "where = libc.shmat(segment, None, 0)\n"
+                  "print('ready', segment, flush=True); sys.stdin.read()\n"
+                  "content = ctypes.string_at(where, 40960)\n"
+                  "sys.exit(0 if content == b'Z' * 40960 else 1)\n"},
+                 {.input = RunOptions::kPipe, .before_exec = [] { unshare(CLONE_NEWIPC); }});
+  CHECK(python.wait_for_line("ready") == "ready 0");
+  take_away(python, directory / "image");
+  for (const Words& how : {Words{}, Words{"--isolated"}}) {
+    const Result end = run_again(directory / "image", how);
+    INFO(end);
+    CHECK(end.ok());
+  }
+}
+
 TEST_CASE("semaphores and queues that a thread only waits for are the tree's, too") {
   const TempDir directory;
   Running python(

@@ -193,6 +193,16 @@ Check own_timer() {
   };
 }
 
+// What /proc tells of itself, as "PID (spaces) …".
+Check own_proc() {
+  const int file = setup("open", open("/proc/self/stat", O_RDONLY | O_CLOEXEC));
+  return [=] {
+    char text[64] = {};
+    setup("pread", pread(file, text, sizeof text - 1, 0));
+    expect_equal("whom /proc/self/stat was of", strtoul(text, nullptr, 10), getpid());
+  };
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -207,7 +217,8 @@ int main(int argc, char** argv) {
   if (target::has_flag(argc, argv, "--net")) checks.push_back(own_network());
   if (target::has_flag(argc, argv, "--uts")) checks.push_back(own_names());
   if (target::has_flag(argc, argv, "--time")) checks.push_back(own_clocks());
-  if (target::has_flag(argc, argv, "--timer")) checks.push_back(own_timer());
+  if (target::has_flag(argc, argv, "--numbers"))
+    checks.insert(checks.end(), {own_timer(), own_proc()});
   target::ready();
   target::wait_for_end();
   for (const Check& check : checks) check();
