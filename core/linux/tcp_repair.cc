@@ -226,6 +226,18 @@ void read_receiving(const Fd& socket, OptionGuard& guard, TcpConnection& connect
   throw Error("", "packets keep coming in while it is being read");
 }
 
+void forget_what_has_arrived(TcpConnection& from, const TcpConnection& to) {
+  if (!to.window) return;  // its sequence numbers are not known
+  const uint32_t next = to.receive_sequence + static_cast<uint32_t>(to.receive_queue.size());
+  const uint32_t arrived = next - from.send_sequence;  // modulo 2^32
+  if (arrived > from.send_queue.size()) return;
+  from.send_queue.erase(0, arrived);
+  from.send_sequence += arrived;
+  from.unsent = std::min(from.unsent, static_cast<uint32_t>(from.send_queue.size()));
+  // The end of the window stays where it is.
+  if (from.window) from.window->snd_wnd -= std::min(from.window->snd_wnd, arrived);
+}
+
 std::string peek_received(const Fd& socket, OptionGuard& guard) {
   const OptionGuard::Change undo = peek_offset_of(socket);
   const OptionGuard::Scope scope(guard, &undo, 1);

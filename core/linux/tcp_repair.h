@@ -72,6 +72,12 @@ void read_sending(const Fd& socket, OptionGuard& guard, TcpConnection& connectio
 void read_receiving(const Fd& socket, OptionGuard& guard, TcpConnection& connection,
                     std::string& why_not);
 
+// Of two ends of one connection that were both read: the kernel goes on sending for a stopped
+// program, and what has arrived when the other end was read need not be sent any more. It must not,
+// either: acknowledgements of what was never sent are thrown away, and both ends would repeat
+// themselves for ever.
+void forget_what_has_arrived(TcpConnection& from, const TcpConnection& to);
+
 // What has arrived and is not read, of a connection in any state.
 std::string peek_received(const Fd& socket, OptionGuard& guard);
 

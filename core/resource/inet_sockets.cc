@@ -128,6 +128,17 @@ std::vector<InetSockets::Entry> InetSockets::entries_in(std::vector<pb::Process>
   return entries;
 }
 
+namespace {
+
+// Between both ends: in a queue of neither.
+void add_what_is_on_its_way(TcpConnection& from, const TcpConnection& to) {
+  const uint64_t end = has_received_end(to.phase) ? 1 : 0;
+  const uint64_t arrived = to.bytes_received - end;
+  if (from.bytes_sent > arrived) from.unsent += static_cast<uint32_t>(from.bytes_sent - arrived);
+}
+
+}  // namespace
+
 void InetSockets::read(CaptureContext& context, std::vector<pb::Process>& processes,
                        const NetworkOptions& options, const std::string& lock) {
   std::vector<Entry> entries = entries_in(processes), connections;
@@ -170,19 +181,6 @@ void InetSockets::read(CaptureContext& context, std::vector<pb::Process>& proces
   guard_.reset();
 }
 
-// Between both ends: in a queue of neither.
-void InetSockets::add_what_is_on_its_way(Entry& entry, const std::vector<Entry>& connections) {
-  const auto ends = ends_of(entry.record->socket());
-  for (const Entry& other : connections) {
-    if (!ends || ends_of(other.record->socket()) != EndPoints{ends->remote, ends->local}) continue;
-    const uint64_t end = has_received_end(other.connection.phase) ? 1 : 0;
-    const uint64_t arrived = other.connection.bytes_received - end;
-    if (entry.connection.bytes_sent > arrived)
-      entry.connection.unsent += static_cast<uint32_t>(entry.connection.bytes_sent - arrived);
-    return;
-  }
-}
-
 // What all of them send before what any receives, see read_sending().
 void InetSockets::read_connections(CaptureContext& context, std::vector<Entry>& connections,
                                    const NetworkOptions& options) {
@@ -197,8 +195,16 @@ void InetSockets::read_connections(CaptureContext& context, std::vector<Entry>& 
         context.lacks({entry.pid}, {}, entry.record->target(), error.what());
       }
     }
-  for (Entry& entry : connections)
-    if (!entry.why_not.empty()) add_what_is_on_its_way(entry, connections);
+  std::map<EndPoints, const TcpConnection*> known;
+  for (const Entry& entry : connections)
+    if (const auto ends = ends_of(entry.record->socket())) known[*ends] = &entry.connection;
+  for (Entry& entry : connections) {
+    const auto ends = ends_of(entry.record->socket());
+    const auto other = ends ? known.find({ends->remote, ends->local}) : known.end();
+    if (other == known.end()) continue;
+    (entry.why_not.empty() ? forget_what_has_arrived : add_what_is_on_its_way)(entry.connection,
+                                                                               *other->second);
+  }
   for (Entry& entry : connections) {
     record_connection(entry.connection, *entry.record->mutable_socket()->mutable_tcp());
     if (!entry.why_not.empty() && (entry.connection.unsent || options.keeps_connections))

@@ -51,7 +51,6 @@ class InetSockets {
   std::vector<Entry> entries_in(std::vector<pb::Process>& processes) const;
   void read_connections(CaptureContext& context, std::vector<Entry>& connections,
                         const NetworkOptions& options);
-  static void add_what_is_on_its_way(Entry& entry, const std::vector<Entry>& connections);
   OptionGuard& guard();
 
   std::mutex mutex_;
