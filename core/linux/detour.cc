@@ -285,8 +285,9 @@ int Detour::end_signal() const {
     return 0;
   uint64_t possible = place_.ignored & ~mask_;
   // One that is blocked may be waited for: it must not be pending, nor be one that is often sent.
-  const auto pending = [&] { return place_.pending ? *place_.pending : pending_signals(task_); };
-  if (!possible) possible = place_.ignored & ~bits({SIGCHLD}) & ~pending();
+  if (!possible)
+    possible = place_.ignored & ~bits({SIGCHLD}) &
+               ~(place_.pending ? *place_.pending : pending_signals(task_));
   return possible ? 64 - std::countl_zero(possible) : 0;
 }
 

@@ -105,22 +105,24 @@ size_t descriptors_to_spare() {
   return ::getrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur / 2 : 0;
 }
 
-// "it sleeps uninterruptibly in do_sys_poll"
-std::string why_it_does_not_stop(Tid tid) {
-  const auto proc = ProcDirectory::of_if_alive(Pid{tid.value});
-  if (!proc) return "it is gone";
-  const auto stat = proc->stat_if_alive();
-  if (!stat) return "it is gone";
-  const std::string channel = wait_channel(*proc);
-  if (stat->state == 'D')
-    return fmt::format("it sleeps uninterruptibly{}{}", channel.empty() ? "" : " in ", channel);
-  return fmt::format("its state is {}", stat->state);
+// As proc(5) has it; nullopt: it is gone.
+std::optional<char> state_now(const std::optional<ProcDirectory>& task) {
+  const auto stat = task ? task->stat_if_alive() : std::nullopt;
+  return stat ? std::optional(stat->state) : std::nullopt;
 }
 
 bool sleeps_deeply(Tid tid) {
-  const auto proc = ProcDirectory::of_if_alive(Pid{tid.value});
-  const auto stat = proc ? proc->stat_if_alive() : std::nullopt;
-  return stat && stat->state == 'D';
+  return state_now(ProcDirectory::of_if_alive(Pid{tid.value})) == 'D';
+}
+
+// "it sleeps uninterruptibly in do_sys_poll"
+std::string why_it_does_not_stop(Tid tid) {
+  const auto task = ProcDirectory::of_if_alive(Pid{tid.value});  // threads have a /proc/TID too
+  const auto state = state_now(task);
+  if (!state) return "it is gone";
+  if (state != 'D') return fmt::format("its state is {}", *state);
+  const std::string channel = wait_channel(*task);
+  return fmt::format("it sleeps uninterruptibly{}{}", channel.empty() ? "" : " in ", channel);
 }
 
 // The call in which a parent waits for its child to exec or exit, if that is what the task does.

@@ -25,6 +25,12 @@ int kcmp_type(Identities::Kind kind) {
   return kTypes[static_cast<int>(kind)];
 }
 
+// kcmp orders kernel objects (by a scrambled address): 0 means equal, 1 less, 2 greater; negative:
+// it is refused.
+long compare(Identities::Kind kind, Tid tid, int number, Tid other, int other_number) {
+  return ::syscall(SYS_kcmp, tid.value, other.value, kcmp_type(kind), number, other_number);
+}
+
 }  // namespace
 
 bool leads_to(Tid tid, int number, const EpollSlot& slot) {
@@ -90,16 +96,6 @@ int64_t clock_offset(Tid tid, int clock) {
   }
   return 0;
 }
-
-namespace {
-
-// kcmp orders kernel objects (by a scrambled address): 0 means equal, 1 less, 2 greater; negative:
-// it is refused.
-long compare(Identities::Kind kind, Tid tid, int number, Tid other, int other_number) {
-  return ::syscall(SYS_kcmp, tid.value, other.value, kcmp_type(kind), number, other_number);
-}
-
-}  // namespace
 
 bool Identities::Less::operator()(const Key& a, const Key& b) const {
   const long order = compare(kind, a.tid, a.number, b.tid, b.number);

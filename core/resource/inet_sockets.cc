@@ -97,6 +97,13 @@ uint64_t network_cookie(const Fd& socket) {
   return ::getsockopt(socket.get(), SOL_SOCKET, kCookie, &cookie, &size) == 0 ? cookie : 0;
 }
 
+// Between both ends: in a queue of neither.
+void add_what_is_on_its_way(TcpConnection& from, const TcpConnection& to) {
+  const uint64_t end = has_received_end(to.phase) ? 1 : 0;
+  const uint64_t arrived = to.bytes_received - end;
+  if (from.bytes_sent > arrived) from.unsent += static_cast<uint32_t>(from.bytes_sent - arrived);
+}
+
 }  // namespace
 
 // ---- Capture ------------------------------------------------------------------------------------
@@ -127,17 +134,6 @@ std::vector<InetSockets::Entry> InetSockets::entries_in(std::vector<pb::Process>
     }
   return entries;
 }
-
-namespace {
-
-// Between both ends: in a queue of neither.
-void add_what_is_on_its_way(TcpConnection& from, const TcpConnection& to) {
-  const uint64_t end = has_received_end(to.phase) ? 1 : 0;
-  const uint64_t arrived = to.bytes_received - end;
-  if (from.bytes_sent > arrived) from.unsent += static_cast<uint32_t>(from.bytes_sent - arrived);
-}
-
-}  // namespace
 
 void InetSockets::read(CaptureContext& context, std::vector<pb::Process>& processes,
                        const NetworkOptions& options, const std::string& lock) {

@@ -256,8 +256,7 @@ constexpr uint64_t kLazyAtLeast = 256 * 1024;
 // locked, or guards, or shall not be inherited.
 bool may_come_later(const pb::Vma& vma, const Extents& extents) {
   constexpr std::string_view kNot[] = {"lo", "lf", "wf", "dc", "ht", "gd", "io", "pf"};
-  if (vma.shared() || vma.file() != 0 || has_file(vma) || is_kernel_part(vma) ||
-      is_droppable(vma) ||
+  if (vma.file() != 0 || has_file(vma) || is_kernel_part(vma) || is_droppable(vma) ||
       std::ranges::any_of(kNot, [&](std::string_view flag) { return has_flag(vma, flag); }))
     return false;
   uint64_t stored = 0;

@@ -266,17 +266,13 @@ TEST_CASE("a reader of the stream that goes away is an error, and hurts nobody")
 }
 
 TEST_CASE("a process that waits for a file system that does not answer is named, and unharmed") {
-  if (!is_root() || access("/dev/fuse", R_OK | W_OK) != 0) {
-    WARN("this takes root and /dev/fuse");
-    return;
-  }
+  if (skip_unless(is_root() && access("/dev/fuse", R_OK | W_OK) == 0, "root and /dev/fuse")) return;
   Target target("unanswered");
   const std::string child = std::to_string(target.processes().at(0));
   check_capture_refused(child, 1,
                         {"cannot stop task " + child, "it sleeps uninterruptibly", "try again"});
   CHECK(state_of(target.processes().at(0)) == 'D');
-  CHECK(read_file(fmt::format("/proc/{}/status", child)).find("TracerPid:\t0\n") !=
-        std::string::npos);
+  CHECK(contains(read_file(fmt::format("/proc/{}/status", child)), "TracerPid:\t0\n"));
   const Result end = target.finish();
   INFO(end);
   CHECK(end.ok());

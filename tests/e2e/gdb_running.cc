@@ -56,6 +56,10 @@ void await_processes(size_t wanted) {
   CHECK(processes_there() == wanted);
 }
 
+void await_listening(const Running& server) {
+  for (int i = 0; i < 30000 && !contains(server.err(), "listening"); ++i) usleep(2000);
+}
+
 // From a thread of gdb's own python, as a terminal would.
 const std::string kInterruptSoon =
     "python import os, signal, threading; "
@@ -356,7 +360,7 @@ TEST_CASE("a program may have the streams of the stub, which ends with its one d
   Running server({program(), "serve", moment.image, "--once", "--program-streams", "--listen",
                   "unix:" + moment.directory / "socket"},
                  {.input = RunOptions::kPipe});
-  for (int i = 0; i < 30000 && !contains(server.err(), "listening"); ++i) usleep(2000);
+  await_listening(server);
   server.write("good evening\n");
   const Result says = gdb({"target remote " + moment.directory / "socket", "set var go = 1",
                            "monitor input not this way", "continue"});
@@ -373,7 +377,7 @@ TEST_CASE("monitor exit ends the connection, and what runs") {
   const size_t before = processes_there();
   Running server({program(), "serve", moment.image, "--once", "--listen",
                   "unix:" + moment.directory / "socket"});
-  for (int i = 0; i < 30000 && !contains(server.err(), "listening"); ++i) usleep(2000);
+  await_listening(server);
   check_says(
       gdb({"target remote " + moment.directory / "socket", "print twice(1)", "monitor exit"}),
       {"$1 = 2"});
@@ -458,7 +462,7 @@ TEST_CASE("lldb calls, breaks, steps, watches and runs to the end") {
   const Moment moment("count");
   Running server(
       {program(), "serve", moment.image, "--listen", "unix:" + moment.directory / "socket"});
-  for (int i = 0; i < 30000 && !contains(server.err(), "listening"); ++i) usleep(2000);
+  await_listening(server);
   const Words commands{
       "process connect --plugin gdb-remote unix-connect://" + moment.directory / "socket",
       "expression twice(21)",
@@ -483,7 +487,7 @@ TEST_CASE("lldb looks at variables by expressions, and nothing has run") {
   const Moment moment("count");
   Running server(
       {program(), "serve", moment.image, "--listen", "unix:" + moment.directory / "socket"});
-  for (int i = 0; i < 30000 && !contains(server.err(), "listening"); ++i) usleep(2000);
+  await_listening(server);
   const Words commands{
       "process connect --plugin gdb-remote unix-connect://" + moment.directory / "socket",
       "expression counter * 2 + 14",
@@ -529,7 +533,7 @@ TEST_CASE("children that gdb was not told of yet run on, too, when their parent 
     const std::string socket = moment.directory / "socket";
     Running server({program(), "serve", moment.image, "--once", "--program-streams", "--on-detach",
                     "run", "--listen", "unix:" + socket});
-    for (int n = 0; n < 30000 && !contains(server.err(), "listening"); ++n) usleep(2000);
+    await_listening(server);
     check_says(
         gdb({"target remote " + socket, "set var go = 1", "break visit", "continue", "detach"}),
         {"hit Breakpoint 1"});
