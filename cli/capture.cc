@@ -1,5 +1,6 @@
 #include "core/capture.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -13,6 +14,7 @@
 #include "cli/progress_line.h"
 #include "cli/report.h"
 #include "core/base/error.h"
+#include "core/base/fd.h"
 #include "core/base/strings.h"
 
 namespace snapgdb::cli {
@@ -24,6 +26,14 @@ struct Arguments {
   bool stop = false, kill = false;
   CaptureOptions options;
 };
+
+// The kernel's table of our descriptors grows as numbers get higher; when there are threads by
+// then, each time waits for an RCU grace period, 10 ms or more (expand_fdtable(), fs/file.c).
+void make_room_for_descriptors() {
+  constexpr int kMany = 16 * 1024;
+  for (int number = kMany; number > STDERR_FILENO; number /= 2)
+    if (const Fd high(::fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, number - 1)); high.valid()) return;
+}
 
 // NAME-PID.snapgdb; a process may call itself anything.
 std::string default_name(Pid pid) {
@@ -48,14 +58,12 @@ void wait_until_gone(const std::vector<Pid>& processes) {
   const auto wait_for_each = [&](milliseconds patience, auto is_done) {
     const auto end = steady_clock::now() + patience;
     for (const Pid pid : processes)
-      while (!is_done(ProcDirectory::of_if_alive(pid)) && steady_clock::now() < end)
+      while (!is_done(stat_of_if_alive(Tid{pid.value})) && steady_clock::now() < end)
         std::this_thread::sleep_for(milliseconds(1));
   };
-  wait_for_each(seconds(5), [](const auto& proc) {
-    const auto stat = proc ? proc->stat_if_alive() : std::nullopt;
-    return !stat || stat->state == 'Z' || stat->state == 'X';
-  });
-  wait_for_each(milliseconds(100), [](const auto& proc) { return !proc; });
+  wait_for_each(seconds(5),
+                [](const auto& stat) { return !stat || stat->state == 'Z' || stat->state == 'X'; });
+  wait_for_each(milliseconds(100), [](const auto& stat) { return !stat; });
 }
 
 void end_connections(InetSockets::Ends& connections) {
@@ -70,6 +78,7 @@ int run(Arguments& arguments) {
   if (arguments.pid <= 0)
     throw Error(fmt::format("cannot capture process {}", arguments.pid), "a PID is above 0", "",
                 ExitStatus::kUsage);
+  make_room_for_descriptors();
   ::signal(SIGPIPE, SIG_IGN);  // a reader that goes away is an error like any other,
   ::signal(SIGXFSZ, SIG_IGN);  // and so is a limit on the size of files
   const Pid pid{arguments.pid};

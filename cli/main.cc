@@ -8,7 +8,6 @@
 #include "cli/image_options.h"
 #include "cli/show.h"
 #include "core/base/error.h"
-#include "core/base/fd.h"
 #include "core/base/strings.h"
 #include "core/version.h"
 #include "gdbstub/live/launch.h"
@@ -52,14 +51,6 @@ void occupy_standard_descriptors() {
   }
 }
 
-// The kernel's table of our descriptors grows as numbers get higher; when there are threads by
-// then, each time waits for an RCU grace period, 10 ms or more (expand_fdtable(), fs/file.c).
-void make_room_for_descriptors() {
-  constexpr int kMany = 16 * 1024;
-  for (int number = kMany; number > STDERR_FILENO; number /= 2)
-    if (const Fd high(::fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, number - 1)); high.valid()) return;
-}
-
 int run(int argc, char** argv) {
   CLI::App app(kDescription, "snapgdb");
   app.set_version_flag("--version", std::string("snapgdb ") + kVersion);
@@ -94,7 +85,6 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   snapgdb::cli::occupy_standard_descriptors();
-  snapgdb::cli::make_room_for_descriptors();
   try {
     return snapgdb::cli::run(argc, argv);
   } catch (const snapgdb::Error& error) {

@@ -46,7 +46,7 @@ class PageWriter {
     uint64_t low = 0, high = 0, ordinal_plus_one = 0;
   };
   static constexpr size_t kMaxSlots = size_t{1} << 20;  // 24 MiB: the last 4 GiB of distinct pages
-  // Clearing the full table would take longer than the whole of a small capture.
+  // To clear the full table takes milliseconds: a good part of a small capture.
   static constexpr size_t kFirstSlots = kMaxSlots / 8;
   // So many slots for a page: more than half a table would push a fifth of them out.
   static constexpr size_t kSparse = 16;

@@ -105,22 +105,17 @@ size_t descriptors_to_spare() {
   return ::getrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur / 2 : 0;
 }
 
-// As proc(5) has it; nullopt: it is gone.
-std::optional<char> state_now(const std::optional<ProcDirectory>& task) {
-  const auto stat = task ? task->stat_if_alive() : std::nullopt;
-  return stat ? std::optional(stat->state) : std::nullopt;
-}
-
 bool sleeps_deeply(Tid tid) {
-  return state_now(ProcDirectory::of_if_alive(Pid{tid.value})) == 'D';
+  const auto stat = stat_of_if_alive(tid);
+  return stat && stat->state == 'D';
 }
 
 // "it sleeps uninterruptibly in do_sys_poll"
 std::string why_it_does_not_stop(Tid tid) {
   const auto task = ProcDirectory::of_if_alive(Pid{tid.value});  // threads have a /proc/TID too
-  const auto state = state_now(task);
-  if (!state) return "it is gone";
-  if (state != 'D') return fmt::format("its state is {}", *state);
+  const auto stat = task ? task->stat_if_alive() : std::nullopt;
+  if (!stat) return "it is gone";
+  if (stat->state != 'D') return fmt::format("its state is {}", stat->state);
   const std::string channel = wait_channel(*task);
   return fmt::format("it sleeps uninterruptibly{}{}", channel.empty() ? "" : " in ", channel);
 }

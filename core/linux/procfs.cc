@@ -290,6 +290,16 @@ std::optional<ProcStat> ProcDirectory::stat_if_alive() const {
   return text ? std::optional(parse_stat(*text)) : std::nullopt;
 }
 
+std::optional<ProcStat> stat_of_if_alive(Tid tid) {
+  const auto task = ProcDirectory::of_if_alive(Pid{tid.value});
+  return task ? task->stat_if_alive() : std::nullopt;
+}
+
+int32_t innermost(std::string_view numbers) {
+  const auto all = split_blank(numbers);
+  return all.empty() ? 0 : parse_number<int32_t>(all.back()).value_or(0);
+}
+
 std::vector<std::string> ProcDirectory::list(const char* name) const {
   return list_directory(fd(), name, path());
 }

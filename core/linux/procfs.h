@@ -119,6 +119,14 @@ class ProcDirectory {
   std::shared_ptr<Held> held_;
 };
 
+// Of a task by its number: threads have a directory of their own in /proc, though it is not listed.
+// nullopt: it is gone.
+std::optional<ProcStat> stat_of_if_alive(Tid tid);
+
+// "4711 1", as status has numbers in nested pid namespaces (NSpid, NStgid, NSpgid, NSsid): that in
+// the innermost; 0 where they say nothing.
+int32_t innermost(std::string_view numbers);
+
 // How many tasks there are on this machine, and the number that was given out last in our pid
 // namespace: while neither changes, nobody has made a task. (clone3(2) with a number of one's
 // choice gives out none; then, another task would have to end at the same time.)

@@ -49,8 +49,7 @@ Refusal explain_refusal(const ProcDirectory& task, const ProcStat& stat) {
 
   const ProcFields status(task.read_if_allowed("status").value_or(""));
   if (const auto tracer = static_cast<pid_t>(status.number("TracerPid"))) {
-    const auto proc = ProcDirectory::of_if_alive(Pid{tracer});
-    const auto known = proc ? proc->stat_if_alive() : std::nullopt;
+    const auto known = stat_of_if_alive(Tid{tracer});
     return {fmt::format("it is being traced by {} ({})", tracer,
                         known ? printable(known->name) : "gone"),
             "detach that debugger first"};

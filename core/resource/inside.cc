@@ -235,13 +235,12 @@ void capture_process(CaptureContext& context, const FrozenProcess& frozen, pb::P
 uint64_t tid_address_in_glibc(const StoppedTask& stopped) {
   constexpr uint64_t kDistance = 16;  // struct pthread: tid, pid, robust_prev, robust_head
   const Tid tid = stopped.task.tid;
-  const auto numbers = split_blank(stopped.status().text("NSpid"));  // the last is its own
+  const int32_t own_number = innermost(stopped.status().text("NSpid"));
   const auto list = robust_list_of(tid);
   int32_t number = 0;
   const auto bytes = std::as_writable_bytes(std::span(&number, 1));
-  if (numbers.empty() || !list || list->head < kDistance ||
-      read_remote(tid, list->head - kDistance, bytes) != bytes.size() ||
-      number != parse_number<int32_t>(numbers.back()))
+  if (own_number == 0 || !list || list->head < kDistance ||
+      read_remote(tid, list->head - kDistance, bytes) != bytes.size() || number != own_number)
     return 0;
   return list->head - kDistance;
 }

@@ -36,6 +36,8 @@ bool has_flag(const pb::Vma& vma, std::string_view flag);
 // Whether the kernel shows a file of it. All that is shared has one, and the inode of the first
 // System V segment of an ipc namespace is 0 (newseg(), ipc/shm.c: the shmid).
 bool has_file(const pb::Vma& vma);
+// How the names of System V shared memory begin; the key follows (newseg(), ipc/shm.c).
+inline constexpr std::string_view kSystemVName = "/SYSV";
 // Also MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB: the file that the kernel shows of it is always
 // empty.
 bool is_anonymous(const pb::Vma& vma);

@@ -28,12 +28,10 @@ constexpr uint64_t kMaxStashed = uint64_t{16} << 20;
 constexpr uint64_t kMaxCopied = uint64_t{1} << 30;
 
 constexpr std::string_view kMemfd = "/memfd:";
-// System V shared memory: system_v.cc sees to it.
-constexpr std::string_view kSystemV = "/SYSV";
 // MAP_SHARED | MAP_ANONYMOUS: whole in the mappings, unless it was opened through
-// /proc/PID/map_files.
+// /proc/PID/map_files. System V shared memory: system_v.cc sees to it.
 bool is_only_mapped(std::string_view path) {
-  return path.starts_with("/dev/zero") || path.starts_with(kSystemV);
+  return path.starts_with("/dev/zero") || path.starts_with(kSystemVName);
 }
 constexpr const char* kSecret = "hidden from everybody but the program (memfd_secret)";
 constexpr const char* kKeptOut = "the program keeps it out of dumps (MADV_DONTDUMP)";
@@ -88,7 +86,7 @@ size_t read_padded(const Fd& fd, uint64_t offset, std::span<std::byte> out,
 uint32_t NamelessFiles::id_for(const Fd& file, const std::string& path) {
   struct stat status {};
   if (::fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode) || status.st_nlink != 0 ||
-      path.starts_with(kSystemV))
+      path.starts_with(kSystemVName))
     return 0;
   const std::lock_guard lock(mutex_);
   uint32_t& id = by_inode_[{status.st_dev, status.st_ino}];
@@ -136,7 +134,8 @@ NamelessFiles::Entry& NamelessFiles::add(uint32_t id, Fd file, const struct stat
 // System V segment may be the inode of another file, too.
 void NamelessFiles::find_ids(pb::Process& process) const {
   for (pb::Vma& vma : *process.mutable_mappings()) {
-    if (vma.nameless() || vma.inode() == 0 || vma.file() != 0 || vma.name().starts_with(kSystemV))
+    if (vma.nameless() || vma.inode() == 0 || vma.file() != 0 ||
+        vma.name().starts_with(kSystemVName))
       continue;
     const auto found = by_inode_.find({device_of(vma), vma.inode()});
     if (found != by_inode_.end()) vma.set_nameless(found->second);

@@ -21,8 +21,7 @@ constexpr uint64_t kWorthATwin = uint64_t{6} << 20;
 std::optional<std::string> why_not_above_orphans(const FrozenProcess& frozen,
                                                  CaptureContext& context) {
   const std::string adopts_them = fmt::format("process {} adopts orphans", frozen.pid.value);
-  const auto numbers = split_blank(frozen.status().text("NSpid"));
-  if (!numbers.empty() && numbers.back() == "1") return adopts_them;
+  if (innermost(frozen.status().text("NSpid")) == 1) return adopts_them;
   constexpr size_t kScratch = 4096;
   const Host host = host_in(frozen, context, kScratch);
   if (!host.task)

@@ -27,11 +27,10 @@
 namespace snapgdb {
 namespace {
 
-constexpr std::string_view kSegmentName = "/SYSV";
 constexpr uint32_t kRightsBits = 0777;
 
 bool is_segment(const pb::Vma& vma) {
-  return vma.shared() && vma.deleted() && vma.name().starts_with(kSegmentName);
+  return vma.shared() && vma.deleted() && vma.name().starts_with(kSystemVName);
 }
 
 uint64_t size_of(const pb::Vma& vma) {
@@ -439,7 +438,7 @@ int32_t key_to_make(const Snapshot& snapshot, const RestorePlan& plan,
     for (const pb::Vma& vma : process.mappings()) {
       if (vma.inode() != segment.inode() || !is_attached(plan, vma)) continue;
       const auto key =
-          parse_number<uint32_t>(std::string_view(vma.name()).substr(kSegmentName.size()), 16);
+          parse_number<uint32_t>(std::string_view(vma.name()).substr(kSystemVName.size()), 16);
       const bool is_free = key && ::shmget(static_cast<key_t>(*key), 0, 0) < 0 && errno == ENOENT;
       return is_free ? static_cast<int32_t>(*key) : IPC_PRIVATE;
     }

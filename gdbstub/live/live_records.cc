@@ -12,12 +12,6 @@
 namespace snapgdb::gdbstub {
 namespace {
 
-// Of numbers in nested pid namespaces, that in the innermost; 0 where they say nothing.
-int32_t innermost(std::string_view numbers) {
-  const auto words = split_blank(numbers);
-  return words.empty() ? 0 : parse_number<int32_t>(words.back()).value_or(0);
-}
-
 void show(const ProcStat& stat, const ProcFields& status, pb::Thread& thread) {
   thread.set_name(stat.name);
   thread.set_state(std::string(1, stat.state));

@@ -109,8 +109,7 @@ bool LiveTarget::runs(ThreadId id) const {
 bool LiveTarget::stands_still() const {
   const auto stands = [&](const Thread& thread) {
     if (!thread.task.is_stopped()) return has_exited(thread);
-    const auto proc = ProcDirectory::of_if_alive(Pid{thread.task.tid().value});
-    const auto stat = proc ? proc->stat_if_alive() : std::nullopt;
+    const auto stat = stat_of_if_alive(thread.task.tid());
     return stat && (stat->state == 't' || stat->state == 'T');
   };
   return events_.empty() &&
@@ -138,8 +137,7 @@ void LiveTarget::await(Thread& thread, std::chrono::milliseconds patience) {
   constexpr std::chrono::milliseconds kLook{20};
   for (auto waited = kLook; !thread.task.wait_stop(kLook); waited += kLook) {
     if (thread.task.status().gone() || waited >= patience) return;
-    const auto proc = ProcDirectory::of_if_alive(Pid{thread.task.tid().value});
-    const auto stat = proc ? proc->stat_if_alive() : std::nullopt;
+    const auto stat = stat_of_if_alive(thread.task.tid());
     if (!stat || stat->state == 'Z') return;
   }
 }

@@ -165,12 +165,7 @@ void LiveTarget::carry_over(const SnapshotTarget& from) {
 // namespace they no longer belong to.
 ThreadId LiveTarget::number_of(Tid real) const {
   const ProcFields status(ProcDirectory::of(Pid{real.value}).read("status"));
-  const std::string text(status.text("NSpid")), group(status.text("NStgid"));
-  const auto last = [](const std::string& numbers) {
-    const auto words = split_blank(numbers);
-    return static_cast<pid_t>(std::stol(std::string(words.back())));
-  };
-  ThreadId id{Pid{last(group)}, Tid{last(text)}};
+  ThreadId id{Pid{innermost(status.text("NStgid"))}, Tid{innermost(status.text("NSpid"))}};
   constexpr pid_t kBeyondAll = 1 << 22;  // PID_MAX_LIMIT
   const pid_t real_group = static_cast<pid_t>(status.number("Tgid"));
   for (const auto& [pid, each] : processes_)
@@ -214,8 +209,7 @@ bool LiveTarget::has_exited(const Thread& thread) const {
   const bool is_last = next == threads_.end() || next->first.pid != thread.id.pid;
   const bool is_first = threads_.lower_bound({thread.id.pid, Tid{}})->first == thread.id;
   if (is_last && is_first) return false;
-  const auto proc = ProcDirectory::of_if_alive(Pid{thread.task.tid().value});
-  const auto stat = proc ? proc->stat_if_alive() : std::nullopt;
+  const auto stat = stat_of_if_alive(thread.task.tid());
   return !stat || stat->state == 'Z' || stat->state == 'X';
 }
 
@@ -241,8 +235,7 @@ Tid LiveTarget::focus(Pid pid) const {
 
 ThreadDescription LiveTarget::describe(ThreadId id) const {
   const Tracee& task = threads_.at(id).task;
-  const auto proc = ProcDirectory::of_if_alive(Pid{task.tid().value});
-  const auto stat = proc ? proc->stat_if_alive() : std::nullopt;
+  const auto stat = stat_of_if_alive(task.tid());
   const int signal = task.signal_on_its_way();
   return {stat ? stat->name : "", stat ? stat->cpu : 0, signal == SIGTRAP ? 0 : signal};
 }
