@@ -25,6 +25,7 @@
 #include "core/resource/namespaces.h"
 #include "core/resource/network.h"
 #include "core/resource/sharing.h"
+#include "core/resource/spaces.h"
 #include "core/resource/stopping.h"
 #include "core/resource/terminal.h"
 
@@ -273,6 +274,8 @@ void RestoredTree::start_keeper(const std::string& scratch) {
       .save_as = std::filesystem::path(scratch).filename(),
       .monotonic_ns = tree_clock(snapshot_, CLOCK_MONOTONIC),
       .boottime_ns = tree_clock(snapshot_, CLOCK_BOOTTIME)};
+  const Tid self = leader_of(Pid{::getpid()});
+  options.our_clocks = {clock_offset(self, CLOCK_MONOTONIC), clock_offset(self, CLOCK_BOOTTIME)};
   set_up_namespaces(snapshot_, plan_, options);
   if (plan_.isolated) {
     options.sandbox = sandbox_for(snapshot_, plan_);
@@ -295,11 +298,18 @@ void RestoredTree::start_keeper(const std::string& scratch) {
   opening.numbers = plan_.numbers;
   opening.closes_connections = plan_.connections == RestorePlan::Connections::kClosed;
   prepare_shared_memory(opening, plan_);
+  std::optional<NestedSpaces> spaces;
+  options.make_spaces = [&] {
+    spaces.emplace(snapshot_, plan_, options.our_clocks);
+    return spaces->notes();
+  };
   keeper_ = std::make_unique<Keeper>(options, [&](const Sandbox* sandbox) {
     OpeningContext context = std::move(opening);
     context.sandbox = sandbox;
+    context.spaces = &*spaces;
     Keeper::OpenedFiles opened{open_files(context, plan_), {}};
     add_delivery_sockets(opened.files);
+    spaces->add_to(opened.files);
     opened.notes = std::move(context.notes);
     return opened;
   });
@@ -369,6 +379,8 @@ void RestoredTree::grow() {
     const pb::Process* group = snapshot_.process(process.foreground_group());
     if (master && group) set_foreground(seed_of(process), *master, own_number(*group));
   }
+  for (const pb::Process& process : snapshot_.processes())
+    if (!is_zombie(process)) enter_spaces(plan_, process, seed_of(process));
 }
 
 // Whose memory a child of that one is born with: of several that have it in common, the first

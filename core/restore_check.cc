@@ -117,20 +117,6 @@ void check_sharing(const Snapshot& snapshot, const pb::Process& process, Restore
   }
 }
 
-constexpr std::string_view kNamespaceKinds[] = {"pid", "user", "mnt",    "net",
-                                                "ipc", "uts",  "cgroup", "time"};
-
-// All live in those of the first process.
-void check_namespaces(const Snapshot& snapshot, const pb::Process& process, RestorePlan& plan) {
-  for (const std::string_view kind : kNamespaceKinds) {
-    const uint64_t own = namespace_in(process.namespaces(), kind);
-    if (own && own != namespace_in(snapshot.root().namespaces(), kind))
-      plan.obstacles.push_back({process.pid(), fmt::format("{} namespace", kind),
-                                "it is not that of the first process; such cannot be restored yet",
-                                "capture the first process that is in it, and those below"});
-  }
-}
-
 void check_process(const Snapshot& snapshot, const pb::Process& process, RestorePlan& plan) {
   if (process.session() == process.pid() && process.terminal() != 0 &&
       !master_for(snapshot, plan, process))
@@ -150,7 +136,6 @@ void check_process(const Snapshot& snapshot, const pb::Process& process, Restore
     plan.obstacles.push_back(
         {process.pid(), "root directory", "only root may change it", "restore it as root"});
   check_sharing(snapshot, process, plan);
-  check_namespaces(snapshot, process, plan);
 }
 
 }  // namespace

@@ -16,6 +16,7 @@
 #include "core/resource/namespaces.h"
 #include "core/resource/processor.h"
 #include "core/resource/sharing.h"
+#include "core/resource/spaces.h"
 #include "core/resource/system_v.h"
 #include "core/resource/vdso.h"
 #include "core/restore_births.h"
@@ -129,7 +130,8 @@ class Files {
     using Connections = RestorePlan::Connections;
     if (!is_tcp_connection(descriptor)) return "";
     if (!is_outside_connection(snapshot_, descriptor))
-      return options_.isolated || plan_.network || ::geteuid() == 0
+      return options_.isolated || plan_.network || ::geteuid() == 0 ||
+                     is_in_space(plan_, descriptor.socket().network_namespace())
                  ? ""
                  : "only root makes a connection again";
     if (options_.connections == Connections::kClosed) return "";

@@ -53,29 +53,14 @@ void see_own_processes() {
     throw_errno("cannot mount /proc for the restored tree");
 }
 
-// Of our time namespace: what a new one is given counts from the clocks of the initial one, too.
-struct ClockOffsets {
-  int64_t monotonic, boottime;
-};
-
-// Whoever is born from now on sees them so (time_namespaces(7), Linux 5.6). "": it worked.
-std::string set_clocks(const Keeper::Options& options, const ClockOffsets& ours) {
-  constexpr int kNewTime = 0x80;  // CLONE_NEWTIME
+// Whoever is born from now on sees them so. "": it worked.
+std::string set_clocks(const Keeper::Options& options) {
   if (options.monotonic_ns == 0) return "";
-  if (::unshare(kNewTime) != 0) return "unshare(CLONE_NEWTIME): " + errno_text(errno);
-  const auto line = [&](const char* name, int clock, int64_t wanted) {
-    constexpr int64_t kSecond = 1'000'000'000;
-    const int64_t offset = wanted - static_cast<int64_t>(now_ns(clock)) +
-                           (clock == CLOCK_BOOTTIME ? ours.boottime : ours.monotonic);
-    const int64_t rest = (offset % kSecond + kSecond) % kSecond;
-    return fmt::format("{} {} {}\n", name, (offset - rest) / kSecond, rest);
-  };
-  const Fd offsets(::open("/proc/self/timens_offsets", O_WRONLY | O_CLOEXEC));
-  const std::string text = line("monotonic", CLOCK_MONOTONIC, options.monotonic_ns) +
-                           line("boottime", CLOCK_BOOTTIME, options.boottime_ns);
-  if (!offsets.valid() ||
-      ::write(offsets.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
-    return "/proc/self/timens_offsets: " + errno_text(errno);
+  try {
+    give_children_clocks(options.monotonic_ns, options.boottime_ns, options.our_clocks);
+  } catch (const SystemError& error) {
+    return error.what();
+  }
   return "";
 }
 
@@ -251,12 +236,6 @@ void adopt_settings(const std::vector<std::string>& ours) {
     if (now[i] != ours[i]) std::ofstream(kSettings[i]) << ours[i] << std::flush;
 }
 
-void name_host(const HostNames& names) {
-  if (::sethostname(names.host.data(), names.host.size()) != 0 ||
-      ::setdomainname(names.domain.data(), names.domain.size()) != 0)
-    throw_errno("cannot name the host {}", printable(names.host));
-}
-
 // In a user namespace whose root is not ours: whoever is unknown there can make no files. The
 // kernel keeps the rights (cap_emulate_setxuid(), security/commoncap.c), but not what /proc shows.
 void become_known(const Keeper::Options& options) {
@@ -343,7 +322,7 @@ constexpr char kGo = 0, kGoAlone = 1;  // Keeper::We
 
 [[noreturn]] void be_keeper(const Keeper::Options& options, KeptOpen kept,
                             const std::vector<std::string>& our_settings,
-                            const ClockOffsets& our_clocks, const Keeper::OpenFiles& open_files) {
+                            const Keeper::OpenFiles& open_files) {
   char go = 0;
   std::optional<Sandbox> sandbox;
   size_t planned = 0;
@@ -359,10 +338,12 @@ constexpr char kGo = 0, kGoAlone = 1;  // Keeper::We
     std::vector<std::string> notes;
     if (options.make_network) notes = options.make_network(kept.network);
     kept.network.reset();
+    if (options.make_spaces)
+      std::ranges::copy(options.make_spaces(), std::back_inserter(notes));
     sandbox = enter_sandbox(options);
     if (options.own_pids && !sandbox) see_own_processes();
     if (sandbox) std::ranges::copy(sandbox->notes(), std::back_inserter(notes));
-    if (const std::string why = set_clocks(options, our_clocks); !why.empty())
+    if (const std::string why = set_clocks(options); !why.empty())
       notes.push_back("the tree's clocks jump: " + why);
     Seed::kernel_parts();
     Seed::plant(options.seed_base);
@@ -464,9 +445,6 @@ Keeper::Keeper(const Options& options, const OpenFiles& open_files)
   if (options.own_cgroups) flags |= CLONE_NEWCGROUP;
   const std::vector<std::string> our_settings = settings();
   Fd network(options.make_network ? ::open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC) : -1);
-  const Tid self = leader_of(Pid{::getpid()});
-  const ClockOffsets our_clocks{clock_offset(self, CLOCK_MONOTONIC),
-                                clock_offset(self, CLOCK_BOOTTIME)};
   const pid_t pid = clone3({.flags = flags, .exit_signal = SIGCHLD});
   if (pid < 0) throw_errno("cannot start the process that keeps the tree");
   if (pid == 0) {
@@ -475,7 +453,7 @@ Keeper::Keeper(const Options& options, const OpenFiles& open_files)
               {std::move(reports.write), std::move(controls.read),
                Fd(options.save_in < 0 ? -1 : ::fcntl(options.save_in, F_DUPFD_CLOEXEC, 0)),
                std::move(network)},
-              our_settings, our_clocks, open_files);
+              our_settings, open_files);
   }
   pid_ = Pid{pid};
   report_ = std::move(reports.read), control_ = std::move(controls.write);

@@ -42,6 +42,9 @@ class Keeper {
     // The same for a network namespace. `outside`: the one that we are in.
     std::function<std::vector<std::string>(const Fd& outside)> make_network = {};
     std::optional<HostNames> names = std::nullopt;  // of its own uts namespace
+    // Namespaces below those of the tree: called in the keeper when it is in all but those of
+    // mounts and clocks, and still sees /proc as we do; returns what is otherwise than it was.
+    std::function<std::vector<std::string>()> make_spaces = {};
     // A network (with a loopback device only) of the tree's own, and files as they are, but for
     // what is written to them.
     std::optional<Sandbox::Options> sandbox = std::nullopt;
@@ -51,6 +54,7 @@ class Keeper {
     std::string save_as = {};
     // What the tree's clocks shall show now (CLOCK_MONOTONIC, CLOCK_BOOTTIME); 0: as they are.
     int64_t monotonic_ns = 0, boottime_ns = 0;
+    ClockOffsets our_clocks = {};  // of who restores
   };
   // Runs in the keeper and returns what descriptors from file_base on will be, and what is
   // otherwise than asked for. nullptr: no sandbox.

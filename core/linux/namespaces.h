@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -26,6 +27,8 @@ int namespace_flag(std::string_view kind);
 // valid: it is out of our sight, or there is none (ioctl_ns(2)).
 Fd owner_of(const Fd& one);
 Fd parent_of(const Fd& one);
+// Who made a user namespace, as a user of the caller's (Linux 4.11). nullopt: nobody whom it knows.
+std::optional<uint32_t> owner_user_of(const Fd& one);
 // By which /proc names it.
 uint64_t inode_of(const Fd& one);
 
@@ -34,5 +37,31 @@ struct HostNames {
   std::string host, domain;
 };
 HostNames host_names();
+// Throws SystemError.
+void name_host(const HostNames& names);
+
+// ---- New ones, by a descriptor. `owner`: the user namespace that they belong to; not valid: the
+// caller's. /proc has to show the caller. They throw SystemError.
+
+// Not of users, pids or time.
+Fd make_namespace(std::string_view kind, const Fd& owner);
+// Lines of uid_map and gid_map (user_namespaces(7)), in numbers of the one above.
+struct UserMaps {
+  std::string users, groups;
+  bool deny_setgroups = false;
+  uint32_t owner = 0, group = 0;  // who makes it
+};
+Fd make_user_namespace(const Fd& parent, const UserMaps& maps);
+
+// What a time namespace shows beyond the clocks of the machine, ns.
+struct ClockOffsets {
+  int64_t monotonic = 0, boottime = 0;
+};
+// Whose clocks show that now (time_namespaces(7), Linux 5.6). What it is given counts from the
+// clocks of the machine: `ours` are those by which the caller counts.
+Fd make_time_namespace(const Fd& owner, int64_t monotonic_ns, int64_t boottime_ns,
+                       const ClockOffsets& ours);
+// The same for the children that the caller has from now on.
+void give_children_clocks(int64_t monotonic_ns, int64_t boottime_ns, const ClockOffsets& ours);
 
 }  // namespace snapgdb

@@ -135,11 +135,14 @@ std::string path_of_task(const Snapshot& snapshot, const std::string& path) {
   return fmt::format("/proc/{}{}", own_number(*process), path.substr(end));
 }
 
-// "net:[4026531840]": that in which the tree lives; "" if it is another one, or none.
+// "net:[4026531840]": one that somebody of the tree is in; "" if nobody is, or it is something else.
 std::string path_of_namespace(const Snapshot& snapshot, const std::string& target) {
   const std::string kind = target.substr(0, target.find(":["));
-  const uint64_t ours = namespace_in(snapshot.root().namespaces(), kind);
-  return ours && target == fmt::format("{}:[{}]", kind, ours) ? "/proc/self/ns/" + kind : "";
+  for (const pb::Process& process : snapshot.processes())
+    if (const uint64_t own = namespace_in(process.namespaces(), kind);
+        own && process.state() != "Z" && target == fmt::format("{}:[{}]", kind, own))
+      return fmt::format("/proc/{}/ns/{}", own_number(process), kind);
+  return "";
 }
 
 // What only a task of the tree can open; "" for everything else.

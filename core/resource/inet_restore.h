@@ -30,7 +30,7 @@ Fd make_socket(OpeningContext& context, const pb::Descriptor& descriptor);
 void bind_again(OpeningContext& context, const Fd& socket, const pb::Descriptor& descriptor);
 void connect_again(OpeningContext& context, const Fd& socket, const pb::Descriptor& descriptor);
 // The address, so that a sandbox has it.
-std::string usable_here(OpeningContext& context, std::string address);
+std::string usable_here(OpeningContext& context, const pb::Socket& socket, std::string address);
 // Whether it takes SO_REUSEPORT to bind, and set_port_shared() afterwards to what it was.
 bool shares_port(const Snapshot& snapshot, const pb::Descriptor& descriptor);
 void set_port_shared(const Fd& socket, int shared);

@@ -17,6 +17,7 @@
 #include "core/linux/inet_options.h"
 #include "core/resource/inet_restore.h"
 #include "core/resource/resources.h"
+#include "core/resource/spaces.h"
 
 namespace snapgdb {
 namespace {
@@ -250,7 +251,11 @@ int number_option(const pb::Socket& socket, int level, int name) {
 Fd make_socket(OpeningContext& context, const pb::Descriptor& descriptor) {
   const pb::Socket& record = descriptor.socket();
   const auto status = static_cast<int>(descriptor.flags() & O_NONBLOCK);
-  Fd socket(::socket(record.domain(), record.type() | SOCK_CLOEXEC | status, record.protocol()));
+  Fd socket;
+  context.spaces->in_network(record.network_namespace(), [&] {
+    socket =
+        Fd(::socket(record.domain(), record.type() | SOCK_CLOEXEC | status, record.protocol()));
+  });
   if (!socket.valid()) throw_errno("cannot make {}", printable(descriptor.target()));
   restore_options(context, socket, common_socket_options(), descriptor);
   restore_options(context, socket, network_options(), descriptor);
@@ -268,9 +273,10 @@ bool is_here(std::string address) {
 }
 
 // A sandbox has the addresses that the tree had, and a device for all of them.
-std::string usable_here(OpeningContext& context, std::string address) {
+std::string usable_here(OpeningContext& context, const pb::Socket& socket, std::string address) {
   const auto known = NetworkAddress::of(address);
-  if (!context.sandbox || !known || is_here(address)) return address;
+  const bool has_its_own = is_in_space(context.plan, socket.network_namespace());
+  if (!context.sandbox || !known || has_its_own || is_here(address)) return address;
   NetworkAddress host = *known;
   host.port = 0;
   const bool is_there = host.is_any() || host.is_loopback() || host.is_multicast();
@@ -334,7 +340,7 @@ void bind_again(OpeningContext& context, const Fd& socket, const pb::Descriptor&
   const auto local = NetworkAddress::of(record.local_address());
   const bool has_port = local && local->port && record.type() != SOCK_RAW;
   if (!local || (local->is_any() && !has_port)) return;
-  const std::string address = usable_here(context, record.local_address());
+  const std::string address = usable_here(context, record, record.local_address());
   if (bind_to(socket, address)) return;
   if (errno == EADDRNOTAVAIL && !is_connection(record) && bind_freely(socket, address))
     return context.notes.push_back(
@@ -350,7 +356,7 @@ void bind_again(OpeningContext& context, const Fd& socket, const pb::Descriptor&
 void connect_again(OpeningContext& context, const Fd& socket, const pb::Descriptor& descriptor) {
   const pb::Socket& record = descriptor.socket();
   if (record.remote_address().empty()) return;
-  const std::string address = usable_here(context, record.remote_address());
+  const std::string address = usable_here(context, record, record.remote_address());
   if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(address.data()),
                 static_cast<socklen_t>(address.size())) != 0)
     context.notes.push_back(fmt::format("{} is not connected to {} again: {}",

@@ -16,6 +16,7 @@
 #include "core/resource/mounts.h"
 #include "core/resource/network.h"
 #include "core/resource/resources.h"
+#include "core/resource/spaces.h"
 
 namespace snapgdb {
 namespace {
@@ -140,6 +141,7 @@ class Spaces {
     state.set_inode(inode);
     if (kind == "user" || kind == "pid") state.set_parent(inode_of(parent_of(held)));
     if (kind == "user") {
+      if (const auto user = owner_user_of(held)) state.set_owner_user(*user);
       add_user(parent_of(held));
     } else {
       const Fd owner = owner_of(held);
@@ -218,8 +220,11 @@ const pb::NamespaceState* own_namespace(const Snapshot& snapshot, const pb::Proc
 }
 
 int64_t tree_clock(const Snapshot& snapshot, int clock) {
+  return clock_in(snapshot, own_namespace(snapshot, snapshot.root(), "time"), clock);
+}
+
+int64_t clock_in(const Snapshot& snapshot, const pb::NamespaceState* space, int clock) {
   const pb::SnapshotRecord& record = snapshot.record();
-  const pb::NamespaceState* space = own_namespace(snapshot, snapshot.root(), "time");
   const bool boottime = clock == CLOCK_BOOTTIME;
   const int64_t ours = boottime ? record.boottime_ns() : record.monotonic_ns();
   if (!space) return ours;
@@ -275,9 +280,10 @@ constexpr const char* kOutsideNumbers =
     "had "
     "outside";
 
-void plan_user_numbers(const Snapshot& snapshot, RestorePlan& plan) {
+void plan_user_numbers(const Snapshot& snapshot, bool has_spaces, RestorePlan& plan) {
   // Who is not root makes others only in one of these.
-  const bool needs_rights = plan.names || plan.mounts || plan.network || plan.own_cgroups;
+  const bool needs_rights =
+      plan.names || plan.mounts || plan.network || plan.own_cgroups || has_spaces;
   plan.own_user = was_apart(snapshot, "user") || (needs_rights && ::geteuid() != 0);
   const pb::NamespaceState* space = own_namespace(snapshot, snapshot.root(), "user");
   if (!was_apart(snapshot, "user")) return;
@@ -327,9 +333,10 @@ void plan_namespaces(const Snapshot& snapshot, const std::set<std::string>& with
   if (!without.contains("mounts")) plan.mounts = own_mounts(snapshot);
   plan.names = own_namespace(snapshot, snapshot.root(), "uts");
   plan.own_cgroups = was_apart(snapshot, "cgroup");
-  plan_user_numbers(snapshot, plan);
+  plan_user_numbers(snapshot, has_spaces_below(snapshot, without), plan);
   plan_user(snapshot, plan);
   check_single_user(snapshot, plan);
+  plan_spaces(snapshot, without, plan);
   plan_mounts(snapshot, plan);
   plan_network(snapshot, plan);
   if (was_apart(snapshot, "mnt") && !plan.mounts)
@@ -354,6 +361,7 @@ std::string describe_namespaces(const RestorePlan& plan) {
                        printable(plan.names->domain_name()));
   if (plan.mounts) out += describe_mounts(*plan.mounts);
   if (plan.network) out += describe_network(*plan.network);
+  out += describe_spaces(plan);
   return out;
 }
 

@@ -52,5 +52,7 @@ std::string describe_namespaces(const RestorePlan& plan);
 
 // Of a clock of the tree (CLOCK_MONOTONIC, CLOCK_BOOTTIME) at the moment of the snapshot, ns.
 int64_t tree_clock(const Snapshot& snapshot, int clock);
+// The same in that time namespace of the tree's; nullptr: in that of who took the snapshot.
+int64_t clock_in(const Snapshot& snapshot, const pb::NamespaceState* time, int clock);
 
 }  // namespace snapgdb

@@ -91,6 +91,8 @@ struct RestorePlan {
   const pb::NamespaceState *names = nullptr, *mounts = nullptr;
   const pb::Network* network = nullptr;  // the same of its own network namespace
   bool own_cgroups = false;              // it gets a cgroup namespace, which begins where we are
+  // Others that processes of it are in, below those: owners before what they own.
+  std::vector<const pb::NamespaceState*> spaces;
   // What becomes of connections to outside of the tree.
   enum class Connections { kRefused, kKept, kClosed };
   Connections connections = Connections::kRefused;
@@ -118,6 +120,7 @@ struct RestorePlan {
 };
 
 class UnixNetwork;  // of unix_socket_restore.cc
+class NestedSpaces;
 
 // What opens files knows of each other: two descriptions of one pipe, of one memfd.
 struct OpeningContext {
@@ -137,6 +140,7 @@ struct OpeningContext {
   std::shared_ptr<UnixNetwork> unix_sockets = nullptr;
   bool closes_connections = false;                // to outside of the tree
   UserNumbers numbers = {};                       // of users and groups, where it is opened
+  const NestedSpaces* spaces = nullptr;           // those below the first process's
   std::set<NetworkAddress> local_addresses = {};  // that the sandbox has been given
   std::vector<std::string> notes = {};            // what turned out to be otherwise than it was
 };

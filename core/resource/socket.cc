@@ -49,6 +49,7 @@ void capture(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor
   record.set_state(description.state);
   record.set_receive_queue(description.receive_queue);
   record.set_send_queue(description.send_queue);
+  record.set_network_namespace(network_of(open, socket).inode);
   capture_options(socket, common_socket_options(), record);
   if (const SocketFamily* family = family_of(description.domain))
     family->capture(context, open, socket, out);

@@ -153,7 +153,7 @@ void connect_cut_off(OpeningContext& context, const Fd& socket, const pb::Descri
     begin_repair(socket);
     bind_again(context, socket, connected);
     connect_silently(socket, connection_of(connected.socket()),
-                     usable_here(context, connected.socket().remote_address()));
+                     usable_here(context, connected.socket(), connected.socket().remote_address()));
     set_reusable(socket, 1);
   } catch (const Error& error) {
     context.notes.push_back(fmt::format(
@@ -204,7 +204,8 @@ Fd open_tcp(OpeningContext& context, const pb::Descriptor& descriptor) {
   const bool has_ended = phase_of(record) == TcpPhase::kClosed && record.shutdown();
   if (!has_ended) bind_again(context, socket, descriptor);
   if (is_connection(record)) {
-    connect_silently(socket, connection_of(record), usable_here(context, record.remote_address()));
+    connect_silently(socket, connection_of(record),
+                     usable_here(context, record, record.remote_address()));
     set_reusable(socket, 1);
   }
   return socket;

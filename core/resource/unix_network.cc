@@ -26,6 +26,7 @@
 #include "core/base/strings.h"
 #include "core/linux/stand_in.h"
 #include "core/linux/task.h"
+#include "core/resource/spaces.h"
 
 namespace snapgdb {
 namespace {
@@ -143,7 +144,10 @@ struct End {
 class UnixNetwork {
  public:
   explicit UnixNetwork(OpeningContext& context)
-      : snapshot_(context.snapshot), numbers_(context.numbers), notes_(context.notes) {
+      : snapshot_(context.snapshot),
+        spaces_(*context.spaces),
+        numbers_(context.numbers),
+        notes_(context.notes) {
     find_ends();
     find_peers();
     for (End* end : all_)
@@ -330,24 +334,35 @@ class UnixNetwork {
 
   // ---- Sockets and connections ------------------------------------------------------------------
 
+  Fd make_socket_of(const pb::Socket& record, int type) const {
+    Fd made;
+    spaces_.in_network(record.network_namespace(), [&] { made = make_socket(type); });
+    return made;
+  }
+  Fd make_socket_of(const pb::Socket& record) const {
+    return make_socket_of(record, record.type());
+  }
+
   void make_unconnected(End& end) {
-    end.fd = make_socket(end.socket().type());
+    end.fd = make_socket_of(end.socket());
     bind(end);
   }
 
   void make_pair(End& one, End& other) {
-    perform_as(one.socket().peer_credentials(), nullptr, [&] {
-      int ends[2];
-      if (::socketpair(AF_UNIX, one.socket().type() | SOCK_CLOEXEC, 0, ends) != 0)
-        throw_errno("cannot make a pair of sockets");
-      one.fd.reset(ends[0]), other.fd.reset(ends[1]);
+    spaces_.in_network(one.socket().network_namespace(), [&] {
+      perform_as(one.socket().peer_credentials(), nullptr, [&] {
+        int ends[2];
+        if (::socketpair(AF_UNIX, one.socket().type() | SOCK_CLOEXEC, 0, ends) != 0)
+          throw_errno("cannot make a pair of sockets");
+        one.fd.reset(ends[0]), other.fd.reset(ends[1]);
+      });
     });
     one.connected = other.connected = true;
   }
 
   void make_datagram(End& end) {
     if (!end.fd.valid() && end.is_mutual()) make_pair(end, *end.peer);
-    if (!end.fd.valid()) end.fd = make_socket(SOCK_DGRAM);
+    if (!end.fd.valid()) end.fd = make_socket_of(end.socket(), SOCK_DGRAM);
     bind(end);
   }
 
@@ -378,7 +393,7 @@ class UnixNetwork {
 
   void make_connection(End& end) {
     if (!end.peer) {  // it waits to be accepted
-      end.fd = make_socket(end.socket().type());
+      end.fd = make_socket_of(end.socket());
       return bind(end);
     }
     if (name_of(end.socket()).empty() && name_of(end.peer->socket()).empty())
@@ -387,13 +402,13 @@ class UnixNetwork {
   }
 
   void connect(End& from, End& to) {
-    from.fd = make_socket(from.socket().type());
+    from.fd = make_socket_of(from.socket());
     bind(from);
     End momentary;
     End* listener = listener_named(to.socket(), to.socket().local_address());
     if (!listener) {
       momentary.record = to.record, momentary.temporary = true;
-      momentary.fd = make_socket(to.socket().type());
+      momentary.fd = make_socket_of(to.socket());
       bind(momentary);
       listener = &momentary;
     }
@@ -566,7 +581,7 @@ class UnixNetwork {
         continue;
       }
       End gone;
-      gone.record = listener.record, gone.fd = make_socket(listener.socket().type());
+      gone.record = listener.record, gone.fd = make_socket_of(listener.socket());
       connect_to(gone, listener, "");
     }
   }
@@ -596,6 +611,7 @@ class UnixNetwork {
   }
 
   const Snapshot& snapshot_;
+  const NestedSpaces& spaces_;
   const UserNumbers numbers_;
   std::vector<std::string>& notes_;
   std::map<uint64_t, End> ends_;  // of the tree, by inode
@@ -679,7 +695,9 @@ std::string abstract_obstacle(const pb::Socket& socket) {
 void check_unix_names(const Snapshot& snapshot, RestorePlan& plan) {
   const auto why_not = [&](const pb::Socket& socket) -> std::string {
     if (!is_path(name_of(socket)))
-      return plan.isolated || plan.network ? "" : abstract_obstacle(socket);
+      return plan.isolated || plan.network || is_in_space(plan, socket.network_namespace())
+                 ? ""
+                 : abstract_obstacle(socket);
     if (!has_file(socket)) return "";
     const auto outside = path_outside(plan.mounts, socket.file().path());
     if (!outside) return "";

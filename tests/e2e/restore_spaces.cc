@@ -23,12 +23,12 @@ bool is_not_root() {
 
 // The program checks itself at its end: when it was captured, and after each way of restoring it.
 void check_comes_back(const Words& arguments, std::optional<uid_t> user,
-                      const std::vector<Words>& ways = {{}, {"--isolated"}}) {
+                      const std::vector<Words>& ways = {{}, {"--isolated"}},
+                      const std::string& name = "spaces") {
   const TempDir directory;
   std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
   const std::string programs = std::filesystem::path(target_path("spaces")).parent_path();
-  Target target("spaces", arguments,
-                {.environment = {{"SPACES_PROGRAMS", programs}}, .user = user});
+  Target target(name, arguments, {.environment = {{"SPACES_PROGRAMS", programs}}, .user = user});
   std::filesystem::permissions(target.scratch(), std::filesystem::perms::all);
   take_away(target.running(), directory / "image", {.user = user});
   for (const Words& way : ways) {
@@ -65,6 +65,16 @@ TEST_CASE("a tree keeps the names of its host, and the days that its clocks were
 TEST_CASE("an ordinary user's tree keeps the names of its host, and its clocks") {
   if (cannot_become(kNobody)) return;
   check_comes_back({"--user", fmt::format("0 {} 1", kNobody), "--uts", "--time"}, kNobody);
+}
+
+TEST_CASE("processes come back in namespaces that the first one is not in") {
+  if (is_not_root()) return;
+  check_comes_back({"--root"}, kRoot, {{}, {"--isolated"}, {"--lazy"}}, "below");
+}
+
+TEST_CASE("so do an ordinary user's, who made namespaces for some of them") {
+  if (cannot_become(kNobody)) return;
+  check_comes_back({}, kNobody, {{}, {"--isolated"}}, "below");
 }
 
 TEST_CASE("file systems in memory come back with all that was in them, mounted as they were") {

@@ -1,0 +1,283 @@
+// Namespaces below those of the tree's first process.
+
+#include "core/resource/spaces.h"
+
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <ctime>
+#include <set>
+
+#include "core/base/error.h"
+#include "core/base/strings.h"
+#include "core/linux/network.h"
+#include "core/resource/namespaces.h"
+#include "core/resource/network.h"
+#include "core/resource/restorer.h"
+#include "core/resource/sharing.h"
+
+namespace snapgdb {
+namespace {
+
+constexpr std::string_view kNamespaceKinds[] = {"user", "net", "ipc", "uts",
+                                                "time", "mnt", "pid", "cgroup"};
+constexpr std::string_view kNotYet[] = {"mnt", "pid"};
+
+const pb::NamespaceState* state_of(const Snapshot& snapshot, uint64_t inode) {
+  const auto& all = snapshot.record().spaces();
+  const auto found = std::ranges::find(all, inode, &pb::NamespaceState::inode);
+  return found == all.end() ? nullptr : &*found;
+}
+
+bool is_of_root(const Snapshot& snapshot, std::string_view kind, uint64_t inode) {
+  return inode == namespace_in(snapshot.root().namespaces(), kind);
+}
+
+// Its place in plan.spaces; nullopt: it is not made.
+std::optional<size_t> place_of(const RestorePlan& plan, uint64_t inode) {
+  const auto found = std::ranges::find_if(
+      plan.spaces, [&](const pb::NamespaceState* each) { return each->inode() == inode; });
+  if (found == plan.spaces.end()) return std::nullopt;
+  return static_cast<size_t>(found - plan.spaces.begin());
+}
+
+UserNumbers numbers_above(const RestorePlan& plan, const pb::NamespaceState& user) {
+  const auto parent = place_of(plan, user.parent());
+  return parent ? UserNumbers(*plan.spaces[*parent]) : plan.numbers;
+}
+
+using Ranges = google::protobuf::RepeatedPtrField<pb::IdRange>;
+
+// Lines for /proc/PID/uid_map; nullopt: some of them the namespace above does not have.
+std::optional<std::string> lines_of(const Ranges& ranges, const auto& above) {
+  std::string lines;
+  for (const pb::IdRange& range : ranges) {
+    const uint32_t first = above(range.outside()), last = range.count() - 1;
+    if (range.count() == 0 || first == UserNumbers::kNone ||
+        above(range.outside() + last) != first + last)
+      return std::nullopt;
+    lines += fmt::format("{} {} {}\n", range.inside(), first, range.count());
+  }
+  return lines;
+}
+
+// As whom it is made: who made it, or else whom its first line is about.
+uint32_t maker_of(const Ranges& ranges, std::optional<uint32_t> maker, uint32_t otherwise,
+                  const auto& above) {
+  uint32_t number = maker ? above(*maker) : UserNumbers::kNone;
+  if (number == UserNumbers::kNone && !ranges.empty()) number = above(ranges[0].outside());
+  return number == UserNumbers::kNone ? otherwise : number;
+}
+
+std::optional<UserMaps> maps_of(const RestorePlan& plan, const pb::NamespaceState& user) {
+  const UserNumbers above = numbers_above(plan, user);
+  const auto user_above = [&](uint32_t number) { return above.user(number); };
+  const auto group_above = [&](uint32_t number) { return above.group(number); };
+  auto users = lines_of(user.users(), user_above), groups = lines_of(user.groups(), group_above);
+  if (!users || !groups) return std::nullopt;
+  std::optional<uint32_t> maker;
+  if (user.has_owner_user() && ::geteuid() == 0) maker = user.owner_user();
+  return UserMaps{std::move(*users), std::move(*groups), user.setgroups_denied(),
+                  maker_of(user.users(), maker, plan.user, user_above),
+                  maker_of(user.groups(), std::nullopt, plan.group, group_above)};
+}
+
+// An ordinary user has one user to give, and one group.
+bool may_give(const RestorePlan& plan, const pb::NamespaceState& user) {
+  if (::geteuid() == 0) return true;
+  const UserNumbers above = numbers_above(plan, user);
+  const bool is_first = !place_of(plan, user.parent());
+  const auto is_one = [&](const Ranges& ranges, uint32_t number, uint32_t ours) {
+    return ranges.empty() ||
+           (ranges.size() == 1 && ranges[0].count() == 1 && (!is_first || number == ours));
+  };
+  return is_one(user.users(), user.users().empty() ? 0 : above.user(user.users(0).outside()),
+                plan.user) &&
+         is_one(user.groups(), user.groups().empty() ? 0 : above.group(user.groups(0).outside()),
+                plan.group);
+}
+
+bool has_objects(const Snapshot& snapshot, uint64_t inode) {
+  const auto& all = snapshot.record().system_v();
+  const auto found = std::ranges::find(all, inode, &pb::SystemV::ipc_namespace);
+  return found != all.end() && (!found->shared_memory().empty() || !found->semaphores().empty() ||
+                                !found->message_queues().empty());
+}
+
+std::string links_in_the_way(const pb::Network& network) {
+  for (const std::string& link : network.links())
+    if (const LinkWords words = describe_link(link); !can_make(words))
+      return words.kind.empty()
+                 ? fmt::format("its link {} is a device of the machine", printable(words.name))
+                 : fmt::format("its link {} is of a kind, {}, that cannot be made yet",
+                               printable(words.name), words.kind);
+  return "";
+}
+
+// Why that one cannot be made; "" if it can.
+std::string why_not(const Snapshot& snapshot, const RestorePlan& plan,
+                    const pb::NamespaceState& state) {
+  if (std::ranges::count(kNotYet, state.kind()))
+    return "it is not that of the first process; such cannot be restored yet";
+  const uint64_t owner = state.kind() == "user" ? state.parent() : state.owner();
+  if (!is_of_root(snapshot, "user", owner) && !place_of(plan, owner))
+    return "it belongs to a user namespace that is not the tree's";
+  if (state.kind() == "ipc" && has_objects(snapshot, state.inode()))
+    return "it is not that of the first process, and has System V objects";
+  if (state.kind() == "net") return links_in_the_way(state.network());
+  if (state.kind() != "user") return "";
+  if (!may_give(plan, state)) return "only root makes one of several users, or of others";
+  return maps_of(plan, state) ? "" : "the one above it does not have all of its users";
+}
+
+// Of all kinds that processes are in and the first one is not, with the user namespaces to which
+// they belong. By inode: somebody who is in it, or in what belongs to it.
+std::map<uint64_t, int32_t> needed_spaces(const Snapshot& snapshot,
+                                          const std::set<std::string>& without) {
+  std::map<uint64_t, int32_t> needed;
+  const auto need = [&](std::string_view kind, uint64_t inode, int32_t who) {
+    while (inode && !is_of_root(snapshot, kind, inode) && needed.emplace(inode, who).second) {
+      const pb::NamespaceState* state = state_of(snapshot, inode);
+      if (!state) return;
+      inode = kind == "user" ? state->parent() : state->owner();
+      kind = "user";
+    }
+  };
+  for (const pb::Process& process : snapshot.processes())
+    for (const std::string_view kind : kNamespaceKinds)
+      if (kind != "net" || !without.contains("network"))
+        need(kind, namespace_in(process.namespaces(), kind), process.pid());
+  return needed;
+}
+
+void check_directories(const Snapshot& snapshot, const pb::Process& process, RestorePlan& plan) {
+  const uint64_t user = namespace_in(process.namespaces(), "user");
+  if (!place_of(plan, user)) return;
+  for (const pb::Process& other : snapshot.processes())
+    if (other.pid() != process.pid() && other.file_system() != 0 &&
+        other.file_system() == process.file_system())
+      return plan.obstacles.push_back(
+          {process.pid(), "user namespace",
+           fmt::format("it shares its directories with process {}, whom nobody follows there",
+                       other.pid()),
+           ""});
+}
+
+}  // namespace
+
+bool has_spaces_below(const Snapshot& snapshot, const std::set<std::string>& without) {
+  return !needed_spaces(snapshot, without).empty();
+}
+
+void plan_spaces(const Snapshot& snapshot, const std::set<std::string>& without,
+                 RestorePlan& plan) {
+  const std::map<uint64_t, int32_t> needed = needed_spaces(snapshot, without);
+  const auto lacks = [&](int32_t who, std::string_view kind, std::string why) {
+    plan.obstacles.push_back({who, fmt::format("{} namespace", kind), std::move(why),
+                              kind == "net" ? "--without network, or capture the first process "
+                                              "that is in it, and those below"
+                                            : "capture the first process that is in it, and those "
+                                              "below"});
+  };
+  for (const pb::NamespaceState& state : snapshot.record().spaces()) {
+    const auto who = needed.find(state.inode());
+    if (who == needed.end()) continue;
+    const std::string why = why_not(snapshot, plan, state);
+    if (why.empty())
+      plan.spaces.push_back(&state);
+    else
+      lacks(who->second, state.kind(), why);
+    if (why.empty() && state.kind() == "cgroup")
+      plan.notes.push_back(
+          fmt::format("process {}: its cgroup namespace begins where the tree's first process is",
+                      who->second));
+  }
+  for (const pb::Process& process : snapshot.processes()) {
+    for (const pb::Namespace& one : process.namespaces())
+      if (needed.contains(one.inode()) && !state_of(snapshot, one.inode()))
+        lacks(process.pid(), one.kind(), "the image does not tell what it holds");
+    check_directories(snapshot, process, plan);
+  }
+}
+
+std::string describe_spaces(const RestorePlan& plan) {
+  std::string out;
+  for (const pb::NamespaceState* state : plan.spaces) {
+    out += fmt::format("below: a {} namespace{}\n", state->kind(),
+                       state->kind() == "uts" ? ", host " + printable(state->host_name()) : "");
+    if (state->kind() == "net") out += describe_network(state->network());
+  }
+  return out;
+}
+
+bool is_in_space(const RestorePlan& plan, uint64_t inode) {
+  return place_of(plan, inode).has_value();
+}
+
+UserNumbers numbers_for(const Snapshot& snapshot, const RestorePlan& plan,
+                        const pb::Process& process) {
+  const uint64_t user = namespace_in(process.namespaces(), "user");
+  return place_of(plan, user) ? UserNumbers(*state_of(snapshot, user)) : plan.numbers;
+}
+
+// ---- Making them --------------------------------------------------------------------------------
+
+NestedSpaces::NestedSpaces(const Snapshot& snapshot, const RestorePlan& plan,
+                           const ClockOffsets& ours)
+    : plan_(plan) {
+  for (const pb::NamespaceState* state : plan.spaces) made_.push_back(make(snapshot, *state, ours));
+  // Who enters a user namespace loses it, and helpers have our memory.
+  if (!plan.spaces.empty()) ::prctl(PR_SET_DUMPABLE, 1);
+}
+
+Fd NestedSpaces::make(const Snapshot& snapshot, const pb::NamespaceState& state,
+                      const ClockOffsets& ours) {
+  static const Fd kOurs;
+  const std::string& kind = state.kind();
+  const auto above = place_of(plan_, kind == "user" ? state.parent() : state.owner());
+  const Fd& owner = above ? made_[*above] : kOurs;
+  if (kind == "user") return make_user_namespace(owner, *maps_of(plan_, state));
+  if (kind == "time")
+    return make_time_namespace(owner, clock_in(snapshot, &state, CLOCK_MONOTONIC),
+                               clock_in(snapshot, &state, CLOCK_BOOTTIME), ours);
+  Fd made = make_namespace(kind, owner);
+  if (kind == "uts")
+    in_namespace(made, kind, [&] { name_host({state.host_name(), state.domain_name()}); });
+  if (kind == "net")
+    in_namespace(made, kind, [&] {
+      for (std::string& note : make_network(contents_of(state.network()), {}, Fd()))
+        notes_.push_back("in a network below: " + std::move(note));
+    });
+  return made;
+}
+
+void NestedSpaces::in_network(uint64_t inode, const std::function<void()>& work) const {
+  const auto place = place_of(plan_, inode);
+  place ? in_namespace(made_[*place], "net", work) : work();
+}
+
+void NestedSpaces::add_to(std::vector<Fd>& files) {
+  for (Fd& made : made_) files.push_back(std::move(made));
+}
+
+// ---- Entering them ------------------------------------------------------------------------------
+
+// A user namespace last: whoever is there has no rights outside any more.
+void enter_spaces(const RestorePlan& plan, const pb::Process& process, Seed& seed) {
+  const size_t base = static_cast<size_t>(plan.file_base) + plan.files.size() + kDeliverySockets;
+  const auto enter = [&](const pb::Namespace& one) {
+    if (const auto place = place_of(plan, one.inode()))
+      seed.add(fmt::format("enter a {} namespace", one.kind()), SYS_setns,
+               {base + *place, static_cast<uint64_t>(namespace_flag(one.kind()))});
+  };
+  for (const bool users : {false, true})
+    for (const pb::Namespace& one : process.namespaces())
+      if ((one.kind() == "user") == users && namespace_flag(one.kind())) enter(one);
+  seed.perform();
+}
+
+}  // namespace snapgdb

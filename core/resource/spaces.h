@@ -1,0 +1,58 @@
+#pragma once
+
+#include <functional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "core/base/fd.h"
+#include "core/image/snapshot.h"
+#include "core/linux/namespaces.h"
+#include "core/linux/seed.h"
+#include "core/resource/user_numbers.h"
+
+namespace snapgdb {
+
+struct RestorePlan;
+
+// Namespaces of the tree's own that its first process is not in: which are made, and what is in the
+// way. `without`: kinds of RestoreOptions.
+bool has_spaces_below(const Snapshot& snapshot, const std::set<std::string>& without);
+void plan_spaces(const Snapshot& snapshot, const std::set<std::string>& without, RestorePlan& plan);
+// Line by line.
+std::string describe_spaces(const RestorePlan& plan);
+
+// Whether it is one of those that are made.
+bool is_in_space(const RestorePlan& plan, uint64_t inode);
+
+// By which numbers the process knows users.
+UserNumbers numbers_for(const Snapshot& snapshot, const RestorePlan& plan,
+                        const pb::Process& process);
+
+// They are made in the keeper, before anybody is born, and have descriptors in all seeds.
+class NestedSpaces {
+ public:
+  // Precondition: the calling process has one thread, is in the namespaces of the tree's first
+  // process, and /proc shows it. `ours`: the clocks of who restores. Throws SystemError.
+  NestedSpaces(const Snapshot& snapshot, const RestorePlan& plan, const ClockOffsets& ours);
+
+  // What is otherwise than it was.
+  const std::vector<std::string>& notes() const { return notes_; }
+  // Does something in that network namespace, with our memory and descriptors; in the caller's, if
+  // it is none of these.
+  void in_network(uint64_t inode, const std::function<void()>& work) const;
+  // Behind all others, as enter_spaces() expects them.
+  void add_to(std::vector<Fd>& files);
+
+ private:
+  Fd make(const Snapshot& snapshot, const pb::NamespaceState& state, const ClockOffsets& ours);
+
+  const RestorePlan& plan_;
+  std::vector<Fd> made_;  // as plan.spaces
+  std::vector<std::string> notes_;
+};
+
+// Has a process, which has one thread, enter those that it was in: the end of its rights outside.
+void enter_spaces(const RestorePlan& plan, const pb::Process& process, Seed& seed);
+
+}  // namespace snapgdb
