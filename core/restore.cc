@@ -58,14 +58,14 @@ void within(int32_t id, const char* row, const auto& work) {
 
 // The numbers that the tree needs are free here, and ours to choose.
 bool may_have_old_pids(const Snapshot& snapshot, const RestorePlan& plan) {
-  if (::geteuid() != 0) return false;
+  if (::geteuid() != 0 || snapshot.root().ns_pids_size() > 1) return false;
   const auto is_free = [](int32_t number) {
     return !ProcDirectory::of_if_alive(Pid{number}) && ::kill(-number, 0) != 0;
   };
   for (const Birth& birth : plan.births)
     if (birth.step == Birth::Step::kTemporary && birth.pid > 0 && !is_free(birth.pid)) return false;
   for (const pb::Process& process : snapshot.processes()) {
-    if (process.ns_pids_size() > 1 || !is_free(process.pid())) return false;
+    if (!is_free(process.pid())) return false;
     for (const pb::Thread& thread : process.threads())
       if (!is_free(thread.tid())) return false;
   }
@@ -191,6 +191,16 @@ void go_to_signals(Tracee& task, bool is_one) {
       throw Error(fmt::format("cannot hold restored task {}", task.tid().value),
                   task.status().gone() ? "it was killed" : "it does not stop");
   }
+}
+
+// In that many pid namespaces from its own up.
+std::vector<int32_t> numbers_now(Tid tid, size_t levels) {
+  const ProcFields status(ProcDirectory::of(Pid{tid.value}).read("status"));
+  std::vector<int32_t> numbers;
+  for (const std::string_view number : split_blank(status.text("NSpid")))
+    numbers.insert(numbers.begin(), parse_number<int32_t>(number).value_or(0));
+  numbers.resize(std::min(levels, numbers.size()));
+  return numbers;
 }
 
 std::vector<Keeper::Options::Range> ranges_of(
@@ -334,18 +344,24 @@ void RestoredTree::seal_memfds() {
 }
 
 Seed& RestoredTree::seed_of(const pb::Thread& thread) {
-  return seeds_.at(own_number(thread));
+  return seeds_.at(tree_number(snapshot_, thread));
 }
 
 // The first thread, or, once that has exited alone, the next.
 Seed& RestoredTree::seed_of(const pb::Process& process) {
-  const auto leader = seeds_.find(own_number(process));
+  const auto leader = seeds_.find(tree_number(snapshot_, process));
   return leader != seeds_.end() ? leader->second : seed_of(process.threads(0));
 }
 
+const pb::Process* RestoredTree::find_process(int32_t number) const {
+  const auto found = std::ranges::find(snapshot_.processes(), number, [&](const auto& process) {
+    return tree_number(snapshot_, process);
+  });
+  return found == snapshot_.processes().end() ? nullptr : &*found;
+}
+
 const pb::Process& RestoredTree::process_of(int32_t number) const {
-  return *std::ranges::find(snapshot_.processes(), number,
-                            [](const pb::Process& process) { return own_number(process); });
+  return *find_process(number);
 }
 
 // First the processes; so that parents, sessions and groups come about by
@@ -371,14 +387,18 @@ void RestoredTree::grow() {
   root.add("empty the address space", SYS_munmap, {end, kEndOfUserSpace - end});
   root.perform();
   if (has_filters(snapshot_)) suspend_filters(root.task());
-  seeds_.emplace(own_number(snapshot_.root()), std::move(root));
+  seeds_.emplace(tree_number(snapshot_, snapshot_.root()), std::move(root));
   for (const Birth& birth : plan_.births) step(birth);
   for (const pb::Process& process : snapshot_.processes()) {
     const bool leads = process.session() == process.pid() && !is_zombie(process);
     const auto master = leads ? master_for(snapshot_, plan_, process) : std::nullopt;
     const pb::Process* group = snapshot_.process(process.foreground_group());
-    if (master && group) set_foreground(seed_of(process), *master, own_number(*group));
+    if (master && group)
+      set_foreground(seed_of(process), *master, number_for(snapshot_, *group, process));
   }
+  for (const pb::Process& process : snapshot_.processes())
+    if (!is_zombie(process) && process.threads_size() == 1)
+      give_children_pids(snapshot_, process, seed_of(process));
   for (const pb::Process& process : snapshot_.processes())
     if (!is_zombie(process)) enter_spaces(plan_, process, seed_of(process));
 }
@@ -399,19 +419,21 @@ void RestoredTree::bear(const Birth& birth) {
     restore_memory_of(giver);
     memory_from_[birth.pid] = &giver;
   }
+  const pb::Process& process = process_of(birth.pid);
+  const uint64_t flags = birth.shares | (begins_pids(snapshot_, process) ? CLONE_NEWPID : 0);
   seeds_.emplace(birth.pid, seeds_.at(birth.other)
-                                .clone(fmt::format("make process {}", birth.pid), birth.shares,
-                                       SIGCHLD, birth.pid));
-  cgroups_.put(plan_, process_of(birth.pid), Pid{seeds_.at(birth.pid).tid().value});
+                                .clone(fmt::format("make process {}", birth.pid), flags, SIGCHLD,
+                                       all_numbers(snapshot_, process)));
+  cgroups_.put(plan_, process, Pid{seeds_.at(birth.pid).tid().value});
 }
 
 // Nobody is sent a signal at its end.
 void RestoredTree::bear_for_a_moment(const Birth& birth) {
   if (!plan_.lazy) restore_memory_of(memory_giver(birth.other));
   temporary_[birth.pid] = birth.other;
-  seeds_.emplace(
-      birth.pid,
-      seeds_.at(birth.other).clone("make a process for a moment", 0, 0, std::max(birth.pid, 0)));
+  const std::span<const int32_t> number(&birth.pid, birth.pid > 0 ? 1 : 0);
+  seeds_.emplace(birth.pid,
+                 seeds_.at(birth.other).clone("make a process for a moment", 0, 0, number));
 }
 
 void RestoredTree::end_temporary(const Birth& birth) {
@@ -424,7 +446,7 @@ void RestoredTree::end_temporary(const Birth& birth) {
 }
 
 void RestoredTree::restore_memory_of(const pb::Process& process) {
-  const int32_t number = own_number(process);
+  const int32_t number = tree_number(snapshot_, process);
   if (!is_first_to_share(snapshot_, process, kMemory) || !has_memory_.insert(number).second) return;
   RestoreContext context = this->context();
   const auto parent = memory_from_.find(number);
@@ -446,8 +468,7 @@ void RestoredTree::step(const Birth& birth) {
         take_terminal(seeds_.at(birth.pid), *master);
       break;
     case Birth::Step::kSetpgid:
-      seeds_.at(birth.pid).call("put " + name + " into its group", SYS_setpgid,
-                                {0, static_cast<uint64_t>(birth.other)});
+      join_group(birth);
       break;
     case Birth::Step::kExit:
       seeds_.at(birth.pid).end(process_of(birth.pid).exit_status());
@@ -466,18 +487,54 @@ void RestoredTree::step(const Birth& birth) {
   }
 }
 
+// By itself; or by its parent, if it is in a pid namespace where the group has no number. (To the
+// kernel, none of them has executed a program since it was born.)
+void RestoredTree::join_group(const Birth& birth) {
+  const std::string what = fmt::format("put process {} into its group", birth.pid);
+  const pb::Process *process = find_process(birth.pid), *leader = find_process(birth.other);
+  const auto join = [&](int32_t of, int32_t number, int32_t group) {
+    seeds_.at(of).call(what, SYS_setpgid,
+                       {static_cast<uint64_t>(number), static_cast<uint64_t>(group)});
+  };
+  if (!process || !leader) return join(birth.pid, 0, birth.other);
+  if (const int32_t group = number_for(snapshot_, *leader, *process))
+    return join(birth.pid, 0, group);
+  const pb::Process* parent = snapshot_.process(process->parent());
+  const int32_t group = parent ? number_for(snapshot_, *leader, *parent) : 0;
+  if (!group)
+    return notes_.push_back(
+        fmt::format("process {} stays in the group of its parent: that of {} "
+                    "has no number in their pid namespace",
+                    process->pid(), process->group()));
+  join(tree_number(snapshot_, *parent), number_for(snapshot_, *process, *parent), group);
+}
+
 // Before anything that might forbid them, as limits do. They wait, while the first one does the
 // work.
 void RestoredTree::make_threads(const pb::Process& process) {
-  Seed& leader = seed_of(process);
   for (const pb::Thread& thread : process.threads())
     if (thread.tid() != process.pid())
-      seeds_.emplace(own_number(thread),
-                     leader.clone(fmt::format("make thread {} of process {}", own_number(thread),
-                                              own_number(process)),
-                                  kThread, 0, own_number(thread)));
+      seeds_.emplace(tree_number(snapshot_, thread), make_thread(process, thread));
   for (const pb::Thread& thread : process.threads())
     cgroups_.put(plan_, thread, seed_of(thread).tid());
+}
+
+Seed RestoredTree::make_thread(const pb::Process& process, const pb::Thread& thread) {
+  Seed& leader = seed_of(process);
+  const std::string what = fmt::format("make thread {} of process {}", thread.tid(), process.pid());
+  const std::vector<int32_t> numbers = all_numbers(snapshot_, thread);
+  if (!has_user_space(plan_, process)) return leader.clone(what, kThread, 0, numbers);
+  // Who has no rights outside may choose no numbers there, and who has threads cannot give up its
+  // rights: so it is us who choose. Somebody else may take the number meanwhile.
+  constexpr int kTries = 100;
+  for (int i = 0; i < kTries; ++i) {
+    Fd pids = ProcDirectory::of(Pid{leader.tid().value}).open("ns/pid", O_RDONLY);
+    for (const int32_t number : numbers) choose_next_number(pids, number), pids = parent_of(pids);
+    Seed made = leader.clone(what, kThread, 0);
+    if (numbers_now(made.tid(), numbers.size()) == numbers) return made;
+    made.end_alone(0);
+  }
+  throw Error("cannot " + what, "its number is taken again and again");
 }
 
 void RestoredTree::fill(const pb::Process& process) {
@@ -502,7 +559,7 @@ void RestoredTree::end_leader(RestoreContext& context, const pb::Process& proces
   last.clear_parent_death_signal();
   restore_alone(context, process, last, leader);
   leader.end_alone(process.exit_status());
-  seeds_.erase(own_number(process));
+  seeds_.erase(tree_number(snapshot_, process));
 }
 
 void RestoredTree::queue_signals(const pb::Process& process) {
@@ -579,7 +636,7 @@ void RestoredTree::detach_from_all() {
 }
 
 std::optional<Pid> RestoredTree::real_pid(const pb::Process& process) const {
-  const auto seed = seeds_.find(own_number(process));
+  const auto seed = seeds_.find(tree_number(snapshot_, process));
   if (seed == seeds_.end()) return std::nullopt;
   return Pid{seed->second.tid().value};
 }
@@ -590,7 +647,7 @@ std::vector<RestoredTree::HeldTask> RestoredTree::hand_over(std::span<const Pid>
   for (const pb::Process& process : snapshot_.processes()) {
     if (is_zombie(process) || std::ranges::find(held, Pid{process.pid()}) == held.end()) continue;
     for (const pb::Thread& thread : process.threads()) {
-      auto seed = seeds_.extract(own_number(thread));
+      auto seed = seeds_.extract(tree_number(snapshot_, thread));
       Tracee& task = seed.mapped().task();
       go_to_signals(task, !thread.stop_siginfo().empty());
       task.set_options(Seed::kOptions);  // filters of system calls are no longer suspended

@@ -66,6 +66,7 @@ class RestoredTree {
   const pb::Process& memory_giver(int32_t parent);
   void restore_memory_of(const pb::Process& process);
   void make_threads(const pb::Process& process);
+  Seed make_thread(const pb::Process& process, const pb::Thread& thread);
   void fill(const pb::Process& process);
   void end_leader(RestoreContext& context, const pb::Process& process);
   void seal_memfds();
@@ -73,7 +74,9 @@ class RestoredTree {
   void finish(const pb::Process& process);
   void bring_memory_later();
   void detach_from_all();
+  const pb::Process* find_process(int32_t number) const;  // nullptr: there is none
   const pb::Process& process_of(int32_t number) const;
+  void join_group(const Birth& birth);
   Seed& seed_of(const pb::Process& process);
   Seed& seed_of(const pb::Thread& thread);
 

@@ -39,10 +39,7 @@ int32_t session_outside(const Snapshot& snapshot) {
 class Births {
  public:
   Births(const Snapshot& snapshot, RestorePlan& plan)
-      : snapshot_(snapshot),
-        plan_(plan),
-        is_nested_(snapshot.root().ns_pids_size() > 1),
-        session_outside_(session_outside(snapshot)) {
+      : snapshot_(snapshot), plan_(plan), session_outside_(session_outside(snapshot)) {
     for (const pb::Process& process : snapshot.processes())
       if (&process != &snapshot.root()) children_[process.parent()].push_back(&process);
   }
@@ -55,7 +52,7 @@ class Births {
     for (const auto& [group, members] : groups_without_leader()) make_group(group, members);
     for (const auto& process : snapshot_.processes()) join_group(process, false);
     for (const auto& process : snapshot_.processes())
-      if (process.state() == "Z") add(Step::kExit, own_number(process));
+      if (process.state() == "Z") add(Step::kExit, tree_number(snapshot_, process));
   }
 
  private:
@@ -65,27 +62,27 @@ class Births {
     plan_.births.push_back({.step = step, .pid = pid, .other = other});
   }
 
-  // Own number of its leader. Of one that is gone the number as well, or, where we know only what
-  // it was outside of the tree's pid namespace, that one, negated.
-  int32_t number_of(int32_t leader, int32_t outside) const {
-    if (const pb::Process* process = snapshot_.process(leader)) return own_number(*process);
+  // Number of its leader. Of one that is gone the number as well, or, where we know only what
+  // it was outside of the process's pid namespace, that one, negated.
+  int32_t number_of(int32_t leader, int32_t outside, const pb::Process& process) const {
+    if (const pb::Process* one = snapshot_.process(leader)) return tree_number(snapshot_, *one);
     if (leader == outside) return kOutside;
-    return is_nested_ ? -leader : leader;
+    return process.ns_pids_size() > 1 ? -leader : leader;
   }
   int32_t session_of(const pb::Process& process) const {
-    return number_of(process.session(), session_outside_);
+    return number_of(process.session(), session_outside_, process);
   }
   int32_t group_of(const pb::Process& process) const {
-    return number_of(process.group(), snapshot_.root().group());
+    return number_of(process.group(), snapshot_.root().group(), process);
   }
   bool is_alive(int32_t session) const { return born_.contains(session); }
 
   void bear(const pb::Process& process, int32_t mother, int32_t session) {
-    const int32_t number = own_number(process), wanted = session_of(process);
+    const int32_t number = tree_number(snapshot_, process), wanted = session_of(process);
     add(Step::kClone, number, mother);
     born_.insert(number);
     const bool is_orphan =
-        mother != 0 && mother != own_number(*snapshot_.process(process.parent()));
+        mother != 0 && mother != tree_number(snapshot_, *snapshot_.process(process.parent()));
     Birth& birth = plan_.births.back();
     for (const SharedKind& kind : kSharedKinds)
       if (!is_orphan && shares_with_parent(snapshot_, process, kind.what))
@@ -122,7 +119,7 @@ class Births {
       const bool can_begin = !leader && session != kOutside && !begun_.contains(session);
       if (!can_be_lent && !can_begin) continue;
       const int32_t mother = can_be_lent ? next_stranger_++ : session;
-      adopt_all(parent, session, mother, can_be_lent ? session : own_number(parent));
+      adopt_all(parent, session, mother, can_be_lent ? session : tree_number(snapshot_, parent));
       return true;
     }
     return false;
@@ -130,7 +127,7 @@ class Births {
 
   // Those of this session that `parent` adopted, by one who goes again. `bearer`: hers.
   void adopt_all(const pb::Process& parent, int32_t session, int32_t mother, int32_t bearer) {
-    add(Step::kAdoptOrphans, own_number(parent), 1);
+    add(Step::kAdoptOrphans, tree_number(snapshot_, parent), 1);
     add(Step::kTemporary, mother, bearer);
     if (mother == session) add(Step::kSetsid, mother), begun_.insert(session);
     const auto is_among = [&](const pb::Process* orphan) {
@@ -141,7 +138,7 @@ class Births {
     std::erase_if(orphans_, is_among);
     for (const pb::Process* orphan : adopted) bear(*orphan, mother, session);
     add(Step::kEnd, mother, bearer);
-    add(Step::kAdoptOrphans, own_number(parent), 0);
+    add(Step::kAdoptOrphans, tree_number(snapshot_, parent), 0);
   }
 
   void give_up_on_next() {
@@ -152,7 +149,7 @@ class Births {
                     "nobody who is above it",
                     orphan.pid(), orphan.session()));
     const pb::Process& parent = *snapshot_.process(orphan.parent());
-    bear(orphan, own_number(parent), session_of(parent));
+    bear(orphan, tree_number(snapshot_, parent), session_of(parent));
   }
 
   // Leaders first, so that there is a group to join. Who has the group of a session whose leader is
@@ -160,7 +157,7 @@ class Births {
   void join_group(const pb::Process& process, bool leaders) {
     if (leads_session(process) || (process.group() == process.pid()) != leaders) return;
     if (const pb::Process* leader = snapshot_.process(process.group()))
-      add(Step::kSetpgid, own_number(process), own_number(*leader));
+      add(Step::kSetpgid, tree_number(snapshot_, process), tree_number(snapshot_, *leader));
   }
 
   std::map<int32_t, Processes> groups_without_leader() const {
@@ -183,16 +180,16 @@ class Births {
                         member->pid(), member->group()));
       return;
     }
-    const int32_t bearer = own_number(*members.front());
+    const int32_t bearer = tree_number(snapshot_, *members.front());
     add(Step::kTemporary, group, bearer);
     add(Step::kSetpgid, group, group);
-    for (const pb::Process* member : members) add(Step::kSetpgid, own_number(*member), group);
+    for (const pb::Process* member : members)
+      add(Step::kSetpgid, tree_number(snapshot_, *member), group);
     add(Step::kEnd, group, bearer);
   }
 
   const Snapshot& snapshot_;
   RestorePlan& plan_;
-  const bool is_nested_;
   const int32_t session_outside_;
   std::map<int32_t, Processes> children_;
   Processes orphans_;

@@ -275,8 +275,9 @@ std::string describe(const RestorePlan& plan, const Snapshot& snapshot) {
   out += describe(plan.system_v);
   out += describe_namespaces(plan);
   for (const pb::Process& process : snapshot.processes())
-    out += fmt::format("process {}: {} mappings, {} threads, {} descriptors\n", own_number(process),
-                       process.mappings_size(), process.threads_size(), process.descriptors_size());
+    out += fmt::format("process {}: {} mappings, {} threads, {} descriptors\n",
+                       tree_number(snapshot, process), process.mappings_size(),
+                       process.threads_size(), process.descriptors_size());
   return out;
 }
 

@@ -164,6 +164,20 @@ void name_host(const HostNames& names) {
     throw_errno("cannot name the host {}", printable(names.host));
 }
 
+// Only children of who enters one are in it, and the kernel asks in which one the writer is
+// (pid_ns_ctl_handler(), kernel/pid_namespace.c).
+void choose_next_number(const Fd& pids, int32_t number) {
+  in_namespace(pids, "pid", [&] {
+    in_helper_process([&] {
+      const Fd last(::open("/proc/sys/kernel/ns_last_pid", O_WRONLY | O_CLOEXEC));
+      const std::string text = std::to_string(number - 1);
+      if (!last.valid() ||
+          ::write(last.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
+        throw_errno("cannot choose the number of the next task");
+    });
+  });
+}
+
 Fd make_namespace(std::string_view kind, const Fd& owner) {
   Fd made;
   in_helper_process(

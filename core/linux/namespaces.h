@@ -40,6 +40,11 @@ HostNames host_names();
 // Throws SystemError.
 void name_host(const HostNames& names);
 
+// Has whoever is born next in that pid namespace get this number, or the next that is free
+// (CONFIG_CHECKPOINT_RESTORE). Takes CAP_CHECKPOINT_RESTORE in the user namespace that owns it.
+// Throws SystemError.
+void choose_next_number(const Fd& pids, int32_t number);
+
 // ---- New ones, by a descriptor. `owner`: the user namespace that they belong to; not valid: the
 // caller's. /proc has to show the caller. They throw SystemError.
 

@@ -212,10 +212,12 @@ int64_t Seed::try_call(long number, const SystemCallArguments& arguments) {
   }
 }
 
-Seed Seed::clone(const std::string& what, uint64_t flags, int exit_signal, int32_t number) {
+Seed Seed::clone(const std::string& what, uint64_t flags, int exit_signal,
+                 std::span<const int32_t> numbers) {
   work_off();
   CloneArguments arguments{.flags = flags, .exit_signal = static_cast<uint64_t>(exit_signal)};
-  if (number) arguments.set_tid = put_value(number), arguments.set_tid_size = 1;
+  if (!numbers.empty())
+    arguments.set_tid = put(std::as_bytes(numbers)), arguments.set_tid_size = numbers.size();
   push({what}, SYS_clone3, {put_value(arguments), sizeof arguments});
   start();
   clear_list();

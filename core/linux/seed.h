@@ -76,9 +76,10 @@ class Seed {
   // (dequeue_synchronous_signal(), kernel/signal.c, Linux 5.0). Nothing but such calls may follow.
   void call_silently(const std::string& what, long number, const SystemCallArguments& arguments);
 
-  // A child of this task, or a thread, with that number in the task's pid namespace (0: any): also
-  // a seed, at the same place. `flags` and `exit_signal` of clone(2).
-  Seed clone(const std::string& what, uint64_t flags, int exit_signal, int32_t number);
+  // A child of this task, or a thread, also a seed, at the same place. `flags` and `exit_signal` of
+  // clone(2). `numbers`: which it gets in its own pid namespace and those above; others: any.
+  Seed clone(const std::string& what, uint64_t flags, int exit_signal,
+             std::span<const int32_t> numbers = {});
 
   // Takes the descriptor that was sent to its socket `from` (SCM_RIGHTS), and gives it a number.
   void receive(const std::string& what, int from, int number);

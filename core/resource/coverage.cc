@@ -63,7 +63,8 @@ constexpr Coverage kCoverage[] = {
      "networks",
      "those of the first process, with all that; mounts of others as they are found; below: of "
      "users, networks, names, clocks, System V objects; links: veth, bridge, dummy, loopback",
-     "below: namespaces of mounts and process numbers, and what one of System V objects holds; file "
+     "below: namespaces of mounts and process numbers, and what one of System V objects holds; "
+     "file "
      "systems that are mounted nowhere else and other kinds of links are an obstacle",
      "an ordinary user: one user, and only in a user namespace of the tree's own"},
     {kProcess, "descriptors",

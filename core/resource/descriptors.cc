@@ -254,7 +254,7 @@ void open_late_files(RestoreContext& context,
     for (const pb::Process& process : context.snapshot.processes()) {
       if (!holds(process, file) || !is_last_to_share(context.snapshot, process, kDescriptors))
         continue;
-      LateOpening opening{context.snapshot, seed(process), ended};
+      LateOpening opening{context.snapshot, process, seed(process), ended};
       if (!opened.valid()) opened = open(opening, *file.descriptor);
       if (!opened.valid()) break;
       send_descriptor(our_end, opened);

@@ -118,7 +118,7 @@ std::string file_note(const pb::Descriptor& descriptor) {
 // Whom a /proc means by a number: that of a container by those that it has inside.
 const pb::Process* process_called(const Snapshot& snapshot, int32_t number) {
   for (const pb::Process& process : snapshot.processes())
-    if (own_number(process) == number) return &process;
+    if (tree_number(snapshot, process) == number) return &process;
   return snapshot.process(number);
 }
 
@@ -132,16 +132,17 @@ std::string path_of_task(const Snapshot& snapshot, const std::string& path) {
       parse_number<int32_t>(std::string_view(path).substr(kProc.size(), end - kProc.size()));
   const pb::Process* process = number ? process_called(snapshot, *number) : nullptr;
   if (!process) return "";
-  return fmt::format("/proc/{}{}", own_number(*process), path.substr(end));
+  return fmt::format("/proc/{}{}", tree_number(snapshot, *process), path.substr(end));
 }
 
-// "net:[4026531840]": one that somebody of the tree is in; "" if nobody is, or it is something else.
+// "net:[4026531840]": one that somebody of the tree is in; "" if nobody is, or it is something
+// else.
 std::string path_of_namespace(const Snapshot& snapshot, const std::string& target) {
   const std::string kind = target.substr(0, target.find(":["));
   for (const pb::Process& process : snapshot.processes())
     if (const uint64_t own = namespace_in(process.namespaces(), kind);
         own && process.state() != "Z" && target == fmt::format("{}:[{}]", kind, own))
-      return fmt::format("/proc/{}/ns/{}", own_number(process), kind);
+      return fmt::format("/proc/{}/ns/{}", tree_number(snapshot, process), kind);
   return "";
 }
 

@@ -2,6 +2,7 @@
 #include <sys/syscall.h>
 
 #include "core/base/strings.h"
+#include "core/resource/namespaces.h"
 #include "core/resource/resources.h"
 
 namespace snapgdb {
@@ -60,6 +61,69 @@ int32_t own_number(const pb::Process& process) {
 }
 int32_t own_number(const pb::Thread& thread) {
   return thread.ns_tids().empty() ? thread.tid() : *thread.ns_tids().rbegin();
+}
+
+namespace {
+
+using Numbers = google::protobuf::RepeatedField<int32_t>;  // outermost first
+
+size_t depth_of(const pb::Process& process) {
+  return static_cast<size_t>(std::max(process.ns_pids_size(), 1));
+}
+
+int32_t number_at(size_t depth, const Numbers& numbers, int32_t outermost) {
+  const size_t last = static_cast<size_t>(numbers.size());
+  return numbers.empty() ? outermost : numbers[static_cast<int>(std::min(depth, last)) - 1];
+}
+
+std::vector<int32_t> from(size_t depth, const Numbers& numbers, int32_t outermost) {
+  if (numbers.empty()) return {outermost};
+  return {numbers.rbegin(), numbers.rend() - static_cast<ptrdiff_t>(depth) + 1};
+}
+
+bool is_at_or_below(const Snapshot& snapshot, uint64_t pids, uint64_t above) {
+  while (pids != above) {
+    const auto& all = snapshot.record().spaces();
+    const auto state = std::ranges::find(all, pids, &pb::NamespaceState::inode);
+    if (state == all.end()) return false;
+    pids = state->parent();
+  }
+  return true;
+}
+
+bool sees(const Snapshot& snapshot, const pb::Process& viewer, const pb::Process& process) {
+  return depth_of(viewer) == 1 ||
+         is_at_or_below(snapshot, namespace_in(process.namespaces(), "pid"),
+                        namespace_in(viewer.namespaces(), "pid"));
+}
+
+}  // namespace
+
+int32_t tree_number(const Snapshot& snapshot, const pb::Process& process) {
+  return number_at(depth_of(snapshot.root()), process.ns_pids(), process.pid());
+}
+int32_t tree_number(const Snapshot& snapshot, const pb::Thread& thread) {
+  return number_at(depth_of(snapshot.root()), thread.ns_tids(), thread.tid());
+}
+
+int32_t number_for(const Snapshot& snapshot, const pb::Process& process,
+                   const pb::Process& viewer) {
+  return sees(snapshot, viewer, process)
+             ? number_at(depth_of(viewer), process.ns_pids(), process.pid())
+             : 0;
+}
+int32_t number_for(const Snapshot& snapshot, const pb::Thread& thread, const pb::Process& process,
+                   const pb::Process& viewer) {
+  return sees(snapshot, viewer, process)
+             ? number_at(depth_of(viewer), thread.ns_tids(), thread.tid())
+             : 0;
+}
+
+std::vector<int32_t> all_numbers(const Snapshot& snapshot, const pb::Process& process) {
+  return from(depth_of(snapshot.root()), process.ns_pids(), process.pid());
+}
+std::vector<int32_t> all_numbers(const Snapshot& snapshot, const pb::Thread& thread) {
+  return from(depth_of(snapshot.root()), thread.ns_tids(), thread.tid());
 }
 
 const ThreadRestorer kThreadIdentityRestorer{"identity", restore_thread};

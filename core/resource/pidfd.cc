@@ -25,12 +25,13 @@ void capture(CaptureContext&, const OpenDescriptor& open, pb::Descriptor& out) {
 
 // ---- Restoring ----------------------------------------------------------------------------------
 
-// By which the tree knows it; 0: it is not of the tree, or has ended.
-int32_t own_number_of(const Snapshot& snapshot, const pb::PidFd& pidfd) {
-  for (const pb::Process& process : snapshot.processes()) {
-    if (process.pid() == pidfd.pid()) return own_number(process);
+// By which the opener knows it; 0: it is not of the tree, has ended, or is out of her sight.
+int32_t number_of(const LateOpening& opening, const pb::PidFd& pidfd) {
+  for (const pb::Process& process : opening.snapshot.processes()) {
+    if (process.pid() == pidfd.pid()) return number_for(opening.snapshot, process, opening.process);
     const auto thread = std::ranges::find(process.threads(), pidfd.pid(), &pb::Thread::tid);
-    if (pidfd.of_thread() && thread != process.threads().end()) return own_number(*thread);
+    if (pidfd.of_thread() && thread != process.threads().end())
+      return number_for(opening.snapshot, *thread, process, opening.process);
   }
   return 0;
 }
@@ -48,14 +49,14 @@ Fd open_placeholder(OpeningContext&, const pb::Descriptor&) {
 
 // In the pid namespace of the tree. Without a signal at its end, which its parent would find.
 LateOpening::Ended make_ended_process(Seed& parent) {
-  Seed child = parent.clone("make a process that ends", 0, 0, 0);
+  Seed child = parent.clone("make a process that ends", 0, 0);
   const int64_t number = child.call("ask for its number", SYS_getpid);
   child.end(0);
   return {&parent, number};
 }
 
 Fd open_pidfd(LateOpening& opening, const pb::Descriptor& descriptor) {
-  int64_t number = own_number_of(opening.snapshot, descriptor.pidfd());
+  int64_t number = number_of(opening, descriptor.pidfd());
   if (number == 0) {
     LateOpening::Ended& ended = opening.ended[descriptor.inode()];
     if (!ended.parent) ended = make_ended_process(opening.opener);

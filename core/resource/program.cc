@@ -137,7 +137,7 @@ void restore_layout(RestoreContext& context, const pb::Process& process, Seed& s
 // Any process does, for the moment in which its directory is entered: only the name shows its
 // number.
 void enter_directory_of_ended(Seed& seed) {
-  Seed child = seed.clone("make a process that ends", 0, 0, 0);
+  Seed child = seed.clone("make a process that ends", 0, 0);
   const int64_t number = child.call("ask for its number", SYS_getpid);
   const std::string directory = fmt::format("/proc/{}", number);
   seed.add("change to " + directory, SYS_chdir, {seed.put(directory)});

@@ -161,6 +161,16 @@ struct RestoreContext {
 // The numbers of a task as its program knows them.
 int32_t own_number(const pb::Process& process);
 int32_t own_number(const pb::Thread& thread);
+// As the tree's first process knows them: in a restore, each is a task's only one.
+int32_t tree_number(const Snapshot& snapshot, const pb::Process& process);
+int32_t tree_number(const Snapshot& snapshot, const pb::Thread& thread);
+// As `viewer` does; 0: it is in no pid namespace at or below hers. `process`: the thread's.
+int32_t number_for(const Snapshot& snapshot, const pb::Process& process, const pb::Process& viewer);
+int32_t number_for(const Snapshot& snapshot, const pb::Thread& thread, const pb::Process& process,
+                   const pb::Process& viewer);
+// In each pid namespace from its own up to that of the first process, as clone3(2) takes them.
+std::vector<int32_t> all_numbers(const Snapshot& snapshot, const pb::Process& process);
+std::vector<int32_t> all_numbers(const Snapshot& snapshot, const pb::Thread& thread);
 
 // Bytes of a process's memory that its image has.
 uint64_t stored_memory(const Snapshot& snapshot, const pb::Process& process);
@@ -238,7 +248,8 @@ void settle_epolls(RestoreContext& context);
 // What is opened once the tree is there, by a task of it.
 struct LateOpening {
   const Snapshot& snapshot;
-  Seed& opener;
+  const pb::Process& process;
+  Seed& opener;  // a task of that one
   // A process of the tree's pid namespace that has ended, and is not reaped before all is open.
   struct Ended {
     Seed* parent = nullptr;

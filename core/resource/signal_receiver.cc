@@ -14,14 +14,16 @@
 namespace snapgdb {
 namespace {
 
-// The number by which the tree knows a task of the snapshot; 0: it is not of the tree.
-int32_t own_number_of(const Snapshot& snapshot, const pb::SignalReceiver& receiver) {
+// The number by which `viewer` knows a task of the snapshot; 0: it is not of the tree, or out of
+// her sight.
+int32_t number_of(const Snapshot& snapshot, const pb::SignalReceiver& receiver,
+                  const pb::Process& viewer) {
   for (const pb::Process& process : snapshot.processes()) {
     if (receiver.kind() != F_OWNER_TID && process.pid() == receiver.number())
-      return own_number(process);
+      return number_for(snapshot, process, viewer);
     for (const pb::Thread& thread : process.threads())
       if (receiver.kind() == F_OWNER_TID && thread.tid() == receiver.number())
-        return own_number(thread);
+        return number_for(snapshot, thread, process, viewer);
   }
   return 0;
 }
@@ -32,7 +34,7 @@ void restore(RestoreContext& context, const pb::Process& process, const pb::Desc
   const auto number = static_cast<uint64_t>(descriptor.number());
   if (receiver.number() == 0) return;  // it was nobody
   const f_owner_ex owner{static_cast<__pid_type>(receiver.kind()),
-                         own_number_of(context.snapshot, receiver)};
+                         number_of(context.snapshot, receiver, process)};
   if (owner.pid == 0 || seed.try_call(SYS_fcntl, {number, F_SETOWN_EX, seed.put_value(owner)}) != 0)
     return context.notes.push_back(fmt::format(
         "process {}: the signals of descriptor {}, {}, go to nobody: {} is not there",

@@ -25,7 +25,6 @@ namespace {
 
 constexpr std::string_view kNamespaceKinds[] = {"user", "net", "ipc", "uts",
                                                 "time", "mnt", "pid", "cgroup"};
-constexpr std::string_view kNotYet[] = {"mnt", "pid"};
 
 const pb::NamespaceState* state_of(const Snapshot& snapshot, uint64_t inode) {
   const auto& all = snapshot.record().spaces();
@@ -121,7 +120,7 @@ std::string links_in_the_way(const pb::Network& network) {
 // Why that one cannot be made; "" if it can.
 std::string why_not(const Snapshot& snapshot, const RestorePlan& plan,
                     const pb::NamespaceState& state) {
-  if (std::ranges::count(kNotYet, state.kind()))
+  if (state.kind() == "mnt")
     return "it is not that of the first process; such cannot be restored yet";
   const uint64_t owner = state.kind() == "user" ? state.parent() : state.owner();
   if (!is_of_root(snapshot, "user", owner) && !place_of(plan, owner))
@@ -152,6 +151,39 @@ std::map<uint64_t, int32_t> needed_spaces(const Snapshot& snapshot,
       if (kind != "net" || !without.contains("network"))
         need(kind, namespace_in(process.namespaces(), kind), process.pid());
   return needed;
+}
+
+constexpr const char* kChildren = "pid_for_children";
+
+// Whether its children are to be born into another pid namespace than its own.
+bool has_children_elsewhere(const pb::Process& process) {
+  const uint64_t own = namespace_in(process.namespaces(), "pid"),
+                 of_children = namespace_in(process.namespaces(), kChildren);
+  return own && of_children && own != of_children;
+}
+
+// The first of that pid namespace; nullptr: it has ended.
+const pb::Process* first_in(const Snapshot& snapshot, uint64_t pids) {
+  for (const pb::Process& process : snapshot.processes())
+    if (own_number(process) == 1 && namespace_in(process.namespaces(), "pid") == pids)
+      return &process;
+  return nullptr;
+}
+
+// These begin with the birth of their first process.
+void check_pids(const Snapshot& snapshot, const pb::Process& process, RestorePlan& plan) {
+  const bool stays = process.threads_size() > 1 ||
+                     !first_in(snapshot, namespace_in(process.namespaces(), kChildren));
+  if (has_children_elsewhere(process) && stays)
+    plan.notes.push_back(fmt::format(
+        "process {}: children that it will have are in its own pid namespace, not in another",
+        process.pid()));
+  const pb::Process* parent = snapshot.process(process.parent());
+  if (!parent || process.state() == "Z") return;
+  const auto pids_of = [](const pb::Process& one) { return namespace_in(one.namespaces(), "pid"); };
+  if (!begins_pids(snapshot, process) && pids_of(process) != pids_of(*parent))
+    plan.obstacles.push_back(
+        {process.pid(), "pid namespace", "somebody who is not in it has put it there", ""});
 }
 
 void check_directories(const Snapshot& snapshot, const pb::Process& process, RestorePlan& plan) {
@@ -187,10 +219,14 @@ void plan_spaces(const Snapshot& snapshot, const std::set<std::string>& without,
     const auto who = needed.find(state.inode());
     if (who == needed.end()) continue;
     const std::string why = why_not(snapshot, plan, state);
-    if (why.empty())
-      plan.spaces.push_back(&state);
-    else
+    if (!why.empty())
       lacks(who->second, state.kind(), why);
+    else if (state.kind() != "pid")
+      plan.spaces.push_back(&state);
+    else if (!is_of_root(snapshot, "user", state.owner()))
+      plan.notes.push_back(fmt::format(
+          "process {}: its pid namespace belongs to the user namespace of the tree's first process",
+          who->second));
     if (why.empty() && state.kind() == "cgroup")
       plan.notes.push_back(
           fmt::format("process {}: its cgroup namespace begins where the tree's first process is",
@@ -201,6 +237,7 @@ void plan_spaces(const Snapshot& snapshot, const std::set<std::string>& without,
       if (needed.contains(one.inode()) && !state_of(snapshot, one.inode()))
         lacks(process.pid(), one.kind(), "the image does not tell what it holds");
     check_directories(snapshot, process, plan);
+    check_pids(snapshot, process, plan);
   }
 }
 
@@ -216,6 +253,10 @@ std::string describe_spaces(const RestorePlan& plan) {
 
 bool is_in_space(const RestorePlan& plan, uint64_t inode) {
   return place_of(plan, inode).has_value();
+}
+
+bool has_user_space(const RestorePlan& plan, const pb::Process& process) {
+  return is_in_space(plan, namespace_in(process.namespaces(), "user"));
 }
 
 UserNumbers numbers_for(const Snapshot& snapshot, const RestorePlan& plan,
@@ -265,6 +306,26 @@ void NestedSpaces::add_to(std::vector<Fd>& files) {
 }
 
 // ---- Entering them ------------------------------------------------------------------------------
+
+bool begins_pids(const Snapshot& snapshot, const pb::Process& process) {
+  const pb::Process* parent = snapshot.process(process.parent());
+  return parent && own_number(process) == 1 && process.ns_pids_size() > parent->ns_pids_size();
+}
+
+void give_children_pids(const Snapshot& snapshot, const pb::Process& process, Seed& seed) {
+  const pb::Process* first = has_children_elsewhere(process)
+                                 ? first_in(snapshot, namespace_in(process.namespaces(), kChildren))
+                                 : nullptr;
+  if (!first) return;
+  constexpr uint32_t kAtFdcwd = static_cast<uint32_t>(AT_FDCWD);
+  const std::string path = fmt::format("/proc/{}/ns/pid", tree_number(snapshot, *first));
+  const int64_t pids =
+      seed.call("open " + path, SYS_openat, {kAtFdcwd, seed.put(path), O_RDONLY | O_CLOEXEC});
+  seed.add("have its children born into a pid namespace", SYS_setns,
+           {static_cast<uint64_t>(pids), CLONE_NEWPID});
+  seed.add("close a descriptor", SYS_close, {static_cast<uint64_t>(pids)});
+  seed.perform();
+}
 
 // A user namespace last: whoever is there has no rights outside any more.
 void enter_spaces(const RestorePlan& plan, const pb::Process& process, Seed& seed) {

@@ -25,6 +25,8 @@ std::string describe_spaces(const RestorePlan& plan);
 // Whether it is one of those that are made.
 bool is_in_space(const RestorePlan& plan, uint64_t inode);
 
+// Whether it is in a user namespace below.
+bool has_user_space(const RestorePlan& plan, const pb::Process& process);
 // By which numbers the process knows users.
 UserNumbers numbers_for(const Snapshot& snapshot, const RestorePlan& plan,
                         const pb::Process& process);
@@ -51,6 +53,12 @@ class NestedSpaces {
   std::vector<Fd> made_;  // as plan.spaces
   std::vector<std::string> notes_;
 };
+
+// Whether it is the first process of a pid namespace below.
+bool begins_pids(const Snapshot& snapshot, const pb::Process& process);
+// Has the children that the process will have be born into the pid namespace that its last ones
+// were. Only who has one thread can, and who has its rights outside still.
+void give_children_pids(const Snapshot& snapshot, const pb::Process& process, Seed& seed);
 
 // Has a process, which has one thread, enter those that it was in: the end of its rights outside.
 void enter_spaces(const RestorePlan& plan, const pb::Process& process, Seed& seed);

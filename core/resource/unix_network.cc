@@ -234,9 +234,9 @@ class UnixNetwork {
 
   // ---- As whom, and from where ------------------------------------------------------------------
 
-  int32_t own_number_of(int32_t pid) const {
+  int32_t tree_number_of(int32_t pid) const {
     const pb::Process* process = snapshot_.process(pid);
-    return process ? own_number(*process) : pid;
+    return process ? tree_number(snapshot_, *process) : pid;
   }
 
   // `credentials`: struct ucred, or "".
@@ -248,7 +248,7 @@ class UnixNetwork {
     ucred known{};
     if (credentials.size() == sizeof known) {
       std::memcpy(&known, credentials.data(), sizeof known);
-      who.pid = own_number_of(known.pid), who.user = numbers_.user(known.uid),
+      who.pid = tree_number_of(known.pid), who.user = numbers_.user(known.uid),
       who.group = numbers_.group(known.gid);
     }
     try {

@@ -14,6 +14,7 @@
 #include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -253,6 +254,75 @@ void ahead() {
   target::expect_success_of(child);
 }
 
+int pidfd_of(pid_t pid) {
+  return setup("pidfd_open", static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+}
+
+void expect_alive(const char* who, int pidfd) {
+  expect_equal(who, static_cast<uint64_t>(syscall(SYS_pidfd_send_signal, pidfd, 0, nullptr, 0)), 0);
+}
+
+// The first process of a pid namespace; `deeper`: with a child that has children in another one.
+void first_inside(bool deeper) {
+  expect_equal("its number", static_cast<uint64_t>(getpid()), 1);
+  pid_t child = -1;
+  if (deeper)
+    child = start([] {
+      const int parent = pidfd_of(1), own = pidfd_of(getpid());
+      setup("setpgid", setpgid(0, 0));
+      setup("unshare", unshare(CLONE_NEWPID));
+      const pid_t first = family->fork_child(false);
+      if (first == 0) {
+        first_inside(false);
+        _exit(target::verdict());
+      }
+      wait_for_end();
+      expect_equal("a child's number", static_cast<uint64_t>(getpid()), 2);
+      expect_equal("its parent's number", static_cast<uint64_t>(getppid()), 1);
+      expect_equal("its group", static_cast<uint64_t>(getpgid(0)), 2);
+      expect_alive("its parent, by descriptor", parent);
+      expect_alive("itself, by descriptor", own);
+      target::expect_success_of(first);
+    });
+  int stop[2];
+  setup("pipe", pipe(stop));
+  pid_t number = 0;
+  target::Thread thread("inside", [&] {
+    char byte;
+    setup("read", read(stop[0], &byte, 1));
+    number = target::thread_id();
+  });
+  const pid_t before = thread.tid();
+  wait_for_end();
+  setup("write", write(stop[1], "", 1));
+  thread.join();
+  expect_equal("its number", static_cast<uint64_t>(getpid()), 1);
+  expect_equal("its parent's number", static_cast<uint64_t>(getppid()), 0);
+  expect_equal("a thread's number", static_cast<uint64_t>(number), static_cast<uint64_t>(before));
+  expect_equal("whether that is small", before < 10, true);
+  if (deeper) target::expect_success_of(child);
+}
+
+void numbered() {
+  setup("unshare", unshare(CLONE_NEWPID));
+  const pid_t first = family->fork_child(false);
+  if (first == 0) {
+    first_inside(true);
+    _exit(target::verdict());
+  }
+  const int held = pidfd_of(first);
+  wait_for_end();
+  expect_alive("the first process below, by descriptor", held);
+  const pid_t later = setup("fork", fork());
+  if (later == 0) {
+    expect_equal("a later child's parent", static_cast<uint64_t>(getppid()), 0);
+    expect_equal("whether its number is small", getpid() > 1 && getpid() < 20, true);
+    _exit(target::verdict());
+  }
+  target::expect_success_of(later);
+  target::expect_success_of(first);
+}
+
 struct Maps {
   std::string users, groups;
 };
@@ -288,7 +358,16 @@ void mapped(const Maps& maps, bool deeper) {
   const Sockets sockets = make_sockets();
   const std::string users = read_text("/proc/self/uid_map");
   pid_t child = -1;
-  if (deeper) child = start([] { mapped({"0 0 1\n", "0 0 1\n"}, false); });
+  if (deeper) {
+    child = start([] { mapped({"0 0 1\n", "0 0 1\n"}, false); });
+  } else {
+    setup("unshare", unshare(CLONE_NEWPID));
+    child = family->fork_child(false);
+    if (child == 0) {
+      first_inside(false);
+      _exit(target::verdict());
+    }
+  }
   wait_for_end();
   expect_equal("its user", getuid(), 0);
   expect_equal("its group", getgid(), 0);
@@ -298,7 +377,7 @@ void mapped(const Maps& maps, bool deeper) {
   check_sockets(sockets, 3);
   expect_equal("whether it may still change users", setresuid(1, 1, 0),
                maps.users.find('\n') == maps.users.rfind('\n') && !deeper ? -1 : 0);
-  if (child > 0) target::expect_success_of(child);
+  target::expect_success_of(child);
 }
 
 }  // namespace
@@ -316,17 +395,18 @@ int main(int argc, char** argv) {
   if (!is_root) {
     const auto one = [](unsigned id) { return "0 " + std::to_string(id) + " 1\n"; };
     children.push_back(start([&] { mapped({one(getuid()), one(getgid())}, false); }));
-    all.wait_for_announcements(1);
+    all.wait_for_announcements(2);
   } else {
     children.push_back(start([&] { named(host); }));
     const pid_t other = children.back();
     children.push_back(start([&] { joined(other); }));
     children.push_back(start(connected));
     children.push_back(start(ahead));
+    children.push_back(start(numbered));
     children.push_back(start([] {
       mapped({"0 1000 1\n1 100000 500\n", "0 1000 1\n1 100000 500\n"}, true);
     }));
-    all.wait_for_announcements(9);
+    all.wait_for_announcements(14);
   }
   int held = -1;
   if (is_root) {

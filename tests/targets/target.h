@@ -105,8 +105,9 @@ class Family {
  public:
   Family();  // in the root, before the first fork
 
-  // Returns in both: the child's pid in the parent, 0 in the child.
-  pid_t fork_child();
+  // Returns in both: the child's pid in the parent, 0 in the child. One in a pid namespace where
+  // the parent is not sees no parent.
+  pid_t fork_child(bool sees_parent = true);
   void announce_ready() const;                      // in a child
   void wait_for_announcements(int children) const;  // in the root
   void wait_for_end_of_family() const;              // in a child: until the root calls end()
