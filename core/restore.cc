@@ -86,10 +86,12 @@ bool belongs_to_others(const RestorePlan& plan, std::filesystem::path directory)
 // Where the tree is likely to write.
 std::set<std::string> written_directories(const Snapshot& snapshot, const RestorePlan& plan) {
   std::set<std::string> directories;
-  const auto add = [&](const std::string& path) {
-    if (const auto outside = path_outside(plan.mounts, path)) directories.insert(*outside);
-  };
   for (const pb::Process& process : snapshot.processes()) {
+    const pb::NamespaceState* mounts =
+        plan.mount_spaces.empty() ? plan.mounts : mounts_of(snapshot, process);
+    const auto add = [&](const std::string& path) {
+      if (const auto outside = path_outside(mounts, path)) directories.insert(*outside);
+    };
     add(process.working_directory());
     for_each_descriptor(process, [&](const pb::Descriptor& descriptor) {
       if (descriptor.has_file() && (descriptor.flags() & O_ACCMODE) != O_RDONLY)
@@ -111,7 +113,9 @@ Sandbox::Options sandbox_for(const Snapshot& snapshot, const RestorePlan& plan) 
     const bool is_device = file.descriptor && file.descriptor->has_device_node() &&
                            !file.descriptor->device_node().terminal();
     if (is_device)
-      if (const auto outside = path_outside(plan.mounts, file.descriptor->target()))
+      if (const auto outside = path_outside(
+              plan.mount_spaces.empty() ? plan.mounts : mounts_of(snapshot, *file.descriptor),
+              file.descriptor->target()))
         options.devices.push_back(*outside);
     if (file.replacement)
       options.replaced.push_back(
@@ -222,7 +226,7 @@ void set_up_namespaces(const Snapshot& snapshot, const RestorePlan& plan,
   options.own_cgroups = plan.own_cgroups;
   if (plan.mounts)
     options.make_mounts = [&snapshot, &plan] {
-      return make_mounts(mount_tree_for(snapshot, plan));
+      return make_mounts(mounts_for(snapshot, *plan.mounts, plan.numbers, plan.isolated).first);
     };
   if (plan.network)
     options.make_network = [&plan](const Fd& outside) {
@@ -399,6 +403,9 @@ void RestoredTree::grow() {
   for (const pb::Process& process : snapshot_.processes())
     if (!is_zombie(process) && process.threads_size() == 1)
       give_children_pids(snapshot_, process, seed_of(process));
+  RestoreContext shared = context();
+  enter_mount_spaces(shared,
+                     [this](const pb::Process& process) -> Seed& { return seed_of(process); });
   for (const pb::Process& process : snapshot_.processes())
     if (!is_zombie(process)) enter_spaces(plan_, process, seed_of(process));
 }
@@ -500,6 +507,7 @@ void RestoredTree::join_group(const Birth& birth) {
   if (const int32_t group = number_for(snapshot_, *leader, *process))
     return join(birth.pid, 0, group);
   const pb::Process* parent = snapshot_.process(process->parent());
+  if (parent && parent->group() == process->group()) return;  // it was born into it
   const int32_t group = parent ? number_for(snapshot_, *leader, *parent) : 0;
   if (!group)
     return notes_.push_back(

@@ -57,7 +57,9 @@ class RestoredTree {
 
  private:
   void start_keeper(const std::string& scratch);
-  RestoreContext context() { return {snapshot_, plan_, keeper_->tid(), notes_, lazy_, progress_}; }
+  RestoreContext context() {
+    return {snapshot_, plan_, keeper_->tid(), notes_, lazy_, late_files_, progress_};
+  }
   void grow();
   void step(const Birth& birth);
   void bear(const Birth& birth);
@@ -91,6 +93,7 @@ class RestoredTree {
   RestoredCgroups cgroups_{notes_};
   std::unique_ptr<Keeper> keeper_;
   std::vector<LazySpace> lazy_;
+  std::map<size_t, Fd> late_files_;
   std::map<int32_t, const pb::Process*> memory_from_;  // whose they were born with, by own number
   std::map<int32_t, int32_t> temporary_;  // who is there for a moment, and whose child that is
   std::set<int32_t> has_memory_;          // own numbers

@@ -95,6 +95,7 @@ class Births {
     for (const pb::Process* child : std::ranges::subrange(children.begin(), younger.begin()))
       bear(*child, number, session);
     if (leads_session(process)) session = wanted, add(Step::kSetsid, number);
+    if (may_lead_at_once(process)) add(Step::kSetpgid, number, number), leading_.insert(number);
     for (const pb::Process* child : younger) {
       if (leads_session(*child) || session_of(*child) == session)
         bear(*child, number, session);
@@ -152,10 +153,20 @@ class Births {
     bear(orphan, tree_number(snapshot_, parent), session_of(parent));
   }
 
+  // Children are born into its group then, also those in a pid namespace where it has no number.
+  // Not if one of them has stayed in a group from outside, which cannot be joined.
+  bool may_lead_at_once(const pb::Process& process) const {
+    if (process.group() != process.pid() || leads_session(process)) return false;
+    return std::ranges::none_of(snapshot_.processes(), [&](const pb::Process& other) {
+      return &other != &process && group_of(other) == kOutside && descends_from(other, process);
+    });
+  }
+
   // Leaders first, so that there is a group to join. Who has the group of a session whose leader is
   // gone was born into it.
   void join_group(const pb::Process& process, bool leaders) {
     if (leads_session(process) || (process.group() == process.pid()) != leaders) return;
+    if (leading_.contains(tree_number(snapshot_, process))) return;
     if (const pb::Process* leader = snapshot_.process(process.group()))
       add(Step::kSetpgid, tree_number(snapshot_, process), tree_number(snapshot_, *leader));
   }
@@ -193,7 +204,7 @@ class Births {
   const int32_t session_outside_;
   std::map<int32_t, Processes> children_;
   Processes orphans_;
-  std::set<int32_t> born_, begun_;
+  std::set<int32_t> born_, begun_, leading_;
   int32_t next_stranger_ = std::numeric_limits<int32_t>::min();  // whose number is of no account
 };
 

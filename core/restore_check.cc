@@ -64,11 +64,12 @@ void check_user(const pb::Process& process, const pb::Thread& thread, RestorePla
            "restore it as root"});
 }
 
-void check_directory(const pb::Process& process, const std::string& path, bool may_lack,
-                     RestorePlan& plan) {
+void check_directory(const Snapshot& snapshot, const pb::Process& process, const std::string& path,
+                     bool may_lack, RestorePlan& plan) {
   struct stat status {};
-  if (path.empty() || (stat_for_tree(plan.mounts, path, status) == 0 && S_ISDIR(status.st_mode)))
-    return;
+  const pb::NamespaceState* mounts =
+      plan.mount_spaces.empty() ? plan.mounts : mounts_of(snapshot, process);
+  if (path.empty() || (stat_for_tree(mounts, path, status) == 0 && S_ISDIR(status.st_mode))) return;
   if (const auto name = removed_name(path);
       name && (is_directory_of_ended(*name) || BriefName::obstacle(*name).empty()))
     return;
@@ -130,8 +131,8 @@ void check_process(const Snapshot& snapshot, const pb::Process& process, Restore
   for (const pb::Thread& thread : process.threads()) check_thread(process, thread, plan);
   if (process.threads().empty())
     plan.obstacles.push_back({process.pid(), "threads", "they are not in the image", ""});
-  check_directory(process, process.working_directory(), plan.isolated, plan);
-  check_directory(process, process.root_directory(), false, plan);
+  check_directory(snapshot, process, process.working_directory(), plan.isolated, plan);
+  check_directory(snapshot, process, process.root_directory(), false, plan);
   if (has_other_root(process) && ::geteuid() != 0)
     plan.obstacles.push_back(
         {process.pid(), "root directory", "only root may change it", "restore it as root"});

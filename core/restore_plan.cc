@@ -32,9 +32,9 @@ bool is_object(const pb::Vma& vma) {
 }
 
 // What the program saw is what is there now, or else the image has it.
-bool is_unchanged(const RestorePlan& plan, const pb::FileRecord& file) {
+bool is_unchanged(const pb::NamespaceState* mounts, const pb::FileRecord& file) {
   struct stat status {};
-  return !file.deleted() && stat_for_tree(plan.mounts, file.path(), status) == 0 &&
+  return !file.deleted() && stat_for_tree(mounts, file.path(), status) == 0 &&
          static_cast<uint64_t>(status.st_size) == file.size() &&
          status.st_mtim.tv_sec * 1'000'000'000 + status.st_mtim.tv_nsec == file.mtime_ns();
 }
@@ -111,6 +111,10 @@ class Files {
       plan_.notes.push_back(fmt::format("process {}: {} is left out", process.pid(), resource));
     } else if (!restorer) {
       file.how = lacks(process, resource, "--without " + kind, why_of_no_kind(descriptor));
+    } else if ((descriptor.has_inotify() || descriptor.has_fanotify()) &&
+               is_below(snapshot_, mounts_of(snapshot_, process))) {
+      file.how = lacks(process, resource, "--without " + kind,
+                       "what it watches is in a mount namespace below that of the first process");
     } else if (const auto lost = why_not_connected(descriptor); !lost.empty()) {
       file.how = lacks(process, resource,
                        "--tcp-close, or --tcp-established, best if it was captured so", lost);
@@ -164,8 +168,9 @@ class Files {
       return;
     }
     PlannedFile file{.mapping = &vma, .writable = writable, .what = printable(vma.name())};
+    const pb::NamespaceState* mounts = mounts_at(process, vma, file);
     struct stat status {};
-    if (is_object(vma) && !vma.deleted() && stat_for_tree(plan_.mounts, vma.name(), status) == 0 &&
+    if (is_object(vma) && !vma.deleted() && stat_for_tree(mounts, vma.name(), status) == 0 &&
         S_ISREG(status.st_mode)) {
       file.how = PlannedFile::How::kOpened;
     } else if (is_object(vma)) {
@@ -173,7 +178,7 @@ class Files {
       if (const uint32_t id = vma.nameless(); id && !why_not_in_image(snapshot_, id).empty())
         object(process, describe(vma), why_not_in_image(snapshot_, id));
     } else if (const pb::FileRecord& record = *snapshot_.file(vma.file());
-               is_unchanged(plan_, record)) {
+               is_unchanged(mounts, record)) {
       file.how = PlannedFile::How::kOpened;
     } else if (record.embedded()) {
       file.how = PlannedFile::How::kFromImage;
@@ -187,6 +192,23 @@ class Files {
              "the file has changed since, and its content is not in the image");
     }
     plan_.files.push_back(std::move(file));
+  }
+
+  // Where the mapped file is looked for. It is opened before there are namespaces below: as what is
+  // outside at the same place.
+  const pb::NamespaceState* mounts_at(const pb::Process& process, const pb::Vma& vma,
+                                      PlannedFile& file) {
+    const pb::NamespaceState* mounts = mounts_of(snapshot_, process);
+    if (plan_.mount_spaces.empty() || !is_below(snapshot_, mounts)) return plan_.mounts;
+    const auto outside = path_outside(mounts, vma.name());
+    if (outside && !plan_.mounts) {
+      file.path = *outside;
+      return mounts;
+    }
+    if (!plan_.mounts && !vma.deleted())
+      object(process, describe(vma),
+             "it is in a file system that only a mount namespace below has");
+    return plan_.mounts;
   }
 
   const Snapshot& snapshot_;

@@ -3,6 +3,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
 #include <exception>
@@ -40,10 +41,13 @@ void in_helper_process(const std::function<void()>& work, HelperDescriptors desc
   ::sigfillset(&all);
   ::pthread_sigmask(SIG_BLOCK, &all, &before);
   const int shared = descriptors == HelperDescriptors::kOurs ? CLONE_FILES : 0;
+  const bool was_dumpable = ::prctl(PR_GET_DUMPABLE) == 1;
   const pid_t child = ::clone(perform, static_cast<char*>(stack) + kStack,
                               CLONE_VM | CLONE_VFORK | SIGCHLD | shared, &what);
   const int error = errno;
   if (child > 0) ::waitpid(child, nullptr, __WALL);
+  if (was_dumpable)
+    ::prctl(PR_SET_DUMPABLE, 1);  // which is the memory's, and lost in user namespaces
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   ::munmap(stack, kStack);
   if (child < 0) throw SystemError("cannot start a process", error);

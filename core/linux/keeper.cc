@@ -338,8 +338,7 @@ constexpr char kGo = 0, kGoAlone = 1;  // Keeper::We
     std::vector<std::string> notes;
     if (options.make_network) notes = options.make_network(kept.network);
     kept.network.reset();
-    if (options.make_spaces)
-      std::ranges::copy(options.make_spaces(), std::back_inserter(notes));
+    if (options.make_spaces) std::ranges::copy(options.make_spaces(), std::back_inserter(notes));
     sandbox = enter_sandbox(options);
     if (options.own_pids && !sandbox) see_own_processes();
     if (sandbox) std::ranges::copy(sandbox->notes(), std::back_inserter(notes));

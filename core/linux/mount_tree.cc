@@ -1,6 +1,7 @@
 #include "core/linux/mount_tree.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -14,6 +15,8 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/linux/helper_process.h"
+#include "core/linux/namespaces.h"
 #include "core/linux/sandbox.h"
 
 namespace snapgdb {
@@ -31,15 +34,27 @@ class Maker {
  public:
   explicit Maker(const MountTree& tree) : tree_(tree), made_(tree.file_systems.size()) {}
 
+  // To mounts that are there. A proc cannot be made in a mount namespace of a user namespace that
+  // has none (mount_too_revealing(), fs/namespace.c).
+  std::vector<std::string> add_to(const Fd& mounts) {
+    outside_ = Fd(::open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
+    if (!outside_.valid()) throw_errno("cannot open /");
+    make_file_systems();
+    std::vector<Fd> ours = clones_of_outside();
+    if (::setns(mounts.get(), CLONE_NEWNS) != 0) throw_errno("cannot enter the tree's mounts");
+    for (size_t i = 0; i < ours.size(); ++i)
+      attach(tree_.mounts[i], tree_.mounts[i].what.point, std::move(ours[i]));
+    join_groups();
+    return std::move(notes_);
+  }
+
   std::vector<std::string> make() {
     // What is ours is reached by these, whatever is mounted over it.
     outside_ = Fd(::open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
     self_ = Fd(::open("/proc/thread-self", O_PATH | O_DIRECTORY | O_CLOEXEC));
     if (!outside_.valid() || !self_.valid()) throw_errno("cannot open / and /proc");
     separate();
-    for (const NewMount& wanted : tree_.mounts)
-      if (Fd& whole = made_[wanted.file_system]; wanted.outside.empty() && !whole.valid())
-        whole = make_file_system(tree_.file_systems[wanted.file_system]);
+    make_file_systems();
     if (tree_.has_our_root)
       adapt();
     else
@@ -49,6 +64,12 @@ class Maker {
   }
 
  private:
+  void make_file_systems() {
+    for (const NewMount& wanted : tree_.mounts)
+      if (Fd& whole = made_[wanted.file_system]; wanted.outside.empty() && !whole.valid())
+        whole = make_file_system(tree_.file_systems[wanted.file_system]);
+  }
+
   // Slaves of what is outside hear of mounts there (mount_namespaces(7)), and others do not.
   void separate() {
     const auto is_slave = [](const NewMount& wanted) { return wanted.what.master != 0; };
@@ -112,9 +133,7 @@ class Maker {
   // pivot_root(2), "pivot_root(".", ".")": the old root lies over the new one for a moment.
   // What is ours is opened before the stage hides some of it.
   void build() {
-    std::vector<Fd> ours;
-    for (const NewMount& wanted : tree_.mounts)
-      ours.push_back(wanted.outside.empty() ? Fd() : open_outside(wanted));
+    std::vector<Fd> ours = clones_of_outside();
     for (size_t i = 0; i < ours.size(); ++i) {
       const NewMount& wanted = tree_.mounts[i];
       attach(wanted, wanted.what.point == "/" ? kStage : kStage + wanted.what.point,
@@ -123,6 +142,13 @@ class Maker {
     if (::chdir(kStage.c_str()) != 0 || ::syscall(SYS_pivot_root, ".", ".") != 0 ||
         ::umount2(".", MNT_DETACH) != 0 || ::chdir("/") != 0)
       throw_errno("cannot enter the tree's mounts");
+  }
+
+  std::vector<Fd> clones_of_outside() {
+    std::vector<Fd> clones;
+    for (const NewMount& wanted : tree_.mounts)
+      clones.push_back(wanted.outside.empty() ? Fd() : open_outside(wanted));
+    return clones;
   }
 
   void attach(const NewMount& wanted, const std::string& target, Fd mount) {
@@ -290,6 +316,44 @@ class Maker {
 
 std::vector<std::string> make_mounts(const MountTree& tree) {
   return Maker(tree).make();
+}
+
+namespace {
+
+// In these namespaces, but for that of the owner.
+void at_place(const MountPlace& place, const std::function<void()>& work) {
+  in_namespace(place.mounts, "mnt", [&] {
+    const std::pair<const Fd*, int> others[] = {
+        {&place.network, CLONE_NEWNET}, {&place.ipc, CLONE_NEWIPC}, {&place.pids, CLONE_NEWPID}};
+    for (const auto& [space, kind] : others)
+      if (::setns(space->get(), kind) != 0) throw_errno("cannot enter a namespace of the tree");
+    in_helper_process(work, HelperDescriptors::kOurs);  // only children enter one of pids
+  });
+}
+
+}  // namespace
+
+MadeMounts make_mount_namespace(const MountPlace& place, const MountTree& tree) {
+  MadeMounts made;
+  at_place(place, [&] {
+    const Fd own(::open("/proc/thread-self/ns", O_PATH | O_DIRECTORY | O_CLOEXEC));
+    if (!own.valid()) throw_errno("cannot open /proc/thread-self/ns");
+    const Fd user(::openat(own.get(), "user", O_RDONLY | O_CLOEXEC));
+    if (inode_of(user) != inode_of(place.owner) && ::setns(place.owner.get(), CLONE_NEWUSER) != 0)
+      throw_errno("cannot enter a user namespace of the tree");
+    if (::unshare(CLONE_NEWNS) != 0) throw_errno("cannot make a mount namespace");
+    made.notes = make_mounts(tree);
+    made.space = Fd(::openat(own.get(), "mnt", O_RDONLY | O_CLOEXEC));
+    if (!made.space.valid()) throw_errno("cannot hold a mount namespace");
+  });
+  return made;
+}
+
+std::vector<std::string> add_mounts(const MountPlace& place, const Fd& mounts,
+                                    const MountTree& tree) {
+  std::vector<std::string> notes;
+  at_place(place, [&] { notes = Maker(tree).add_to(mounts); });
+  return notes;
 }
 
 }  // namespace snapgdb

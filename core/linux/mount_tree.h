@@ -33,6 +33,24 @@ struct MountTree {
   bool is_isolated = false;
 };
 
+// Namespaces by their descriptors, in which a mount namespace is to be made: its mounts are at
+// first those of `mounts`, and proc, sysfs and mqueue show what is in the others.
+struct MountPlace {
+  Fd mounts, network, ipc, pids;
+  Fd owner = {};  // the user namespace that it shall belong to
+};
+// By its descriptor, with what is otherwise than asked for. Throws SystemError.
+struct MadeMounts {
+  Fd space;
+  std::vector<std::string> notes;
+};
+MadeMounts make_mount_namespace(const MountPlace& place, const MountTree& tree);
+
+// Adds these to the mounts of another namespace, from those of `place`, which need not have an
+// owner. Returns what is otherwise than asked for. Throws SystemError.
+std::vector<std::string> add_mounts(const MountPlace& place, const Fd& mounts,
+                                    const MountTree& tree);
+
 // Makes the caller's mount namespace such a tree, and its root the caller's. Precondition: it is
 // the caller's alone; the caller is in the pid, network and ipc namespaces that proc, sysfs and
 // mqueue are to show. Returns what is otherwise than asked for. Throws SystemError.

@@ -61,11 +61,10 @@ constexpr Coverage kCoverage[] = {
      "is in file systems in memory; links, addresses, routes, rules, neighbours, settings and "
      "filters of "
      "networks",
-     "those of the first process, with all that; mounts of others as they are found; below: of "
-     "users, networks, names, clocks, System V objects; links: veth, bridge, dummy, loopback",
-     "below: namespaces of mounts and process numbers, and what one of System V objects holds; "
-     "file "
-     "systems that are mounted nowhere else and other kinds of links are an obstacle",
+     "those of the first process, with all that; mounts of others as they are found; those below, "
+     "which other processes are in; links: veth, bridge, dummy, loopback",
+     "what a namespace of System V objects below holds, file systems that are mounted nowhere else "
+     "or in several mount namespaces of the tree, and other kinds of links are an obstacle",
      "an ordinary user: one user, and only in a user namespace of the tree's own"},
     {kProcess, "descriptors",
      "numbers, flags, positions, which are one description, receivers of signals, locks",

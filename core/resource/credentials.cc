@@ -172,7 +172,7 @@ void restore(RestoreContext& context, const pb::Process& process, const pb::Thre
   restore_login_user(context, thread, seed);
   const pb::Credentials& wanted = thread.credentials();
   const ProcFields status(ProcDirectory::of(Pid{seed.tid().value}).read("status"));
-  add_credentials(wanted, status, numbers_for(context.snapshot, context.plan, process), seed);
+  add_credentials(wanted, status, numbers_for(context.plan, process), seed);
   if (wanted.no_new_privs())
     seed.add("renounce new privileges", SYS_prctl, {PR_SET_NO_NEW_PRIVS, 1});
   // Both are reset when the user changes.

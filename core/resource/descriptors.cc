@@ -11,6 +11,7 @@
 #include "core/base/strings.h"
 #include "core/linux/task.h"
 #include "core/resource/message_queue.h"
+#include "core/resource/mounts.h"
 #include "core/resource/resources.h"
 #include "core/resource/sharing.h"
 #include "core/resource/terminal.h"
@@ -222,6 +223,18 @@ bool holds(const pb::Process& process, const PlannedFile& file) {
          });
 }
 
+// Somebody who has it, or, of what is in a mount namespace below, who is there, too.
+const pb::Process* opener_of(const Snapshot& snapshot, const PlannedFile& file) {
+  const pb::NamespaceState* mounts = mounts_of(snapshot, *file.descriptor);
+  const pb::Process* opener = nullptr;
+  for (const pb::Process& process : snapshot.processes()) {
+    if (process.state() == "Z" || !is_last_to_share(snapshot, process, kDescriptors)) continue;
+    const bool is_there = !is_below(snapshot, mounts) || mounts_of(snapshot, process) == mounts;
+    if (is_there && (!opener || (holds(process, file) && !holds(*opener, file)))) opener = &process;
+  }
+  return opener ? opener : &snapshot.root();
+}
+
 }  // namespace
 
 void add_delivery_sockets(std::vector<Fd>& files) {
@@ -242,29 +255,43 @@ Fd LateOpening::take(const std::string& what, long number, const SystemCallArgum
 void open_late_files(RestoreContext& context,
                      const std::function<Seed&(const pb::Process&)>& seed) {
   const RestorePlan& plan = context.plan;
-  const int seeds_end = plan.file_base + static_cast<int>(plan.files.size());
   std::map<uint64_t, LateOpening::Ended> ended;
   for (size_t i = 0; i < plan.files.size(); ++i) {
     const PlannedFile& file = plan.files[i];
     const OpenLate open = own_way(file, &DescriptorRestorer::open_late);
     if (!open) continue;
-    const Fd our_end = duplicate_descriptor(context.keeper, seeds_end + 1);
-    if (!our_end.valid()) throw_errno("cannot reach the seeds");
-    Fd opened;
-    for (const pb::Process& process : context.snapshot.processes()) {
-      if (!holds(process, file) || !is_last_to_share(context.snapshot, process, kDescriptors))
-        continue;
-      LateOpening opening{context.snapshot, process, seed(process), ended};
-      if (!opened.valid()) opened = open(opening, *file.descriptor);
-      if (!opened.valid()) break;
-      send_descriptor(our_end, opened);
-      opening.opener.receive("take over " + file.what, seeds_end,
-                             plan.file_base + static_cast<int>(i));
-    }
+    const pb::Process* opener = opener_of(context.snapshot, file);
+    LateOpening opening{context.snapshot, *opener, seed(*opener), ended};
+    Fd opened = open(opening, *file.descriptor);
+    if (!opened.valid()) continue;
+    for (const pb::Process& process : context.snapshot.processes())
+      if (holds(process, file) && is_last_to_share(context.snapshot, process, kDescriptors))
+        give_descriptor(context, seed(process), opened, plan.file_base + static_cast<int>(i),
+                        file.what);
+    context.late.emplace(i, std::move(opened));
   }
   for (const auto& [inode, process] : ended)
     process.parent->call("reap a process", SYS_wait4,
                          {static_cast<uint64_t>(process.number), 0, __WALL, 0});
+}
+
+Fd planned_file(const RestoreContext& context, size_t place) {
+  const auto late = context.late.find(place);
+  Fd same =
+      late != context.late.end()
+          ? Fd(::fcntl(late->second.get(), F_DUPFD_CLOEXEC, 0))
+          : duplicate_descriptor(context.keeper, context.plan.file_base + static_cast<int>(place));
+  if (!same.valid()) throw_errno("cannot reach {}", context.plan.files[place].what);
+  return same;
+}
+
+void give_descriptor(const RestoreContext& context, Seed& seed, const Fd& file, int number,
+                     const std::string& what) {
+  const int seeds_end = context.plan.file_base + static_cast<int>(context.plan.files.size());
+  const Fd our_end = duplicate_descriptor(context.keeper, seeds_end + 1);
+  if (!our_end.valid()) throw_errno("cannot reach the seeds");
+  send_descriptor(our_end, file);
+  seed.receive("take over " + what, seeds_end, number);
 }
 
 void start_files(RestoreContext& context) {
@@ -272,9 +299,7 @@ void start_files(RestoreContext& context) {
   for (size_t i = 0; i < plan.files.size(); ++i) {
     const Start start = own_way(plan.files[i], &DescriptorRestorer::start);
     if (!start) continue;
-    const Fd same = duplicate_descriptor(context.keeper, plan.file_base + static_cast<int>(i));
-    if (!same.valid()) throw_errno("cannot reach {}", plan.files[i].what);
-    start(context, *plan.files[i].descriptor, same);
+    start(context, *plan.files[i].descriptor, planned_file(context, i));
   }
 }
 

@@ -148,6 +148,8 @@ std::string path_of_namespace(const Snapshot& snapshot, const std::string& targe
 
 // What only a task of the tree can open; "" for everything else.
 std::string late_path(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
+  if (is_below(snapshot, mounts_of(snapshot, descriptor)))
+    return descriptor.file().unlinked() ? "" : descriptor.target();
   const std::string path = path_of_task(snapshot, descriptor.target());
   return path.empty() ? path_of_namespace(snapshot, descriptor.target()) : path;
 }
@@ -156,8 +158,9 @@ Fd open_proc_late(LateOpening& opening, const pb::Descriptor& descriptor) {
   const std::string path = late_path(opening.snapshot, descriptor);
   if (path.empty()) return Fd();
   constexpr uint32_t kAtFdcwd = static_cast<uint32_t>(AT_FDCWD);
-  Fd fd = opening.take("open " + path, SYS_openat,
-                       {kAtFdcwd, opening.opener.put(path), descriptor.flags() | O_CLOEXEC});
+  Fd fd =
+      opening.take("open " + path, SYS_openat,
+                   {kAtFdcwd, opening.opener.put(path), descriptor.flags() | O_CLOEXEC | O_NOCTTY});
   if (descriptor.position()) go_to_position(fd, descriptor);  // namespaces have none
   return fd;
 }
@@ -177,7 +180,12 @@ Fd open_device(OpeningContext& context, const pb::Descriptor& descriptor) {
   const bool is_there = !descriptor.device_node().terminal() ||
                         (!context.sandbox && is_machines_terminal(context.snapshot, descriptor));
   if (!is_there) return Fd(::open("/dev/null", O_RDWR | O_CLOEXEC));
-  return open_path(context, descriptor);
+  return open_unless_late(context, descriptor, open_path);
+}
+
+// Terminals have been opened already.
+Fd open_device_late(LateOpening& opening, const pb::Descriptor& descriptor) {
+  return descriptor.device_node().terminal() ? Fd() : open_proc_late(opening, descriptor);
 }
 
 std::string device_obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
@@ -200,8 +208,13 @@ Fd open_directory(OpeningContext& context, const pb::Descriptor& descriptor) {
 
 std::string path_obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
   struct stat status {};
-  if (!late_path(snapshot, descriptor).empty()) return "";
-  const pb::NamespaceState* mounts = own_mounts(snapshot);
+  if (!late_path(snapshot, descriptor).empty() &&
+      !is_below(snapshot, mounts_of(snapshot, descriptor)))
+    return "";
+  const pb::NamespaceState* mounts = mounts_of(snapshot, descriptor);
+  if (is_below(snapshot, mounts) && (descriptor.removed() || descriptor.has_pipe()))
+    return "it is in a mount namespace below that of the first process, where such cannot be "
+           "restored";
   const auto outside = path_outside(mounts, descriptor.target());
   if (descriptor.removed()) return outside ? BriefName::obstacle(*outside) : "";
   if (descriptor.file().other_links() && descriptor.file().former_name().empty())
@@ -231,7 +244,10 @@ const DescriptorRestorer kDirectoryRestorer{.kind = pb::Descriptor::kDirectory,
                                             .obstacle = path_obstacle,
                                             .open = open_directory,
                                             .open_late = open_proc_late};
-const DescriptorRestorer kDeviceRestorer{pb::Descriptor::kDeviceNode, device_obstacle, open_device};
+const DescriptorRestorer kDeviceRestorer{.kind = pb::Descriptor::kDeviceNode,
+                                         .obstacle = device_obstacle,
+                                         .open = open_device,
+                                         .open_late = open_device_late};
 
 const DescriptorResource kRegularFile{"file", is_regular, capture_regular};
 const DescriptorResource kDirectory{"directory", is_directory, capture_directory};

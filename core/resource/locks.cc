@@ -162,8 +162,7 @@ void take_locks_of_files(RestoreContext& context) {
       const bool is_free = lock.kind() == "FLOCK" &&
                            !taker_of(context.snapshot, lock, file.descriptor->description());
       if (!is_free && lock.kind() != "OFDLCK") continue;
-      const Fd same = duplicate_descriptor(context.keeper, plan.file_base + static_cast<int>(i));
-      note_unless_taken(context, file.what, same.valid() ? take(lock, same) : -errno);
+      note_unless_taken(context, file.what, take(lock, planned_file(context, i)));
     }
   }
 }

@@ -491,7 +491,7 @@ Fd open_mapped(OpeningContext& context, const PlannedFile& file) {
     copy_from_image(context.snapshot, *record, copy);
     return copy;
   }
-  const std::string& path = record ? record->path() : vma.name();
+  const std::string& path = !file.path.empty() ? file.path : record ? record->path() : vma.name();
   Fd fd(::open(path.c_str(), (file.writable ? O_RDWR : O_RDONLY) | O_CLOEXEC));
   if (!fd.valid()) throw_errno("cannot open {}", printable(path));
   return fd;

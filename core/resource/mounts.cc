@@ -100,7 +100,16 @@ class MountCapture {
     system.set_type(mount.type);
     system.set_source(mount.source);
     system.set_options(mount.options);
+    if (mount.type == "proc") system.set_pid_namespace(pids_shown_by(mount));
     return known->second;
+  }
+
+  // By that of the process that is number 1 there.
+  uint64_t pids_shown_by(const MountInfo& mount) const {
+    if (mount.root != "/" || !is_on_top(theirs_, mount)) return 0;
+    const std::string first = relative(mount.point) + "/1/ns/pid";
+    struct stat status {};
+    return ::fstatat(root_.get(), first.c_str(), &status, 0) == 0 ? status.st_ino : 0;
   }
 
   // Where we find the same, on one of our mounts of that file system.
@@ -245,13 +254,37 @@ void capture_mounts(CaptureContext& context, const FrozenProcess& frozen, pb::Na
   MountCapture(context, frozen, out).capture();
 }
 
+namespace {
+
+// What several namespaces have in common, and nobody outside: it would be another one in each.
+std::string why_apart(const Snapshot& snapshot, const pb::NamespaceState& space,
+                      const pb::Mount& mount) {
+  const pb::FileSystem& system = system_of(space, mount);
+  if (!mount.outside().empty() || system.type() == "proc" || system.type() == "sysfs") return "";
+  for (const pb::NamespaceState& other : snapshot.record().spaces())
+    if (other.inode() != space.inode() &&
+        std::ranges::count(other.file_systems(), system.device(), &pb::FileSystem::device))
+      return fmt::format("it is a {} that is mounted in several mount namespaces of the tree",
+                         printable(system.type()));
+  return "";
+}
+
+}  // namespace
+
 void plan_mounts(const Snapshot& snapshot, RestorePlan& plan) {
-  if (!plan.mounts) return;
-  for (const pb::Mount& mount : plan.mounts->mounts())
-    if (const std::string why = why_lost(*plan.mounts, mount); !why.empty())
-      plan.obstacles.push_back({snapshot.root().pid(),
-                                fmt::format("what is mounted at {}", printable(mount.point())), why,
-                                "--without mounts: the tree sees the mounts that are here"});
+  const auto object = [&](int32_t who, const pb::Mount& mount, const std::string& why) {
+    if (!why.empty())
+      plan.obstacles.push_back({who, fmt::format("what is mounted at {}", printable(mount.point())),
+                                why, "--without mounts: the tree sees the mounts that are here"});
+  };
+  if (plan.mounts)
+    for (const pb::Mount& mount : plan.mounts->mounts())
+      object(snapshot.root().pid(), mount, why_lost(*plan.mounts, mount));
+  for (const auto& [space, member] : plan.mount_spaces)
+    for (const pb::Mount& mount : space->mounts()) {
+      const std::string why = why_lost(*space, mount);
+      object(member->pid(), mount, why.empty() ? why_apart(snapshot, *space, mount) : why);
+    }
 }
 
 std::string describe_mounts(const pb::NamespaceState& space) {
@@ -267,22 +300,46 @@ std::string describe_mounts(const pb::NamespaceState& space) {
   return out;
 }
 
-MountTree mount_tree_for(const Snapshot& snapshot, const RestorePlan& plan) {
-  MountTree tree;
-  const pb::NamespaceState& space = *plan.mounts;
-  tree.has_our_root = has_our_root(space);
-  tree.is_isolated = plan.isolated;
+namespace {
+
+// Which of the pid namespaces below it shows, also by what it is mounted on; 0: none.
+uint64_t pids_below(const Snapshot& snapshot, const pb::NamespaceState& space,
+                    const pb::Mount& mount) {
+  const pb::FileSystem& system = system_of(space, mount);
+  const uint64_t pids = mount.root() == "/" ? system.pid_namespace() : 0;
+  const bool is_there = std::ranges::any_of(snapshot.processes(), [&](const pb::Process& process) {
+    return pids && own_number(process) == 1 && namespace_in(process.namespaces(), "pid") == pids &&
+           &process != &snapshot.root();
+  });
+  if (is_there) return pids;
+  const auto parent = std::ranges::find(space.mounts(), mount.parent(), &pb::Mount::id);
+  return parent == space.mounts().end() || parent->id() == mount.id()
+             ? 0
+             : pids_below(snapshot, space, *parent);
+}
+
+}  // namespace
+
+MountParts mounts_for(const Snapshot& snapshot, const pb::NamespaceState& space,
+                      const UserNumbers& numbers, bool is_isolated) {
+  MountTree none;
+  none.has_our_root = has_our_root(space);
+  none.is_isolated = is_isolated;
   for (const pb::FileSystem& system : space.file_systems()) {
-    NewFileSystem& made = tree.file_systems.emplace_back();
-    made = {system.type(), system.source(), options_inside(system, plan.numbers), {}};
+    NewFileSystem& made = none.file_systems.emplace_back();
+    made = {system.type(), system.source(), options_inside(system, numbers), {}};
     if (!system.entries().empty())
-      made.fill = [&snapshot, &system, numbers = plan.numbers](const Fd& root) {
+      made.fill = [&snapshot, &system, numbers](const Fd& root) {
         return restore_file_tree(snapshot, system, numbers, root);
       };
   }
-  for (const pb::Mount& mount : space.mounts())
+  MountParts parts{.first = none, .later = {}};
+  for (const pb::Mount& mount : space.mounts()) {
+    const uint64_t pids = pids_below(snapshot, space, mount);
+    MountTree& tree = pids ? parts.later.try_emplace(pids, none).first->second : parts.first;
     tree.mounts.push_back({info_of(space, mount), mount.outside(), mount.file_system()});
-  return tree;
+  }
+  return parts;
 }
 
 namespace {
@@ -299,6 +356,23 @@ const pb::Mount* mount_of(const pb::NamespaceState& space, const std::string& pa
 const pb::NamespaceState* own_mounts(const Snapshot& snapshot) {
   const pb::NamespaceState* space = own_namespace(snapshot, snapshot.root(), "mnt");
   return space && space->mounts_size() ? space : nullptr;
+}
+
+const pb::NamespaceState* mounts_of(const Snapshot& snapshot, const pb::Process& process) {
+  if (namespace_in(process.namespaces(), "mnt") ==
+      namespace_in(snapshot.root().namespaces(), "mnt"))
+    return own_mounts(snapshot);
+  return own_namespace(snapshot, process, "mnt");
+}
+
+const pb::NamespaceState* mounts_of(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
+  for (const pb::NamespaceState& space : snapshot.record().spaces())
+    if (std::ranges::count(space.mounts(), descriptor.mount_id(), &pb::Mount::id)) return &space;
+  return own_mounts(snapshot);
+}
+
+bool is_below(const Snapshot& snapshot, const pb::NamespaceState* mounts) {
+  return mounts && mounts->inode() != namespace_in(snapshot.root().namespaces(), "mnt");
 }
 
 std::optional<std::string> path_outside(const pb::NamespaceState* space, const std::string& path) {

@@ -2,12 +2,14 @@
 
 #include <sys/stat.h>
 
+#include <map>
 #include <optional>
 #include <string>
 
 #include "core/image/snapshot.h"
 #include "core/linux/freezer.h"
 #include "core/linux/mount_tree.h"
+#include "core/resource/user_numbers.h"
 
 namespace snapgdb {
 
@@ -23,8 +25,15 @@ void plan_mounts(const Snapshot& snapshot, RestorePlan& plan);
 // Line by line.
 std::string describe_mounts(const pb::NamespaceState& space);
 
-// What is to be made of them. The snapshot and the plan must outlive it.
-MountTree mount_tree_for(const Snapshot& snapshot, const RestorePlan& plan);
+// What is to be made of them, for who knows users by these numbers. The snapshot must outlive it.
+struct MountParts {
+  MountTree first;
+  // By inode of a pid namespace below: what shows it, and what is mounted on that. Made once the
+  // first process of that is there.
+  std::map<uint64_t, MountTree> later;
+};
+MountParts mounts_for(const Snapshot& snapshot, const pb::NamespaceState& space,
+                      const UserNumbers& numbers, bool is_isolated);
 
 // Where we find what the tree knows by that path. `space`: that of its mounts, or nullptr: they are
 // ours. nullopt: it is in a file system that is made anew.
@@ -35,5 +44,10 @@ int stat_for_tree(const pb::NamespaceState* space, const std::string& path, stru
                   bool follow = true);
 // The mounts of the tree's own; nullptr: they are ours, or not in the image.
 const pb::NamespaceState* own_mounts(const Snapshot& snapshot);
+// The same of a process of it, and of what is open.
+const pb::NamespaceState* mounts_of(const Snapshot& snapshot, const pb::Process& process);
+const pb::NamespaceState* mounts_of(const Snapshot& snapshot, const pb::Descriptor& descriptor);
+// Whether they are others than those of the first process.
+bool is_below(const Snapshot& snapshot, const pb::NamespaceState* mounts);
 
 }  // namespace snapgdb

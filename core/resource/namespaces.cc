@@ -61,6 +61,15 @@ void add_ranges(const ProcDirectory& proc, const char* file,
   }
 }
 
+using Ranges = google::protobuf::RepeatedPtrField<pb::IdRange>;
+
+uint32_t outside(const Ranges& ranges, uint32_t inside) {
+  for (const pb::IdRange& range : ranges)
+    if (inside >= range.inside() && inside - range.inside() < range.count())
+      return range.outside() + (inside - range.inside());
+  return UserNumbers::kNone;
+}
+
 }  // namespace
 
 pb::Namespace UserNamespaces::known(uint64_t inode, const std::function<pb::Namespace()>& read) {
@@ -120,6 +129,7 @@ class Spaces {
 
   // Owners before what they own, parents before children.
   std::vector<pb::NamespaceState> take() {
+    while (!uninhabited_.empty()) add_maps_from_inside(uninhabited_.begin()->first);
     std::vector<pb::NamespaceState> states;
     for (auto& [inode, state] : met_) states.push_back(std::move(state));
     std::map<uint64_t, uint64_t> parents;
@@ -154,7 +164,33 @@ class Spaces {
   // One that perhaps nobody is in, but belongs to what somebody is in.
   void add_user(const Fd& space) {
     const uint64_t inode = inode_of(space);
-    if (inode && !outside_.contains(inode) && !met_.contains(inode)) begin("user", space);
+    if (!inode || outside_.contains(inode) || met_.contains(inode)) return;
+    begin("user", space);
+    uninhabited_.emplace(inode, Fd(::fcntl(space.get(), F_DUPFD_CLOEXEC, 0)));
+  }
+
+  // To who is inside, the kernel shows the numbers of the namespace above: that comes first.
+  void add_maps_from_inside(uint64_t inode) {
+    const auto held = uninhabited_.extract(inode);
+    pb::NamespaceState& state = met_.at(inode);
+    if (uninhabited_.contains(state.parent())) add_maps_from_inside(state.parent());
+    try {
+      in_namespace(held.mapped(), "user", [&] {
+        const ProcDirectory self = ProcDirectory::of(Pid{::getpid()});
+        add_ranges(self, "uid_map", *state.mutable_users());
+        add_ranges(self, "gid_map", *state.mutable_groups());
+        state.set_setgroups_denied(trim(self.read_if_allowed("setgroups").value_or("")) == "deny");
+      });
+    } catch (const Error& error) {
+      return context_.lacks(context_.tree.processes.front().pid, {},
+                            "users of a namespace that nobody is in", error.what());
+    }
+    const auto above = met_.find(state.parent());
+    if (above == met_.end()) return;  // ours
+    for (pb::IdRange& range : *state.mutable_users())
+      range.set_outside(outside(above->second.users(), range.outside()));
+    for (pb::IdRange& range : *state.mutable_groups())
+      range.set_outside(outside(above->second.groups(), range.outside()));
   }
 
   void add_content(const FrozenProcess& frozen, const Fd& held, const pb::Namespace& one,
@@ -182,6 +218,7 @@ class Spaces {
   CaptureContext& context_;
   std::set<uint64_t> outside_;
   std::map<uint64_t, pb::NamespaceState> met_;  // by inode
+  std::map<uint64_t, Fd> uninhabited_;          // of users, by inode
 };
 
 }  // namespace

@@ -33,7 +33,8 @@ struct PlannedFile {
   const pb::Descriptor* descriptor = nullptr;  // either an example of its descriptors
   const pb::Vma* mapping = nullptr;            // or of its mappings
   bool writable = false;                       // of a mapping: some process may write to it
-  std::string what;                            // "/usr/lib/libc.so.6", "pipe:[4711]"
+  std::string path = {};  // of a mapping: where it is opened, if that is not where it was
+  std::string what;       // "/usr/lib/libc.so.6", "pipe:[4711]"
   enum class How { kNone, kOpened, kFromImage, kSharedMemory, kStandard, kLeftOut };
   How how = How::kNone;
   // Of kFromImage: its number among those that shall stand where they were, in a sandbox.
@@ -93,6 +94,12 @@ struct RestorePlan {
   bool own_cgroups = false;              // it gets a cgroup namespace, which begins where we are
   // Others that processes of it are in, below those: owners before what they own.
   std::vector<const pb::NamespaceState*> spaces;
+  // Of mounts: made when somebody is there, in whose pid namespace they are made.
+  struct MountSpace {
+    const pb::NamespaceState* state;
+    const pb::Process* member;
+  };
+  std::vector<MountSpace> mount_spaces;
   // What becomes of connections to outside of the tree.
   enum class Connections { kRefused, kKept, kClosed };
   Connections connections = Connections::kRefused;
@@ -152,6 +159,7 @@ struct RestoreContext {
   Tid keeper;                       // the process that has the files of the plan
   std::vector<std::string>& notes;  // what turned out to be otherwise than it was
   std::vector<LazySpace>& lazy;     // whose memory is not there yet
+  std::map<size_t, Fd>& late;       // files of the plan that are not the keeper's, by place
   Progress* progress;               // counts stored_memory(); nullptr: nobody looks
 
   // Performs what is on the seed's list; what could not be done is noted.
@@ -296,6 +304,11 @@ void add_delivery_sockets(std::vector<Fd>& files);
 // before any of them has its descriptors in place.
 void open_late_files(RestoreContext& context, const std::function<Seed&(const pb::Process&)>& seed);
 void start_files(RestoreContext& context);
+// A file of the plan. Throws SystemError.
+Fd planned_file(const RestoreContext& context, size_t place);
+// Gives a seed, which has the plan's files, another descriptor, under a number.
+void give_descriptor(const RestoreContext& context, Seed& seed, const Fd& file, int number,
+                     const std::string& what);
 
 // File locks, as far as they are free. Those of files once, those of processes when they have their
 // descriptors.

@@ -4,7 +4,6 @@
 
 #include <fcntl.h>
 #include <sched.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -15,6 +14,8 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/linux/network.h"
+#include "core/linux/task.h"
+#include "core/resource/mounts.h"
 #include "core/resource/namespaces.h"
 #include "core/resource/network.h"
 #include "core/resource/restorer.h"
@@ -44,9 +45,10 @@ std::optional<size_t> place_of(const RestorePlan& plan, uint64_t inode) {
   return static_cast<size_t>(found - plan.spaces.begin());
 }
 
-UserNumbers numbers_above(const RestorePlan& plan, const pb::NamespaceState& user) {
-  const auto parent = place_of(plan, user.parent());
-  return parent ? UserNumbers(*plan.spaces[*parent]) : plan.numbers;
+// Of users, in that user namespace.
+UserNumbers numbers_in(const RestorePlan& plan, uint64_t user) {
+  const auto place = place_of(plan, user);
+  return place ? UserNumbers(*plan.spaces[*place]) : plan.numbers;
 }
 
 using Ranges = google::protobuf::RepeatedPtrField<pb::IdRange>;
@@ -73,7 +75,7 @@ uint32_t maker_of(const Ranges& ranges, std::optional<uint32_t> maker, uint32_t 
 }
 
 std::optional<UserMaps> maps_of(const RestorePlan& plan, const pb::NamespaceState& user) {
-  const UserNumbers above = numbers_above(plan, user);
+  const UserNumbers above = numbers_in(plan, user.parent());
   const auto user_above = [&](uint32_t number) { return above.user(number); };
   const auto group_above = [&](uint32_t number) { return above.group(number); };
   auto users = lines_of(user.users(), user_above), groups = lines_of(user.groups(), group_above);
@@ -88,7 +90,7 @@ std::optional<UserMaps> maps_of(const RestorePlan& plan, const pb::NamespaceStat
 // An ordinary user has one user to give, and one group.
 bool may_give(const RestorePlan& plan, const pb::NamespaceState& user) {
   if (::geteuid() == 0) return true;
-  const UserNumbers above = numbers_above(plan, user);
+  const UserNumbers above = numbers_in(plan, user.parent());
   const bool is_first = !place_of(plan, user.parent());
   const auto is_one = [&](const Ranges& ranges, uint32_t number, uint32_t ours) {
     return ranges.empty() ||
@@ -120,11 +122,10 @@ std::string links_in_the_way(const pb::Network& network) {
 // Why that one cannot be made; "" if it can.
 std::string why_not(const Snapshot& snapshot, const RestorePlan& plan,
                     const pb::NamespaceState& state) {
-  if (state.kind() == "mnt")
-    return "it is not that of the first process; such cannot be restored yet";
   const uint64_t owner = state.kind() == "user" ? state.parent() : state.owner();
   if (!is_of_root(snapshot, "user", owner) && !place_of(plan, owner))
     return "it belongs to a user namespace that is not the tree's";
+  if (state.kind() == "mnt" && state.mounts().empty()) return "what is mounted is not in the image";
   if (state.kind() == "ipc" && has_objects(snapshot, state.inode()))
     return "it is not that of the first process, and has System V objects";
   if (state.kind() == "net") return links_in_the_way(state.network());
@@ -148,7 +149,8 @@ std::map<uint64_t, int32_t> needed_spaces(const Snapshot& snapshot,
   };
   for (const pb::Process& process : snapshot.processes())
     for (const std::string_view kind : kNamespaceKinds)
-      if (kind != "net" || !without.contains("network"))
+      if ((kind != "net" || !without.contains("network")) &&
+          (kind != "mnt" || !without.contains("mounts")))
         need(kind, namespace_in(process.namespaces(), kind), process.pid());
   return needed;
 }
@@ -186,14 +188,20 @@ void check_pids(const Snapshot& snapshot, const pb::Process& process, RestorePla
         {process.pid(), "pid namespace", "somebody who is not in it has put it there", ""});
 }
 
+const pb::Process* member_of(const Snapshot& snapshot, const pb::NamespaceState& state) {
+  return &*std::ranges::find_if(snapshot.processes(), [&](const pb::Process& process) {
+    return namespace_in(process.namespaces(), state.kind()) == state.inode();
+  });
+}
+
 void check_directories(const Snapshot& snapshot, const pb::Process& process, RestorePlan& plan) {
   const uint64_t user = namespace_in(process.namespaces(), "user");
-  if (!place_of(plan, user)) return;
+  if (!place_of(plan, user) && !is_below(snapshot, mounts_of(snapshot, process))) return;
   for (const pb::Process& other : snapshot.processes())
     if (other.pid() != process.pid() && other.file_system() != 0 &&
         other.file_system() == process.file_system())
       return plan.obstacles.push_back(
-          {process.pid(), "user namespace",
+          {process.pid(), "namespaces",
            fmt::format("it shares its directories with process {}, whom nobody follows there",
                        other.pid()),
            ""});
@@ -221,6 +229,8 @@ void plan_spaces(const Snapshot& snapshot, const std::set<std::string>& without,
     const std::string why = why_not(snapshot, plan, state);
     if (!why.empty())
       lacks(who->second, state.kind(), why);
+    else if (state.kind() == "mnt")
+      plan.mount_spaces.push_back({&state, member_of(snapshot, state)});
     else if (state.kind() != "pid")
       plan.spaces.push_back(&state);
     else if (!is_of_root(snapshot, "user", state.owner()))
@@ -248,6 +258,8 @@ std::string describe_spaces(const RestorePlan& plan) {
                        state->kind() == "uts" ? ", host " + printable(state->host_name()) : "");
     if (state->kind() == "net") out += describe_network(state->network());
   }
+  for (const auto& [state, member] : plan.mount_spaces)
+    out += fmt::format("below: a mnt namespace\n{}", describe_mounts(*state));
   return out;
 }
 
@@ -259,10 +271,8 @@ bool has_user_space(const RestorePlan& plan, const pb::Process& process) {
   return is_in_space(plan, namespace_in(process.namespaces(), "user"));
 }
 
-UserNumbers numbers_for(const Snapshot& snapshot, const RestorePlan& plan,
-                        const pb::Process& process) {
-  const uint64_t user = namespace_in(process.namespaces(), "user");
-  return place_of(plan, user) ? UserNumbers(*state_of(snapshot, user)) : plan.numbers;
+UserNumbers numbers_for(const RestorePlan& plan, const pb::Process& process) {
+  return numbers_in(plan, namespace_in(process.namespaces(), "user"));
 }
 
 // ---- Making them --------------------------------------------------------------------------------
@@ -271,8 +281,6 @@ NestedSpaces::NestedSpaces(const Snapshot& snapshot, const RestorePlan& plan,
                            const ClockOffsets& ours)
     : plan_(plan) {
   for (const pb::NamespaceState* state : plan.spaces) made_.push_back(make(snapshot, *state, ours));
-  // Who enters a user namespace loses it, and helpers have our memory.
-  if (!plan.spaces.empty()) ::prctl(PR_SET_DUMPABLE, 1);
 }
 
 Fd NestedSpaces::make(const Snapshot& snapshot, const pb::NamespaceState& state,
@@ -327,9 +335,80 @@ void give_children_pids(const Snapshot& snapshot, const pb::Process& process, Se
   seed.perform();
 }
 
+namespace {
+
+size_t first_descriptor(const RestorePlan& plan) {
+  return static_cast<size_t>(plan.file_base) + plan.files.size() + kDeliverySockets;
+}
+
+// Also before anybody has entered it: one below, or else the tree's.
+Fd space_of(const RestoreContext& context, std::string_view kind, uint64_t inode) {
+  const RestorePlan& plan = context.plan;
+  if (const auto place = place_of(plan, inode))
+    return duplicate_descriptor(context.keeper, static_cast<int>(first_descriptor(plan) + *place));
+  return ProcDirectory::of(Pid{context.keeper.value}).open(fmt::format("ns/{}", kind), O_RDONLY);
+}
+
+}  // namespace
+
+namespace {
+
+// Makes what shows pid namespaces below, in that mount namespace.
+void add_later_mounts(RestoreContext& context, const Fd& mounts, const MountParts& parts,
+                      const SeedOf& seed) {
+  for (const auto& [pids, tree] : parts.later) {
+    const pb::Process& first = *first_in(context.snapshot, pids);
+    const auto space = [&](std::string_view kind) {
+      return space_of(context, kind, namespace_in(first.namespaces(), kind));
+    };
+    const MountPlace place{
+        .mounts = space_of(context, "mnt", 0),
+        .network = space("net"),
+        .ipc = space("ipc"),
+        .pids = ProcDirectory::of(Pid{seed(first).tid().value}).open("ns/pid", O_RDONLY)};
+    std::ranges::copy(add_mounts(place, mounts, tree), std::back_inserter(context.notes));
+  }
+}
+
+void enter_mounts(const RestoreContext& context, const pb::Process& process, const Fd& mounts,
+                  Seed& seed) {
+  const int number = static_cast<int>(first_descriptor(context.plan) + context.plan.spaces.size());
+  give_descriptor(context, seed, mounts, number, "its mount namespace");
+  seed.add(fmt::format("have process {} enter a mount namespace", process.pid()), SYS_setns,
+           {static_cast<uint64_t>(number), CLONE_NEWNS});
+  seed.add("close a descriptor", SYS_close, {static_cast<uint64_t>(number)});
+  seed.perform();
+}
+
+}  // namespace
+
+void enter_mount_spaces(RestoreContext& context, const SeedOf& seed) {
+  const RestorePlan& plan = context.plan;
+  const auto of_keeper = [&](std::string_view kind) { return space_of(context, kind, 0); };
+  if (plan.mounts)
+    add_later_mounts(context, of_keeper("mnt"),
+                     mounts_for(context.snapshot, *plan.mounts, plan.numbers, plan.isolated), seed);
+  for (const auto& [state, member] : plan.mount_spaces) {
+    const MountParts parts =
+        mounts_for(context.snapshot, *state, numbers_in(plan, state->owner()), plan.isolated);
+    const MountPlace place{
+        .mounts = of_keeper("mnt"),
+        .network = space_of(context, "net", namespace_in(member->namespaces(), "net")),
+        .ipc = space_of(context, "ipc", namespace_in(member->namespaces(), "ipc")),
+        .pids = of_keeper("pid"),
+        .owner = space_of(context, "user", state->owner())};
+    MadeMounts made = make_mount_namespace(place, parts.first);
+    std::ranges::copy(made.notes, std::back_inserter(context.notes));
+    add_later_mounts(context, made.space, parts, seed);
+    for (const pb::Process& process : context.snapshot.processes())
+      if (process.state() != "Z" && namespace_in(process.namespaces(), "mnt") == state->inode())
+        enter_mounts(context, process, made.space, seed(process));
+  }
+}
+
 // A user namespace last: whoever is there has no rights outside any more.
 void enter_spaces(const RestorePlan& plan, const pb::Process& process, Seed& seed) {
-  const size_t base = static_cast<size_t>(plan.file_base) + plan.files.size() + kDeliverySockets;
+  const size_t base = first_descriptor(plan);
   const auto enter = [&](const pb::Namespace& one) {
     if (const auto place = place_of(plan, one.inode()))
       seed.add(fmt::format("enter a {} namespace", one.kind()), SYS_setns,

@@ -14,6 +14,7 @@
 namespace snapgdb {
 
 struct RestorePlan;
+struct RestoreContext;
 
 // Namespaces of the tree's own that its first process is not in: which are made, and what is in the
 // way. `without`: kinds of RestoreOptions.
@@ -28,8 +29,7 @@ bool is_in_space(const RestorePlan& plan, uint64_t inode);
 // Whether it is in a user namespace below.
 bool has_user_space(const RestorePlan& plan, const pb::Process& process);
 // By which numbers the process knows users.
-UserNumbers numbers_for(const Snapshot& snapshot, const RestorePlan& plan,
-                        const pb::Process& process);
+UserNumbers numbers_for(const RestorePlan& plan, const pb::Process& process);
 
 // They are made in the keeper, before anybody is born, and have descriptors in all seeds.
 class NestedSpaces {
@@ -59,6 +59,11 @@ bool begins_pids(const Snapshot& snapshot, const pb::Process& process);
 // Has the children that the process will have be born into the pid namespace that its last ones
 // were. Only who has one thread can, and who has its rights outside still.
 void give_children_pids(const Snapshot& snapshot, const pb::Process& process, Seed& seed);
+
+// Makes those of mounts, and has their processes enter them: when all are born, and are in no other
+// namespaces yet.
+using SeedOf = std::function<Seed&(const pb::Process&)>;
+void enter_mount_spaces(RestoreContext& context, const SeedOf& seed);
 
 // Has a process, which has one thread, enter those that it was in: the end of its rights outside.
 void enter_spaces(const RestorePlan& plan, const pb::Process& process, Seed& seed);

@@ -295,6 +295,14 @@ class UnixNetwork {
     });
   }
 
+  // What its name means is told by the mounts of who has it.
+  bool is_below(const End& end) const {
+    return std::ranges::any_of(snapshot_.processes(), [&](const pb::Process& process) {
+      return snapgdb::is_below(snapshot_, mounts_of(snapshot_, process)) &&
+             std::ranges::count(process.descriptors(), end.record->inode(), &pb::Descriptor::inode);
+    });
+  }
+
   void bind(End& end) {
     const std::string name = name_of(end.socket());
     if (!is_path(name)) {
@@ -302,9 +310,14 @@ class UnixNetwork {
       return;
     }
     std::optional<Place> place;
-    if (!end.temporary && has_file(end.socket())) place = place_of_file(end.socket());
+    if (!end.temporary && has_file(end.socket()) && !is_below(end))
+      place = place_of_file(end.socket());
     if (!place) {
-      if (!end.temporary && owns_name(end.socket()) && !name.starts_with('/'))
+      if (is_below(end))
+        notes_.push_back(fmt::format(
+            "{}, to which {} is bound, is in a mount namespace below: nobody finds it there",
+            printable(name), printable(end.record->target())));
+      else if (!end.temporary && owns_name(end.socket()) && !name.starts_with('/'))
         notes_.push_back(fmt::format(
             "{}, to which {} is bound, is not there: it was removed, or lay where nobody told",
             printable(name), printable(end.record->target())));

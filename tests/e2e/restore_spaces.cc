@@ -69,7 +69,7 @@ TEST_CASE("an ordinary user's tree keeps the names of its host, and its clocks")
 
 TEST_CASE("processes come back in namespaces that the first one is not in") {
   if (is_not_root()) return;
-  check_comes_back({"--root"}, kRoot, {{}, {"--isolated"}, {"--lazy"}}, "below");
+  check_comes_back({"--root", "--keep"}, kRoot, {{}, {"--isolated"}, {"--lazy"}}, "below");
 }
 
 TEST_CASE("so do an ordinary user's, who made namespaces for some of them") {
@@ -139,12 +139,14 @@ TEST_CASE("a pair of links whose other end was in a bridge outside is connected 
 }
 
 // A shell in a sandbox says what it sees, and once more when it is told to.
-void check_sandboxed_shell(const Words& sandbox, uid_t user) {
+enum class Captured { kInside, kWithItsMaker };
+void check_sandboxed_shell(const Words& sandbox, uid_t user, Captured what) {
+  CAPTURE(user, what == Captured::kInside);
   const TempDir directory;
   std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
   const std::string look =
       "look() { id -u; hostname; ls /; cat /tmp/note; echo $$; "
-      "readlink /proc/self; }; echo kept >/tmp/note; look >/tmp/before; cat /tmp/before; echo "
+      "cat /proc/1/comm; }; echo kept >/tmp/note; look >/tmp/before; cat /tmp/before; echo "
       "ready; "
       "read line; look >/tmp/after; cmp /tmp/before /tmp/after";
   Words command = sandbox;
@@ -160,7 +162,7 @@ void check_sandboxed_shell(const Words& sandbox, uid_t user) {
   };
   const std::string ours = own(getpid());
   for (const pid_t pid : tree)
-    if (own(pid) != ours) {
+    if (what == Captured::kInside && own(pid) != ours) {
       first = pid;
       break;
     }
@@ -187,7 +189,17 @@ TEST_CASE("a bubblewrap sandbox comes back, an ordinary user's and root's") {
     Words trial = kBubblewrap;
     trial.push_back("true");
     if (skip_unless(run(trial, {.user = user}).ok(), "bubblewrap does not work here")) return;
-    check_sandboxed_shell(kBubblewrap, user);
+    check_sandboxed_shell(kBubblewrap, user, Captured::kInside);
+  }
+}
+
+TEST_CASE("so does one with bubblewrap itself, which is outside") {
+  for (const uid_t user : {uid_t{0}, kNobody}) {
+    if (cannot_become(user)) return;
+    Words trial = kBubblewrap;
+    trial.push_back("true");
+    if (skip_unless(run(trial, {.user = user}).ok(), "bubblewrap does not work here")) return;
+    check_sandboxed_shell(kBubblewrap, user, Captured::kWithItsMaker);
   }
 }
 

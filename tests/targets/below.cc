@@ -1,6 +1,7 @@
 // Processes in namespaces that the first one is not in: of names, networks, System V objects,
 // clocks and users; alone, shared, and belonging to a user namespace below.
 //   --root: what only root can have, too.
+//   --keep: its files are there at the end, for the next restore.
 
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -10,6 +11,7 @@
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/ipc.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/shm.h>
 #include <sys/socket.h>
@@ -22,6 +24,7 @@
 #include <cstdio>
 #include <cstring>
 #include <ctime>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -284,6 +287,11 @@ void first_inside(bool deeper) {
       expect_alive("itself, by descriptor", own);
       target::expect_success_of(first);
     });
+  if (deeper) {
+    setup("unshare", unshare(CLONE_NEWNS));
+    setup("mount", mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr));
+    setup("mount", mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr));
+  }
   int stop[2];
   setup("pipe", pipe(stop));
   pid_t number = 0;
@@ -300,7 +308,9 @@ void first_inside(bool deeper) {
   expect_equal("its parent's number", static_cast<uint64_t>(getppid()), 0);
   expect_equal("a thread's number", static_cast<uint64_t>(number), static_cast<uint64_t>(before));
   expect_equal("whether that is small", before < 10, true);
-  if (deeper) target::expect_success_of(child);
+  if (!deeper) return;
+  expect_equal("its number in /proc", read_text("/proc/self/stat").starts_with("1 ("), true);
+  target::expect_success_of(child);
 }
 
 void numbered() {
@@ -321,6 +331,53 @@ void numbered() {
   }
   target::expect_success_of(later);
   target::expect_success_of(first);
+}
+
+// In mounts of its own: a file system that only these have, with what is open in it; and a child.
+void mounted(const std::string& place) {
+  const std::string outside = place + "/outside", inside = place + "/in/inside";
+  setup("mkdir", mkdir((place + "/in").c_str(), 0755));
+  const int before = setup("open", open(outside.c_str(), O_RDWR | O_CREAT | O_APPEND, 0600));
+  setup("unshare", unshare(CLONE_NEWNS));
+  setup("mount", mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr));
+  setup("mount", mount("below", (place + "/in").c_str(), "tmpfs", MS_NOSUID, "size=1m"));
+  setup("chdir", chdir((place + "/in").c_str()));
+  const int file = setup("open", open(inside.c_str(), O_RDWR | O_CREAT, 0640));
+  setup("write", write(file, "0123456789", 10));
+  setup("lseek", lseek(file, 4, SEEK_SET));
+  setup("symlink", symlink("inside", "link"));
+  const int directory = setup("open", open(".", O_RDONLY | O_DIRECTORY));
+  const auto check = [&](const char* who, int length) {
+    char bytes[16] = {}, cwd[256] = {};
+    expect_equal(who, static_cast<uint64_t>(read(file, bytes, static_cast<size_t>(length))),
+                 static_cast<uint64_t>(length));
+    target::expect_call("getcwd", getcwd(cwd, sizeof cwd) ? 0 : -1);
+    expect_equal("its working directory", cwd == place + "/in", true);
+    struct stat here {
+    }, open_one{};
+    target::expect_call("stat", stat("link", &here));
+    target::expect_call("fstat", fstat(file, &open_one));
+    expect_equal("the file that is open", here.st_ino, open_one.st_ino);
+    expect_equal("its mode", here.st_mode & 07777, 0640);
+    target::expect_call("openat", openat(directory, "link", O_RDONLY));
+  };
+  int turn[2];
+  setup("pipe", pipe(turn));
+  const pid_t child = start([&] {
+    wait_for_end();
+    char byte;
+    setup("read", read(turn[0], &byte, 1));
+    check("what a child reads", 2);
+  });
+  wait_for_end();
+  check("what it reads", 3);
+  const off_t end = lseek(before, 0, SEEK_END);
+  target::expect_call("write", write(before, "more", 4));
+  expect_equal("how far it was written", static_cast<uint64_t>(lseek(before, 0, SEEK_CUR)),
+               static_cast<uint64_t>(end) + 4);
+  setup("write", write(turn[1], "", 1));
+  target::expect_success_of(child);
+  expect_equal("where both have read to", static_cast<uint64_t>(lseek(file, 0, SEEK_CUR)), 9);
 }
 
 struct Maps {
@@ -388,6 +445,10 @@ int main(int argc, char** argv) {
   const std::string host = host_name();
   first_pid = getpid();
   setup("pipe", pipe(names_pipe));
+  const char* where = getenv("TMPDIR");
+  const std::string place =
+      std::string(where ? where : "/tmp") + "/below-" + std::to_string(getpid());
+  if (is_root) setup("mkdir", mkdir(place.c_str(), 0755));
   target::Family all;
   family = &all;
   const Sockets sockets = is_root ? make_sockets() : Sockets{};
@@ -403,10 +464,11 @@ int main(int argc, char** argv) {
     children.push_back(start(connected));
     children.push_back(start(ahead));
     children.push_back(start(numbered));
+    children.push_back(start([&] { mounted(place); }));
     children.push_back(start([] {
       mapped({"0 1000 1\n1 100000 500\n", "0 1000 1\n1 100000 500\n"}, true);
     }));
-    all.wait_for_announcements(14);
+    all.wait_for_announcements(16);
   }
   int held = -1;
   if (is_root) {
@@ -420,6 +482,11 @@ int main(int argc, char** argv) {
   expect_host(host);
   if (is_root) expect_one_namespace(3, held);
   for (const pid_t child : children) target::expect_success_of(child);
+  struct stat status {};
+  if (is_root)
+    expect_equal("what is at that place outside",
+                 stat((place + "/in/inside").c_str(), &status) == 0, false);
+  if (is_root && !target::has_flag(argc, argv, "--keep")) std::filesystem::remove_all(place);
   target::expect_no_children();
   return target::verdict();
 }

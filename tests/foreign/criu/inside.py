@@ -123,11 +123,13 @@ class Run:
                 said.seek(0)
                 raise Failed(action, " | ".join(said.read().split("\n")[-5:]) + self._output())
 
+    # In the distribution's Python, for which packages.txt has the modules.
     def hook(self, stage):
         path = self.program.path + ".hook"
+        search = "/usr/bin:" + os.environ["PATH"]
         if os.access(path, os.X_OK) and subprocess.run(
                 [path, "--" + stage], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                env=dict(os.environ, ZDTM_TEST_PID=str(self.pid))).returncode:
+                env=dict(os.environ, PATH=search, ZDTM_TEST_PID=str(self.pid))).returncode:
             raise Failed("hook", stage)
 
     def start(self):
