@@ -153,13 +153,17 @@ class Births {
     bear(orphan, tree_number(snapshot_, parent), session_of(parent));
   }
 
-  // Children are born into its group then, also those in a pid namespace where it has no number.
-  // Not if one of them has stayed in a group from outside, which cannot be joined.
+  // Where some below it are in a pid namespace in which it has no number: they are born into its
+  // group then. Not if others have stayed in a group from outside, which cannot be joined again.
   bool may_lead_at_once(const pb::Process& process) const {
     if (process.group() != process.pid() || leads_session(process)) return false;
-    return std::ranges::none_of(snapshot_.processes(), [&](const pb::Process& other) {
-      return &other != &process && group_of(other) == kOutside && descends_from(other, process);
-    });
+    bool is_unknown = false;
+    for (const pb::Process& other : snapshot_.processes()) {
+      if (&other == &process || !descends_from(other, process)) continue;
+      if (group_of(other) == kOutside) return false;
+      is_unknown |= number_for(snapshot_, process, other) == 0;
+    }
+    return is_unknown;
   }
 
   // Leaders first, so that there is a group to join. Who has the group of a session whose leader is

@@ -172,14 +172,19 @@ const pb::Process* first_in(const Snapshot& snapshot, uint64_t pids) {
   return nullptr;
 }
 
-// These begin with the birth of their first process.
-void check_pids(const Snapshot& snapshot, const pb::Process& process, RestorePlan& plan) {
+// Of pids: they begin with the birth of their first process.
+void check_births(const Snapshot& snapshot, const pb::Process& process, RestorePlan& plan) {
   const bool stays = process.threads_size() > 1 ||
                      !first_in(snapshot, namespace_in(process.namespaces(), kChildren));
   if (has_children_elsewhere(process) && stays)
     plan.notes.push_back(fmt::format(
         "process {}: children that it will have are in its own pid namespace, not in another",
         process.pid()));
+  const uint64_t own_time = namespace_in(process.namespaces(), "time"),
+                 time_of_children = namespace_in(process.namespaces(), "time_for_children");
+  if (own_time != time_of_children && time_of_children)
+    plan.notes.push_back(fmt::format(
+        "process {}: children that it will have see its own clocks, not others", process.pid()));
   const pb::Process* parent = snapshot.process(process.parent());
   if (!parent || process.state() == "Z") return;
   const auto pids_of = [](const pb::Process& one) { return namespace_in(one.namespaces(), "pid"); };
@@ -192,6 +197,13 @@ const pb::Process* member_of(const Snapshot& snapshot, const pb::NamespaceState&
   return &*std::ranges::find_if(snapshot.processes(), [&](const pb::Process& process) {
     return namespace_in(process.namespaces(), state.kind()) == state.inode();
   });
+}
+
+void check_queues(const pb::Process& process, RestorePlan& plan) {
+  if (is_in_space(plan, namespace_in(process.namespaces(), "ipc")) &&
+      std::ranges::any_of(process.descriptors(), &pb::Descriptor::has_message_queue))
+    plan.obstacles.push_back({process.pid(), "ipc namespace",
+                              "it is not that of the first process, and has message queues", ""});
 }
 
 void check_directories(const Snapshot& snapshot, const pb::Process& process, RestorePlan& plan) {
@@ -247,7 +259,8 @@ void plan_spaces(const Snapshot& snapshot, const std::set<std::string>& without,
       if (needed.contains(one.inode()) && !state_of(snapshot, one.inode()))
         lacks(process.pid(), one.kind(), "the image does not tell what it holds");
     check_directories(snapshot, process, plan);
-    check_pids(snapshot, process, plan);
+    check_births(snapshot, process, plan);
+    check_queues(process, plan);
   }
 }
 

@@ -8,6 +8,7 @@
 #include <catch2/catch.hpp>
 
 #include "core/image/snapshot_builder.h"
+#include "core/resource/spaces.h"
 
 using namespace snapgdb;
 
@@ -53,6 +54,85 @@ TEST_CASE("children of an older session are born before their parent begins its 
   CHECK(births_of(plan) == std::vector<std::string>{"clone 10 0", "clone 12 10", "setsid 10 0",
                                                     "clone 11 10", "clone 13 10", "setsid 13 0",
                                                     "setpgid 11 11"});
+}
+
+namespace {
+
+void put_into(SnapshotBuilder& builder, SnapshotBuilder::ProcessBuilder& process, const char* kind,
+              uint64_t inode) {
+  pb::Namespace& own = *process.record().add_namespaces();
+  own.set_kind(kind), own.set_inode(inode);
+  auto& spaces = *builder.record().mutable_spaces();
+  if (std::ranges::count(spaces, inode, &pb::NamespaceState::inode)) return;
+  pb::NamespaceState& state = *spaces.Add();
+  state.set_kind(kind), state.set_inode(inode), state.set_parent(inode - 1);
+}
+
+// In pid namespaces with the inodes 1, 2, …, by its numbers there.
+void number(SnapshotBuilder& builder, SnapshotBuilder::ProcessBuilder& process,
+            const std::vector<int32_t>& numbers) {
+  process.record().mutable_ns_pids()->Assign(numbers.begin(), numbers.end());
+  put_into(builder, process, "pid", numbers.size());
+}
+
+}  // namespace
+
+TEST_CASE("a group leader leads before children are born where it has no number") {
+  SnapshotBuilder builder;
+  number(builder, add(builder, 10, 1, 5, 10), {10});
+  number(builder, add(builder, 11, 10, 5, 10), {11, 1});
+  number(builder, add(builder, 12, 11, 5, 10), {12, 2});
+  const auto snapshot = builder.build();
+  const RestorePlan plan = plan_restore(*snapshot, {});
+  CHECK(births_of(plan) == std::vector<std::string>{"clone 10 0", "setpgid 10 10", "clone 11 10",
+                                                    "clone 12 11", "setpgid 11 10",
+                                                    "setpgid 12 10"});
+  CHECK(plan.obstacles.empty());
+}
+
+TEST_CASE("a process has a number for everybody in its pid namespace and those above") {
+  SnapshotBuilder builder;
+  auto& root = add(builder, 10, 1, 10, 10);
+  auto& first = add(builder, 11, 10, 10, 10);
+  auto& deepest = add(builder, 12, 11, 10, 10);
+  number(builder, root, {10, 3}), number(builder, first, {11, 4, 1});
+  number(builder, deepest, {12, 5, 2, 1});
+  const auto snapshot = builder.build();
+  const pb::Process &above = snapshot->root(), &inside = *snapshot->process(11),
+                    &below = *snapshot->process(12);
+  CHECK(all_numbers(*snapshot, below) == std::vector<int32_t>{1, 2, 5});
+  CHECK(tree_number(*snapshot, below) == 5);
+  CHECK(own_number(below) == 1);
+  CHECK(number_for(*snapshot, below, inside) == 2);
+  CHECK(number_for(*snapshot, below, above) == 5);
+  CHECK(number_for(*snapshot, inside, below) == 0);
+  CHECK(number_for(*snapshot, above, inside) == 0);
+  CHECK(begins_pids(*snapshot, inside));
+  CHECK_FALSE(begins_pids(*snapshot, above));
+}
+
+TEST_CASE("whoever was put into a pid namespace from outside is in the way") {
+  SnapshotBuilder builder;
+  number(builder, add(builder, 10, 1, 10, 10), {10});
+  number(builder, add(builder, 11, 10, 10, 10), {11, 1});
+  number(builder, add(builder, 12, 10, 10, 10), {12, 7});
+  const RestorePlan plan = plan_restore(*builder.build(), {});
+  CHECK(is_in_the_way(plan, 12, "somebody who is not in it has put it there"));
+  CHECK_FALSE(is_in_the_way(plan, 11, "pid namespace"));
+}
+
+TEST_CASE("what an ipc namespace below the tree's holds is in the way, an empty one is not") {
+  for (const bool is_empty : {true, false}) {
+    SnapshotBuilder tree;
+    put_into(tree, add(tree, 10, 1, 10, 10), "ipc", 1);
+    put_into(tree, add(tree, 11, 10, 10, 10), "ipc", 2);
+    pb::SystemV& objects = *tree.record().add_system_v();
+    objects.set_ipc_namespace(2);
+    if (!is_empty) objects.add_semaphores()->mutable_permissions()->set_id(7);
+    const RestorePlan plan = plan_restore(*tree.build(), {});
+    CHECK(is_in_the_way(plan, 11, "System V objects") == !is_empty);
+    CHECK(plan.spaces.size() == (is_empty ? 1 : 0));
+  }
 }
 
 TEST_CASE("message queues that had names keep them; others are opened by some other one") {
