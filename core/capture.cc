@@ -21,6 +21,7 @@
 #include "core/resource/resource.h"
 #include "core/resource/space_copy.h"
 #include "core/resource/system_v.h"
+#include "core/resource/terminal.h"
 #include "core/version.h"
 
 namespace snapgdb {
@@ -320,6 +321,7 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
   context.inet.read(context, processes, options_.network, lock_name(record));
   find_watched_elsewhere(context, processes);
   ask_epolls_again(context, processes);
+  take_terminal_queues(context, processes);
   context.in_flight_files.clear();
   capture_namespaces(context, processes, record);
   capture_system_v(context, processes, record);

@@ -224,13 +224,15 @@ void set_up_namespaces(const Snapshot& snapshot, const RestorePlan& plan,
     options.deny_setgroups = plan.user_space->setgroups_denied();
   }
   options.own_cgroups = plan.own_cgroups;
+  if (plan.system_v.own_namespace)
+    options.ipc_settings = settings_in(own_namespace(snapshot, snapshot.root(), "ipc"));
   if (plan.mounts)
     options.make_mounts = [&snapshot, &plan] {
-      return make_mounts(mounts_for(snapshot, *plan.mounts, plan.numbers, plan.isolated).first);
+      return make_mounts(mounts_for(snapshot, plan, *plan.mounts, plan.numbers).first);
     };
   if (plan.network)
     options.make_network = [&plan](const Fd& outside) {
-      return make_network(contents_of(*plan.network), ends_of(plan), outside);
+      return make_network(contents_of(*plan.network, plan.numbers), ends_of(plan), outside);
     };
   if (plan.names) options.names = {plan.names->host_name(), plan.names->domain_name()};
 }

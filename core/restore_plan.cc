@@ -194,21 +194,18 @@ class Files {
     plan_.files.push_back(std::move(file));
   }
 
-  // Where the mapped file is looked for. It is opened before there are namespaces below: as what is
-  // outside at the same place.
+  // Where the mapped file is looked for. It is opened before there are mounts below those of the
+  // first process: as what that one sees.
   const pb::NamespaceState* mounts_at(const pb::Process& process, const pb::Vma& vma,
                                       PlannedFile& file) {
     const pb::NamespaceState* mounts = mounts_of(snapshot_, process);
     if (plan_.mount_spaces.empty() || !is_below(snapshot_, mounts)) return plan_.mounts;
-    const auto outside = path_outside(mounts, vma.name());
-    if (outside && !plan_.mounts) {
-      file.path = *outside;
-      return mounts;
-    }
-    if (!plan_.mounts && !vma.deleted())
+    if (const auto path = path_above(plan_, *mounts, vma.name()))
+      file.path = *path;
+    else if (!vma.deleted())
       object(process, describe(vma),
              "it is in a file system that only a mount namespace below has");
-    return plan_.mounts;
+    return mounts;
   }
 
   const Snapshot& snapshot_;

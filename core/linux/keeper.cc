@@ -209,31 +209,26 @@ void start_loopback() {
     throw_errno("cannot start the loopback device of the sandbox");
 }
 
-// Settings of each network namespace (how many datagrams may wait in a unix socket) and of each ipc
-// namespace (sysvipc(7), mq_overview(7)).
-constexpr const char* kSettings[] = {"/proc/sys/net/unix/max_dgram_qlen",
-                                     "/proc/sys/kernel/shmmax",
-                                     "/proc/sys/kernel/shmall",
-                                     "/proc/sys/kernel/shmmni",
-                                     "/proc/sys/kernel/sem",
-                                     "/proc/sys/kernel/msgmax",
-                                     "/proc/sys/kernel/msgmnb",
-                                     "/proc/sys/kernel/msgmni",
-                                     "/proc/sys/fs/mqueue/msg_max",
-                                     "/proc/sys/fs/mqueue/msgsize_max",
-                                     "/proc/sys/fs/mqueue/queues_max"};
+// How many datagrams may wait in a unix socket of a network namespace.
+constexpr const char* kDatagramsPath = "/proc/sys/net/unix/max_dgram_qlen";
 
-std::vector<std::string> settings() {
-  std::vector<std::string> values;
-  for (const char* path : kSettings) std::getline(std::ifstream(path), values.emplace_back());
-  return values;
+struct Settings {
+  std::string datagrams;
+  IpcSettings ipc;
+};
+
+Settings settings() {
+  Settings all{.datagrams = {}, .ipc = ipc_settings()};
+  std::getline(std::ifstream(kDatagramsPath), all.datagrams);
+  return all;
 }
 
-// Where one cannot be set, what does not fit is said later.
-void adopt_settings(const std::vector<std::string>& ours) {
-  const std::vector<std::string> now = settings();
-  for (size_t i = 0; i < now.size(); ++i)
-    if (now[i] != ours[i]) std::ofstream(kSettings[i]) << ours[i] << std::flush;
+// Where one of ours cannot be set, what does not fit is said later.
+std::vector<std::string> adopt(const Settings& ours, const Keeper::Options& options) {
+  if (settings().datagrams != ours.datagrams)
+    std::ofstream(kDatagramsPath) << ours.datagrams << std::flush;
+  set_ipc_settings(ours.ipc);
+  return set_ipc_settings(options.ipc_settings);
 }
 
 // In a user namespace whose root is not ours: whoever is unknown there can make no files. The
@@ -321,8 +316,7 @@ void drop_descriptors(unsigned end) {
 constexpr char kGo = 0, kGoAlone = 1;  // Keeper::We
 
 [[noreturn]] void be_keeper(const Keeper::Options& options, KeptOpen kept,
-                            const std::vector<std::string>& our_settings,
-                            const Keeper::OpenFiles& open_files) {
+                            const Settings& our_settings, const Keeper::OpenFiles& open_files) {
   char go = 0;
   std::optional<Sandbox> sandbox;
   size_t planned = 0;
@@ -332,11 +326,11 @@ constexpr char kGo = 0, kGoAlone = 1;  // Keeper::We
     if (::read(kept.control.get(), &go, 1) != 1) ::_exit(1);
     if (!options.users.empty()) become_known(options);
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // which a change of user takes away
-    adopt_settings(our_settings);
+    std::vector<std::string> notes = adopt(our_settings, options);
     if (options.names) name_host(*options.names);
     if (options.enter_ipc) options.enter_ipc();
-    std::vector<std::string> notes;
-    if (options.make_network) notes = options.make_network(kept.network);
+    if (options.make_network)
+      std::ranges::copy(options.make_network(kept.network), std::back_inserter(notes));
     kept.network.reset();
     if (options.make_spaces) std::ranges::copy(options.make_spaces(), std::back_inserter(notes));
     sandbox = enter_sandbox(options);
@@ -442,7 +436,7 @@ Keeper::Keeper(const Options& options, const OpenFiles& open_files)
   if (options.sandbox || options.make_network) flags |= CLONE_NEWNET;
   if (options.names) flags |= CLONE_NEWUTS;
   if (options.own_cgroups) flags |= CLONE_NEWCGROUP;
-  const std::vector<std::string> our_settings = settings();
+  const Settings our_settings = settings();
   Fd network(options.make_network ? ::open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC) : -1);
   const pid_t pid = clone3({.flags = flags, .exit_signal = SIGCHLD});
   if (pid < 0) throw_errno("cannot start the process that keeps the tree");

@@ -7,6 +7,7 @@
 
 #include "core/base/fd.h"
 #include "core/base/ids.h"
+#include "core/linux/ipc_settings.h"
 #include "core/linux/namespaces.h"
 #include "core/linux/sandbox.h"
 #include "core/linux/seed.h"
@@ -36,6 +37,7 @@ class Keeper {
     // An ipc namespace of the tree's own, with our limits; called in the keeper when it is in it,
     // and still sees /proc as we do.
     std::function<void()> enter_ipc = {};
+    IpcSettings ipc_settings = {};  // its limits, where they are not ours
     // A mount namespace of the tree's own: called in it, by a process that is in all others of the
     // tree's; returns what is otherwise than it was.
     std::function<std::vector<std::string>()> make_mounts = {};

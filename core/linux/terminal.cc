@@ -48,7 +48,81 @@ Fd open_any_master() {
   return master;
 }
 
+termios2 settings_of(const Fd& terminal) {
+  termios2 settings{};
+  if (::ioctl(terminal.get(), TCGETS2, &settings) != 0)
+    throw_errno("cannot read the settings of a terminal");
+  return settings;
+}
+
+void set_settings(const Fd& terminal, const termios2& settings) {
+  if (::ioctl(terminal.get(), TCSETS2, &settings) != 0)
+    throw_errno("cannot set the settings of a terminal");
+}
+
+void set_packet_mode(const Fd& master, bool on) {
+  const int value = on;
+  if (::ioctl(master.get(), TIOCPKT, &value) != 0)
+    throw_errno("cannot set the packet mode of a terminal");
+}
+
+// poll(2) has what the other side has sent arrive (n_tty_poll(), drivers/tty/n_tty.c).
+int arrived(const Fd& terminal) {
+  pollfd poll{.fd = terminal.get(), .events = POLLIN, .revents = 0};
+  return ::poll(&poll, 1, 0) < 0 ? 0 : number(terminal, FIONREAD);
+}
+
+std::string take(const Fd& terminal) {
+  std::string taken, block(4096, '\0');
+  while (arrived(terminal) > 0) {
+    const ssize_t n = ::read(terminal.get(), block.data(), block.size());
+    if (n < 0) throw_errno("cannot read what is queued in a terminal");
+    taken.append(block, 0, static_cast<size_t>(n));
+  }
+  return taken;
+}
+
+// Nothing is echoed, translated or taken for a signal; lines are lines still.
+termios2 passing_on(termios2 settings) {
+  settings.c_iflag = settings.c_oflag = 0;
+  settings.c_lflag &= ICANON;
+  std::memset(settings.c_cc, 0, sizeof settings.c_cc);  // _POSIX_VDISABLE
+  return settings;
+}
+
 }  // namespace
+
+std::string take_input(const Fd& slave) {
+  const termios2 before = settings_of(slave);
+  termios2 raw = passing_on(before);
+  raw.c_lflag = 0;
+  set_settings(slave, raw);
+  std::string taken = take(slave);
+  set_settings(slave, before);
+  return taken;
+}
+
+std::string take_output(const Fd& master) {
+  const bool has_packets = number(master, TIOCGPKT) != 0;
+  if (has_packets) set_packet_mode(master, false);
+  std::string taken = take(master);
+  if (has_packets) set_packet_mode(master, true);
+  return taken;
+}
+
+void put_queues(const Fd& master, const Fd& slave, const std::string& input,
+                const std::string& output, const TerminalState& state) {
+  if (input.empty() && output.empty()) return;
+  const bool has_packets = number(master, TIOCGPKT) != 0;
+  if (has_packets) set_packet_mode(master, false);
+  set_settings(slave, passing_on(settings_of(slave)));
+  write_all(master.get(), std::as_bytes(std::span(input)), "a terminal");
+  arrived(slave);
+  write_all(slave.get(), std::as_bytes(std::span(output)), "a terminal");
+  arrived(master);
+  set<termios2>(slave, TCSETS2, state.settings, "the settings");
+  if (has_packets) set_packet_mode(master, true);
+}
 
 // The kernel's new_encode_dev(): 8 low bits of the minor number, 12 of the major, the minor's rest.
 std::optional<uint32_t> index_of_slave(uint64_t encoded) {

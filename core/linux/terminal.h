@@ -35,6 +35,13 @@ void set_terminal(const Fd& terminal, const TerminalState& state);
 std::string terminal_settings(int terminal);
 // Whether it worked.
 bool set_terminal_settings(int terminal, const std::string& settings);
+// What one side could read, taken away from it, also of a line that has no end yet. Settings are
+// afterwards what they were. Throw SystemError.
+std::string take_input(const Fd& slave);
+std::string take_output(const Fd& master);
+// Has both sides find that again, whatever the settings would make of it. `state`: of the slave.
+void put_queues(const Fd& master, const Fd& slave, const std::string& input,
+                const std::string& output, const TerminalState& state);
 // What would be in the way of opening it further.
 void close_off_terminal(const Fd& terminal, const TerminalState& state);
 

@@ -64,7 +64,7 @@ constexpr Coverage kCoverage[] = {
      "those of the first process, with all that; mounts of others as they are found; those below, "
      "which other processes are in; links: veth, bridge, dummy, loopback",
      "what a namespace of System V objects below holds, file systems that are mounted nowhere else "
-     "or in several mount namespaces of the tree, and other kinds of links are an obstacle",
+     "or in several mount namespaces below only, and other kinds of links are an obstacle",
      "an ordinary user: one user, and only in a user namespace of the tree's own"},
     {kProcess, "descriptors",
      "numbers, flags, positions, which are one description, receivers of signals, locks",
@@ -119,9 +119,11 @@ constexpr Coverage kCoverage[] = {
     {kDescriptor, "directory", "path, position", "opened again; removed ones, too", "",
      "removed ones: a place to make them again"},
     {kDescriptor, "device",
-     "path, numbers; of pseudoterminals settings, window size, modes, session, foreground group",
+     "path, numbers; of pseudoterminals settings, window size, modes, session, foreground group; "
+     "what is "
+     "queued, with --kill",
      "opened again; pseudoterminals whose master is in the tree, others become that of restore",
-     "what is queued in a terminal, of which the image says how much; consoles that are somebody's "
+     "what is queued in a terminal without --kill, which is said; consoles that are somebody's "
      "screen",
      ""},
     {kDescriptor, "socket",

@@ -201,10 +201,40 @@ std::vector<std::string> layers_of(const pb::FileSystem& system) {
   return layers;
 }
 
+const pb::Mount* mount_of(const pb::NamespaceState& space, const std::string& path) {
+  std::vector<MountInfo> mounts;
+  for (const pb::Mount& mount : space.mounts()) mounts.push_back(info_of(space, mount));
+  const MountInfo* found = mount_at(mounts, path);
+  return found ? &space.mounts(static_cast<int>(found - mounts.data())) : nullptr;
+}
+
+// Where the same is shown by that from which this namespace is made: that of the first process,
+// `above`, for those below it, or else ours. "": nowhere.
+std::string source_of(const pb::NamespaceState* above, const pb::NamespaceState& space,
+                      const pb::Mount& mount) {
+  if (!above) return mount.outside();
+  std::string found;
+  for (const pb::Mount& other : above->mounts()) {
+    if (system_of(*above, other).device() != system_of(space, mount).device() ||
+        !is_at_or_below(mount.root(), other.root()))
+      continue;
+    const std::string path = joined(other.point(), below(mount.root(), other.root()));
+    if (mount_of(*above, path) != &other) continue;  // something hides it
+    if (path == mount.point()) return path;
+    if (found.empty()) found = path;
+  }
+  return found;
+}
+
 // "" if it can be had.
-std::string why_lost(const pb::NamespaceState& space, const pb::Mount& mount) {
+std::string why_lost(const pb::NamespaceState* above, const pb::NamespaceState& space,
+                     const pb::Mount& mount) {
   struct stat status {};
   const pb::FileSystem& system = system_of(space, mount);
+  if (above && !source_of(above, space, mount).empty()) return "";
+  if (above && !mount.outside().empty())
+    return fmt::format("it is {} outside, where the first process does not see it",
+                       printable(mount.outside()));
   if (!mount.outside().empty())
     return ::stat(mount.outside().c_str(), &status) == 0
                ? ""
@@ -243,9 +273,9 @@ std::string options_inside(const pb::FileSystem& system, const UserNumbers& numb
   return fmt::format("{}", fmt::join(options, ","));
 }
 
-bool has_our_root(const pb::NamespaceState& space) {
+bool has_root_of(const pb::NamespaceState* above, const pb::NamespaceState& space) {
   const auto root = std::ranges::find(space.mounts(), "/", &pb::Mount::point);
-  return root == space.mounts().end() || root->outside() == "/";
+  return root == space.mounts().end() || source_of(above, space, *root) == "/";
 }
 
 }  // namespace
@@ -256,11 +286,13 @@ void capture_mounts(CaptureContext& context, const FrozenProcess& frozen, pb::Na
 
 namespace {
 
-// What several namespaces have in common, and nobody outside: it would be another one in each.
-std::string why_apart(const Snapshot& snapshot, const pb::NamespaceState& space,
-                      const pb::Mount& mount) {
+// What several namespaces below have in common, and nobody above: it would be another one in each.
+std::string why_apart(const Snapshot& snapshot, const RestorePlan& plan,
+                      const pb::NamespaceState& space, const pb::Mount& mount) {
   const pb::FileSystem& system = system_of(space, mount);
-  if (!mount.outside().empty() || system.type() == "proc" || system.type() == "sysfs") return "";
+  if (!source_of(plan.mounts, space, mount).empty() || system.type() == "proc" ||
+      system.type() == "sysfs")
+    return "";
   for (const pb::NamespaceState& other : snapshot.record().spaces())
     if (other.inode() != space.inode() &&
         std::ranges::count(other.file_systems(), system.device(), &pb::FileSystem::device))
@@ -279,11 +311,11 @@ void plan_mounts(const Snapshot& snapshot, RestorePlan& plan) {
   };
   if (plan.mounts)
     for (const pb::Mount& mount : plan.mounts->mounts())
-      object(snapshot.root().pid(), mount, why_lost(*plan.mounts, mount));
+      object(snapshot.root().pid(), mount, why_lost(nullptr, *plan.mounts, mount));
   for (const auto& [space, member] : plan.mount_spaces)
     for (const pb::Mount& mount : space->mounts()) {
-      const std::string why = why_lost(*space, mount);
-      object(member->pid(), mount, why.empty() ? why_apart(snapshot, *space, mount) : why);
+      const std::string why = why_lost(plan.mounts, *space, mount);
+      object(member->pid(), mount, why.empty() ? why_apart(snapshot, plan, *space, mount) : why);
     }
 }
 
@@ -320,11 +352,12 @@ uint64_t pids_below(const Snapshot& snapshot, const pb::NamespaceState& space,
 
 }  // namespace
 
-MountParts mounts_for(const Snapshot& snapshot, const pb::NamespaceState& space,
-                      const UserNumbers& numbers, bool is_isolated) {
+MountParts mounts_for(const Snapshot& snapshot, const RestorePlan& plan,
+                      const pb::NamespaceState& space, const UserNumbers& numbers) {
+  const pb::NamespaceState* above = is_below(snapshot, &space) ? plan.mounts : nullptr;
   MountTree none;
-  none.has_our_root = has_our_root(space);
-  none.is_isolated = is_isolated;
+  none.has_our_root = has_root_of(above, space);
+  none.is_isolated = plan.isolated;
   for (const pb::FileSystem& system : space.file_systems()) {
     NewFileSystem& made = none.file_systems.emplace_back();
     made = {system.type(), system.source(), options_inside(system, numbers), {}};
@@ -337,21 +370,11 @@ MountParts mounts_for(const Snapshot& snapshot, const pb::NamespaceState& space,
   for (const pb::Mount& mount : space.mounts()) {
     const uint64_t pids = pids_below(snapshot, space, mount);
     MountTree& tree = pids ? parts.later.try_emplace(pids, none).first->second : parts.first;
-    tree.mounts.push_back({info_of(space, mount), mount.outside(), mount.file_system()});
+    tree.mounts.push_back(
+        {info_of(space, mount), source_of(above, space, mount), mount.file_system()});
   }
   return parts;
 }
-
-namespace {
-
-const pb::Mount* mount_of(const pb::NamespaceState& space, const std::string& path) {
-  std::vector<MountInfo> mounts;
-  for (const pb::Mount& mount : space.mounts()) mounts.push_back(info_of(space, mount));
-  const MountInfo* found = mount_at(mounts, path);
-  return found ? &space.mounts(static_cast<int>(found - mounts.data())) : nullptr;
-}
-
-}  // namespace
 
 const pb::NamespaceState* own_mounts(const Snapshot& snapshot) {
   const pb::NamespaceState* space = own_namespace(snapshot, snapshot.root(), "mnt");
@@ -386,6 +409,14 @@ std::optional<std::string> path_outside(const pb::NamespaceState* space, const s
     if (::lstat(inside.c_str(), &status) == 0) return inside;
   }
   return std::nullopt;
+}
+
+std::optional<std::string> path_above(const RestorePlan& plan, const pb::NamespaceState& space,
+                                      const std::string& path) {
+  const pb::Mount* mount = path.starts_with('/') ? mount_of(space, path) : nullptr;
+  const std::string source = mount ? source_of(plan.mounts, space, *mount) : "";
+  if (source.empty()) return std::nullopt;
+  return joined(source, below(path, mount->point()));
 }
 
 int stat_for_tree(const pb::NamespaceState* space, const std::string& path, struct stat& status,

@@ -32,8 +32,13 @@ struct MountParts {
   // first process of that is there.
   std::map<uint64_t, MountTree> later;
 };
-MountParts mounts_for(const Snapshot& snapshot, const pb::NamespaceState& space,
-                      const UserNumbers& numbers, bool is_isolated);
+MountParts mounts_for(const Snapshot& snapshot, const RestorePlan& plan,
+                      const pb::NamespaceState& space, const UserNumbers& numbers);
+
+// Where the first process of the tree finds what is known by that path in a mount namespace below
+// its own. nullopt: nowhere.
+std::optional<std::string> path_above(const RestorePlan& plan, const pb::NamespaceState& space,
+                                      const std::string& path);
 
 // Where we find what the tree knows by that path. `space`: that of its mounts, or nullptr: they are
 // ours. nullopt: it is in a file system that is made anew.

@@ -208,6 +208,13 @@ class Spaces {
     } else if (one.kind() == "time") {
       state.set_monotonic_offset_ns(clock_offset(frozen.a_task(), CLOCK_MONOTONIC));
       state.set_boottime_offset_ns(clock_offset(frozen.a_task(), CLOCK_BOOTTIME));
+    } else if (one.kind() == "ipc") {
+      IpcSettings settings;
+      in_namespace(held, "ipc", [&] { settings = ipc_settings(); });
+      for (const auto& [name, value] : settings) {
+        pb::Network::Setting& setting = *state.add_settings();
+        setting.set_name(name), setting.set_value(value);
+      }
     } else if (one.kind() == "mnt") {
       capture_mounts(context_, frozen, state);
     } else if (one.kind() == "net") {
@@ -383,6 +390,14 @@ void plan_namespaces(const Snapshot& snapshot, const std::set<std::string>& with
     if (!has_all[i++] && was_apart(snapshot, kind) && !plan.isolated)
       plan.notes.push_back(fmt::format(
           "the tree had its own {} namespace: it gets ours (--isolated: a new one)", kind));
+}
+
+IpcSettings settings_in(const pb::NamespaceState* space) {
+  IpcSettings settings;
+  if (space)
+    for (const pb::Network::Setting& setting : space->settings())
+      settings[setting.name()] = setting.value();
+  return settings;
 }
 
 std::string describe_namespaces(const RestorePlan& plan) {

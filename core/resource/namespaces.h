@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/image/snapshot.h"
+#include "core/linux/ipc_settings.h"
 #include "core/linux/procfs.h"
 
 namespace snapgdb {
@@ -47,6 +48,8 @@ const pb::NamespaceState* own_namespace(const Snapshot& snapshot, const pb::Proc
 // in the way. `without` "mounts", "network": it has ours.
 void plan_namespaces(const Snapshot& snapshot, const std::set<std::string>& without,
                      RestorePlan& plan);
+// Of an ipc namespace; none of nullptr.
+IpcSettings settings_in(const pb::NamespaceState* space);
 // Line by line.
 std::string describe_namespaces(const RestorePlan& plan);
 

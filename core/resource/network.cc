@@ -105,7 +105,24 @@ std::string describe_network(const pb::Network& network) {
                            network.addresses_size(), network.routes_size(), network.rules_size());
 }
 
-NetworkContents contents_of(const pb::Network& network) {
+namespace {
+
+// Of groups, icmp(7): those that have no number there are none either.
+std::string range_inside(const std::string& value, const UserNumbers& numbers) {
+  const auto ends = split_blank(value);
+  const auto number = [&](size_t i) {
+    const auto outside = i < ends.size() ? parse_number<uint32_t>(ends[i]) : std::nullopt;
+    return outside ? numbers.group(*outside) : UserNumbers::kNone;
+  };
+  const uint32_t first = number(0), last = number(1);
+  return first == UserNumbers::kNone || last == UserNumbers::kNone
+             ? value
+             : fmt::format("{}\t{}", first, last);
+}
+
+}  // namespace
+
+NetworkContents contents_of(const pb::Network& network, const UserNumbers& numbers) {
   const auto all = [](const auto& messages) {
     return std::vector<std::string>(messages.begin(), messages.end());
   };
@@ -116,7 +133,9 @@ NetworkContents contents_of(const pb::Network& network) {
                            .neighbours = all(network.neighbours()),
                            .filters = network.filters()};
   for (const pb::Network::Setting& setting : network.settings())
-    contents.settings[setting.name()] = setting.value();
+    contents.settings[setting.name()] = setting.name() == "ipv4/ping_group_range"
+                                            ? range_inside(setting.value(), numbers)
+                                            : setting.value();
   return contents;
 }
 

@@ -7,6 +7,7 @@
 #include "core/image/snapshot.h"
 #include "core/linux/freezer.h"
 #include "core/linux/network.h"
+#include "core/resource/user_numbers.h"
 
 namespace snapgdb {
 
@@ -24,7 +25,8 @@ void plan_network(const Snapshot& snapshot, RestorePlan& plan);
 // Line by line.
 std::string describe_network(const pb::Network& network);
 
-NetworkContents contents_of(const pb::Network& network);
+// For who knows groups by these numbers.
+NetworkContents contents_of(const pb::Network& network, const UserNumbers& numbers);
 // Those ends that go where they were, outside; none where that would touch what is not the tree's,
 // or takes rights that we do not have.
 std::vector<OutsideEnd> ends_of(const RestorePlan& plan);

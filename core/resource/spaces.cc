@@ -214,8 +214,9 @@ void check_directories(const Snapshot& snapshot, const pb::Process& process, Res
         other.file_system() == process.file_system())
       return plan.obstacles.push_back(
           {process.pid(), "namespaces",
-           fmt::format("it shares its directories with process {}, whom nobody follows there",
-                       other.pid()),
+           fmt::format(
+               "it shares its directories with process {}: the kernel lets neither enter one",
+               other.pid()),
            ""});
 }
 
@@ -225,39 +226,46 @@ bool has_spaces_below(const Snapshot& snapshot, const std::set<std::string>& wit
   return !needed_spaces(snapshot, without).empty();
 }
 
+namespace {
+
+void lacks_space(RestorePlan& plan, int32_t who, std::string_view kind, std::string why) {
+  constexpr std::string_view kCapture = "capture the first process that is in it, and those below";
+  plan.obstacles.push_back(
+      {who, fmt::format("{} namespace", kind), std::move(why),
+       fmt::format("{}{}", kind == "net" ? "--without network, or " : "", kCapture)});
+}
+
+// `who` is in it, or in what belongs to it.
+void plan_space(const Snapshot& snapshot, const pb::NamespaceState& state, int32_t who,
+                RestorePlan& plan) {
+  const std::string& kind = state.kind();
+  if (std::string why = why_not(snapshot, plan, state); !why.empty())
+    return lacks_space(plan, who, kind, std::move(why));
+  if (kind == "mnt")
+    plan.mount_spaces.push_back({&state, member_of(snapshot, state)});
+  else if (kind != "pid")
+    plan.spaces.push_back(&state);
+  if (kind == "pid" && !is_of_root(snapshot, "user", state.owner()))
+    plan.notes.push_back(fmt::format(
+        "process {}: its pid namespace belongs to the user namespace of the tree's first process",
+        who));
+  if (kind == "cgroup")
+    plan.notes.push_back(fmt::format(
+        "process {}: its cgroup namespace begins where the tree's first process is", who));
+}
+
+}  // namespace
+
 void plan_spaces(const Snapshot& snapshot, const std::set<std::string>& without,
                  RestorePlan& plan) {
   const std::map<uint64_t, int32_t> needed = needed_spaces(snapshot, without);
-  const auto lacks = [&](int32_t who, std::string_view kind, std::string why) {
-    plan.obstacles.push_back({who, fmt::format("{} namespace", kind), std::move(why),
-                              kind == "net" ? "--without network, or capture the first process "
-                                              "that is in it, and those below"
-                                            : "capture the first process that is in it, and those "
-                                              "below"});
-  };
-  for (const pb::NamespaceState& state : snapshot.record().spaces()) {
-    const auto who = needed.find(state.inode());
-    if (who == needed.end()) continue;
-    const std::string why = why_not(snapshot, plan, state);
-    if (!why.empty())
-      lacks(who->second, state.kind(), why);
-    else if (state.kind() == "mnt")
-      plan.mount_spaces.push_back({&state, member_of(snapshot, state)});
-    else if (state.kind() != "pid")
-      plan.spaces.push_back(&state);
-    else if (!is_of_root(snapshot, "user", state.owner()))
-      plan.notes.push_back(fmt::format(
-          "process {}: its pid namespace belongs to the user namespace of the tree's first process",
-          who->second));
-    if (why.empty() && state.kind() == "cgroup")
-      plan.notes.push_back(
-          fmt::format("process {}: its cgroup namespace begins where the tree's first process is",
-                      who->second));
-  }
+  for (const pb::NamespaceState& state : snapshot.record().spaces())
+    if (const auto who = needed.find(state.inode()); who != needed.end())
+      plan_space(snapshot, state, who->second, plan);
   for (const pb::Process& process : snapshot.processes()) {
     for (const pb::Namespace& one : process.namespaces())
       if (needed.contains(one.inode()) && !state_of(snapshot, one.inode()))
-        lacks(process.pid(), one.kind(), "the image does not tell what it holds");
+        lacks_space(plan, process.pid(), one.kind(), "the image does not tell what it holds");
     check_directories(snapshot, process, plan);
     check_births(snapshot, process, plan);
     check_queues(process, plan);
@@ -309,9 +317,13 @@ Fd NestedSpaces::make(const Snapshot& snapshot, const pb::NamespaceState& state,
   Fd made = make_namespace(kind, owner);
   if (kind == "uts")
     in_namespace(made, kind, [&] { name_host({state.host_name(), state.domain_name()}); });
+  if (kind == "ipc")
+    in_namespace(made, kind, [&] {
+      std::ranges::copy(set_ipc_settings(settings_in(&state)), std::back_inserter(notes_));
+    });
   if (kind == "net")
     in_namespace(made, kind, [&] {
-      for (std::string& note : make_network(contents_of(state.network()), {}, Fd()))
+      for (std::string& note : make_network(contents_of(state.network(), plan_.numbers), {}, Fd()))
         notes_.push_back("in a network below: " + std::move(note));
     });
   return made;
@@ -366,6 +378,10 @@ Fd space_of(const RestoreContext& context, std::string_view kind, uint64_t inode
 
 namespace {
 
+Fd pids_of(const pb::Process& process, const SeedOf& seed) {
+  return ProcDirectory::of(Pid{seed(process).tid().value}).open("ns/pid", O_RDONLY);
+}
+
 // Makes what shows pid namespaces below, in that mount namespace.
 void add_later_mounts(RestoreContext& context, const Fd& mounts, const MountParts& parts,
                       const SeedOf& seed) {
@@ -374,11 +390,10 @@ void add_later_mounts(RestoreContext& context, const Fd& mounts, const MountPart
     const auto space = [&](std::string_view kind) {
       return space_of(context, kind, namespace_in(first.namespaces(), kind));
     };
-    const MountPlace place{
-        .mounts = space_of(context, "mnt", 0),
-        .network = space("net"),
-        .ipc = space("ipc"),
-        .pids = ProcDirectory::of(Pid{seed(first).tid().value}).open("ns/pid", O_RDONLY)};
+    const MountPlace place{.mounts = space_of(context, "mnt", 0),
+                           .network = space("net"),
+                           .ipc = space("ipc"),
+                           .pids = pids_of(first, seed)};
     std::ranges::copy(add_mounts(place, mounts, tree), std::back_inserter(context.notes));
   }
 }
@@ -400,15 +415,15 @@ void enter_mount_spaces(RestoreContext& context, const SeedOf& seed) {
   const auto of_keeper = [&](std::string_view kind) { return space_of(context, kind, 0); };
   if (plan.mounts)
     add_later_mounts(context, of_keeper("mnt"),
-                     mounts_for(context.snapshot, *plan.mounts, plan.numbers, plan.isolated), seed);
+                     mounts_for(context.snapshot, plan, *plan.mounts, plan.numbers), seed);
   for (const auto& [state, member] : plan.mount_spaces) {
     const MountParts parts =
-        mounts_for(context.snapshot, *state, numbers_in(plan, state->owner()), plan.isolated);
+        mounts_for(context.snapshot, plan, *state, numbers_in(plan, state->owner()));
     const MountPlace place{
         .mounts = of_keeper("mnt"),
         .network = space_of(context, "net", namespace_in(member->namespaces(), "net")),
         .ipc = space_of(context, "ipc", namespace_in(member->namespaces(), "ipc")),
-        .pids = of_keeper("pid"),
+        .pids = pids_of(context.snapshot.root(), seed),
         .owner = space_of(context, "user", state->owner())};
     MadeMounts made = make_mount_namespace(place, parts.first);
     std::ranges::copy(made.notes, std::back_inserter(context.notes));

@@ -8,6 +8,7 @@
 #undef minor
 
 #include <algorithm>
+#include <map>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
@@ -69,7 +70,8 @@ const Fd& master_object(OpeningContext& context, const pb::Terminal& terminal) {
   const pb::Terminal& state = master_in(context.snapshot, terminal.index())->device_node().state();
   master = open_master(terminal.index());
   set_terminal(master, state_in(state));
-  if (state.hung_up()) Fd last_slave = open_slave(master, O_RDWR);
+  if (state.hung_up())
+    put_queues(master, open_slave(master, O_RDWR), "", state.unread(), state_in(state));
   return master;
 }
 
@@ -109,10 +111,65 @@ void capture_terminal(CaptureContext& context, const OpenDescriptor& open, pb::D
   record.set_mode(open.status.st_mode);
   record.set_owner(open.status.st_uid);
   record.set_group(open.status.st_gid);
-  if (state->unread > 0)
-    context.lacks(
-        open.process.pid, {}, "queue of " + open.target,
-        fmt::format("{} bytes, which cannot be read without taking them away", state->unread));
+  if (state->unread > 0 && !context.ends)
+    context.lacks(open.process.pid, {}, "queue of " + open.target,
+                  fmt::format("{} bytes, which cannot be read without taking them away; capture "
+                              "--kill does that",
+                              state->unread));
+}
+
+namespace {
+
+// One descriptor of a side of a terminal.
+struct Side {
+  Tid holder;
+  pb::Descriptor* descriptor = nullptr;
+
+  Fd open() const {
+    Fd same = duplicate_descriptor(holder, descriptor->number());
+    if (!same.valid()) throw_errno("cannot reach {}", printable(descriptor->target()));
+    return same;
+  }
+  pb::Terminal& record() const { return *descriptor->mutable_device_node()->mutable_state(); }
+};
+
+// By file system and number: the first of each side.
+using Terminals = std::map<std::pair<uint64_t, uint32_t>, std::pair<Side, Side>>;
+
+Terminals terminals_of(const CaptureContext& context, std::vector<pb::Process>& processes) {
+  Terminals terminals;
+  for (size_t i = 0; i < processes.size(); ++i)
+    for (pb::Descriptor& descriptor : *processes[i].mutable_descriptors()) {
+      const pb::Terminal& state = descriptor.device_node().state();
+      if (!descriptor.device_node().has_state()) continue;
+      auto& [master, slave] = terminals[{state.devpts(), state.index()}];
+      Side& side = state.master() ? master : slave;
+      if (!side.descriptor) side = {context.tree.processes[i].a_task(), &descriptor};
+    }
+  return terminals;
+}
+
+}  // namespace
+
+void take_terminal_queues(CaptureContext& context, std::vector<pb::Process>& processes) {
+  if (!context.ends) return;
+  for (const auto& [key, sides] : terminals_of(context, processes)) {
+    const auto& [master, slave] = sides;
+    const Side& known = master.descriptor ? master : slave;
+    const auto lacks = [&](const std::string& why) {
+      context.lacks(context.tree.processes.front().pid, {},
+                    "queue of " + known.descriptor->target(), why);
+    };
+    try {
+      if (master.descriptor) master.record().set_unread(take_output(master.open()));
+      if (master.descriptor && slave.descriptor)
+        slave.record().set_unread(take_input(slave.open()));
+      if (!master.descriptor && terminal_state(slave.open(), false)->unread > 0)
+        lacks("its other side is not in the tree");
+    } catch (const SystemError& error) {
+      lacks(error.what());
+    }
+  }
 }
 
 // ---- Restoring ----------------------------------------------------------------------------------
@@ -167,7 +224,39 @@ std::string terminal_note(const Snapshot& snapshot, const pb::Descriptor& descri
   return "";
 }
 
+namespace {
+
+// Files of the plan, with both sides of the tree's own terminals.
+struct OpenTerminal {
+  const Fd *master = nullptr, *slave = nullptr;
+  std::string input, output;
+  TerminalState state;
+};
+
+std::map<uint32_t, OpenTerminal> open_terminals(const RestorePlan& plan,
+                                                const std::vector<Fd>& files) {
+  std::map<uint32_t, OpenTerminal> terminals;
+  for (size_t i = 0; i < files.size(); ++i) {
+    const pb::Descriptor* descriptor = plan.files[i].descriptor;
+    const bool is_one = plan.files[i].how == PlannedFile::How::kOpened && descriptor &&
+                        descriptor->device_node().has_state();
+    if (!is_one) continue;
+    const pb::Terminal& state = descriptor->device_node().state();
+    OpenTerminal& terminal = terminals[state.index()];
+    (state.master() ? terminal.master : terminal.slave) = &files[i];
+    (state.master() ? terminal.output : terminal.input) += state.unread();
+    if (!state.master()) terminal.state = state_in(state);
+  }
+  return terminals;
+}
+
+}  // namespace
+
 void finish_terminals(const RestorePlan& plan, const std::vector<Fd>& files) {
+  for (const auto& [index, terminal] : open_terminals(plan, files))
+    if (terminal.master && terminal.slave)
+      put_queues(*terminal.master, open_slave(*terminal.master, O_RDWR), terminal.input,
+                 terminal.output, terminal.state);
   for (size_t i = 0; i < files.size(); ++i) {
     const pb::Descriptor* descriptor = plan.files[i].descriptor;
     if (plan.files[i].how == PlannedFile::How::kOpened && descriptor &&

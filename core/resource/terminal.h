@@ -12,6 +12,10 @@ namespace snapgdb {
 // What a descriptor of a terminal leads to.
 void capture_terminal(CaptureContext& context, const OpenDescriptor& open, pb::Device& out);
 
+// Where the tree ends: what is queued in terminals of its own, of which it has both sides. While it
+// is stopped.
+void take_terminal_queues(CaptureContext& context, std::vector<pb::Process>& processes);
+
 // Whether the terminal is one of the tree's own: it has the master.
 bool is_own_terminal(const Snapshot& snapshot, const pb::Descriptor& descriptor);
 // Whether it is a console or a line of the machine's that was only used like any other device:

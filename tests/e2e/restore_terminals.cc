@@ -14,7 +14,7 @@ namespace {
 void check_restored(const Words& options, std::optional<uid_t> user = {}) {
   const TempDir directory;
   if (user) std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
-  Target target("terminals", {}, {.user = user});
+  Target target("terminals", {"--queues"}, {.user = user});
   take_away(target.running(), directory / "image", {.user = user});
   for (int round = 0; round < 2; ++round) {
     const Result end = run_again(directory / "image", options, {.user = user});

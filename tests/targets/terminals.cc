@@ -1,6 +1,8 @@
 // Pseudoterminals with both sides in the tree: settings with a speed of their own, several
 // descriptions of a slave, packet mode, one that is locked, one that is hung up, and the
 // controlling terminal of a session with a foreground group.
+//   --queues: what nobody has read yet, too, which only a capture that ends the tree can take
+//   along.
 
 #include <asm/termbits.h>
 #include <errno.h>
@@ -13,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <optional>
 #include <string>
 
 #include "target.h"
@@ -76,6 +79,60 @@ void expect_flags(const char* what, int fd, int expected) {
                static_cast<uint64_t>(expected));
 }
 
+// What is queued on both sides: a line and the beginning of one, with their echo; and bytes of
+// every value, as many as there is room for.
+struct Queues {
+  Terminal lines = make_terminal(), bytes = make_terminal();
+  int line_slave = -1, byte_slave = -1;
+
+  static std::string every_byte() {
+    std::string all;
+    for (int i = 0; i < 4000; ++i) all += static_cast<char>(i * 7);
+    return all;
+  }
+
+  Queues() {
+    unlock(lines), unlock(bytes);
+    line_slave = open_slave(lines, O_RDWR), byte_slave = open_slave(bytes, O_RDWR);
+    termios2 settings;
+    setup("TCGETS2", ioctl(byte_slave, TCGETS2, &settings));
+    settings = wanted_settings(settings);
+    settings.c_iflag = 0, settings.c_lflag = 0;
+    settings.c_cc[VMIN] = 1, settings.c_cc[VTIME] = 0;
+    setup("TCSETS2", ioctl(byte_slave, TCSETS2, &settings));
+    setup("write", write(lines.master, "line\npart", 9));
+    constexpr int kEcho = 10;
+    for (int echo = 0; echo < kEcho; target::sleep_ms(1))
+      setup("FIONREAD", ioctl(lines.master, FIONREAD, &echo));
+    setup("write", write(line_slave, "out\n", 4));
+    const std::string all = every_byte();
+    setup("write", write(bytes.master, all.data(), all.size()));
+    setup("write", write(byte_slave, all.data(), all.size()));
+  }
+
+  static std::string read_all(int from, size_t size) {
+    std::string seen;
+    char block[4096];
+    pollfd poll_for{from, POLLIN, 0};
+    while (seen.size() < size && poll(&poll_for, 1, 1000) == 1) {
+      const ssize_t n = read(from, block, sizeof block);
+      if (n <= 0) break;
+      seen.append(block, static_cast<size_t>(n));
+    }
+    return seen;
+  }
+
+  void check() const {
+    expect_equal("what was typed and written", read_all(lines.master, 16) == "line\r\npartout\r\n",
+                 true);
+    expect_equal("a line", read_all(line_slave, 5) == "line\n", true);
+    setup("write", write(lines.master, "ial\n", 4));
+    expect_equal("the rest of another", read_all(line_slave, 8) == "partial\n", true);
+    expect_equal("bytes from the master", read_all(byte_slave, 4000) == every_byte(), true);
+    expect_equal("bytes from the slave", read_all(bytes.master, 4000) == every_byte(), true);
+  }
+};
+
 // In the foreground, in a group of its own.
 void be_in_foreground(const target::Family& family, pid_t group) {
   family.announce_ready();
@@ -113,7 +170,7 @@ void lead_session(target::Family& family, const Terminal& terminal) {
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
   target::prepare_end();
   target::Family family;
   const Terminal used = make_terminal(), locked = make_terminal(), hung_up = make_terminal(),
@@ -133,6 +190,9 @@ int main() {
   setup("TIOCSWINSZ", ioctl(slave, TIOCSWINSZ, &kSize));
   const int on = 1;
   setup("TIOCPKT", ioctl(used.master, TIOCPKT, &on));
+  const bool has_queues = target::has_flag(argc, argv, "--queues");
+  std::optional<Queues> queues;
+  if (has_queues) queues.emplace();
   const pid_t leader = family.fork_child();
   if (leader == 0) lead_session(family, controlling);
   family.wait_for_announcements(2);
@@ -165,6 +225,7 @@ int main() {
   expect_equal("being hung up", static_cast<uint64_t>(poll(&gone, 1, 0)), 1);
   pollfd waiting{locked.master, 0, 0};
   expect_equal("not being hung up", static_cast<uint64_t>(poll(&waiting, 1, 0)), 0);
+  if (queues) queues->check();
   family.end();
   target::expect_success_of(leader);
   return target::verdict();
