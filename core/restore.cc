@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
 #include <filesystem>
 #include <ranges>
 #include <set>
@@ -25,6 +24,7 @@
 #include "core/resource/namespaces.h"
 #include "core/resource/network.h"
 #include "core/resource/sharing.h"
+#include "core/resource/signal_queue.h"
 #include "core/resource/spaces.h"
 #include "core/resource/stopping.h"
 #include "core/resource/terminal.h"
@@ -122,65 +122,6 @@ Sandbox::Options sandbox_for(const Snapshot& snapshot, const RestorePlan& plan) 
           path_outside(plan.mounts, file.mapping->name()).value_or(file.mapping->name()));
   }
   return options;
-}
-
-siginfo_t siginfo_in(const std::string& bytes) {
-  siginfo_t info{};
-  std::memcpy(&info, bytes.data(), std::min(bytes.size(), sizeof info));
-  return info;
-}
-
-// Sent by the kernel for what an instruction did (SYNCHRONOUS_MASK, kernel/signal.c), or in the way
-// of the traps by which seeds stop.
-bool is_queued_last(const siginfo_t& info) {
-  constexpr int kSignals[] = {SIGSEGV, SIGBUS, SIGILL, SIGTRAP, SIGFPE, SIGSYS};
-  return info.si_signo == SIGTRAP ||
-         (info.si_code > 0 && std::ranges::count(kSignals, info.si_signo) > 0);
-}
-
-// Of a process, or of one thread of it.
-struct SignalQueue {
-  std::vector<std::string> infos;  // siginfo_t
-  long number;                     // of the system call
-  SystemCallArguments before;      // its arguments up to the signal
-  size_t known;                    // how many these are
-
-  SystemCallArguments arguments(const std::string& info, Seed& seed) const {
-    SystemCallArguments all = before;
-    all[known] = static_cast<uint64_t>(siginfo_in(info).si_signo);
-    all[known + 1] = seed.put(std::as_bytes(std::span(info)));
-    return all;
-  }
-  void queue(Seed& seed) const {
-    for (const std::string& info : infos)
-      if (!is_queued_last(siginfo_in(info)))
-        seed.add("queue a signal", number, arguments(info, seed));
-    seed.perform();
-  }
-  void queue_last(Seed& seed) const {
-    for (const std::string& info : infos)
-      if (is_queued_last(siginfo_in(info)))
-        seed.call_silently("queue a signal", number, arguments(info, seed));
-  }
-};
-
-SignalQueue queue_of(const pb::Process& process) {
-  return {{process.pending_siginfo().begin(), process.pending_siginfo().end()},
-          SYS_rt_sigqueueinfo,
-          {static_cast<uint64_t>(own_number(process))},
-          1};
-}
-
-// A signal that was being delivered comes first again.
-SignalQueue queue_of(const pb::Process& process, const pb::Thread& thread) {
-  SignalQueue queue{
-      {thread.pending_siginfo().begin(), thread.pending_siginfo().end()},
-      SYS_rt_tgsigqueueinfo,
-      {static_cast<uint64_t>(own_number(process)), static_cast<uint64_t>(own_number(thread))},
-      2};
-  if (!thread.stop_siginfo().empty())
-    queue.infos.insert(queue.infos.begin(), thread.stop_siginfo());
-  return queue;
 }
 
 // Out of the exit of a system call, where the kernel would not look after an interrupted one, to

@@ -62,18 +62,25 @@ class Births {
     plan_.births.push_back({.step = step, .pid = pid, .other = other});
   }
 
-  // Number of its leader. Of one that is gone the number as well, or, where we know only what
-  // it was outside of the process's pid namespace, that one, negated.
-  int32_t number_of(int32_t leader, int32_t outside, const pb::Process& process) const {
+  using Numbers = google::protobuf::RepeatedField<int32_t>;
+
+  // Number of its leader, also of one that is gone; where that is known outside of the process's
+  // pid namespace only, that one, negated. `numbers`: in the process's pid namespaces, outermost
+  // first.
+  int32_t number_of(int32_t leader, int32_t outside, const pb::Process& process,
+                    const Numbers& numbers) const {
     if (const pb::Process* one = snapshot_.process(leader)) return tree_number(snapshot_, *one);
     if (leader == outside) return kOutside;
-    return process.ns_pids_size() > 1 ? -leader : leader;
+    const int levels = snapshot_.root().ns_pids_size();
+    if (process.ns_pids_size() <= 1) return leader;
+    const bool is_known = process.ns_pids_size() == levels && numbers.size() == levels;
+    return is_known && numbers[levels - 1] > 0 ? numbers[levels - 1] : -leader;
   }
   int32_t session_of(const pb::Process& process) const {
-    return number_of(process.session(), session_outside_, process);
+    return number_of(process.session(), session_outside_, process, process.ns_sessions());
   }
   int32_t group_of(const pb::Process& process) const {
-    return number_of(process.group(), snapshot_.root().group(), process);
+    return number_of(process.group(), snapshot_.root().group(), process, process.ns_groups());
   }
   bool is_alive(int32_t session) const { return born_.contains(session); }
 

@@ -320,6 +320,13 @@ std::vector<std::string> make_mounts(const MountTree& tree) {
 
 namespace {
 
+// By the kernel's own calls: the C library would have all threads do it, of whom we have the
+// memory.
+bool become(uint32_t user, uint32_t group) {
+  return ::syscall(SYS_setresgid, group, group, group) == 0 &&
+         ::syscall(SYS_setresuid, user, user, user) == 0;
+}
+
 // In these namespaces, but for that of the owner.
 void at_place(const MountPlace& place, const std::function<void()>& work) {
   in_namespace(place.mounts, "mnt", [&] {
@@ -339,7 +346,10 @@ MadeMounts make_mount_namespace(const MountPlace& place, const MountTree& tree) 
     const Fd own(::open("/proc/thread-self/ns", O_PATH | O_DIRECTORY | O_CLOEXEC));
     if (!own.valid()) throw_errno("cannot open /proc/thread-self/ns");
     const Fd user(::openat(own.get(), "user", O_RDONLY | O_CLOEXEC));
-    if (inode_of(user) != inode_of(place.owner) && ::setns(place.owner.get(), CLONE_NEWUSER) != 0)
+    // Whoever is unknown there can make no files; rights stay (cap_emulate_setxuid(),
+    // security/commoncap.c).
+    if (inode_of(user) != inode_of(place.owner) &&
+        (::setns(place.owner.get(), CLONE_NEWUSER) != 0 || !become(place.user, place.group)))
       throw_errno("cannot enter a user namespace of the tree");
     if (::unshare(CLONE_NEWNS) != 0) throw_errno("cannot make a mount namespace");
     made.notes = make_mounts(tree);

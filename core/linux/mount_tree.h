@@ -37,7 +37,8 @@ struct MountTree {
 // first those of `mounts`, and proc, sysfs and mqueue show what is in the others.
 struct MountPlace {
   Fd mounts, network, ipc, pids;
-  Fd owner = {};  // the user namespace that it shall belong to
+  Fd owner = {};                 // the user namespace that it shall belong to
+  uint32_t user = 0, group = 0;  // as whom it is made, as that one calls them
 };
 // By its descriptor, with what is otherwise than asked for. Throws SystemError.
 struct MadeMounts {

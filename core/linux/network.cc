@@ -427,6 +427,27 @@ void set_addresses(Route& route, const std::vector<std::string>& wanted,
   }
 }
 
+bool is_tentative(const std::string& address) {
+  const auto attributes = attributes_of<ifaddrmsg>(address);
+  const Attribute* flags = find(attributes, IFA_FLAGS);
+  return flags && (flags->as<uint32_t>() & IFA_F_TENTATIVE);
+}
+
+// The kernel finds out later that nobody is to be asked for an address, by a setting that we are
+// about to put back (addrconf_dad_begin(), net/ipv6/addrconf.c).
+void await_addresses(Route& route, const std::vector<std::string>& wanted) {
+  const auto is_awaited = [&](const std::string& address) {
+    return is_tentative(address) && std::ranges::any_of(wanted, [&](const std::string& other) {
+             return is_same_address(address, other) && !is_tentative(other);
+           });
+  };
+  constexpr int kTries = 100;
+  for (int i = 0; i < kTries; ++i) {
+    if (std::ranges::none_of(route.dump(RTM_GETADDR, AF_INET6), is_awaited)) return;
+    ::usleep(10'000);
+  }
+}
+
 // Those of the kernel come with the addresses; clones are what it has remembered.
 bool is_made_by_kernel(const std::string& route) {
   const auto header = header_of<rtmsg>(route);
@@ -557,6 +578,7 @@ std::vector<std::string> make_network(const NetworkContents& contents,
   set_rules(route, contents.rules, notes);
   set_routes(route, contents.routes, notes);
   set_neighbours(route, contents.neighbours, notes);
+  await_addresses(route, contents.addresses);
   for (std::string& note : set_settings(contents.settings)) notes.push_back(std::move(note));
   if (!contents.filters.empty())
     if (const std::string why = set_filters(contents.filters); !why.empty())

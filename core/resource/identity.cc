@@ -27,6 +27,10 @@ void capture_process(CaptureContext&, const FrozenProcess& frozen, pb::Process& 
   process.set_exit_status(stat.exit_status);
   process.set_umask(static_cast<uint32_t>(status.number("Umask", 8)));
   add_numbers(status.text("NSpid"), process.mutable_ns_pids());
+  if (process.ns_pids_size() > 1) {
+    add_numbers(status.text("NSpgid"), process.mutable_ns_groups());
+    add_numbers(status.text("NSsid"), process.mutable_ns_sessions());
+  }
   // A leader that exited before its threads is a zombie of its own; the process is not.
   const char state = frozen.zombie ? 'Z' : frozen.tasks.front().state_before;
   process.set_state(std::string(1, state));

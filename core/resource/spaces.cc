@@ -410,6 +410,19 @@ void enter_mounts(const RestoreContext& context, const pb::Process& process, con
 
 }  // namespace
 
+namespace {
+
+// As that user namespace calls one that it has; `otherwise`: in the tree's own.
+uint32_t somebody_in(const RestorePlan& plan, uint64_t user,
+                     const Ranges& (pb::NamespaceState::*ranges)() const, uint32_t otherwise) {
+  const auto place = place_of(plan, user);
+  if (!place) return otherwise;
+  const Ranges& all = (plan.spaces[*place]->*ranges)();
+  return all.empty() ? otherwise : all[0].inside();
+}
+
+}  // namespace
+
 void enter_mount_spaces(RestoreContext& context, const SeedOf& seed) {
   const RestorePlan& plan = context.plan;
   const auto of_keeper = [&](std::string_view kind) { return space_of(context, kind, 0); };
@@ -424,7 +437,9 @@ void enter_mount_spaces(RestoreContext& context, const SeedOf& seed) {
         .network = space_of(context, "net", namespace_in(member->namespaces(), "net")),
         .ipc = space_of(context, "ipc", namespace_in(member->namespaces(), "ipc")),
         .pids = pids_of(context.snapshot.root(), seed),
-        .owner = space_of(context, "user", state->owner())};
+        .owner = space_of(context, "user", state->owner()),
+        .user = somebody_in(plan, state->owner(), &pb::NamespaceState::users, plan.user),
+        .group = somebody_in(plan, state->owner(), &pb::NamespaceState::groups, plan.group)};
     MadeMounts made = make_mount_namespace(place, parts.first);
     std::ranges::copy(made.notes, std::back_inserter(context.notes));
     add_later_mounts(context, made.space, parts, seed);

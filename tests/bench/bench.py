@@ -160,6 +160,8 @@ def large(options):
     for rate, doing in (("0", "asleep"), ("20000", "dirtied at 20000 pages a second"), ("max", "dirtied without a pause")):
         target = Target(options.targets, "busy", "--mib", str(mib), "--rate", rate)
         compare(options, f"one process, {mib} MiB of random pages, {doing}", mib * MIB, target)
+    target = Target(options.targets, "busy", "--mib", str(mib), "--rate", "0", "--random-bits", "16")
+    compare(options, f"one process, {mib} MiB of words of 16 random bits, asleep", mib * MIB, target)
 
 
 def many(options):

@@ -90,6 +90,26 @@ TEST_CASE("a group leader leads before children are born where it has no number"
   CHECK(plan.obstacles.empty());
 }
 
+TEST_CASE("in a container, a group whose leader is gone keeps the number that it had inside") {
+  SnapshotBuilder builder;
+  auto& root = add(builder, 10, 1, 10, 10);
+  auto& member = add(builder, 12, 10, 10, 11);
+  auto& other = add(builder, 13, 10, 10, 9);
+  number(builder, root, {10, 1}), number(builder, member, {12, 3}), number(builder, other, {13, 4});
+  for (const int32_t group : {11, 2}) member.record().add_ns_groups(group);
+  for (const int32_t group : {9, 0}) other.record().add_ns_groups(group);
+  const auto snapshot = builder.build();
+  const RestorePlan plan = plan_restore(*snapshot, {});
+  const auto births = births_of(plan);
+  CHECK(std::ranges::count(births, "lend 2 3") == 1);
+  CHECK(std::ranges::count(births, "setpgid 3 2") == 1);
+  CHECK(std::ranges::none_of(births,
+                             [](const auto& birth) { return birth.starts_with("setpgid 4"); }));
+  CHECK(std::ranges::any_of(plan.notes, [](const std::string& note) {
+    return note.starts_with("process 13 stays in the group of its parent");
+  }));
+}
+
 TEST_CASE("a process has a number for everybody in its pid namespace and those above") {
   SnapshotBuilder builder;
   auto& root = add(builder, 10, 1, 10, 10);

@@ -1,0 +1,31 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/image/snapshot.h"
+#include "core/linux/seed.h"
+
+namespace snapgdb {
+
+// Signals that wait for a process, or for one thread of it, to be queued by a task of it: most with
+// queue(), and those by queue_last() that would be in the way of a seed's traps.
+struct SignalQueue {
+  std::vector<std::string> infos;  // siginfo_t
+  long number;                     // of the system call
+  SystemCallArguments before;      // its arguments up to the signal
+  size_t known;                    // how many these are
+
+  void queue(Seed& seed) const;
+  // Nothing but such calls may follow (Seed::call_silently()).
+  void queue_last(Seed& seed) const;
+
+ private:
+  SystemCallArguments arguments(const std::string& info, Seed& seed) const;
+};
+
+SignalQueue queue_of(const pb::Process& process);
+// A signal that was being delivered comes first again.
+SignalQueue queue_of(const pb::Process& process, const pb::Thread& thread);
+
+}  // namespace snapgdb
