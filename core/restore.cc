@@ -447,17 +447,17 @@ void RestoredTree::join_group(const Birth& birth) {
                        {static_cast<uint64_t>(number), static_cast<uint64_t>(group)});
   };
   if (!process || !leader) return join(birth.pid, 0, birth.other);
+  const pid_t wanted = seeds_.at(birth.other).tid().value;
+  if (::getpgid(seeds_.at(birth.pid).tid().value) == wanted) return;  // it was born into it
   if (const int32_t group = number_for(snapshot_, *leader, *process))
     return join(birth.pid, 0, group);
   const pb::Process* parent = snapshot_.process(process->parent());
-  if (parent && parent->group() == process->group()) return;  // it was born into it
-  const int32_t group = parent ? number_for(snapshot_, *leader, *parent) : 0;
-  if (!group)
-    return notes_.push_back(
-        fmt::format("process {} stays in the group of its parent: that of {} "
-                    "has no number in their pid namespace",
-                    process->pid(), process->group()));
-  join(tree_number(snapshot_, *parent), number_for(snapshot_, *process, *parent), group);
+  if (const int32_t group = parent ? number_for(snapshot_, *leader, *parent) : 0)
+    return join(tree_number(snapshot_, *parent), number_for(snapshot_, *process, *parent), group);
+  notes_.push_back(
+      fmt::format("process {} stays in the group of its parent: that of {} has no number in their "
+                  "pid namespace",
+                  process->pid(), process->group()));
 }
 
 // Before anything that might forbid them, as limits do. They wait, while the first one does the

@@ -22,8 +22,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// How long a child may take to leave vfork(2) by itself. Most are about to exec.
-constexpr std::chrono::milliseconds kVforkPatience{3};
+// How long a child may take to leave vfork(2) by itself, while everything runs and once the others
+// are stopped. Most are about to exec; on a busy machine that takes some turns of the scheduler.
+constexpr std::chrono::milliseconds kVforkPatience{50}, kVforkPatienceStopped{20};
 // A task that is on no processor but does not stop is not worth that the others stand still for so
 // long: it gets that fraction of the time.
 constexpr int kHaste = 10;
@@ -315,7 +316,7 @@ bool Freezer::is_held_by_vfork(Tracee& parent) {
   if (!task.in_vfork) return false;
   const auto children = stopped_children_of(parent.tid());
   for (Tracee* child : children) child->resume_if_alive(0);
-  const auto deadline = Clock::now() + kVforkPatience;
+  const auto deadline = Clock::now() + kVforkPatienceStopped;
   while (!parent.poll_stop() && !parent.status().gone() && Clock::now() < deadline) ::usleep(50);
   for (Tracee* child : children) {
     child->interrupt_if_alive();
