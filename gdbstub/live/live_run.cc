@@ -308,21 +308,41 @@ std::vector<Pid> LiveTarget::children_to_tell_of(Pid pid) const {
   return children;
 }
 
+// With the first process of a pid namespace, all in it end; and it is not gone before they are,
+// which takes us, who trace them (zap_pid_ns_processes(), kernel/pid_namespace.c).
+void LiveTarget::take_dead_of_others(Pid pid) {
+  std::vector<ThreadId> dead;
+  for (const auto& [id, thread] : threads_)
+    if (const auto stat = id.pid != pid ? stat_of_if_alive(thread.task.tid()) : std::nullopt;
+        stat && stat->state == 'Z')
+      dead.push_back(id);
+  for (const ThreadId id : dead) {
+    const auto each = threads_.find(id);
+    if (each == threads_.end()) continue;
+    each->second.task.set_status({});
+    each->second.task.poll_stop();
+    if (each->second.task.status().gone()) take(each->second);
+  }
+}
+
 // Waits for its end, so that its number is free and nobody hears of it later.
 void LiveTarget::kill(Pid pid) {
   const auto found = processes_.find(pid);
   if (found == processes_.end()) return;
   ::kill(found->second.real.value, SIGKILL);
-  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  const auto began = std::chrono::steady_clock::now();
+  const auto waited = [&] { return std::chrono::steady_clock::now() - began; };
   const auto is_left = [&](Thread* thread) {
     if (thread->task.is_stopped()) thread->task.resume_if_alive(0);
     thread->task.poll_stop();
     return !thread->task.status().gone();
   };
   // All of them each time: a first thread is gone only after the others.
-  while (std::ranges::count_if(threads_of(pid), is_left) > 0 &&
-         std::chrono::steady_clock::now() < deadline)
+  while (std::ranges::count_if(threads_of(pid), is_left) > 0 && waited() < kPatience) {
     ::usleep(100);
+    constexpr std::chrono::milliseconds kUsual{5};
+    if (waited() > kUsual) take_dead_of_others(pid);
+  }
   std::erase_if(by_real_, [&](const auto& each) { return each.second.pid == pid; });
   std::erase_if(threads_, [&](const auto& each) { return each.first.pid == pid; });
   std::erase_if(events_, [&](const Event& event) { return event.thread.pid == pid; });

@@ -132,6 +132,7 @@ class LiveTarget : public RunningTarget {
   void step_over(Thread& thread);
   void pass_breakpoints();
   void take_if_any(Thread& thread);
+  void take_dead_of_others(Pid pid);
   std::vector<Thread*> pause(Pid pid);
   void await(Thread& thread, std::chrono::milliseconds patience);
 

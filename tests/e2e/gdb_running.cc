@@ -514,6 +514,19 @@ TEST_CASE("however a session ends, nothing of the tree is left") {
   }
 }
 
+// The first process of a pid namespace is not gone before all in it are, whom the stub traces.
+TEST_CASE("a tree with pid namespaces below its first process ends with the session") {
+  if (skip_unless(geteuid() == 0, "to make namespaces, one must be root")) return;
+  const size_t before = processes_there();
+  TakenAway below("below", {"--root", "--keep"});
+  below.take();
+  const Result result =
+      run({program(), "debug", below.image, "--", "-batch", "-nx", "-ex", "print (int)getpid()",
+           "-ex", "inferior 2", "-ex", "print (int)getpid() > 1", "-ex", "kill"});
+  check_says(result, {"$1 = ", "$2 = 1"});
+  await_processes(before);
+}
+
 TEST_CASE("a detached tree runs on where that is said, until its end") {
   const Moment moment("block");
   const size_t before = processes_there();
