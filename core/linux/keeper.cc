@@ -217,15 +217,15 @@ struct Settings {
   IpcSettings ipc;
 };
 
-Settings settings() {
-  Settings all{.datagrams = {}, .ipc = ipc_settings()};
-  std::getline(std::ifstream(kDatagramsPath), all.datagrams);
-  return all;
+std::string datagrams_setting() {
+  std::string value;
+  std::getline(std::ifstream(kDatagramsPath), value);
+  return value;
 }
 
 // Where one of ours cannot be set, what does not fit is said later.
 std::vector<std::string> adopt(const Settings& ours, const Keeper::Options& options) {
-  if (settings().datagrams != ours.datagrams)
+  if (datagrams_setting() != ours.datagrams)
     std::ofstream(kDatagramsPath) << ours.datagrams << std::flush;
   set_ipc_settings(ours.ipc);
   return set_ipc_settings(options.ipc_settings);
@@ -436,7 +436,7 @@ Keeper::Keeper(const Options& options, const OpenFiles& open_files)
   if (options.sandbox || options.make_network) flags |= CLONE_NEWNET;
   if (options.names) flags |= CLONE_NEWUTS;
   if (options.own_cgroups) flags |= CLONE_NEWCGROUP;
-  const Settings our_settings = settings();
+  const Settings our_settings{.datagrams = datagrams_setting(), .ipc = ipc_settings()};
   Fd network(options.make_network ? ::open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC) : -1);
   const pid_t pid = clone3({.flags = flags, .exit_signal = SIGCHLD});
   if (pid < 0) throw_errno("cannot start the process that keeps the tree");

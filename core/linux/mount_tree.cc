@@ -156,8 +156,8 @@ class Maker {
     if (!mount.valid()) mount = open_new(wanted);
     set_attributes(mount, wanted);
     if (::move_mount(mount.get(), "", AT_FDCWD, target.c_str(), MOVE_MOUNT_F_EMPTY_PATH) != 0)
-      throw_errno("cannot mount {} at {}",
-                  printable(tree_.file_systems[wanted.file_system].type), printable(target));
+      throw_errno("cannot mount {} at {}", printable(tree_.file_systems[wanted.file_system].type),
+                  printable(target));
     if (wanted.what.type == "proc" && tree_.is_isolated) Sandbox::protect_settings(target);
     if (wanted.what.type == "sysfs" && tree_.is_isolated) make_unchanging(target);
   }

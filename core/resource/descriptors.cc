@@ -223,16 +223,20 @@ bool holds(const pb::Process& process, const PlannedFile& file) {
          });
 }
 
-// Somebody who has it, or, of what is in a mount namespace below, who is there, too.
-const pb::Process* opener_of(const Snapshot& snapshot, const PlannedFile& file) {
+// Somebody who has it; of what is in a mount namespace below, who is there, too, or else anybody
+// there.
+const pb::Process& opener_of(const Snapshot& snapshot, const PlannedFile& file) {
   const pb::NamespaceState* mounts = mounts_of(snapshot, *file.descriptor);
-  const pb::Process* opener = nullptr;
-  for (const pb::Process& process : snapshot.processes()) {
-    if (process.state() == "Z" || !is_last_to_share(snapshot, process, kDescriptors)) continue;
-    const bool is_there = !is_below(snapshot, mounts) || mounts_of(snapshot, process) == mounts;
-    if (is_there && (!opener || (holds(process, file) && !holds(*opener, file)))) opener = &process;
-  }
-  return opener ? opener : &snapshot.root();
+  const bool is_outside = !is_below(snapshot, mounts);
+  const auto is_there = [&](const pb::Process& process) {
+    return process.state() != "Z" && is_last_to_share(snapshot, process, kDescriptors) &&
+           (is_outside || mounts_of(snapshot, process) == mounts);
+  };
+  const auto& all = snapshot.processes();
+  auto opener = std::ranges::find_if(
+      all, [&](const pb::Process& process) { return holds(process, file) && is_there(process); });
+  if (opener == all.end()) opener = std::ranges::find_if(all, is_there);
+  return opener != all.end() ? *opener : snapshot.root();
 }
 
 }  // namespace
@@ -260,8 +264,8 @@ void open_late_files(RestoreContext& context,
     const PlannedFile& file = plan.files[i];
     const OpenLate open = own_way(file, &DescriptorRestorer::open_late);
     if (!open) continue;
-    const pb::Process* opener = opener_of(context.snapshot, file);
-    LateOpening opening{context.snapshot, *opener, seed(*opener), ended};
+    const pb::Process& opener = opener_of(context.snapshot, file);
+    LateOpening opening{context.snapshot, opener, seed(opener), ended};
     Fd opened = open(opening, *file.descriptor);
     if (!opened.valid()) continue;
     for (const pb::Process& process : context.snapshot.processes())

@@ -61,6 +61,10 @@ void add_ranges(const ProcDirectory& proc, const char* file,
   }
 }
 
+bool is_setgroups_denied(const ProcDirectory& proc) {
+  return trim(proc.read_if_allowed("setgroups").value_or("")) == "deny";
+}
+
 using Ranges = google::protobuf::RepeatedPtrField<pb::IdRange>;
 
 uint32_t outside(const Ranges& ranges, uint32_t inside) {
@@ -179,7 +183,7 @@ class Spaces {
         const ProcDirectory self = ProcDirectory::of(Pid{::getpid()});
         add_ranges(self, "uid_map", *state.mutable_users());
         add_ranges(self, "gid_map", *state.mutable_groups());
-        state.set_setgroups_denied(trim(self.read_if_allowed("setgroups").value_or("")) == "deny");
+        state.set_setgroups_denied(is_setgroups_denied(self));
       });
     } catch (const Error& error) {
       return context_.lacks(context_.tree.processes.front().pid, {},
@@ -198,8 +202,7 @@ class Spaces {
     if (one.kind() == "user") {
       *state.mutable_users() = one.users();
       *state.mutable_groups() = one.groups();
-      const auto groups = frozen.task_proc.read_if_allowed("setgroups").value_or("");
-      state.set_setgroups_denied(trim(groups) == "deny");
+      state.set_setgroups_denied(is_setgroups_denied(frozen.task_proc));
     } else if (one.kind() == "uts") {
       HostNames names;
       in_namespace(held, "uts", [&] { names = host_names(); });

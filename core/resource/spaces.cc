@@ -374,10 +374,6 @@ Fd space_of(const RestoreContext& context, std::string_view kind, uint64_t inode
   return ProcDirectory::of(Pid{context.keeper.value}).open(fmt::format("ns/{}", kind), O_RDONLY);
 }
 
-}  // namespace
-
-namespace {
-
 Fd pids_of(const pb::Process& process, const SeedOf& seed) {
   return ProcDirectory::of(Pid{seed(process).tid().value}).open("ns/pid", O_RDONLY);
 }
@@ -407,10 +403,6 @@ void enter_mounts(const RestoreContext& context, const pb::Process& process, con
   seed.add("close a descriptor", SYS_close, {static_cast<uint64_t>(number)});
   seed.perform();
 }
-
-}  // namespace
-
-namespace {
 
 // As that user namespace calls one that it has; `otherwise`: in the tree's own.
 uint32_t somebody_in(const RestorePlan& plan, uint64_t user,

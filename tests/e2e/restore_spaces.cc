@@ -183,24 +183,22 @@ const Words kBubblewrap{"bwrap",      "--ro-bind", "/usr",      "/usr",    "--sy
                         "--dev",      "/dev",      "--tmpfs",   "/tmp",    "--unshare-all",
                         "--hostname", "sandboxed", "--as-pid-1"};
 
-TEST_CASE("a bubblewrap sandbox comes back, an ordinary user's and root's") {
+void check_bubblewrap(Captured what) {
   for (const uid_t user : {uid_t{0}, kNobody}) {
     if (cannot_become(user)) return;
     Words trial = kBubblewrap;
     trial.push_back("true");
     if (skip_unless(run(trial, {.user = user}).ok(), "bubblewrap does not work here")) return;
-    check_sandboxed_shell(kBubblewrap, user, Captured::kInside);
+    check_sandboxed_shell(kBubblewrap, user, what);
   }
 }
 
+TEST_CASE("a bubblewrap sandbox comes back, an ordinary user's and root's") {
+  check_bubblewrap(Captured::kInside);
+}
+
 TEST_CASE("so does one with bubblewrap itself, which is outside") {
-  for (const uid_t user : {uid_t{0}, kNobody}) {
-    if (cannot_become(user)) return;
-    Words trial = kBubblewrap;
-    trial.push_back("true");
-    if (skip_unless(run(trial, {.user = user}).ok(), "bubblewrap does not work here")) return;
-    check_sandboxed_shell(kBubblewrap, user, Captured::kWithItsMaker);
-  }
+  check_bubblewrap(Captured::kWithItsMaker);
 }
 
 }  // namespace
