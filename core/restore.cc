@@ -87,8 +87,7 @@ bool belongs_to_others(const RestorePlan& plan, std::filesystem::path directory)
 std::set<std::string> written_directories(const Snapshot& snapshot, const RestorePlan& plan) {
   std::set<std::string> directories;
   for (const pb::Process& process : snapshot.processes()) {
-    const pb::NamespaceState* mounts =
-        plan.mount_spaces.empty() ? plan.mounts : mounts_of(snapshot, process);
+    const pb::NamespaceState* mounts = planned_mounts(snapshot, plan, process);
     const auto add = [&](const std::string& path) {
       if (const auto outside = path_outside(mounts, path)) directories.insert(*outside);
     };
@@ -113,9 +112,8 @@ Sandbox::Options sandbox_for(const Snapshot& snapshot, const RestorePlan& plan) 
     const bool is_device = file.descriptor && file.descriptor->has_device_node() &&
                            !file.descriptor->device_node().terminal();
     if (is_device)
-      if (const auto outside = path_outside(
-              plan.mount_spaces.empty() ? plan.mounts : mounts_of(snapshot, *file.descriptor),
-              file.descriptor->target()))
+      if (const auto outside = path_outside(planned_mounts(snapshot, plan, *file.descriptor),
+                                            file.descriptor->target()))
         options.devices.push_back(*outside);
     if (file.replacement)
       options.replaced.push_back(

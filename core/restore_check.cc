@@ -67,8 +67,7 @@ void check_user(const pb::Process& process, const pb::Thread& thread, RestorePla
 void check_directory(const Snapshot& snapshot, const pb::Process& process, const std::string& path,
                      bool may_lack, RestorePlan& plan) {
   struct stat status {};
-  const pb::NamespaceState* mounts =
-      plan.mount_spaces.empty() ? plan.mounts : mounts_of(snapshot, process);
+  const pb::NamespaceState* mounts = planned_mounts(snapshot, plan, process);
   if (path.empty() || (stat_for_tree(mounts, path, status) == 0 && S_ISDIR(status.st_mode))) return;
   if (const auto name = removed_name(path);
       name && (is_directory_of_ended(*name) || BriefName::obstacle(*name).empty()))

@@ -394,6 +394,15 @@ const pb::NamespaceState* mounts_of(const Snapshot& snapshot, const pb::Descript
   return own_mounts(snapshot);
 }
 
+const pb::NamespaceState* planned_mounts(const Snapshot& snapshot, const RestorePlan& plan,
+                                         const pb::Process& process) {
+  return plan.mount_spaces.empty() ? plan.mounts : mounts_of(snapshot, process);
+}
+const pb::NamespaceState* planned_mounts(const Snapshot& snapshot, const RestorePlan& plan,
+                                         const pb::Descriptor& descriptor) {
+  return plan.mount_spaces.empty() ? plan.mounts : mounts_of(snapshot, descriptor);
+}
+
 bool is_below(const Snapshot& snapshot, const pb::NamespaceState* mounts) {
   return mounts && mounts->inode() != namespace_in(snapshot.root().namespaces(), "mnt");
 }

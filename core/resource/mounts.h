@@ -52,6 +52,12 @@ const pb::NamespaceState* own_mounts(const Snapshot& snapshot);
 // The same of a process of it, and of what is open.
 const pb::NamespaceState* mounts_of(const Snapshot& snapshot, const pb::Process& process);
 const pb::NamespaceState* mounts_of(const Snapshot& snapshot, const pb::Descriptor& descriptor);
+// The same where paths are looked up for a restore: those of the first process, if it makes no
+// others.
+const pb::NamespaceState* planned_mounts(const Snapshot& snapshot, const RestorePlan& plan,
+                                         const pb::Process& process);
+const pb::NamespaceState* planned_mounts(const Snapshot& snapshot, const RestorePlan& plan,
+                                         const pb::Descriptor& descriptor);
 // Whether they are others than those of the first process.
 bool is_below(const Snapshot& snapshot, const pb::NamespaceState* mounts);
 
