@@ -56,35 +56,31 @@ std::vector<StoppedTask> stopped_tasks_of(const FrozenProcess& frozen) {
   return tasks;
 }
 
-// What the rows that do or do not need ptrace tell of a process.
-pb::Process capture_process(CaptureContext& context, const FrozenProcess& frozen,
-                            const std::vector<StoppedTask>& tasks, bool by_tracer) {
+pb::Process begin_record(const FrozenProcess& frozen) {
   pb::Process process;
   process.set_pid(frozen.pid.value);
+  for (const FrozenTask& task : frozen.tasks) process.add_threads()->set_tid(task.tid.value);
+  return process;
+}
+
+// What the rows that take these means tell of a process.
+void capture_process(CaptureContext& context, const FrozenProcess& frozen,
+                     const std::vector<StoppedTask>& tasks, Means means, pb::Process& process) {
   for (const ProcessResource* row : process_resources())
-    if (row->by_tracer == by_tracer && (!frozen.zombie || row->of_zombies))
+    if (row->means == means && (!frozen.zombie || row->of_zombies))
       capture_row(context, frozen.pid, {}, *row, frozen, process);
-  for (const StoppedTask& stopped : tasks) {
+  for (size_t i = 0; i < tasks.size(); ++i) {
+    const StoppedTask& stopped = tasks[i];
     const Tid tid = stopped.task.tid;
-    pb::Thread& thread = *process.add_threads();
-    thread.set_tid(tid.value);
+    pb::Thread& thread = *process.mutable_threads(static_cast<int>(i));
     try {
       for (const ThreadResource* row : thread_resources())
-        if (row->by_tracer == by_tracer)
-          capture_row(context, frozen.pid, tid, *row, stopped, thread);
+        if (row->means == means) capture_row(context, frozen.pid, tid, *row, stopped, thread);
     } catch (const SystemError& error) {  // SIGKILL reaches tasks that are stopped, too
       context.lacks(frozen.pid, tid, "the task", error.what());
     }
     stopped.close();
   }
-  return process;
-}
-
-void merge(pb::Process& process, pb::Process&& other) {
-  for (int i = 0; i < process.threads_size(); ++i)
-    process.mutable_threads(i)->MergeFrom(other.threads(i));
-  other.clear_threads();
-  process.MergeFrom(other);
 }
 
 // The distinct address spaces of the tree, by AddressSpace.id.
@@ -101,11 +97,13 @@ std::vector<SpaceCopy*> by_size(Spaces& spaces) {
 // What /proc tells of each process, by all processors, and then, of the same process, what needs
 // ptrace, which is bound to this thread. In that order: a task that is asked from inside shows
 // itself in /proc as if it ran, with a mask that is not its own. This thread helps the others where
-// it has nothing to ask.
+// it has nothing to ask, and does not wait for a task that is asked before there is nothing else to
+// do.
 //
-// A task that is asked may wake up on the processor of one of the others, and the scheduler does
-// not move it: behind a real-time thread it waited until all was read, 21 ms of 50 processes. So
-// they are modest, until this thread has nothing to do but wait for them.
+// Such a task may wake up on the processor of one of the others, and the scheduler does not move
+// it: behind a real-time thread it waited until all was read, 21 ms of 50 processes. So they are
+// modest, until this thread has nothing to do but wait for them; and where the program is of
+// another group (sched_autogroup, cgroups), it may still wait for a tick, 4 ms.
 class Collection {
  public:
   Collection(CaptureContext& context, Crew& crew)
@@ -116,20 +114,20 @@ class Collection {
         processes_(frozen_.size()) {}
 
   std::vector<pb::Process> run() {
-    // One processor is left to this thread and the task that it asks, which take turns. It does so
-    // at ordinary priority: a real-time one would keep the processor from the task (a system call
-    // then takes 110 µs instead of 7).
+    // One processor is left to this thread and to tasks that it asks. At ordinary priority: a
+    // real-time one would keep the processor from them (a system call then takes 110 µs instead of
+    // 7).
+    const ScopedPinning pinning;
     crew_.run(
-        [this] {
-          const ScopedModesty modesty;
+        [&] {
+          const ScopedModesty modesty(pinning.processor());
           enter(modesty);
           while (read_next()) {
           }
           leave(modesty);
         },
         [this] {
-          for (size_t asked = 0; asked < frozen_.size();)
-            if (const auto ready = next_to_ask()) ask(*ready), ++asked;
+          while (traced_ < frozen_.size()) take_a_step();
         });
     if (failure_) std::rethrow_exception(failure_);
     return std::move(processes_);
@@ -151,7 +149,8 @@ class Collection {
     std::exception_ptr failure;
     try {
       tasks_[i] = stopped_tasks_of(frozen_[i]);
-      processes_[i] = capture_process(context_, frozen_[i], tasks_[i], false);
+      processes_[i] = begin_record(frozen_[i]);
+      capture(i, Means::kProc);
     } catch (...) {
       failure = std::current_exception();
     }
@@ -162,24 +161,51 @@ class Collection {
     return true;
   }
 
+  // Whatever keeps tasks, and then processors, at work; waits only where nothing does.
+  void take_a_step() {
+    if (const auto ready = next_to_ask()) return ask(*ready);
+    const auto over = std::ranges::find_if(asked_, [this](size_t i) {
+      return context_.questions.are_over(processes_[i].address_space());
+    });
+    if (over != asked_.end()) return trace(over);
+    if (read_next()) return;
+    if (!asked_.empty()) return trace(asked_.begin());
+    wait_for_readers();
+  }
+
   std::optional<size_t> next_to_ask() {
-    std::unique_lock lock(mutex_);
-    if (ready_.empty()) {
-      lock.unlock();
-      if (read_next()) return std::nullopt;
-      lock.lock();
-      for (const ScopedModesty* reader : readers_) reader->hurry();
-      changed_.wait(lock, [this] { return !ready_.empty(); });
-    }
+    const std::lock_guard lock(mutex_);
+    if (ready_.empty() || asked_.size() == kMostAsked) return std::nullopt;
     const size_t i = ready_.back();
     ready_.pop_back();
     return i;
   }
 
-  void ask(size_t i) {
-    merge(processes_[i], capture_process(context_, frozen_[i], tasks_[i], true));
-    tasks_[i].clear();
+  void wait_for_readers() {
+    std::unique_lock lock(mutex_);
+    for (const ScopedModesty* reader : readers_) reader->hurry();
+    changed_.wait(lock, [this] { return !ready_.empty(); });
   }
+
+  void ask(size_t i) {
+    capture(i, Means::kQuestions);
+    asked_.push_back(i);
+  }
+
+  void trace(std::vector<size_t>::iterator which) {
+    const size_t i = *which;
+    asked_.erase(which);
+    context_.questions.finish(processes_[i].address_space());
+    capture(i, Means::kPtrace);
+    tasks_[i].clear();
+    ++traced_;
+  }
+
+  void capture(size_t i, Means means) {
+    capture_process(context_, frozen_[i], tasks_[i], means, processes_[i]);
+  }
+
+  static constexpr size_t kMostAsked = 16;
 
   CaptureContext& context_;
   Crew& crew_;
@@ -190,6 +216,8 @@ class Collection {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<size_t> ready_;  // read, not yet asked
+  std::vector<size_t> asked_;  // and not yet traced
+  size_t traced_ = 0;
   std::set<const ScopedModesty*> readers_;
   std::exception_ptr failure_;
 };

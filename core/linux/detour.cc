@@ -269,12 +269,40 @@ int64_t Detour::call(long number, const SystemCallArguments& arguments) {
 }
 
 std::vector<int32_t> Detour::perform(std::span<const SystemCall> calls) {
+  begin(calls);
+  return finish();
+}
+
+// A go for all calls of the same fourth argument, which no code on the way sets. Calls that have
+// none want a 0 there: some of prctl(2) fail otherwise.
+void Detour::begin(std::span<const SystemCall> calls) {
   for (const SystemCall& call : calls) expect_let_pass(call);  // all, or none is tried
-  if (const int signal = end_signal()) return perform_in_few_goes(calls, signal);
-  std::vector<int32_t> results;
-  for (const auto& [number, arguments] : calls)
-    results.push_back(static_cast<int32_t>(call(number, arguments)));
-  return results;
+  calls_.assign(calls.begin(), calls.end());
+  results_.assign(calls_.size(), 0);
+  end_signal_ = end_signal();
+  if (end_signal_ == 0) return;
+  std::map<uint64_t, std::vector<size_t>> goes;
+  for (size_t i = 0; i < calls_.size(); ++i) goes[calls_[i].arguments[3]].push_back(i);
+  for (auto& [fourth, go] : goes) goes_.push_back(std::move(go));
+  begin_go();
+}
+
+bool Detour::proceed() {
+  if (is_going_ && !task_.poll_stop()) return task_.status().gone();
+  if (goes_.size() < 2) return true;
+  end_go();
+  begin_go();
+  return false;
+}
+
+std::vector<int32_t> Detour::finish() {
+  while (!goes_.empty()) {
+    if (!is_going_) begin_go();
+    end_go();
+  }
+  for (size_t i = 0; end_signal_ == 0 && i < calls_.size(); ++i)
+    results_[i] = static_cast<int32_t>(call(calls_[i].number, calls_[i].arguments));
+  return std::move(results_);
 }
 
 // The signal that the task sends itself at the end of its way. A task that is traced stops for any
@@ -294,8 +322,7 @@ int Detour::end_signal() const {
 // Addresses of code that ends with `ret`, and what that code pops. It leads through the calls, then
 // the task asks who it is, in its own pid namespace, writes that into what comes next, sends itself
 // the signal, and would go on to the frame at home_.
-std::vector<uint64_t> Detour::way_through(std::span<const SystemCall> calls, int end_signal,
-                                          uint64_t results) const {
+std::vector<uint64_t> Detour::way_through(std::span<const size_t> go) const {
   const Gadgets& code = place_.gadgets;
   std::vector<uint64_t> way;
   const auto perform = [&](long number, const SystemCallArguments& a) {
@@ -305,9 +332,9 @@ std::vector<uint64_t> Detour::way_through(std::span<const SystemCall> calls, int
   const auto store_at = [&](uint64_t address) {
     way.insert(way.end(), {code.pop_rdx, address, code.store_eax_at_rdx});
   };
-  for (size_t i = 0; i < calls.size(); ++i) {
-    perform(calls[i].number, calls[i].arguments);
-    store_at(results + i * sizeof(int32_t));
+  for (const size_t i : go) {
+    perform(calls_[i].number, calls_[i].arguments);
+    store_at(results_at() + i * sizeof(int32_t));
   }
   // Counted from home_, where the way ends: the last call has 9 words, its arguments are these.
   constexpr uint64_t kProcess = 6 * sizeof(uint64_t), kThread = 4 * sizeof(uint64_t);
@@ -315,56 +342,52 @@ std::vector<uint64_t> Detour::way_through(std::span<const SystemCall> calls, int
   store_at(home_ - kProcess);
   perform(SYS_gettid, {});
   store_at(home_ - kThread);
-  perform(SYS_tgkill, {0, 0, static_cast<uint64_t>(end_signal)});
+  perform(SYS_tgkill, {0, 0, static_cast<uint64_t>(end_signal_)});
   return way;
 }
 
-// A go for all calls of the same fourth argument, which no code on the way sets. Calls that have
-// none want a 0 there: some of prctl(2) fail otherwise.
-std::vector<int32_t> Detour::perform_in_few_goes(std::span<const SystemCall> calls,
-                                                 int end_signal) {
-  std::map<uint64_t, std::vector<size_t>> goes;
-  for (size_t i = 0; i < calls.size(); ++i) goes[calls[i].arguments[3]].push_back(i);
-  std::vector<int32_t> results(calls.size());
-  for (const auto& [fourth, places] : goes) {
-    std::vector<SystemCall> go;
-    for (const size_t place : places) go.push_back(calls[place]);
-    const std::vector<int32_t> of_go = perform_in_one_go(go, end_signal);
-    for (size_t i = 0; i < places.size(); ++i) results[places[i]] = of_go[i];
-  }
-  return results;
+uint64_t Detour::results_at() const {
+  return (home_ - room_for(calls_.size())) & ~uint64_t{3};
 }
 
-std::vector<int32_t> Detour::perform_in_one_go(std::span<const SystemCall> calls, int end_signal) {
-  std::vector<int32_t> results(calls.size());
-  const uint64_t results_at = (home_ - room_for(calls.size())) & ~uint64_t{3};
-  const auto way = way_through(calls, end_signal, results_at);
+void Detour::begin_go() {
+  const std::vector<size_t>& go = goes_.back();
+  const auto way = way_through(go);
   const uint64_t way_at = home_ - way.size() * sizeof(uint64_t);
   write(way_at, std::as_bytes(std::span(way)));
   SystemCallArguments fixed{};  // what no code on the way sets, and system calls leave as it is
-  fixed[3] = calls.front().arguments[3];
+  fixed[3] = calls_[go.front()].arguments[3];
   auto registers = FrameChain::registers_for(place_.gadgets, registers_, 0, fixed, way_at);
   constexpr uint64_t kSyscallSize = 2;
   registers.rip += kSyscallSize;  // to the `ret`
-  leave_with(registers, kAllBlocked & ~(uint64_t{1} << (end_signal - 1)));
-  wait_for_end(end_signal);
-  read(results_at, std::as_writable_bytes(std::span(results)));
-  return results;
+  leave_with(registers, kAllBlocked & ~bits({end_signal_}));
+  task_.resume_if_alive(0);
+  is_going_ = true;
 }
 
-void Detour::wait_for_end(int end_signal) {
-  do {
-    task_.resume_if_alive(0);
+void Detour::end_go() {
+  wait_for_end();
+  std::vector<int32_t> results(calls_.size());
+  read(results_at(), std::as_writable_bytes(std::span(results)));
+  for (const size_t i : goes_.back()) results_[i] = results[i];
+  goes_.pop_back();
+}
+
+void Detour::wait_for_end() {
+  while (true) {
+    is_going_ = false;
     expect_stop("perform system calls");
     const bool is_that_signal =
-        task_.status().signal_delivery() && task_.status().signal() == end_signal;
+        task_.status().signal_delivery() && task_.status().signal() == end_signal_;
     if (is_that_signal && task_.registers().rsp == home_) return;
     // The same signal, sent by somebody else, comes earlier: it will be sent again.
     if (is_that_signal)
-      came_ |= bits({end_signal});
+      came_ |= bits({end_signal_});
     else if (!is_noise())
       fail("perform system calls", fmt::format("signal {} came between", task_.status().signal()));
-  } while (true);
+    task_.resume_if_alive(0);
+    is_going_ = true;
+  }
 }
 
 Tracee Detour::clone(uint64_t flags, uint64_t stack) {
@@ -378,6 +401,7 @@ Tracee Detour::clone(uint64_t flags, uint64_t stack) {
 }
 
 void Detour::go_home() {
+  if (std::exchange(is_going_, false)) expect_stop("return");
   if (std::exchange(away_, false)) {
     // A stop on the way into the program is where an interrupted system call is restarted from, as
     // it was where we began. A task that a signal stopped is in such a place already.

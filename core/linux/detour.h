@@ -53,6 +53,12 @@ class Detour {
   // of the calls, -errno where one failed, cut to 32 bits. They, and the way from call to call,
   // take room_for() bytes at the end of the scratch memory.
   std::vector<int32_t> perform(std::span<const SystemCall> calls);
+  // The same in parts. After begin(), the task is on its way, and others can be sent on theirs. One
+  // that takes several goes waits between them for proceed(), or for finish(). proceed() does not
+  // wait; true: there is nothing left that finish() would wait for.
+  void begin(std::span<const SystemCall> calls);
+  bool proceed();
+  std::vector<int32_t> finish();
   static constexpr size_t room_for(size_t calls) { return (calls + kOwnSteps) * kStepSize; }
   // clone(2), by the flags without a signal at its exit; the new task is ours from its birth on,
   // stopped before its first instruction, which is the `ret` at `stack`.
@@ -73,11 +79,11 @@ class Detour {
   static constexpr size_t kOwnSteps = 4;    // what tells us of its end, and alignment
 
   int end_signal() const;
-  std::vector<uint64_t> way_through(std::span<const SystemCall> calls, int end_signal,
-                                    uint64_t results) const;
-  std::vector<int32_t> perform_in_few_goes(std::span<const SystemCall> calls, int end_signal);
-  std::vector<int32_t> perform_in_one_go(std::span<const SystemCall> calls, int end_signal);
-  void wait_for_end(int end_signal);
+  std::vector<uint64_t> way_through(std::span<const size_t> go) const;
+  uint64_t results_at() const;
+  void begin_go();
+  void end_go();
+  void wait_for_end();
   bool is_noise();
   void send_again(uint64_t signals) const;
   void leave_with(const user_regs_struct& registers, uint64_t mask);
@@ -103,6 +109,11 @@ class Detour {
     uint64_t low = ~uint64_t{0}, high = 0;
   } written_;
   bool away_ = false;
+  std::vector<SystemCall> calls_;
+  std::vector<int32_t> results_;
+  int end_signal_ = 0;                     // 0: calls have to be performed one by one
+  std::vector<std::vector<size_t>> goes_;  // not over yet, the last one first, by index of calls
+  bool is_going_ = false;
   uint64_t came_ = 0;                // signals that others sent meanwhile, as a mask
   std::optional<siginfo_t> signal_;  // was to be delivered when we came, and will be
 };

@@ -419,7 +419,11 @@ ScopedUrgency::~ScopedUrgency() {
 }
 
 // Nobody is kept from becoming modest; to come back takes what becoming urgent does.
-ScopedModesty::ScopedModesty() : self_{static_cast<pid_t>(::syscall(SYS_gettid))} {
+ScopedModesty::ScopedModesty(int processor) : self_{static_cast<pid_t>(::syscall(SYS_gettid))} {
+  ::sched_getaffinity(0, sizeof before_, &before_);
+  cpu_set_t others = before_;
+  CPU_CLR(static_cast<size_t>(processor), &others);
+  if (CPU_COUNT(&others) > 0) ::sched_setaffinity(0, sizeof others, &others);
   const sched_param parameters{};
   changed_ = ::sched_getscheduler(0) == SCHED_OTHER && has_capability(CAP_SYS_NICE) &&
              ::sched_setscheduler(0, SCHED_IDLE, &parameters) == 0;
@@ -428,17 +432,18 @@ ScopedModesty::ScopedModesty() : self_{static_cast<pid_t>(::syscall(SYS_gettid))
 ScopedModesty::~ScopedModesty() {
   const sched_param parameters{};
   if (changed_) ::sched_setscheduler(0, SCHED_OTHER, &parameters);
+  ::sched_setaffinity(0, sizeof before_, &before_);
 }
 
 void ScopedModesty::hurry() const {
   if (changed_) become_urgent(self_.value);
 }
 
-ScopedPinning::ScopedPinning() {
+ScopedPinning::ScopedPinning() : processor_(::sched_getcpu()) {
   ::sched_getaffinity(0, sizeof before_, &before_);
   cpu_set_t one;
   CPU_ZERO(&one);
-  CPU_SET(static_cast<size_t>(::sched_getcpu()), &one);
+  CPU_SET(static_cast<size_t>(processor_), &one);
   ::sched_setaffinity(0, sizeof one, &one);
 }
 

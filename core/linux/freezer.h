@@ -91,11 +91,13 @@ class ScopedPinning {
   ~ScopedPinning();
   ScopedPinning(const ScopedPinning&) = delete;
   ScopedPinning& operator=(const ScopedPinning&) = delete;
+  int processor() const { return processor_; }
   // For a thread that was started meanwhile and has work of its own.
   static void release_this_thread();
 
  private:
   cpu_set_t before_;
+  int processor_;
 };
 
 // Raises this thread's priority for as long as it lives, as far as the rights at hand allow:
@@ -116,7 +118,9 @@ class ScopedUrgency {
 // task that wakes up on its processor has it at once (SCHED_IDLE, sched(7)).
 class ScopedModesty {
  public:
-  ScopedModesty();
+  // It keeps off `processor`, if there is another one: the scheduler does not move those that are
+  // modest, and would leave it there while others have nothing to do.
+  explicit ScopedModesty(int processor);
   ~ScopedModesty();
   ScopedModesty(const ScopedModesty&) = delete;
   ScopedModesty& operator=(const ScopedModesty&) = delete;
@@ -126,6 +130,7 @@ class ScopedModesty {
  private:
   Tid self_;
   bool changed_ = false;
+  cpu_set_t before_;
 };
 
 uint64_t now_ns(int clock);  // clock_gettime(2)

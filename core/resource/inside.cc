@@ -88,9 +88,13 @@ class Inquiry {
     calls_.push_back({number, arguments});
     results_.push_back(result);
   }
-  void run() {
+  void begin() {
     detour_.write(detour_.scratch(), memory_);  // zeros: what a call leaves alone reads as that
-    const std::vector<int32_t> results = detour_.perform(calls_);
+    detour_.begin(calls_);
+  }
+  bool proceed() { return detour_.proceed(); }
+  void finish() {
+    const std::vector<int32_t> results = detour_.finish();
     for (size_t i = 0; i < results.size(); ++i)
       if (results_[i]) *results_[i] = results[i];
     detour_.read(detour_.scratch(), memory_);
@@ -172,62 +176,105 @@ size_t calls_of_process(size_t timers) {
   return kProcessCalls + timers + ThreadQuestions::kCalls;
 }
 
-// Questions about `host` go along.
-void ask_process(const Host& host, pb::Process& process, pb::Thread& thread) {
-  ProcessAnswers answers{};
-  std::vector<itimerspec> timers(static_cast<size_t>(process.timers_size()));
-  int32_t huge_pages_disabled = 0, deny_write_execute = 0, brk = 0, membarrier = 0;
-  ThreadQuestions of_host;
-  Inquiry inquiry(*host.task, host.place, answers_of_process(timers.size()),
-                  calls_of_process(timers.size()));
-  of_host.ask(inquiry);
-  for (uint64_t i = 0; i < kSignals; ++i)
-    inquiry.call(SYS_rt_sigaction, {i + 1, 0, inquiry.address_for(answers.actions[i]), 8});
-  for (uint64_t which = 0; which < 3; ++which)
-    inquiry.call(SYS_getitimer, {which, inquiry.address_for(answers.intervals[which])});
-  inquiry.call(SYS_prctl, {PR_GET_CHILD_SUBREAPER, inquiry.address_for(answers.subreaper)});
-  inquiry.call(SYS_prctl, {PR_GET_THP_DISABLE}, &huge_pages_disabled);
-  inquiry.call(SYS_prctl, {kGetDenyWriteExecute}, &deny_write_execute);
-  inquiry.call(SYS_arch_prctl,
-               {kGetXstatePermitted, inquiry.address_for(answers.xstate_permitted)});
-  inquiry.call(SYS_membarrier, {kMembarrierRegistrations}, &membarrier);
-  inquiry.call(SYS_brk, {}, &brk);  // cut to 32 bits, see MmLayout
-  for (size_t i = 0; i < timers.size(); ++i)
-    inquiry.call(SYS_timer_gettime,
-                 {process.timers(static_cast<int>(i)).id(), inquiry.address_for(timers[i])});
-  inquiry.run();
+class ProcessQuestion : public Question {
+ public:
+  // Questions about the host go along. Both records have to outlive this.
+  ProcessQuestion(CaptureContext& context, const Host& host, pb::Process& process)
+      : context_(context),
+        process_(process),
+        host_(*std::ranges::find(*process.mutable_threads(), host.task->tid().value,
+                                 &pb::Thread::tid)),
+        timers_(static_cast<size_t>(process.timers_size())),
+        inquiry_(*host.task, host.place, answers_of_process(timers_.size()),
+                 calls_of_process(timers_.size())) {
+    of_host_.ask(inquiry_);
+    for (uint64_t i = 0; i < kSignals; ++i)
+      inquiry_.call(SYS_rt_sigaction, {i + 1, 0, inquiry_.address_for(answers_.actions[i]), 8});
+    for (uint64_t which = 0; which < 3; ++which)
+      inquiry_.call(SYS_getitimer, {which, inquiry_.address_for(answers_.intervals[which])});
+    inquiry_.call(SYS_prctl, {PR_GET_CHILD_SUBREAPER, inquiry_.address_for(answers_.subreaper)});
+    inquiry_.call(SYS_prctl, {PR_GET_THP_DISABLE}, &huge_pages_disabled_);
+    inquiry_.call(SYS_prctl, {kGetDenyWriteExecute}, &deny_write_execute_);
+    inquiry_.call(SYS_arch_prctl,
+                  {kGetXstatePermitted, inquiry_.address_for(answers_.xstate_permitted)});
+    inquiry_.call(SYS_membarrier, {kMembarrierRegistrations}, &membarrier_);
+    inquiry_.call(SYS_brk, {}, &brk_);  // cut to 32 bits, see MmLayout
+    for (size_t i = 0; i < timers_.size(); ++i)
+      inquiry_.call(SYS_timer_gettime,
+                    {process.timers(static_cast<int>(i)).id(), inquiry_.address_for(timers_[i])});
+    inquiry_.begin();
+  }
 
-  of_host.answer(thread);
-  for (uint32_t i = 0; i < kSignals; ++i) add_action(i + 1, answers.actions[i], process);
-  for (uint32_t which = 0; which < 3; ++which) {
-    pb::IntervalTimer& out = *process.add_interval_timers();
-    out.set_which(which);
-    out.set_value_ns(ns(answers.intervals[which].it_value));
-    out.set_interval_ns(ns(answers.intervals[which].it_interval));
+  bool proceed() override {
+    bool is_over = true;
+    if_possible([&] { is_over = inquiry_.proceed(); });
+    return is_over;
   }
-  for (size_t i = 0; i < timers.size(); ++i) {
-    pb::PosixTimer& out = *process.mutable_timers(static_cast<int>(i));
-    out.set_value_ns(ns(timers[i].it_value));
-    out.set_interval_ns(ns(timers[i].it_interval));
+  void finish() override {
+    if_possible([this] {
+      inquiry_.finish();
+      answer();
+    });
   }
-  process.set_xstate_permitted(answers.xstate_permitted);
-  process.mutable_layout()->set_brk_low(static_cast<uint32_t>(brk));
-  process.set_child_subreaper(answers.subreaper != 0);
-  process.set_thp_disabled(unless_refused(huge_pages_disabled));
-  process.set_deny_write_execute(unless_refused(deny_write_execute));
-  process.set_membarrier(unless_refused(membarrier));
-}
+
+ private:
+  void if_possible(auto&& step) {
+    if (failed_) return;
+    try {
+      step();
+    } catch (const Error& error) {
+      failed_ = true;
+      const Pid pid{process_.pid()};
+      context_.lacks(pid, {}, kInsideProcess.name, error.what());
+      context_.lacks(pid, Tid{host_.tid()}, kInsideThread.name, error.what());
+    }
+  }
+
+  void answer() {
+    of_host_.answer(host_);
+    for (uint32_t i = 0; i < kSignals; ++i) add_action(i + 1, answers_.actions[i], process_);
+    for (uint32_t which = 0; which < 3; ++which) {
+      pb::IntervalTimer& out = *process_.add_interval_timers();
+      out.set_which(which);
+      out.set_value_ns(ns(answers_.intervals[which].it_value));
+      out.set_interval_ns(ns(answers_.intervals[which].it_interval));
+    }
+    for (size_t i = 0; i < timers_.size(); ++i) {
+      pb::PosixTimer& out = *process_.mutable_timers(static_cast<int>(i));
+      out.set_value_ns(ns(timers_[i].it_value));
+      out.set_interval_ns(ns(timers_[i].it_interval));
+    }
+    process_.set_xstate_permitted(answers_.xstate_permitted);
+    process_.mutable_layout()->set_brk_low(static_cast<uint32_t>(brk_));
+    process_.set_child_subreaper(answers_.subreaper != 0);
+    process_.set_thp_disabled(unless_refused(huge_pages_disabled_));
+    process_.set_deny_write_execute(unless_refused(deny_write_execute_));
+    process_.set_membarrier(unless_refused(membarrier_));
+  }
+
+  CaptureContext& context_;
+  pb::Process& process_;
+  pb::Thread& host_;
+  bool failed_ = false;
+  ProcessAnswers answers_{};
+  std::vector<itimerspec> timers_;
+  int32_t huge_pages_disabled_ = 0, deny_write_execute_ = 0, brk_ = 0, membarrier_ = 0;
+  ThreadQuestions of_host_;
+  Inquiry inquiry_;
+};
 
 void capture_process(CaptureContext& context, const FrozenProcess& frozen, pb::Process& process) {
   process.set_signal_handlers(context.signal_handlers.of(frozen.a_task()));
   list_timers(frozen.proc, process);
   const auto timers = static_cast<size_t>(process.timers_size());
   const size_t room = Inquiry::room_for(answers_of_process(timers), calls_of_process(timers));
-  const Host host = host_in(frozen, context, room, UnderSeccomp::kAsFiltersAllow);
-  if (!host.task) return context.lacks(frozen.pid, {}, "signal actions and timers", host.why_not);
-  pb::Thread thread;
-  ask_process(host, process, thread);
-  context.asked.emplace(host.task->tid(), std::move(thread));
+  Host host = host_in(frozen, context, room, UnderSeccomp::kAsFiltersAllow);
+  if (!host.task) return context.lacks(frozen.pid, {}, kInsideProcess.name, host.why_not);
+  const uint32_t space = context.grounds.at(frozen.pid).space = process.address_space();
+  host.place = context.questions.room(space, host.place, room);
+  context.questions.add(space, host.place,
+                        std::make_unique<ProcessQuestion>(context, host, process));
+  context.asked.insert(host.task->tid());
 }
 
 // As good as told, where the thread cannot be asked: glibc has its number 16 bytes before the head
@@ -245,23 +292,53 @@ uint64_t tid_address_in_glibc(const StoppedTask& stopped) {
   return list->head - kDistance;
 }
 
+class ThreadQuestion : public Question {
+ public:
+  static constexpr size_t kAnswers = ThreadQuestions::kAnswers, kCalls = ThreadQuestions::kCalls;
+
+  ThreadQuestion(CaptureContext& context, Pid pid, const Host& host, pb::Thread& thread)
+      : context_(context),
+        pid_(pid),
+        thread_(thread),
+        inquiry_(*host.task, host.place, kAnswers, kCalls) {
+    questions_.ask(inquiry_);
+    inquiry_.begin();
+  }
+
+  bool proceed() override { return inquiry_.proceed(); }  // one go is enough: nothing can fail
+  void finish() override {
+    try {
+      inquiry_.finish();
+      questions_.answer(thread_);
+    } catch (const Error& error) {
+      context_.lacks(pid_, Tid{thread_.tid()}, kInsideThread.name, error.what());
+    }
+  }
+
+ private:
+  CaptureContext& context_;
+  Pid pid_;
+  pb::Thread& thread_;
+  ThreadQuestions questions_;
+  Inquiry inquiry_;
+};
+
 void capture_thread(CaptureContext& context, const StoppedTask& stopped, pb::Thread& thread) {
-  if (const auto asked = context.asked.extract(stopped.task.tid); !asked.empty())
-    return thread.MergeFrom(asked.mapped());
-  constexpr size_t kAnswers = ThreadQuestions::kAnswers, kCalls = ThreadQuestions::kCalls;
-  const Host host = host_of(stopped, context, Inquiry::room_for(kAnswers, kCalls));
+  if (context.asked.erase(stopped.task.tid)) return;
+  const size_t room = Inquiry::room_for(ThreadQuestion::kAnswers, ThreadQuestion::kCalls);
+  Host host = host_of(stopped, context, room);
+  const Pid pid = stopped.process.pid;
   if (!host.task || !host.place.filters.empty())  // which may keep it from being asked
     thread.set_clear_child_tid(tid_address_in_glibc(stopped));
   if (!host.task)
-    return context.lacks(stopped.process.pid, stopped.task.tid,
+    return context.lacks(pid, stopped.task.tid,
                          thread.clear_child_tid() ? "alternate stack"
                                                   : "alternate stack and address of the thread id",
                          host.why_not);
-  ThreadQuestions questions;
-  Inquiry inquiry(*host.task, host.place, kAnswers, kCalls);
-  questions.ask(inquiry);
-  inquiry.run();
-  questions.answer(thread);
+  const uint32_t space = context.grounds.at(pid).space;
+  host.place = context.questions.room(space, host.place, room);
+  context.questions.add(space, host.place,
+                        std::make_unique<ThreadQuestion>(context, pid, host, thread));
 }
 
 // ---- Restoring ----------------------------------------------------------------------------------
@@ -387,7 +464,8 @@ void start_timers(const pb::Process& process, Seed& seed) {
   seed.perform();
 }
 
-const ProcessResource kInsideProcess{"signal actions and timers", capture_process, true};
-const ThreadResource kInsideThread{"alternate stack", capture_thread, true};
+const ProcessResource kInsideProcess{"signal actions and timers", capture_process,
+                                     Means::kQuestions};
+const ThreadResource kInsideThread{"alternate stack", capture_thread, Means::kQuestions};
 
 }  // namespace snapgdb

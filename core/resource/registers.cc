@@ -114,6 +114,6 @@ void set_program_registers(const Snapshot& snapshot, const pb::Process& process,
 }
 
 const ThreadRestorer kRegisterRestorer{"registers", restore};
-const ThreadResource kRegisters{"registers", capture, true};
+const ThreadResource kRegisters{"registers", capture, Means::kPtrace};
 
 }  // namespace snapgdb

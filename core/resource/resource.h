@@ -21,15 +21,16 @@
 #include "core/resource/inet_sockets.h"
 #include "core/resource/nameless.h"
 #include "core/resource/namespaces.h"
+#include "core/resource/questions.h"
 #include "core/resource/survey.h"
 
 namespace snapgdb {
 
-// What captures share while the tree is stopped. Rows that are not by_tracer run in several
+// What captures share while the tree is stopped. Rows that take Means::kProc run in several
 // threads.
 struct CaptureContext {
   const FrozenTree& tree;
-  Tracees& tracees;  // of use to rows by_tracer only
+  Tracees& tracees;  // of use to rows of the tracer's only
   // nullptr: it is held, but not stopped (FrozenTask::in_vfork).
   Tracee* tracee_of(const FrozenTask& task) const {
     return task.in_vfork ? nullptr : &tracees.at(task.tid);
@@ -74,12 +75,14 @@ struct CaptureContext {
 
   // Where in a process its tasks can be made to perform system calls (hosts.h).
   struct Ground {
+    uint32_t space = 0;  // Process.address_space; set by who asks the process
     std::optional<Detour::Place> place;
     std::string why_not;
   };
   std::map<Pid, Ground> grounds{};  // of the tracer
-  // Of the tracer, too: what threads have told already, when they were asked about their process.
-  std::map<Tid, pb::Thread> asked{};
+  // Of the tracer, too; with the threads that are asked together with their process.
+  Questions questions{};
+  std::set<Tid> asked{};
   std::map<Tid, std::vector<uint32_t>> filters{};  // Thread.seccomp, until the thread's turn
 
   // May be called by several threads.
@@ -89,10 +92,18 @@ struct CaptureContext {
 // A kind of kernel state is one file of this folder and one row in resources.h. Rows are worked off
 // in that order; what a row throws is recorded as missing from the image, under its name.
 
+// How a row gets to know, in the order in which those of a process are worked off. ptrace(2) is
+// bound to one thread, and others work beside it.
+enum class Means {
+  kProc,       // /proc and the like, by any thread
+  kQuestions,  // tasks are asked from inside: CaptureContext::questions are begun by it
+  kPtrace,     // once they have come back: a detour ends a restartable sequence (rseq(2))
+};
+
 struct ProcessResource {
   const char* name;
   void (*capture)(CaptureContext&, const FrozenProcess&, pb::Process&);
-  bool by_tracer = false;   // needs ptrace, which is bound to one thread; the others run beside it
+  Means means = Means::kProc;
   bool of_zombies = false;  // still there once the process has exited
 };
 std::span<const ProcessResource* const> process_resources();
@@ -115,7 +126,7 @@ class StoppedTask {
 struct ThreadResource {
   const char* name;
   void (*capture)(CaptureContext&, const StoppedTask&, pb::Thread&);
-  bool by_tracer = false;
+  Means means = Means::kProc;
 };
 std::span<const ThreadResource* const> thread_resources();
 

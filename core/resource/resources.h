@@ -22,8 +22,6 @@
   ROW(kMemoryMap)                      \
   ROW(kAio)
 
-// A thread is asked from inside before its registers are read, since that ends a restartable
-// sequence (rseq(2)) it may be in.
 #define SNAPGDB_THREAD_RESOURCES(ROW) \
   ROW(kThreadIdentity)                \
   ROW(kInsideThread)                  \

@@ -152,7 +152,7 @@ void restore_dispatch(const pb::Thread& thread, Tracee& task) {
 }
 
 const ThreadRestorer kSeccompRestorer{"seccomp", restore};
-const ProcessResource kSeccomp{"seccomp filters", capture_process, true};
-const ThreadResource kSeccompThread{"seccomp filters", capture_thread, true};
+const ProcessResource kSeccomp{"seccomp filters", capture_process, Means::kPtrace};
+const ThreadResource kSeccompThread{"seccomp filters", capture_thread, Means::kPtrace};
 
 }  // namespace snapgdb

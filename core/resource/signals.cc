@@ -93,8 +93,8 @@ int signal_to_stop(const Snapshot& snapshot, const pb::Process& process) {
 }
 
 const ProcessResource kSignalMasks{"signals", capture_masks};
-const ProcessResource kSignalQueue{"pending signals", capture_queue, true};
+const ProcessResource kSignalQueue{"pending signals", capture_queue, Means::kPtrace};
 const ThreadResource kThreadSignalMasks{"signals", capture_thread_masks};
-const ThreadResource kThreadSignals{"signals", capture_thread, true};
+const ThreadResource kThreadSignals{"signals", capture_thread, Means::kPtrace};
 
 }  // namespace snapgdb
