@@ -82,10 +82,11 @@ std::string library(const SessionState& state, const LoadedObject& object) {
 std::string libraries(SessionState& state, std::string_view) {
   const std::vector<LoadedObject> objects = read_link_map(*state.target, state.selected.pid);
   std::string out = R"(<library-list-svr4 version="1.0")";
-  if (!objects.empty()) out += fmt::format(" main-lm=\"{:#x}\"", objects.front().link_map);
+  for (const LoadedObject& object : objects)
+    if (object.executable) out += fmt::format(" main-lm=\"{:#x}\"", object.link_map);
   out += ">\n";
   for (const LoadedObject& object : objects)
-    if (state.client.lldb || &object != &objects.front()) out += library(state, object);
+    if (state.client.lldb || !object.executable) out += library(state, object);
   return out + "</library-list-svr4>\n";
 }
 

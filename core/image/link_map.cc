@@ -36,6 +36,15 @@ std::optional<uint64_t> debug_slot(const ProcessMemory& memory, const Elf64_Phdr
   return std::nullopt;
 }
 
+// Of an executable without PT_PHDR, as the dynamic linker is one, that begins with its headers.
+uint64_t offset_by_file_header(const ProcessMemory& memory, const ProgramHeaders& headers) {
+  const uint64_t at = headers.address - sizeof(Elf64_Ehdr);
+  const auto file = memory.read<Elf64_Ehdr>(at);
+  const bool is_one = file && std::memcmp(file->e_ident, ELFMAG, SELFMAG) == 0 &&
+                      file->e_type == ET_DYN && file->e_phoff == sizeof(Elf64_Ehdr);
+  return is_one ? at : 0;
+}
+
 // <link.h>'s r_debug (r_debug_extended from version 2 on) and link_map, with numbers of the process
 // instead of pointers of ours.
 struct Debug {
@@ -65,9 +74,20 @@ void add_namespace(const ProcessMemory& memory, uint64_t debug_address, uint64_t
   for (uint64_t at = first; walk.visit(at);) {
     const auto entry = memory.read<Entry>(at);
     if (!entry) return;
-    out.push_back({at, debug_address, entry->addr, entry->ld, memory.text(entry->name, kMaxName)});
+    out.push_back({.link_map = at,
+                   .name_space = debug_address,
+                   .load_offset = entry->addr,
+                   .dynamic = entry->ld,
+                   .linker_name = memory.text(entry->name, kMaxName)});
     at = entry->next;
   }
+}
+
+// Of struct r_debug. `dynamic`: the executable's dynamic section.
+uint64_t debug_address(const ProcessMemory& memory, std::string_view auxv, uint64_t dynamic) {
+  if (const auto slot = debug_slot(memory, auxv)) return memory.read<uint64_t>(*slot).value_or(0);
+  const ObjectPlace linker{offset_by_file_header(memory, program_headers(auxv)), dynamic};
+  return find_dynamic_symbol(memory, linker, "_r_debug").value_or(0);
 }
 
 }  // namespace
@@ -75,7 +95,7 @@ void add_namespace(const ProcessMemory& memory, uint64_t debug_address, uint64_t
 std::optional<Elf64_Phdr> executable_segment(const ProcessMemory& memory, std::string_view auxv,
                                              uint32_t type) {
   const ProgramHeaders headers = program_headers(auxv);
-  uint64_t load_offset = 0;
+  uint64_t load_offset = offset_by_file_header(memory, headers);
   for (uint64_t i = 0; i < std::min<uint64_t>(headers.count, kMaxHeaders); ++i) {
     auto header = memory.read<Elf64_Phdr>(headers.address + i * sizeof(Elf64_Phdr));
     if (!header) break;
@@ -92,16 +112,19 @@ std::optional<uint64_t> debug_slot(const ProcessMemory& memory, std::string_view
 }
 
 std::vector<LoadedObject> read_link_map(const ProcessMemory& memory, std::string_view auxv) {
-  const auto slot = debug_slot(memory, auxv);
+  const auto dynamic = executable_segment(memory, auxv, PT_DYNAMIC);
+  if (!dynamic) return {};
   std::vector<LoadedObject> out;
   Walk walk;
-  uint64_t at = slot ? memory.read<uint64_t>(*slot).value_or(0) : 0;
+  uint64_t at = debug_address(memory, auxv, dynamic->p_vaddr);
   while (walk.visit(at)) {
     const auto debug = memory.read<Debug>(at);
     if (!debug) break;
     add_namespace(memory, at, debug->map, walk, out);
     at = debug->version >= 2 ? memory.read<uint64_t>(at + sizeof(Debug)).value_or(0) : 0;
   }
+  const auto executable = std::ranges::find(out, dynamic->p_vaddr, &LoadedObject::dynamic);
+  if (!out.empty()) (executable != out.end() ? *executable : out.front()).executable = true;
   return out;
 }
 

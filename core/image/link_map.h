@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/image/dynamic_symbols.h"
 #include "core/image/process_memory.h"
 
 namespace snapgdb {
@@ -19,6 +20,10 @@ struct LoadedObject {
   uint64_t load_offset = 0;  // l_addr
   uint64_t dynamic = 0;      // l_ld, which lies in what is mapped of its file
   std::string linker_name;   // l_name: a path that may lead through symbolic links
+  bool executable = false;  // that execve(2) was given: the program, or the dynamic linker, if that
+                            // was told to run a program (ld.so PROGRAM)
+
+  ObjectPlace place() const { return {load_offset, dynamic}; }
 };
 
 // The first program header of a type that the executable has, found through the auxiliary vector;
@@ -30,12 +35,13 @@ std::optional<Elf64_Phdr> executable_segment(const ProcessMemory& memory, std::s
 // r_debug; nullopt: the executable has none, or cannot be read.
 std::optional<uint64_t> debug_slot(const ProcessMemory& memory, std::string_view auxv);
 
-// The objects of a process, the executable first; empty: there is no dynamic linker, or it has not
+// The objects of a process, the program first; empty: there is no dynamic linker, or it has not
 // come that far.
 //
 // Walks the dynamic linker's list in a process's memory, from the auxiliary vector through the
-// executable's DT_DEBUG. Stops at the first thing that cannot be read or makes no sense: the
-// memory may be incomplete, or anything.
+// executable's DT_DEBUG; where that is the dynamic linker itself, from its symbol _r_debug. Stops
+// at the first thing that cannot be read or makes no sense: the memory may be incomplete, or
+// anything.
 std::vector<LoadedObject> read_link_map(const ProcessMemory& memory, std::string_view auxv);
 
 }  // namespace snapgdb

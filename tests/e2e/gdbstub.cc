@@ -70,6 +70,18 @@ TEST_CASE("gdb reads globals, thread-locals, the heap, files and arguments") {
               "$5 = 1274518694545850385", "AT_PHDR", "libwitness.so", "constant \\001\\377 text"});
 }
 
+TEST_CASE("a program that the dynamic linker was told to run has its symbols and variables") {
+  const TempDir directory;
+  const std::string image = directory / "image.snapgdb";
+  const Target target =
+      Target::at("/lib64/ld-linux-x86-64.so.2", {target_path("witness"), "--alone"});
+  capture(target.pid(), image);
+  check_says(gdb({"target remote | " + program() + " " + image, "p witness_least", "thread 3",
+                  "p witness_tls", "p libwitness_tls", "info sharedlibrary"}),
+             {"$1 = -9223372036854775808", "$2 = 28673", "$3 = -28673", "libwitness.so",
+              "/targets/witness"});
+}
+
 TEST_CASE("what is not in the image is an error, never zeros") {
   const Served served;
   std::string kept_out;
