@@ -7,6 +7,11 @@
 #include <utility>
 #include <vector>
 
+#include <fmt/printf.h>
+
+#include "core/base/strings.h"
+#include "gdbstub/link_map.h"
+
 namespace snapgdb::gdbstub {
 namespace {
 
@@ -21,6 +26,7 @@ struct Machine {
   std::vector<uint64_t> stack = {};
   bool done = false;
   bool failed = false;
+  std::string output = {};  // of printf
 
   uint64_t pop() {
     const uint64_t value = stack.back();
@@ -184,6 +190,104 @@ void end(Machine& machine, uint64_t) {
   machine.done = true;
 }
 
+// ---- printf ----
+
+constexpr size_t kMaxPrinted = 4096;  // of one string of the program
+
+// Between a backslash and what follows it: gdb sends the format as the user has written it.
+std::string unescaped(std::string_view text) {
+  constexpr std::string_view kNames = "abefnrtv", kMeanings = "\a\b\x1b\f\n\r\t\v";
+  std::string out;
+  while (!text.empty()) {
+    const bool is_escape = text.front() == '\\' && text.size() > 1;
+    text.remove_prefix(is_escape ? 1 : 0);
+    const size_t digits = std::min<size_t>(text.find_first_not_of("01234567"), 3);
+    if (const auto number = parse_number<uint32_t>(text.substr(0, digits), 8);
+        is_escape && number) {
+      out += static_cast<char>(*number);
+      text.remove_prefix(std::min(digits, text.size()));
+      continue;
+    }
+    const size_t named = is_escape ? kNames.find(text.front()) : std::string_view::npos;
+    out += named == std::string_view::npos ? text.front() : kMeanings[named];
+    text.remove_prefix(1);
+  }
+  return out;
+}
+
+// "%-8.3lu" and what stands before it.
+struct FormatPiece {
+  std::string_view literal, flags, length;  // flags: with width and precision
+  char conversion = 0;                      // 0: the format ends
+};
+
+FormatPiece next_piece(std::string_view& format) {
+  FormatPiece piece;
+  const auto take = [&format](size_t size) {
+    const std::string_view taken = format.substr(0, size);
+    format.remove_prefix(taken.size());
+    return taken;
+  };
+  piece.literal = take(format.find('%'));
+  if (take(1).empty()) return piece;
+  piece.flags = take(format.find_first_not_of("-+ #0123456789."));
+  piece.length = take(format.find_first_not_of("hlLqjzt"));
+  if (!format.empty()) piece.conversion = take(1).front();
+  return piece;
+}
+
+// The value as wide as its type, sign or zeros above.
+uint64_t narrowed(uint64_t value, const FormatPiece& piece) {
+  const bool is_signed = piece.conversion == 'd' || piece.conversion == 'i';
+  const auto narrow = [&]<typename Signed, typename Unsigned>(Signed, Unsigned) {
+    return is_signed ? static_cast<uint64_t>(int64_t{static_cast<Signed>(value)})
+                     : uint64_t{static_cast<Unsigned>(value)};
+  };
+  if (piece.length == "hh") return narrow(int8_t{}, uint8_t{});
+  if (piece.length == "h") return narrow(int16_t{}, uint16_t{});
+  return piece.length.empty() ? narrow(int32_t{}, uint32_t{}) : value;
+}
+
+// nullopt: there is no such conversion.
+std::optional<std::string> printed(const FormatPiece& piece, uint64_t value,
+                                   const Machine& machine) {
+  const auto as = [&](std::string_view conversion, auto shown) {
+    return fmt::sprintf(fmt::format("%{}{}", piece.flags, conversion), shown);
+  };
+  const std::string_view conversion(&piece.conversion, 1);
+  if (conversion == "d" || conversion == "i") return as("d", as_signed(narrowed(value, piece)));
+  if (std::string_view("uoxX").contains(conversion)) return as(conversion, narrowed(value, piece));
+  if (conversion == "c") return as(conversion, static_cast<char>(value));
+  if (conversion == "p") return as("s", fmt::format("{:#x}", value));
+  if (conversion != "s") return std::nullopt;
+  return as(conversion, memory_of(machine.target, machine.thread.pid).text(value, kMaxPrinted));
+}
+
+// What follows in the code is the size of the format, in two bytes, and the format with its zero;
+// on the stack are a function and a channel, which are gdb's business, and the arguments.
+void print(Machine& machine, uint64_t arguments) {
+  const auto byte = [&](size_t at) { return static_cast<uint8_t>(machine.code[at]); };
+  constexpr size_t kSize = 2, kOthers = 2;
+  const size_t rest = machine.code.size() - machine.at;
+  const size_t size = rest < kSize ? 0 : byte(machine.at) << 8 | byte(machine.at + 1);
+  machine.failed = size == 0 || size > rest - kSize || machine.stack.size() < arguments + kOthers;
+  if (machine.failed) return;
+  const std::string unescaped_format = unescaped(machine.code.substr(machine.at + kSize, size - 1));
+  machine.at += kSize + size;
+  for (size_t i = 0; i < kOthers; ++i) machine.pop();
+  std::string_view format = unescaped_format;
+  while (!format.empty()) {
+    const FormatPiece piece = next_piece(format);
+    machine.output += piece.literal;
+    if (piece.conversion == '%') machine.output += '%';
+    if (piece.conversion == 0 || piece.conversion == '%') continue;
+    const auto text = arguments-- > 0 ? printed(piece, machine.pop(), machine) : std::nullopt;
+    machine.failed = !text;
+    if (machine.failed) return;
+    machine.output += *text;
+  }
+}
+
 struct Instruction {
   uint8_t code;
   uint8_t operand;  // bytes, the most significant first
@@ -231,6 +335,7 @@ constexpr Instruction kInstructions[] = {
     {0x2b, 0, 2, swap},
     {0x32, 1, 0, pick},
     {0x33, 0, 3, rotate},
+    {0x34, 1, 2, print},
 };
 
 void step(Machine& machine) {
@@ -248,17 +353,28 @@ void step(Machine& machine) {
   found->perform(machine, operand);
 }
 
+// False: not to its end.
+bool run(Machine& machine) {
+  for (int steps = 0; !machine.done; ++steps) {
+    if (steps == kMaxSteps) return false;
+    step(machine);
+    if (machine.failed) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 std::optional<int64_t> evaluate(std::string_view bytecode, const Target& target, ThreadId thread) {
   Machine machine{bytecode, target, thread};
-  for (int steps = 0; !machine.done; ++steps) {
-    if (steps == kMaxSteps) return std::nullopt;
-    step(machine);
-    if (machine.failed) return std::nullopt;
-  }
-  if (machine.stack.empty()) return std::nullopt;
+  if (!run(machine) || machine.stack.empty()) return std::nullopt;
   return as_signed(machine.stack.back());
+}
+
+std::string perform(std::string_view bytecode, const Target& target, ThreadId thread) {
+  Machine machine{bytecode, target, thread};
+  const bool is_whole = run(machine);
+  return machine.output + (is_whole ? "" : "(snapgdb cannot perform the rest of that command)\n");
 }
 
 bool holds(std::string_view bytecode, const Target& target, ThreadId thread) {

@@ -5,19 +5,26 @@
 namespace snapgdb::gdbstub {
 namespace {
 
-// "X5,2200270000", perhaps several of them: if one of them holds, the breakpoint is reported.
-std::vector<std::string> parse_conditions(Scanner& arguments) {
-  std::vector<std::string> conditions;
+// ";X5,2200270000", perhaps several of them; then perhaps "cmds:0,X…" (after the colon: whether
+// they are to be performed also when nobody is connected).
+AgentCode parse_code(Scanner& arguments) {
+  AgentCode code;
+  std::vector<std::string>* into = &code.conditions;
   while (arguments.skip(';') || !arguments.at_end()) {
+    if (arguments.skip("cmds:")) {
+      into = &code.commands;
+      arguments.hex();
+      arguments.expect(',');
+    }
     arguments.expect('X');
     const uint64_t size = arguments.hex();
     arguments.expect(',');
-    conditions.push_back(arguments.hex_bytes(size));
+    into->push_back(arguments.hex_bytes(size));
   }
-  return conditions;
+  return code;
 }
 
-// "0,ADDRESS,SIZE", perhaps with conditions behind a ';'.
+// "0,ADDRESS,SIZE", perhaps with conditions and commands behind it.
 Breakpoint parse_breakpoint(Scanner& arguments) {
   Breakpoint parsed;
   const uint64_t kind = arguments.hex();
@@ -28,7 +35,9 @@ Breakpoint parse_breakpoint(Scanner& arguments) {
   parsed.address = arguments.hex();
   arguments.expect(',');
   parsed.size = arguments.hex();
-  parsed.conditions = parse_conditions(arguments);
+  parsed.code = parse_code(arguments);
+  if (!parsed.code.commands.empty() && parsed.kind != BreakpointKind::kSoftware)
+    throw PacketError{kCannot, "only software breakpoints have commands"};
   return parsed;
 }
 

@@ -41,7 +41,7 @@ constexpr PacketRow kPackets[] = {
     {"S", "", step_with_signal},
     {"T", "", thread_is_alive},
     {"X", "", write_memory_binary},
-    {"Z", "ConditionalBreakpoints+", insert_breakpoint},
+    {"Z", "ConditionalBreakpoints+;BreakpointCommands+", insert_breakpoint},
     {"_M", "", allocate_memory},
     {"_m", "", release_memory},
     {"c", "", continue_thread},

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/image/snapshot.pb.h"
+#include "gdbstub/agent_expression.h"
 #include "gdbstub/target.h"
 
 namespace snapgdb::gdbstub {
@@ -25,8 +26,7 @@ struct Breakpoint {
   BreakpointKind kind = BreakpointKind::kSoftware;
   uint64_t address = 0;
   uint64_t size = 0;
-  // Agent expressions (bytecode): it is reported if one of them is not zero, or if there is none.
-  std::vector<std::string> conditions = {};
+  AgentCode code = {};
   bool is(const Breakpoint& other) const {
     return kind == other.kind && address == other.address && size == other.size;
   }

@@ -51,9 +51,9 @@ std::string Scanner::hex_bytes(uint64_t size) {
   return decoded(digits);
 }
 
-bool Scanner::skip(char c) {
-  if (!rest_.starts_with(c)) return false;
-  rest_.remove_prefix(1);
+bool Scanner::skip(std::string_view text) {
+  if (!rest_.starts_with(text)) return false;
+  rest_.remove_prefix(text.size());
   return true;
 }
 

@@ -44,7 +44,8 @@ class Scanner {
   // Up to `separator`, which is skipped, or to the end; decoded.
   std::string hex_text(char separator) { return decoded(until(separator)); }
 
-  bool skip(char c);
+  bool skip(char c) { return skip(std::string_view(&c, 1)); }
+  bool skip(std::string_view text);
   void expect(char c);
   void expect_end() const;
   std::string_view until(char separator);

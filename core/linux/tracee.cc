@@ -156,10 +156,14 @@ std::optional<Tracee> Tracee::seize_if_alive(Tid tid, uint64_t options) {
 }
 
 std::optional<Tid> Tracee::next_to_report() {
-  siginfo_t info{};
-  constexpr int kAny = WEXITED | WSTOPPED | WNOHANG | WNOWAIT | __WALL | __WNOTHREAD;
-  if (::waitid(P_ALL, 0, &info, kAny) != 0 || info.si_pid == 0) return std::nullopt;
-  return Tid{info.si_pid};
+  constexpr int kAny = WEXITED | WSTOPPED | WNOHANG | __WALL | __WNOTHREAD;
+  while (true) {
+    siginfo_t info{};
+    if (::waitid(P_ALL, 0, &info, kAny | WNOWAIT) != 0 || info.si_pid == 0) return std::nullopt;
+    if (info.si_code != CLD_STOPPED) return Tid{info.si_pid};
+    // A child that nobody traces: what stops it is nothing to us.
+    ::waitid(P_PID, static_cast<id_t>(info.si_pid), &info, kAny & ~WEXITED);
+  }
 }
 
 Tracee::Tracee(Tracee&& other) noexcept
@@ -205,7 +209,7 @@ bool Tracee::poll_stop() {
 }
 
 bool Tracee::wait_stop(std::chrono::milliseconds patience) {
-  if (status_.stopped() || status_.gone()) return status_.stopped();
+  if (poll_stop() || status_.gone()) return status_.stopped();
   // Blocking hands the processor to the tracee at once, which polling would keep from it.
   const Alarm alarm(patience);
   int status = 0;

@@ -179,19 +179,23 @@ std::optional<Event> LiveTarget::on_trap(Thread& thread) {
 
 std::optional<Event> LiveTarget::on_breakpoint(Thread& thread) {
   user_regs_struct registers = thread.task.registers();
-  const auto* conditions = process(thread.id.pid).memory->breakpoint(registers.rip - 1);
-  if (!conditions)  // one of the program's own
+  const AgentCode* code = process(thread.id.pid).memory->breakpoint(registers.rip - 1);
+  if (!code)  // one of the program's own
     return Event{.kind = Event::Kind::kSignal, .thread = thread.id, .signal = SIGTRAP};
   --registers.rip;
   thread.task.set_registers(registers);
   const auto holds_here = [&](const std::string& condition) {
     return holds(condition, *this, thread.id);
   };
-  if (!conditions->empty() && std::ranges::none_of(*conditions, holds_here)) {
-    thread.passes = true;
-    return std::nullopt;
-  }
-  return Event{.kind = Event::Kind::kSoftwareBreakpoint, .thread = thread.id, .signal = SIGTRAP};
+  const bool is_reached =
+      code->conditions.empty() || std::ranges::any_of(code->conditions, holds_here);
+  if (is_reached && code->commands.empty())
+    return Event{.kind = Event::Kind::kSoftwareBreakpoint, .thread = thread.id, .signal = SIGTRAP};
+  if (is_reached)
+    for (const std::string& command : code->commands)
+      printed_ += perform(command, *this, thread.id);
+  thread.passes = true;
+  return std::nullopt;
 }
 
 std::optional<Event> LiveTarget::on_step(Thread& thread) {

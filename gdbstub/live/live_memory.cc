@@ -60,12 +60,12 @@ bool LiveMemory::write(uint64_t address, std::span<const std::byte> bytes) {
   return true;
 }
 
-bool LiveMemory::insert(uint64_t address, std::vector<std::string> conditions) {
+bool LiveMemory::insert(uint64_t address, AgentCode code) {
   if (const auto known = sites_.find(address); known != sites_.end()) {
-    known->second.conditions = std::move(conditions);
+    known->second.code = std::move(code);
     return true;
   }
-  Site site{{}, std::move(conditions)};
+  Site site{{}, std::move(code)};
   if (memory_.read(address, std::span(&site.original, 1)) != 1 ||
       !put(address, std::span(&kInt3, 1)))
     return false;
@@ -87,9 +87,9 @@ void LiveMemory::remove_all() {
   while (!sites_.empty()) remove(sites_.begin()->first);
 }
 
-const std::vector<std::string>* LiveMemory::breakpoint(uint64_t address) const {
+const AgentCode* LiveMemory::breakpoint(uint64_t address) const {
   const auto site = sites_.find(address);
-  return site == sites_.end() ? nullptr : &site->second.conditions;
+  return site == sites_.end() ? nullptr : &site->second.code;
 }
 
 }  // namespace snapgdb::gdbstub

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/linux/remote_memory.h"
+#include "gdbstub/agent_expression.h"
 
 namespace snapgdb::gdbstub {
 
@@ -25,17 +26,17 @@ class LiveMemory {
   bool write(uint64_t address, std::span<const std::byte> bytes);
 
   // False: there is no memory. A second one at an address takes the place of the first.
-  bool insert(uint64_t address, std::vector<std::string> conditions);
+  bool insert(uint64_t address, AgentCode code);
   // False: the memory is gone, and the breakpoint with it.
   bool remove(uint64_t address);
   void remove_all();
-  // Agent expressions of the breakpoint there; nullptr: there is none.
-  const std::vector<std::string>* breakpoint(uint64_t address) const;
+  // What is to be done at the breakpoint there; nullptr: there is none.
+  const AgentCode* breakpoint(uint64_t address) const;
 
  private:
   struct Site {
     std::byte original;
-    std::vector<std::string> conditions;
+    AgentCode code;
   };
   bool put(uint64_t address, std::span<const std::byte> bytes);
 

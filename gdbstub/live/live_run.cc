@@ -30,7 +30,9 @@ void LiveTarget::resume(std::span<const ResumeAction> actions, std::span<const T
   for (auto& [id, thread] : threads_) {
     const auto action = std::ranges::find_if(
         actions, [&](const ResumeAction& each) { return fits(each, thread.id); });
-    if (action == actions.end() || !thread.task.is_stopped() || stays(id)) continue;
+    if (action == actions.end() || !thread.task.is_stopped()) continue;
+    forget_outdated(thread, *action);
+    if (stays(id)) continue;
     thread.wanted = *action;
     deliver_on_resume(thread, action->signal);
     go(thread);
@@ -40,6 +42,18 @@ void LiveTarget::resume(std::span<const ResumeAction> actions, std::span<const T
   const bool any_runs = stopped < std::ssize(threads_);
   if (!any_runs && events_.empty()) events_.push_back({Event::Kind::kNothingRuns});
   look_now_and_then(any_runs && stopped > 0);
+}
+
+// Events that were not asked for before the thread goes on: the end of a step that it is not to
+// make any more would be a trap out of nowhere, as would a breakpoint that is gone.
+void LiveTarget::forget_outdated(const Thread& thread, const ResumeAction& action) {
+  const LiveMemory& memory = *process(thread.id.pid).memory;
+  std::erase_if(events_, [&](const Event& event) {
+    if (event.thread != thread.id) return false;
+    if (event.kind == Event::Kind::kStepped) return !action.step;
+    return event.kind == Event::Kind::kSoftwareBreakpoint &&
+           !memory.breakpoint(thread.task.registers().rip);
+  });
 }
 
 // The kernel does not tell of the end of a first thread while others of its process are there:
@@ -168,7 +182,7 @@ bool LiveTarget::insert(Pid pid, const Breakpoint& breakpoint) {
   if (!processes_.contains(pid)) return false;
   Process& owner = process(pid);
   if (breakpoint.kind == BreakpointKind::kSoftware)
-    return owner.memory->insert(breakpoint.address, breakpoint.conditions);
+    return owner.memory->insert(breakpoint.address, breakpoint.code);
   if (!owner.debug_registers.insert(breakpoint)) return false;
   ++owner.debug_generation;
   return true;
@@ -195,8 +209,9 @@ std::vector<LiveTarget::Thread*> LiveTarget::pause(Pid pid) {
   return paused;
 }
 
-// Threads whose breakpoints' conditions do not hold go past them, one by one, while nobody else
-// could run past one unseen: all that have come to one meanwhile, since pausing costs the most.
+// Threads that have come to breakpoints which are not to be reported go past them, one by one,
+// while nobody else could run past one unseen: all that have come to one meanwhile, since pausing
+// costs the most.
 void LiveTarget::pass_breakpoints() {
   while (!passing_.empty()) {
     const Pid pid = passing_.front().pid;
@@ -227,12 +242,12 @@ void LiveTarget::step_over(Thread& thread) {
   const uint64_t at = thread.task.registers().rip;
   const auto* found = memory.breakpoint(at);
   if (!found) return paused_.push_back(thread.id);
-  const auto conditions = *found;
+  const AgentCode code = *found;
   memory.remove(at);
   thread.task.resume_if_alive(std::exchange(thread.deliver, 0), Tracee::Until::kNextInstruction);
   constexpr std::chrono::milliseconds kOneInstruction{200};
   await(thread, kOneInstruction);
-  memory.insert(at, conditions);
+  memory.insert(at, code);
   const WaitStatus status = thread.task.status();
   const bool stepped = status.signal_delivery() && status.signal() == SIGTRAP;
   if (stepped && !thread.wanted.step) return paused_.push_back(thread.id);

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/linux/tracee.h"
@@ -71,7 +72,9 @@ class LiveTarget : public RunningTarget {
   std::vector<pb::Process> records() const override;
   std::vector<std::string> notes() const override;
   void let_go() override;
-  std::string take_output() override { return terminal_ ? terminal_->take_output() : ""; }
+  std::string take_output() override {
+    return std::exchange(printed_, {}) + (terminal_ ? terminal_->take_output() : "");
+  }
   void send_input(std::string_view text) override;
 
  private:
@@ -91,7 +94,7 @@ class LiveTarget : public RunningTarget {
     int deliver = 0;        // the signal that it gets when it goes on
     int unreported = 0;     // a signal of which the client knows already
     bool moved = false;     // by the client, since it stopped: a signal was meant for elsewhere
-    bool passes = false;    // has come to a breakpoint whose conditions do not hold
+    bool passes = false;    // has come to a breakpoint that is not to be reported
     bool in_vfork = false;  // cannot be stopped before its child has let go of its memory
     uint64_t debug_generation = 0;  // what its debug registers hold
     // Of one that was in a system call in the snapshot: registers as they were, and as they are, so
@@ -127,6 +130,7 @@ class LiveTarget : public RunningTarget {
   std::vector<Pid> children_to_tell_of(Pid pid) const;
   void go(Thread& thread);
   void ask(Thread& thread, Asked why);
+  void forget_outdated(const Thread& thread, const ResumeAction& action);
   void deliver_on_resume(Thread& thread, int signal);
   void load_debug_registers(Thread& thread);
   void step_over(Thread& thread);
@@ -159,6 +163,7 @@ class LiveTarget : public RunningTarget {
 
   std::shared_ptr<const Snapshot> snapshot_;
   RegisterLayout layout_;
+  std::string printed_;                        // by commands of breakpoints
   std::unique_ptr<ProgramTerminal> terminal_;  // nullptr: it has our own standard streams
   Fd child_signals_;
   Fd timer_;  // while looks_now_and_then_

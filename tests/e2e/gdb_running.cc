@@ -88,6 +88,14 @@ TEST_CASE("breakpoints, conditions, steps and finish work") {
       {"$1 = 7", "$2 = 21", "Value returned is $3 = 28", "$4 = 210", "exited normally"});
 }
 
+TEST_CASE("dprintf prints from within the stub, and nothing stops") {
+  const Moment moment("count");
+  const Result result = moment.gdb_says({"set dprintf-style agent", "dprintf bump,\"by %d\\n\", by",
+                                         "condition 1 by > 18", "continue"});
+  check_says(result, {"by 19", "by 20", "exited normally"});
+  CHECK_FALSE(contains(result.out, "by 18"));
+}
+
 TEST_CASE("a breakpoint of the processor stops before its instruction") {
   const Moment moment("count");
   check_says(moment.gdb_says(

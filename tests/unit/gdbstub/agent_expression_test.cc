@@ -35,6 +35,14 @@ std::optional<int64_t> of(int8_t left, int8_t right, std::string_view code) {
   return value(fmt::format("{}{}{}27", constant(left), constant(right), code));
 }
 
+// What printf prints of `format` and of numbers that `arguments` leaves on the stack.
+std::string printed(std::string_view format, size_t count = 0, std::string_view arguments = "") {
+  const std::string text = std::string(format) + '\0';
+  const std::string code =
+      fmt::format("{}2200220034{:02x}{:04x}{}27", arguments, count, text.size(), to_hex(text));
+  return perform(from_hex(code).value(), program(), kThread);
+}
+
 }  // namespace
 
 TEST_CASE("constants are big-endian, of one to eight bytes") {
@@ -134,6 +142,31 @@ TEST_CASE("what is damaged, endless or unknown has no value") {
   CHECK(value("ff") == std::nullopt);
   CHECK(value("210000") == std::nullopt);      // round and round
   CHECK(value("2201210000") == std::nullopt);  // the stack grows
+}
+
+TEST_CASE("printf prints numbers as wide as their types, and strings of the program") {
+  const std::string minus_one = "2200220103";  // 0 - 1
+  CHECK(printed("all is well\\n\\t\\\"\\101\\\\ 100%%") == "all is well\n\t\"A\\ 100%");
+  CHECK(printed("%d", 1, minus_one) == "-1");
+  CHECK(printed("%u", 1, minus_one) == "4294967295");
+  CHECK(printed("%hhu", 1, minus_one) == "255");
+  CHECK(printed("%lu", 1, minus_one) == "18446744073709551615");
+  CHECK(printed("%lld", 1, minus_one) == "-1");
+  CHECK(printed("[%-6.3x]", 1, "2210") == "[010   ]");
+  CHECK(printed("%c", 1, "2241") == "A");
+  CHECK(printed("%p", 1, "2210") == "0x10");
+  CHECK(printed("%s", 1, "231004") == "D3\"\x91");
+  CHECK(printed("%d, then %d", 2, "22022201") == "1, then 2");  // the first one is on top
+}
+
+TEST_CASE("a printf that makes no sense says so") {
+  const std::string cannot = "(snapgdb cannot perform the rest of that command)\n";
+  CHECK(printed("%f", 1, "2201") == cannot);
+  CHECK(printed("a %d", 0) == "a " + cannot);
+  CHECK(printed("%d", 1) == cannot);  // nothing on the stack
+  CHECK(printed("%") == "");
+  for (const char* code : {"22002200340000", "2200220034000002", "220022003400000541", "34000001"})
+    CHECK(perform(from_hex(code).value(), program(), kThread) == cannot);
 }
 
 TEST_CASE("a condition that cannot be evaluated holds") {

@@ -107,8 +107,9 @@ class FakeTarget : public RunningTarget {
   bool insert(Pid pid, const Breakpoint& breakpoint) override {
     note(fmt::format("insert {} {} {:x}", pid.value, static_cast<int>(breakpoint.kind),
                      breakpoint.address));
-    for (const std::string& condition : breakpoint.conditions)
+    for (const std::string& condition : breakpoint.code.conditions)
       note("condition " + to_hex(condition));
+    for (const std::string& command : breakpoint.code.commands) note("command " + to_hex(command));
     return script_.breakpoints_fit;
   }
   bool remove(Pid pid, const Breakpoint& breakpoint) override {

@@ -476,6 +476,23 @@ TEST_CASE("conditions of breakpoints go to what runs") {
   }
 }
 
+TEST_CASE("commands of breakpoints go to what runs, with conditions and without") {
+  Debugger debugger;
+  CHECK(contains(debugger.client.supported, "BreakpointCommands+"));
+  CHECK(debugger.client.ask("Z0,401000,1;X3,220127;cmds:0,X1,27X3,220227") == "OK");
+  CHECK(debugger.client.ask("Z0,401010,1;cmds:1,X1,27") == "OK");
+  debugger.told(kContinue, {.kind = Kind::kStepped, .thread = kFirst});
+  for (const char* expected : {"condition 220127", "command 27", "command 220227"}) {
+    INFO(expected);
+    CHECK(debugger.was_asked(expected));
+  }
+  for (const char* request :
+       {"Z0,401000,1;cmds:0,", "Z0,401000,1;cmds:", "Z1,401000,1;cmds:0,X1,27"}) {
+    INFO(request);
+    CHECK(debugger.client.ask(request).starts_with('E'));
+  }
+}
+
 TEST_CASE("which events a client wants to hear of is told at once and at every launch") {
   Debugger debugger;
   auto& client = debugger.client;

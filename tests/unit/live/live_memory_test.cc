@@ -47,12 +47,12 @@ constexpr std::array<std::byte, 4> kNops{std::byte{0x90}, std::byte{0x90}, std::
 TEST_CASE("a breakpoint is in memory, and nobody who reads it here sees it") {
   const Child child;
   LiveMemory memory(Tid{child.pid});
-  REQUIRE(memory.insert(child.at(2), {"condition"}));
+  REQUIRE(memory.insert(child.at(2), {.conditions = {"condition"}}));
   CHECK(child.page[2] == 0xcc);
   CHECK(read_at(memory, child.at(0)) == kNops);
   CHECK(read_at(memory, child.at(2)) == kNops);
   REQUIRE(memory.breakpoint(child.at(2)));
-  CHECK(memory.breakpoint(child.at(2))->front() == "condition");
+  CHECK(memory.breakpoint(child.at(2))->conditions.front() == "condition");
   CHECK_FALSE(memory.breakpoint(child.at(1)));
   memory.remove(child.at(2));
   CHECK(child.page[2] == 0x90);
