@@ -17,6 +17,21 @@ namespace {
 
 using Kind = Event::Kind;
 
+constexpr size_t kRax = 0, kRsp = 7,
+                 kRip = 16;  // gdb's numbers; the general registers end with rip
+
+std::optional<std::string> value_of(const Target& target, ThreadId thread, size_t number) {
+  return RegisterLayout::value(target.registers(thread), target.layout().registers()[number]);
+}
+
+// A register of 64 bits; 0 where it is not known.
+uint64_t number_in(const SessionState& state, ThreadId thread, size_t number) {
+  uint64_t result = 0;
+  if (const auto value = value_of(*state.target, thread, number))
+    std::memcpy(&result, value->data(), sizeof result);
+  return result;
+}
+
 // A stop of what the client has not resumed would only confuse it. Whichever thread calls execve(2)
 // has the first one's number afterwards, which may not have been resumed.
 bool is_due(const SessionState& state, const Event& event) {
@@ -51,13 +66,6 @@ void insert_all(SessionState& state) {
         throw Error(fmt::format("cannot set the breakpoint at {:#x}", breakpoint.address),
                     "the processor cannot do that");
 }
-
-std::optional<std::string> value_of(const Target& target, ThreadId thread, size_t number) {
-  return RegisterLayout::value(target.registers(thread), target.layout().registers()[number]);
-}
-
-constexpr size_t kRax = 0, kRsp = 7,
-                 kRip = 16;  // gdb's numbers; the general registers end with rip
 
 // A call needs room on the stack of its thread, and sends it elsewhere.
 bool begins_call(const SessionState& state) {
@@ -118,8 +126,7 @@ void note_fork(SessionState& state, const Event& event) {
 }
 
 void note_result(SessionState& state, ThreadId thread) {
-  const auto rax = value_of(*state.target, thread, kRax);
-  if (rax) std::memcpy(&state.running.returned, rax->data(), sizeof state.running.returned);
+  state.running.returned = number_in(state, thread, kRax);
 }
 
 void forget(SessionState& state, Pid pid) {
@@ -156,6 +163,11 @@ void resume(SessionState& state, std::vector<ResumeAction> actions) {
   for (const ResumeAction& action : running.resumed)
     if (action.pid) running.forked.erase(*action.pid);
   running.waiting = !running.non_stop;
+  std::erase_if(running.events, [&](const Event& event) {
+    const auto action = std::ranges::find_if(
+        running.resumed, [&](const ResumeAction& each) { return means(each, event.thread); });
+    return action != running.resumed.end() && is_outrun(event, *action);
+  });
   // What has happened before is told first; nobody moves for that.
   if (std::ranges::none_of(running.events, [&](const Event& e) { return is_due(state, e); }))
     running.target->resume(running.resumed, not_known_to_stand(running));

@@ -73,6 +73,12 @@ struct Event {
   std::string path = {};
 };
 
+// Whether an event that nobody has been told of is over with when its thread is resumed so: the end
+// of a step that it is not to make any more would be a trap out of nowhere.
+inline bool is_outrun(const Event& event, const ResumeAction& action) {
+  return event.kind == Event::Kind::kStepped && !action.step;
+}
+
 // Which events a client wants to hear of; the others go by themselves. Children are let go then.
 struct Wishes {
   bool forks = false, vforks = false, execs = false, threads = false;

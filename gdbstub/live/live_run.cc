@@ -31,7 +31,9 @@ void LiveTarget::resume(std::span<const ResumeAction> actions, std::span<const T
     const auto action = std::ranges::find_if(
         actions, [&](const ResumeAction& each) { return fits(each, thread.id); });
     if (action == actions.end() || !thread.task.is_stopped()) continue;
-    forget_outdated(thread, *action);
+    std::erase_if(events_, [&](const Event& event) {
+      return event.thread == id && is_outrun(event, *action);
+    });
     if (stays(id)) continue;
     thread.wanted = *action;
     deliver_on_resume(thread, action->signal);
@@ -42,18 +44,6 @@ void LiveTarget::resume(std::span<const ResumeAction> actions, std::span<const T
   const bool any_runs = stopped < std::ssize(threads_);
   if (!any_runs && events_.empty()) events_.push_back({Event::Kind::kNothingRuns});
   look_now_and_then(any_runs && stopped > 0);
-}
-
-// Events that were not asked for before the thread goes on: the end of a step that it is not to
-// make any more would be a trap out of nowhere, as would a breakpoint that is gone.
-void LiveTarget::forget_outdated(const Thread& thread, const ResumeAction& action) {
-  const LiveMemory& memory = *process(thread.id.pid).memory;
-  std::erase_if(events_, [&](const Event& event) {
-    if (event.thread != thread.id) return false;
-    if (event.kind == Event::Kind::kStepped) return !action.step;
-    return event.kind == Event::Kind::kSoftwareBreakpoint &&
-           !memory.breakpoint(thread.task.registers().rip);
-  });
 }
 
 // The kernel does not tell of the end of a first thread while others of its process are there:

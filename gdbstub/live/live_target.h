@@ -130,7 +130,6 @@ class LiveTarget : public RunningTarget {
   std::vector<Pid> children_to_tell_of(Pid pid) const;
   void go(Thread& thread);
   void ask(Thread& thread, Asked why);
-  void forget_outdated(const Thread& thread, const ResumeAction& action);
   void deliver_on_resume(Thread& thread, int signal);
   void load_debug_registers(Thread& thread);
   void step_over(Thread& thread);

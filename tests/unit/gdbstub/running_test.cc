@@ -476,6 +476,19 @@ TEST_CASE("conditions of breakpoints go to what runs") {
   }
 }
 
+TEST_CASE("the end of a step is not told of once the thread is to run") {
+  for (const char* second : {"c", "r402000,402010"}) {
+    Debugger debugger;
+    // Only the first one is to step; that the second one has is held back.
+    debugger.script.events.push_back({.kind = Kind::kStepped, .thread = kSecond});
+    CHECK(contains(debugger.told("vCont;s:p10.10", {.kind = Kind::kStepped, .thread = kFirst}),
+                   "thread:p10.10"));
+    const std::string both = fmt::format("vCont;{}:p10.11;c:p10.-1", second);
+    const Event signal{.kind = Kind::kSignal, .thread = kFirst, .signal = SIGUSR1};
+    CHECK(debugger.told(both, signal).starts_with(second[0] == 'c' ? "T1e" : "T05"));
+  }
+}
+
 TEST_CASE("commands of breakpoints go to what runs, with conditions and without") {
   Debugger debugger;
   CHECK(contains(debugger.client.supported, "BreakpointCommands+"));
