@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/image/snapshot.pb.h"
+#include "core/linux/system_v.h"
 #include "gdbstub/agent_expression.h"
 #include "gdbstub/target.h"
 
@@ -89,6 +90,9 @@ struct Wishes {
   std::map<Pid, std::set<uint64_t>> system_calls = {};
 };
 
+// By kind; the pids of who used them are those that the client knows.
+using IpcObjects = std::map<IpcKind, std::vector<IpcObject>>;
+
 // A target that lives. Threads stand still until they are resumed, and again from the moment their
 // event is there to be asked for. All of it belongs to the thread that made it.
 class RunningTarget : public Target {
@@ -131,6 +135,9 @@ class RunningTarget : public Target {
   virtual void kill(Pid pid) = 0;
   // The processes of the whole tree as they are now, in as far as others can see it.
   virtual std::vector<pb::Process> records() const = 0;
+  // The objects of System V that the tree's first process sees, as they are now. Throws
+  // SystemError.
+  virtual IpcObjects ipc_objects() const = 0;
   // What is otherwise than it was in the snapshot, a line each.
   virtual std::vector<std::string> notes() const = 0;
   // The whole tree outlives this object. Precondition: nothing is attached to any more.

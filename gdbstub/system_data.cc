@@ -5,7 +5,9 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <cctype>
 #include <initializer_list>
+#include <set>
 #include <span>
 #include <utility>
 #include <vector>
@@ -18,7 +20,7 @@ namespace {
 
 struct Tree {
   std::span<const pb::Process> processes;
-  const pb::SnapshotRecord& record;
+  const IpcObjects& ipc;
 };
 
 struct Column {
@@ -50,16 +52,34 @@ std::string user(const pb::Process& process) {
                                     : "";
 }
 
+std::string command(const pb::Process& process) {
+  return process.arguments_size() > 0 ? joined(process.arguments()) : process.name();
+}
+
 std::string processes(const Tree& tree) {
   std::string out;
+  for (const pb::Process& process : tree.processes) {
+    std::set<uint32_t> cores;
+    for (const pb::Thread& thread : process.threads())
+      cores.insert(static_cast<uint32_t>(thread.cpu()));
+    out += item({{"pid", fmt::format("{}", process.pid())},
+                 {"user", user(process)},
+                 {"command", command(process)},
+                 {"cores", fmt::format("{}", fmt::join(cores, ","))}});
+  }
+  return out;
+}
+
+std::string tree_of_processes(const Tree& tree) {
+  std::string out;
   for (const pb::Process& process : tree.processes)
-    out += item(
-        {{"pid", fmt::format("{}", process.pid())},
-         {"parent", fmt::format("{}", process.parent())},
-         {"user", user(process)},
-         {"state", process.state()},
-         {"threads", fmt::format("{}", process.threads_size())},
-         {"command", process.arguments_size() > 0 ? joined(process.arguments()) : process.name()}});
+    out += item({{"pid", fmt::format("{}", process.pid())},
+                 {"parent", fmt::format("{}", process.parent())},
+                 {"group", fmt::format("{}", process.group())},
+                 {"session", fmt::format("{}", process.session())},
+                 {"state", process.state()},
+                 {"threads", fmt::format("{}", process.threads_size())},
+                 {"command", command(process)}});
   return out;
 }
 
@@ -68,9 +88,8 @@ std::string threads(const Tree& tree) {
   for (const pb::Process& process : tree.processes)
     for (const pb::Thread& thread : process.threads())
       out += item({{"pid", fmt::format("{}", process.pid())},
+                   {"command", thread.name()},
                    {"tid", fmt::format("{}", thread.tid())},
-                   {"name", thread.name()},
-                   {"state", thread.state()},
                    {"core", fmt::format("{}", thread.cpu())}});
   return out;
 }
@@ -91,7 +110,6 @@ std::string groups(const Tree& tree) {
   for (const pb::Process& process : tree.processes) {
     const auto leader = std::ranges::find(tree.processes, process.group(), &pb::Process::pid);
     out += item({{"pgid", fmt::format("{}", process.group())},
-                 {"session", fmt::format("{}", process.session())},
                  {"leader command", leader != tree.processes.end() ? leader->name() : ""},
                  {"pid", fmt::format("{}", process.pid())},
                  {"command line", joined(process.arguments())}});
@@ -116,7 +134,57 @@ std::string name_of(std::span<const Named> names, int number) {
   return found == names.end() ? fmt::format("{}", number) : std::string(found->name);
 }
 
+// "127.0.0.1:80", "[::1]:80".
+std::pair<std::string, std::string> host_and_port(std::string_view text) {
+  const size_t colon = text.rfind(':');
+  if (colon == std::string_view::npos) return {};
+  std::string_view host = text.substr(0, colon);
+  if (host.starts_with('[') && host.ends_with(']')) host = host.substr(1, host.size() - 2);
+  return {std::string(host), std::string(text.substr(colon + 1))};
+}
+
+// As the kernel's headers have them.
+std::string state_of(const pb::Socket& socket) {
+  using State = std::pair<std::string_view, std::string_view>;
+  constexpr State kStates[] = {{"listening", "LISTEN"},     {"connected", "ESTABLISHED"},
+                               {"unconnected", "CLOSE"},    {"closed", "CLOSE"},
+                               {"fin-wait-1", "FIN_WAIT1"}, {"fin-wait-2", "FIN_WAIT2"},
+                               {"syn-received", "SYN_RECV"}};
+  const auto* found = std::ranges::find(kStates, socket.state(), &State::first);
+  std::string state(found == std::end(kStates) ? socket.state() : found->second);
+  for (char& c : state) c = c == '-' ? '_' : static_cast<char>(std::toupper(c));
+  return state;
+}
+
+// One socket once, as /proc/net lists them.
 std::string sockets(const Tree& tree) {
+  std::string out;
+  std::set<uint32_t> seen;
+  for (const pb::Process& process : tree.processes)
+    for (const pb::Descriptor& descriptor : process.descriptors()) {
+      const pb::Socket& socket = descriptor.socket();
+      const bool is_inet =
+          descriptor.has_socket() && (socket.domain() == AF_INET || socket.domain() == AF_INET6);
+      if (!is_inet || (descriptor.description() && !seen.insert(descriptor.description()).second))
+        continue;
+      const bool is_v6 = socket.domain() == AF_INET6;
+      const auto [local, local_port] = host_and_port(socket.local());
+      const auto [remote, remote_port] = host_and_port(socket.remote());
+      out += item({{"local address", local},
+                   {"local port", local_port},
+                   {"remote address", !remote.empty() ? remote
+                                      : is_v6         ? "::"
+                                                      : "0.0.0.0"},
+                   {"remote port", remote_port.empty() ? "0" : remote_port},
+                   {"state", state_of(socket)},
+                   {"user", user(process)},
+                   {"family", name_of(kFamilies, socket.domain())},
+                   {"protocol", name_of(kKinds, socket.type())}});
+    }
+  return out;
+}
+
+std::string connections(const Tree& tree) {
   std::string out;
   for (const pb::Process& process : tree.processes)
     for (const pb::Descriptor& descriptor : process.descriptors()) {
@@ -159,68 +227,71 @@ std::string mapped_memory(const Tree& tree) {
   return out;
 }
 
-// What the objects of System V begin with, in the words of gdb's own tables; `id` is what gdb calls
-// their number.
-std::vector<Column> ipc_columns(const pb::IpcPermissions& who, std::string_view id) {
-  return {{"key", fmt::format("{:#010x}", static_cast<uint32_t>(who.key()))},
-          {id, fmt::format("{}", who.id())},
-          {"perms", fmt::format("{:03o}", who.mode() & 0777)},
-          {"user", fmt::format("{}", who.owner())},
-          {"group", fmt::format("{}", who.group())},
-          {"creator user", fmt::format("{}", who.creator())},
-          {"creator group", fmt::format("{}", who.creator_group())}};
+// The name of a process of the tree; "0" as in gdb's own tables: it is not known, or another's.
+std::string command_of(const Tree& tree, const IpcObject& object, size_t which) {
+  const int32_t pid = which < object.pids.size() ? object.pids[which] : 0;
+  const auto found = std::ranges::find(tree.processes, pid, &pb::Process::pid);
+  return pid != 0 && found != tree.processes.end() ? found->name() : "0";
 }
 
-std::string ipc_item(const pb::IpcPermissions& who, std::string_view id,
-                     std::initializer_list<Column> more) {
-  std::vector<Column> columns = ipc_columns(who, id);
-  columns.insert(columns.begin() + 3, more);
-  return item(columns);
-}
-
-size_t attachments(const Tree& tree, const pb::SharedMemorySegment& segment) {
+size_t attachments(const Tree& tree, const IpcObject& segment) {
   size_t count = 0;
   for (const pb::Process& process : tree.processes)
     count += static_cast<size_t>(std::ranges::count_if(process.mappings(), [&](const pb::Vma& vma) {
-      return vma.name().starts_with("/SYSV") &&
-             vma.inode() == static_cast<uint64_t>(segment.permissions().id());
+      return vma.name().starts_with("/SYSV") && vma.inode() == static_cast<uint64_t>(segment.id);
     }));
   return count;
 }
 
-std::string segments(const Tree& tree) {
+using Columns = std::vector<Column>;
+
+// In the words of gdb's own tables; `id` is what gdb calls their number.
+std::string ipc_items(const Tree& tree, IpcKind kind, std::string_view id,
+                      Columns (*more)(const Tree&, const IpcObject&)) {
   std::string out;
-  for (const pb::SystemV& objects : tree.record.system_v())
-    for (const pb::SharedMemorySegment& segment : objects.shared_memory())
-      out += ipc_item(segment.permissions(), "shmid",
-                      {{"size", fmt::format("{}", segment.size())},
-                       {"num attached", fmt::format("{}", attachments(tree, segment))},
-                       {"removed", segment.removed() ? "yes" : "no"}});
+  const auto found = tree.ipc.find(kind);
+  if (found == tree.ipc.end()) return out;
+  for (const IpcObject& object : found->second) {
+    Columns columns = {{"key", fmt::format("{}", object.key)},
+                       {id, fmt::format("{}", object.id)},
+                       {"permissions", fmt::format("{:03o}", object.mode & 0777)}};
+    const Columns own = more(tree, object);
+    columns.insert(columns.end(), own.begin(), own.end());
+    columns.insert(columns.end(), {{"user", fmt::format("{}", object.owner)},
+                                   {"group", fmt::format("{}", object.group)},
+                                   {"creator user", fmt::format("{}", object.creator)},
+                                   {"creator group", fmt::format("{}", object.creator_group)}});
+    out += item(columns);
+  }
   return out;
+}
+
+std::string segments(const Tree& tree) {
+  return ipc_items(tree, IpcKind::kSharedMemory, "shmid",
+                   [](const Tree& of, const IpcObject& segment) -> Columns {
+                     return {{"size", fmt::format("{}", segment.size)},
+                             {"creator command", command_of(of, segment, 0)},
+                             {"last op. command", command_of(of, segment, 1)},
+                             {"num attached", fmt::format("{}", attachments(of, segment))}};
+                   });
 }
 
 std::string semaphores(const Tree& tree) {
-  std::string out;
-  for (const pb::SystemV& objects : tree.record.system_v())
-    for (const pb::SemaphoreSet& set : objects.semaphores())
-      out += ipc_item(set.permissions(), "semid",
-                      {{"num semaphores", fmt::format("{}", set.values_size())},
-                       {"values", fmt::format("{}", fmt::join(set.values(), " "))}});
-  return out;
+  return ipc_items(tree, IpcKind::kSemaphores, "semid",
+                   [](const Tree&, const IpcObject& set) -> Columns {
+                     return {{"num semaphores", fmt::format("{}", set.size)},
+                             {"values", fmt::format("{}", fmt::join(set.values, " "))}};
+                   });
 }
 
 std::string message_queues(const Tree& tree) {
-  std::string out;
-  for (const pb::SystemV& objects : tree.record.system_v())
-    for (const pb::SystemVMessageQueue& queue : objects.message_queues()) {
-      size_t used = 0;
-      for (const auto& message : queue.messages()) used += message.content().size();
-      out += ipc_item(queue.permissions(), "msqid",
-                      {{"num used bytes", fmt::format("{}", used)},
-                       {"num messages", fmt::format("{}", queue.messages_size())},
-                       {"max bytes", fmt::format("{}", queue.maximum_bytes())}});
-    }
-  return out;
+  return ipc_items(tree, IpcKind::kMessages, "msqid",
+                   [](const Tree& of, const IpcObject& queue) -> Columns {
+                     return {{"num used bytes", fmt::format("{}", queue.message_bytes)},
+                             {"num messages", fmt::format("{}", queue.messages)},
+                             {"last msgsnd() command", command_of(of, queue, 0)},
+                             {"last msgrcv() command", command_of(of, queue, 1)}};
+                   });
 }
 
 struct Table {
@@ -228,16 +299,19 @@ struct Table {
   std::string (*rows)(const Tree&);
 };
 
+// The first ones, and those of System V, are as gdb has them for a machine; the others are ours.
 constexpr Table kTables[] = {
     {"processes", "The processes of the tree", processes},
-    {"procgroups", "Their groups and sessions", groups},
+    {"procgroups", "Their groups", groups},
     {"threads", "Their threads", threads},
     {"files", "Their file descriptors", descriptors},
-    {"sockets", "Their sockets", sockets},
-    {"mapped", "The shared memory they have mapped", mapped_memory},
-    {"shm", "System V shared memory, as it was in the snapshot", segments},
-    {"semaphores", "System V semaphores, as they were in the snapshot", semaphores},
-    {"msg", "System V message queues, as they were in the snapshot", message_queues},
+    {"sockets", "Their internet sockets", sockets},
+    {"shm", "System V shared memory", segments},
+    {"semaphores", "System V semaphores", semaphores},
+    {"msg", "System V message queues", message_queues},
+    {"tree", "The processes with their parents and sessions", tree_of_processes},
+    {"connections", "The sockets of all families, by descriptor", connections},
+    {"mapped", "The shared memory that processes have mapped", mapped_memory},
 };
 
 std::string list_of_tables() {
@@ -258,12 +332,40 @@ std::string document(std::string_view type, const std::string& rows) {
 
 }  // namespace
 
+IpcObjects ipc_objects_of(const pb::SnapshotRecord& record) {
+  IpcObjects out;
+  const auto add = [&](IpcKind kind, const pb::IpcPermissions& about) -> IpcObject& {
+    return out[kind].emplace_back(IpcObject{.id = about.id(),
+                                            .key = about.key(),
+                                            .mode = about.mode(),
+                                            .owner = about.owner(),
+                                            .group = about.group(),
+                                            .creator = about.creator(),
+                                            .creator_group = about.creator_group()});
+  };
+  for (const pb::SystemV& objects : record.system_v()) {
+    for (const pb::SharedMemorySegment& segment : objects.shared_memory())
+      add(IpcKind::kSharedMemory, segment.permissions()).size = segment.size();
+    for (const pb::SemaphoreSet& set : objects.semaphores()) {
+      IpcObject& object = add(IpcKind::kSemaphores, set.permissions());
+      object.size = static_cast<uint64_t>(set.values_size());
+      object.values.assign(set.values().begin(), set.values().end());
+    }
+    for (const pb::SystemVMessageQueue& queue : objects.message_queues()) {
+      IpcObject& object = add(IpcKind::kMessages, queue.permissions());
+      object.messages = static_cast<uint64_t>(queue.messages_size());
+      for (const auto& message : queue.messages()) object.message_bytes += message.content().size();
+    }
+  }
+  return out;
+}
+
 std::optional<std::string> system_data(std::span<const pb::Process> processes,
-                                       const pb::SnapshotRecord& record, std::string_view table) {
+                                       const IpcObjects& ipc, std::string_view table) {
   if (table.empty()) return document("types", list_of_tables());
   const auto* found = std::ranges::find(kTables, table, &Table::name);
   if (found == std::end(kTables)) return std::nullopt;
-  return document(table, found->rows({processes, record}));
+  return document(table, found->rows({processes, ipc}));
 }
 
 }  // namespace snapgdb::gdbstub

@@ -6,12 +6,16 @@
 #include <string_view>
 
 #include "core/image/snapshot.h"
+#include "gdbstub/running_target.h"
 
 namespace snapgdb::gdbstub {
 
-// The tables of gdb's `info os`, of these processes, and of the snapshot's objects of System V; ""
-// lists them. nullopt: no such one.
+// Objects of System V as the image has them: who used them is not known.
+IpcObjects ipc_objects_of(const pb::SnapshotRecord& record);
+
+// The tables of gdb's `info os`, of these processes and objects of System V; "" lists them.
+// nullopt: no such one.
 std::optional<std::string> system_data(std::span<const pb::Process> processes,
-                                       const pb::SnapshotRecord& record, std::string_view table);
+                                       const IpcObjects& ipc, std::string_view table);
 
 }  // namespace snapgdb::gdbstub

@@ -150,10 +150,11 @@ Reply write_siginfo(SessionState& state, Scanner arguments) {
 
 Reply transfer_system_data(SessionState& state, Scanner arguments) {
   return transfer(state, "osdata", arguments, [](SessionState& s, std::string_view annex) {
-    const pb::SnapshotRecord& record = s.snapshot->record();
-    const auto table = s.running.target ? system_data(s.running.target->records(), record, annex)
-                                        : system_data(s.snapshot->processes(), record, annex);
-    return present(table, "such table");
+    const RunningTarget* runs = s.running.target.get();
+    const auto table =
+        runs ? system_data(runs->records(), runs->ipc_objects(), annex)
+             : system_data(s.snapshot->processes(), ipc_objects_of(s.snapshot->record()), annex);
+    return table.value_or("");  // gdb wants nothing rather than an error
   });
 }
 

@@ -5,6 +5,7 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/linux/freezer.h"
+#include "core/linux/namespaces.h"
 #include "core/linux/task.h"
 #include "gdbstub/live/live_target.h"
 
@@ -126,6 +127,24 @@ std::vector<pb::Process> LiveTarget::records() const {
   for (const Pid real : tree_below({tree_->keeper()}))
     if (real != tree_->keeper())
       if (auto record = record_of(real)) out.push_back(*std::move(record));
+  return out;
+}
+
+IpcObjects LiveTarget::ipc_objects() const {
+  IpcObjects out;
+  if (processes_.empty()) return out;
+  const ProcDirectory proc = ProcDirectory::of(processes_.begin()->second.real);
+  in_namespace(proc.open("ns/ipc", O_RDONLY), "ipc", [&out] {
+    for (const IpcKind kind : kIpcKinds) out[kind] = snapgdb::ipc_objects(kind);
+    for (IpcObject& set : out[IpcKind::kSemaphores])
+      set.values = semaphore_values(set.id, set.size);
+  });
+  for (auto& [kind, objects] : out)
+    for (IpcObject& object : objects)
+      for (int32_t& pid : object.pids) {
+        const auto known = by_real_.find(Tid{pid});
+        pid = known != by_real_.end() ? known->second.pid.value : 0;
+      }
   return out;
 }
 

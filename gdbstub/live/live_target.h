@@ -70,6 +70,7 @@ class LiveTarget : public RunningTarget {
   void detach(Pid pid) override;
   void kill(Pid pid) override;
   std::vector<pb::Process> records() const override;
+  IpcObjects ipc_objects() const override;
   std::vector<std::string> notes() const override;
   void let_go() override;
   std::string take_output() override {

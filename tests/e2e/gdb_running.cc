@@ -255,7 +255,8 @@ TEST_CASE("info os and info proc show what runs, children that were not in the s
   const Moment moment("forks");
   const Result result = moment.gdb_says(
       {"set detach-on-fork off", "catch fork", "continue", "info os processes", "info os threads",
-       "info os files", "info proc status", "python print('parent', gdb.selected_inferior().pid)"});
+       "info os files", "info os tree", "info os shm", "info proc status",
+       "python print('parent', gdb.selected_inferior().pid)"});
   check_says(result, {"tracing stop", fmt::format("parent {}", moment.target.pid())});
   const std::regex row("\n([0-9]+) +debuggee +2 ");
   std::set<std::string> pids;

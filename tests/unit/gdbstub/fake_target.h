@@ -25,6 +25,7 @@ struct Script {
   std::vector<std::string> notes;
   std::vector<std::string> done;  // what was asked of the target, in order
   Wishes wishes;
+  IpcObjects ipc;
   int launched = 0, dropped = 0;
   bool breakpoints_fit = true;
   bool standing = false;
@@ -137,6 +138,7 @@ class FakeTarget : public RunningTarget {
     process.set_name("what it is now");
     return {process};
   }
+  IpcObjects ipc_objects() const override { return script_.ipc; }
   std::vector<std::string> notes() const override { return script_.notes; }
   void let_go() override { note("let go"); }
   std::string take_output() override { return std::exchange(script_.output, ""); }
