@@ -125,7 +125,21 @@ Fd output_file(const char* name) {
 
 }  // namespace
 
+namespace {
+
+// Anybody's, as /tmp is; gone with this program, and with it what those it ran have left there: the
+// scratch of an isolated tree stays, for whoever wants to see what was written.
+const std::string& temporary_directory() {
+  static const TempDir directory;
+  static const bool is_open = chmod(directory.path().c_str(), 01777) == 0;
+  if (!is_open) throw_errno("cannot let everybody into {}", directory.path());
+  return directory.path();
+}
+
+}  // namespace
+
 Running::Running(Words command, RunOptions options) : command_(std::move(command)) {
+  options.environment.try_emplace("TMPDIR", temporary_directory());
   out_ = output_file("stdout");
   err_ = output_file("stderr");
   start(options);

@@ -48,8 +48,6 @@ Result run_again(const std::string& image, const Words& options, RunOptions run,
   Words command{program(), "restore", image};
   command.insert(command.end(), options.begin(), options.end());
   run.input = RunOptions::kPipe;
-  // What an isolated tree has written goes with the image.
-  if (!run.user) run.environment.try_emplace("TMPDIR", std::filesystem::path(image).parent_path());
   Running restored(command, std::move(run));
   if (!input.empty()) restored.write(input);
   restored.close_input();

@@ -2,11 +2,14 @@
 
 #include <fmt/format.h>
 #include <signal.h>
+#include <sys/shm.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <filesystem>
+#include <fstream>
+#include <sstream>
 
 namespace snapgdb::e2e {
 namespace {
@@ -224,6 +227,18 @@ void Scene::let_clients_ask() {
 Result Scene::end(Seconds patience) {
   if (!server_->exited()) kill(pid(), SIGTERM);
   return server_->wait(patience);
+}
+
+Scene::~Scene() {
+  end(Seconds(10));
+  // PostgreSQL notes there which segment of System V shared memory it has.
+  std::ifstream file(directory_ / "data/postmaster.pid");
+  std::string line;
+  constexpr int kSegment = 7;  // "KEY ID"
+  for (int i = 0; i < kSegment; ++i) std::getline(file, line);
+  long key = 0;
+  int id = -1;
+  if (std::istringstream(line) >> key >> id) shmctl(id, IPC_RMID, nullptr);
 }
 
 Running Scene::shell(const std::string& script, RunOptions::Input input) const {

@@ -46,8 +46,8 @@ class Scene {
   // What all is started by is the root of one tree, which says "begun", and ends, as the clients
   // do, when its standard input has ended.
   static std::unique_ptr<Scene> in_one_tree(const Server& server, uid_t user);
-  // It goes as it should, also when a test fails: some leave shared memory behind otherwise.
-  ~Scene() { end(Seconds(10)); }
+  // It goes as it should, also when a test fails; what is taken away leaves shared memory behind.
+  ~Scene();
   Scene(const Scene&) = delete;
 
   pid_t pid() const { return server_->pid(); }
