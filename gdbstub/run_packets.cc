@@ -182,6 +182,7 @@ Reply interrupt_program(SessionState& state, Scanner) {
 Reply choose_non_stop(SessionState& state, Scanner arguments) {
   arguments.expect(':');
   state.running.non_stop = arguments.hex() != 0;
+  state.has_no_aside = !state.running.non_stop;
   state.running.notices.clear();
   if (state.running.target && !state.running.non_stop) state.running.target->halt();
   return "OK";

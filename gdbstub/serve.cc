@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -123,11 +124,22 @@ void hear_out_gdb() {
     (void)!read(STDIN_FILENO, dropped.data(), dropped.size());
 }
 
+// For every byte of a reply, gdb makes a system call to see whether its stub has something to say
+// on standard error, until that has an end (ser_base_read_error_fd() in its ser-base.c). So it gets
+// one, where nothing is to come.
+void end_standard_error() {
+  struct stat status {};
+  const bool is_gdbs = fstat(STDERR_FILENO, &status) == 0 && S_ISSOCK(status.st_mode);
+  const Fd nothing(is_gdbs ? open("/dev/null", O_WRONLY | O_CLOEXEC) : -1);
+  if (nothing.valid()) dup2(nothing.get(), STDERR_FILENO);
+}
+
 }  // namespace
 
 void serve(Session& session, int in_fd, int out_fd) {
   signal(SIGPIPE, SIG_IGN);  // a client that goes away is no reason to die by a signal
   Neighbour client(in_fd);
+  bool may_speak_aside = true;
   while (!session.finished()) {
     const int event = session.event_descriptor();
     const Ready ready = event < 0 ? Ready{.client = true} : wait_for(in_fd, event);
@@ -137,6 +149,10 @@ void serve(Session& session, int in_fd, int out_fd) {
       if (!bytes || !transmit(out_fd, session.feed(*bytes))) return;
     }
     transmit(STDERR_FILENO, session.take_aside());
+    if (may_speak_aside && in_fd == STDIN_FILENO && session.has_no_aside()) {
+      may_speak_aside = false;
+      end_standard_error();
+    }
   }
 }
 

@@ -49,6 +49,8 @@ class Session {
   std::string on_event();
   // What the program has written and the client cannot be sent. Leaves nothing.
   std::string take_aside();
+  // Nothing will be said aside any more.
+  bool has_no_aside() const { return state_.has_no_aside; }
   // The client has ended the conversation.
   bool finished() const { return state_.finished; }
   // notes(), and how to reach other processes. The protocol has no place for it. "" or whole lines.

@@ -103,6 +103,7 @@ struct SessionState {
   size_t file_piece = SIZE_MAX;  // bytes of a file that are sent at once, if the packet has room
   std::string console;           // text to be shown to the user before the next reply
   std::string aside;             // text for which the protocol has no place
+  bool has_no_aside = false;     // the client wants all-stop mode, where there is one for all
 
   Pid first;                         // the process to be shown before any other
   std::vector<Pid> attached;         // in the order in which the client came to know them

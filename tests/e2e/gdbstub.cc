@@ -124,6 +124,18 @@ TEST_CASE("continue, step and calls say clearly that a snapshot does not run") {
   CHECK(said >= refused.size());
 }
 
+TEST_CASE("gdb need not look at the stub's standard error, but where that has something to say") {
+  const Served served;
+  const std::string look =
+      "python import os; children = open('/proc/self/task/%d/children' % "
+      "os.getpid()).read().split(); "
+      "print('aside:', *[os.readlink('/proc/%s/fd/2' % pid) for pid in children])";
+  check_says(served.gdb_says({look}), {"aside: /dev/null"});
+  const Result non_stop =
+      gdb({"set non-stop on", "target remote | " + program() + " " + served.image, look});
+  check_says(non_stop, {"aside: socket:"});
+}
+
 TEST_CASE("breakpoints and watchpoints do not end the session") {
   const Served served;
   check_says(served.gdb_says({"break main", "watch witness_zero", "delete", "bt", "kill"}),
