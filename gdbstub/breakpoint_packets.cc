@@ -66,23 +66,25 @@ bool remove(SessionState& state, Pid pid, const Breakpoint& breakpoint) {
   return !state.running.tree() || state.running.tree()->remove(pid, breakpoint);
 }
 
-// False: the processor cannot do that.
-bool insert(SessionState& state, Pid pid, const Breakpoint& breakpoint) {
-  if (breakpoint.kind == BreakpointKind::kRead) return false;  // x86 has no such thing
-  remove(state, pid, breakpoint);                              // with other conditions, perhaps
+void insert(SessionState& state, Pid pid, const Breakpoint& breakpoint) {
+  remove(state, pid, breakpoint);  // with other conditions, perhaps
   auto& list = state.running.breakpoints[pid];
   require_debug_registers(list, breakpoint);
-  if (state.running.tree() && !state.running.tree()->insert(pid, breakpoint)) return false;
+  if (state.running.tree() && !state.running.tree()->insert(pid, breakpoint))
+    throw PacketError{kCannot, breakpoint.kind == BreakpointKind::kSoftware
+                                   ? "there is no memory to put the breakpoint into"
+                                   : "the processor's debug registers do not suffice for it"};
   list.push_back(breakpoint);
-  return true;
 }
 
 }  // namespace
 
-// "": what the processor cannot do. gdb then does without where it can.
+// "": what x86 does not have. gdb does without it then, for good: it is no answer to what fails.
 Reply insert_breakpoint(SessionState& state, Scanner arguments) {
   const Breakpoint breakpoint = parse_breakpoint(arguments);
-  return insert(state, state.selected_thread().pid, breakpoint) ? "OK" : "";
+  if (breakpoint.kind == BreakpointKind::kRead) return "";
+  insert(state, state.selected_thread().pid, breakpoint);
+  return "OK";
 }
 
 Reply remove_breakpoint(SessionState& state, Scanner arguments) {

@@ -223,7 +223,7 @@ std::optional<Event> LiveTarget::on_stop(Thread&) {
 }
 
 std::optional<Event> LiveTarget::on_vfork_done(Thread& thread) {
-  thread.in_vfork = false;
+  thread.vfork_child.reset();
   if (!wishes_.vforks) return std::nullopt;
   return Event{.kind = Event::Kind::kVforkDone, .thread = thread.id, .signal = SIGTRAP};
 }
@@ -260,10 +260,10 @@ std::optional<Event> LiveTarget::on_new_thread(Thread& parent) {
 
 std::optional<Event> LiveTarget::on_new_process(Thread& parent) {
   const bool is_vfork = parent.task.status().report() == WaitStatus::Report::kVfork;
-  parent.in_vfork = is_vfork;
   auto task = newborn(parent);
   if (!task) return std::nullopt;
   const ThreadId id = number_of(task->tid());
+  if (is_vfork) parent.vfork_child = id.pid;
   const auto& memory = process(parent.id.pid).memory;
   Process child{Pid{task->tid().value},
                 is_vfork ? memory : std::shared_ptr(memory->of_child(task->tid())),
@@ -293,6 +293,7 @@ std::optional<Event> LiveTarget::on_exec(Thread& thread) {
   std::erase_if(threads_,
                 [&](const auto& each) { return each.first.pid == id.pid && each.first != id; });
   std::erase_if(events_, [&](const Event& event) { return event.thread.pid == id.pid; });
+  end_vfork(id.pid);
   Process& owner = process(id.pid);
   owner.memory = std::make_shared<LiveMemory>(thread.task.tid());
   owner.debug_registers = {};
@@ -322,6 +323,7 @@ void LiveTarget::lost(Thread& thread, Asked asked) {
     return;
   }
   processes_.erase(id.pid);
+  end_vfork(id.pid);
   Event event{.kind = Event::Kind::kExited, .thread = {id.pid, {}}, .value = code};
   if (WIFSIGNALED(status)) event.kind = Event::Kind::kKilled, event.signal = WTERMSIG(status);
   events_.push_back(std::move(event));

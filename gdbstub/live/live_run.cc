@@ -132,7 +132,7 @@ void LiveTarget::stop(std::optional<Pid> pid, std::optional<Tid> tid) {
 
 void LiveTarget::interrupt() {
   for (auto& [id, thread] : threads_)
-    if (!thread.task.is_stopped() && !thread.in_vfork && !has_exited(thread))
+    if (!thread.task.is_stopped() && !thread.vfork_child && !has_exited(thread))
       return ask(thread, Asked::kInterrupt);
 }
 
@@ -149,7 +149,7 @@ void LiveTarget::await(Thread& thread, std::chrono::milliseconds patience) {
 void LiveTarget::halt() {
   halting_ = true;
   for (auto& [id, thread] : threads_)
-    if (!thread.task.is_stopped() && !thread.in_vfork) ask(thread, Asked::kHalt);
+    if (!thread.task.is_stopped() && !thread.vfork_child) ask(thread, Asked::kHalt);
   // What one of them reports may bring new ones, or take others away.
   const auto awaited = [&] {
     return std::ranges::find_if(threads_, [](const auto& each) {
@@ -164,6 +164,15 @@ void LiveTarget::halt() {
       at->second.asked = Asked::kNothing;  // dead, or deep in the kernel: it stops when it can
   }
   halting_ = false;
+}
+
+// Also before the kernel tells of it.
+void LiveTarget::end_vfork(Pid child) {
+  for (auto& [id, thread] : threads_) {
+    if (thread.vfork_child != child) continue;
+    thread.vfork_child.reset();
+    if (halting_ && !thread.task.is_stopped()) ask(thread, Asked::kHalt);
+  }
 }
 
 // ---- Breakpoints --------------------------------------------------------------------------------
@@ -191,7 +200,7 @@ bool LiveTarget::remove(Pid pid, const Breakpoint& breakpoint) {
 std::vector<LiveTarget::Thread*> LiveTarget::pause(Pid pid) {
   std::vector<Thread*> paused;
   for (Thread* each : threads_of(pid)) {
-    if (each->task.is_stopped() || each->in_vfork) continue;
+    if (each->task.is_stopped() || each->vfork_child) continue;
     if (each->asked == Asked::kNothing) ask(*each, Asked::kPause);
     paused.push_back(each);
   }

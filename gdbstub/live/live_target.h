@@ -92,11 +92,12 @@ class LiveTarget : public RunningTarget {
     Tracee task;
     ResumeAction wanted = {};
     Asked asked = Asked::kNothing;
-    int deliver = 0;        // the signal that it gets when it goes on
-    int unreported = 0;     // a signal of which the client knows already
-    bool moved = false;     // by the client, since it stopped: a signal was meant for elsewhere
-    bool passes = false;    // has come to a breakpoint that is not to be reported
-    bool in_vfork = false;  // cannot be stopped before its child has let go of its memory
+    int deliver = 0;      // the signal that it gets when it goes on
+    int unreported = 0;   // a signal of which the client knows already
+    bool moved = false;   // by the client, since it stopped: a signal was meant for elsewhere
+    bool passes = false;  // has come to a breakpoint that is not to be reported
+    // Its child by vfork(2): it cannot be stopped before that has let go of its memory.
+    std::optional<Pid> vfork_child = {};
     uint64_t debug_generation = 0;  // what its debug registers hold
     // Of one that was in a system call in the snapshot: registers as they were, and as they are, so
     // that the call begins anew.
@@ -136,6 +137,7 @@ class LiveTarget : public RunningTarget {
   void step_over(Thread& thread);
   void pass_breakpoints();
   void take_if_any(Thread& thread);
+  void end_vfork(Pid child);
   void take_dead_of_others(Pid pid);
   std::vector<Thread*> pause(Pid pid);
   void await(Thread& thread, std::chrono::milliseconds patience);

@@ -266,6 +266,13 @@ TEST_CASE("info os and info proc show what runs, children that were not in the s
   CHECK(pids.contains(std::to_string(moment.target.pid())));
 }
 
+TEST_CASE("a parent in vfork can be looked at as soon as its child has ended") {
+  const Moment moment("spawn");
+  check_says(moment.gdb_says({"set detach-on-fork off", "set schedule-multiple on", "catch vfork",
+                              "continue", "continue", "inferior 1", "print $pc != 0"}),
+             {"[Inferior 2 (process", "exited normally]", "$1 = 1"});
+}
+
 TEST_CASE("a spawned child runs past, and its parent waits for it") {
   const Moment moment("spawn");
   check_says(moment.gdb_says({"break at_end", "continue", "continue"}), {"exited normally"});

@@ -464,6 +464,10 @@ TEST_CASE(
   CHECK(client.ask("Z0,401000,1") == "OK");
   CHECK(client.ask("z1,1000,1") == "OK");
   CHECK(client.ask("Z2,1020,4") == "OK");
+  debugger.told(kContinue, {.kind = Kind::kStepped, .thread = kFirst});
+  debugger.script.breakpoints_fit = false;  // pieces that only the target knows
+  CHECK(client.ask("z2,1020,4").starts_with('E'));
+  CHECK(client.ask("Z2,1020,4").starts_with('E'));
 }
 
 TEST_CASE("conditions of breakpoints go to what runs") {
