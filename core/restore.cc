@@ -412,8 +412,10 @@ void RestoredTree::step(const Birth& birth) {
       break;
     case Birth::Step::kSetsid:
       seeds_.at(birth.pid).call("make a session of " + name, SYS_setsid);
-      if (const auto master = master_for(snapshot_, plan_, process_of(birth.pid)))
-        take_terminal(seeds_.at(birth.pid), *master);
+      // One whose leader is gone has a leader for a moment that is in no record.
+      if (const pb::Process* leader = find_process(birth.pid))
+        if (const auto master = master_for(snapshot_, plan_, *leader))
+          take_terminal(seeds_.at(birth.pid), *master);
       break;
     case Birth::Step::kSetpgid:
       join_group(birth);

@@ -59,12 +59,14 @@ pid_t start_headless(target::Family& family) {
   pthread_exit(nullptr);
 }
 
-// The one between exits, so that the subreaper, this program's root, becomes the parent.
+// The one between exits, so that the subreaper, this program's root, becomes the parent. It has made
+// a session, which has no leader then.
 pid_t start_orphan(target::Family& family) {
   int report[2];
   setup("pipe", pipe(report));
   const pid_t between = family.fork_child();
   if (between == 0) {
+    const pid_t session = setup("setsid", setsid());
     const pid_t orphan = setup("fork", fork());  // not to die with its parent: that is the point
     if (orphan) {
       setup("write", write(report[1], &orphan, sizeof orphan));
@@ -73,6 +75,7 @@ pid_t start_orphan(target::Family& family) {
     prctl(PR_SET_NAME, "orphan");
     family.announce_ready();
     family.wait_for_end_of_family();
+    target::expect_equal("the orphan's session", getsid(0), session);
     _exit(target::verdict());
   }
   pid_t orphan = 0;
