@@ -19,8 +19,9 @@ struct SessionOptions {
   std::optional<int32_t> pid;
   // The client finds no process, and attaches to those it wants (`target extended-remote`).
   bool multi = false;
-  // The client is gdb at the other end of a pipe of its own. It makes a system call for every byte
-  // it gets, and asks for far more of a file than it needs: a piece costs it more than a request.
+  // The client is gdb at the other end of a pipe of its own. Unless nothing is said aside, it makes
+  // a system call for every byte it gets, and asks for far more of a file than it needs: a piece
+  // costs it more than a request.
   bool piped = false;
   // With the other snapshots of the image, to go to; without it, there is only the one.
   std::shared_ptr<const Image> image = nullptr;
