@@ -31,16 +31,6 @@ uint64_t link_map_member(const ProcessMemory& memory, std::span<const LoadedObje
   throw PacketError{kNotThere, "the C library does not tell where thread-local variables are"};
 }
 
-// The thread pointer: fs_base.
-uint64_t thread_pointer(const Target& target, ThreadId thread) {
-  const std::string general = target.registers(thread).general;
-  user_regs_struct registers;
-  if (general.size() != sizeof registers)
-    throw PacketError{kNotThere, "the thread has no registers"};
-  std::memcpy(&registers, general.data(), sizeof registers);
-  return registers.fs_base;
-}
-
 // The executable's block ends at the thread pointer but for what its alignment needs: its code has
 // the distance built in (x86-64 TLS ABI, local exec).
 uint64_t executable_distance(const Target& target, Pid pid) {
@@ -68,6 +58,15 @@ uint64_t dynamic_block(const ProcessMemory& memory, uint64_t pointer, uint64_t m
 }
 
 }  // namespace
+
+uint64_t thread_pointer(const Target& target, ThreadId thread) {
+  const std::string general = target.registers(thread).general;
+  user_regs_struct registers;
+  if (general.size() != sizeof registers)
+    throw PacketError{kNotThere, "the thread has no registers"};
+  std::memcpy(&registers, general.data(), sizeof registers);
+  return registers.fs_base;
+}
 
 uint64_t thread_local_address(const Target& target, ThreadId thread, uint64_t link_map,
                               uint64_t offset) {

@@ -13,4 +13,8 @@ namespace snapgdb::gdbstub {
 uint64_t thread_local_address(const Target& target, ThreadId thread, uint64_t link_map,
                               uint64_t offset);
 
+// fs_base: in glibc, also pthread_t (System V ABI, x86-64 TLS). Throws PacketError, or Error if the
+// thread runs.
+uint64_t thread_pointer(const Target& target, ThreadId thread);
+
 }  // namespace snapgdb::gdbstub

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/base/error.h"
 #include "core/base/strings.h"
 #include "gdbstub/framing.h"
 #include "gdbstub/handlers.h"
@@ -9,6 +10,7 @@
 #include "gdbstub/run_control.h"
 #include "gdbstub/system_data.h"
 #include "gdbstub/target_description.h"
+#include "gdbstub/thread_local.h"
 #include "gdbstub/xml.h"
 
 // qXfer:OBJECT:read:ANNEX:OFFSET,LENGTH. Each object is made whole when its first piece is asked
@@ -90,13 +92,25 @@ std::string libraries(SessionState& state, std::string_view) {
   return out + "</library-list-svr4>\n";
 }
 
+// By which gdb's python knows a pthread_t: its bytes. "": it is not known.
+std::string handle_of(const Target& target, ThreadId thread) try {
+  const uint64_t pointer = thread_pointer(target, thread);
+  return pointer ? to_hex(std::as_bytes(std::span(&pointer, 1))) : "";
+} catch (const PacketError&) {
+  return "";
+} catch (const Error&) {  // it runs
+  return "";
+}
+
 std::string threads(SessionState& state, std::string_view) {
   std::string out = "<?xml version=\"1.0\"?>\n<threads>\n";
   for (const Pid pid : state.attached)
     for (const Tid tid : state.target->threads(pid)) {
       const ThreadDescription about = state.target->describe({pid, tid});
-      out += fmt::format("<thread id=\"{}\" core=\"{}\" name=\"{}\"/>\n", state.text({pid, tid}),
-                         about.cpu, xml_text(about.name));
+      const std::string handle = handle_of(*state.target, {pid, tid});
+      out += fmt::format("<thread id=\"{}\" core=\"{}\" name=\"{}\"{}/>\n", state.text({pid, tid}),
+                         about.cpu, xml_text(about.name),
+                         handle.empty() ? "" : fmt::format(" handle=\"{}\"", handle));
     }
   return out + "</threads>\n";
 }

@@ -1,5 +1,6 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/user.h>
 
 #include <catch2/catch.hpp>
 
@@ -71,6 +72,18 @@ TEST_CASE("the siginfo is that of the selected thread") {
   CHECK(client.fetch("siginfo").starts_with('E'));
   client.ask("Hgp10.11");
   CHECK(client.fetch("siginfo") == "siginfo of 17");
+}
+
+TEST_CASE("threads have the handle by which the C library knows them, if they have one") {
+  SnapshotBuilder builder;
+  auto& process = builder.process(16).thread(16).thread(17);
+  user_regs_struct registers{};
+  registers.fs_base = 0x7f8000001740;
+  process.last_thread().set_registers(&registers, sizeof registers);
+  Conversation client(builder.build());
+  const std::string threads = client.fetch("threads");
+  CHECK(contains(threads, "handle=\"40170000807f0000\""));
+  CHECK(threads.find("handle") == threads.rfind("handle"));
 }
 
 TEST_CASE("info os lists the whole tree, whatever is attached") {
