@@ -12,7 +12,6 @@
 #include <vector>
 
 #include "core/image/snapshot.pb.h"
-#include "core/linux/system_v.h"
 #include "gdbstub/agent_expression.h"
 #include "gdbstub/target.h"
 
@@ -90,8 +89,18 @@ struct Wishes {
   std::map<Pid, std::set<uint64_t>> system_calls = {};
 };
 
-// By kind; the pids of who used them are those that the client knows.
-using IpcObjects = std::map<IpcKind, std::vector<IpcObject>>;
+// Of System V (sysvipc(7)).
+struct IpcObject {
+  int32_t id = 0, key = 0;
+  uint32_t mode = 0, owner = 0, group = 0, creator = 0, creator_group = 0;
+  uint64_t size = 0;  // bytes of a segment, number of semaphores
+  uint64_t messages = 0, message_bytes = 0;
+  std::vector<uint16_t> values = {};  // of semaphores
+  std::vector<int32_t> pids = {};     // who made it or used it last, as the client knows them
+};
+struct IpcObjects {
+  std::vector<IpcObject> segments, semaphores, queues;
+};
 
 // A target that lives. Threads stand still until they are resumed, and again from the moment their
 // event is there to be asked for. All of it belongs to the thread that made it.

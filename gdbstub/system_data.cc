@@ -246,12 +246,10 @@ size_t attachments(const Tree& tree, const IpcObject& segment) {
 using Columns = std::vector<Column>;
 
 // In the words of gdb's own tables; `id` is what gdb calls their number.
-std::string ipc_items(const Tree& tree, IpcKind kind, std::string_view id,
+std::string ipc_items(const Tree& tree, const std::vector<IpcObject>& objects, std::string_view id,
                       Columns (*more)(const Tree&, const IpcObject&)) {
   std::string out;
-  const auto found = tree.ipc.find(kind);
-  if (found == tree.ipc.end()) return out;
-  for (const IpcObject& object : found->second) {
+  for (const IpcObject& object : objects) {
     Columns columns = {{"key", fmt::format("{}", object.key)},
                        {id, fmt::format("{}", object.id)},
                        {"permissions", fmt::format("{:03o}", object.mode & 0777)}};
@@ -267,7 +265,7 @@ std::string ipc_items(const Tree& tree, IpcKind kind, std::string_view id,
 }
 
 std::string segments(const Tree& tree) {
-  return ipc_items(tree, IpcKind::kSharedMemory, "shmid",
+  return ipc_items(tree, tree.ipc.segments, "shmid",
                    [](const Tree& of, const IpcObject& segment) -> Columns {
                      return {{"size", fmt::format("{}", segment.size)},
                              {"creator command", command_of(of, segment, 0)},
@@ -277,7 +275,7 @@ std::string segments(const Tree& tree) {
 }
 
 std::string semaphores(const Tree& tree) {
-  return ipc_items(tree, IpcKind::kSemaphores, "semid",
+  return ipc_items(tree, tree.ipc.semaphores, "semid",
                    [](const Tree&, const IpcObject& set) -> Columns {
                      return {{"num semaphores", fmt::format("{}", set.size)},
                              {"values", fmt::format("{}", fmt::join(set.values, " "))}};
@@ -285,7 +283,7 @@ std::string semaphores(const Tree& tree) {
 }
 
 std::string message_queues(const Tree& tree) {
-  return ipc_items(tree, IpcKind::kMessages, "msqid",
+  return ipc_items(tree, tree.ipc.queues, "msqid",
                    [](const Tree& of, const IpcObject& queue) -> Columns {
                      return {{"num used bytes", fmt::format("{}", queue.message_bytes)},
                              {"num messages", fmt::format("{}", queue.messages)},
@@ -334,25 +332,25 @@ std::string document(std::string_view type, const std::string& rows) {
 
 IpcObjects ipc_objects_of(const pb::SnapshotRecord& record) {
   IpcObjects out;
-  const auto add = [&](IpcKind kind, const pb::IpcPermissions& about) -> IpcObject& {
-    return out[kind].emplace_back(IpcObject{.id = about.id(),
-                                            .key = about.key(),
-                                            .mode = about.mode(),
-                                            .owner = about.owner(),
-                                            .group = about.group(),
-                                            .creator = about.creator(),
-                                            .creator_group = about.creator_group()});
+  const auto add = [](std::vector<IpcObject>& to, const pb::IpcPermissions& about) -> IpcObject& {
+    return to.emplace_back(IpcObject{.id = about.id(),
+                                     .key = about.key(),
+                                     .mode = about.mode(),
+                                     .owner = about.owner(),
+                                     .group = about.group(),
+                                     .creator = about.creator(),
+                                     .creator_group = about.creator_group()});
   };
   for (const pb::SystemV& objects : record.system_v()) {
     for (const pb::SharedMemorySegment& segment : objects.shared_memory())
-      add(IpcKind::kSharedMemory, segment.permissions()).size = segment.size();
+      add(out.segments, segment.permissions()).size = segment.size();
     for (const pb::SemaphoreSet& set : objects.semaphores()) {
-      IpcObject& object = add(IpcKind::kSemaphores, set.permissions());
+      IpcObject& object = add(out.semaphores, set.permissions());
       object.size = static_cast<uint64_t>(set.values_size());
       object.values.assign(set.values().begin(), set.values().end());
     }
     for (const pb::SystemVMessageQueue& queue : objects.message_queues()) {
-      IpcObject& object = add(IpcKind::kMessages, queue.permissions());
+      IpcObject& object = add(out.queues, queue.permissions());
       object.messages = static_cast<uint64_t>(queue.messages_size());
       for (const auto& message : queue.messages()) object.message_bytes += message.content().size();
     }

@@ -21,11 +21,10 @@ struct IpcObject {
   int32_t key = 0;
   uint32_t mode = 0;  // of shared memory also SHM_DEST and SHM_LOCKED
   uint32_t owner = 0, group = 0, creator = 0, creator_group = 0;
-  uint64_t size = 0;                  // bytes; semaphores; bytes that a queue may hold
-  uint64_t messages = 0;              // in a queue
-  uint64_t message_bytes = 0;         // and how long they are together
-  std::vector<int32_t> pids = {};     // who made it or used it last, as far as the kernel tells us
-  std::vector<uint16_t> values = {};  // of semaphores; filled in by who wants them
+  uint64_t size = 0;               // bytes; semaphores; bytes that a queue may hold
+  uint64_t messages = 0;           // in a queue
+  uint64_t message_bytes = 0;      // and how long they are together
+  std::vector<int32_t> pids = {};  // who made it or used it last, as far as the kernel tells us
 };
 std::vector<IpcObject> ipc_objects(IpcKind kind);
 

@@ -6,6 +6,7 @@
 #include "core/base/strings.h"
 #include "core/linux/freezer.h"
 #include "core/linux/namespaces.h"
+#include "core/linux/system_v.h"
 #include "core/linux/task.h"
 #include "gdbstub/live/live_target.h"
 
@@ -133,18 +134,24 @@ std::vector<pb::Process> LiveTarget::records() const {
 IpcObjects LiveTarget::ipc_objects() const {
   IpcObjects out;
   if (processes_.empty()) return out;
+  const auto shown = [this](const snapgdb::IpcObject& from) {
+    IpcObject object{from.id,       from.key,          from.mode,          from.owner,
+                     from.group,    from.creator,      from.creator_group, from.size,
+                     from.messages, from.message_bytes};
+    for (const int32_t pid : from.pids) {
+      const auto known = by_real_.find(Tid{pid});
+      object.pids.push_back(known != by_real_.end() ? known->second.pid.value : 0);
+    }
+    return object;
+  };
   const ProcDirectory proc = ProcDirectory::of(processes_.begin()->second.real);
-  in_namespace(proc.open("ns/ipc", O_RDONLY), "ipc", [&out] {
-    for (const IpcKind kind : kIpcKinds) out[kind] = snapgdb::ipc_objects(kind);
-    for (IpcObject& set : out[IpcKind::kSemaphores])
-      set.values = semaphore_values(set.id, set.size);
+  in_namespace(proc.open("ns/ipc", O_RDONLY), "ipc", [&] {
+    for (const auto& [kind, to] : {std::pair(IpcKind::kSharedMemory, &out.segments),
+                                   std::pair(IpcKind::kSemaphores, &out.semaphores),
+                                   std::pair(IpcKind::kMessages, &out.queues)})
+      for (const auto& object : snapgdb::ipc_objects(kind)) to->push_back(shown(object));
+    for (IpcObject& set : out.semaphores) set.values = semaphore_values(set.id, set.size);
   });
-  for (auto& [kind, objects] : out)
-    for (IpcObject& object : objects)
-      for (int32_t& pid : object.pids) {
-        const auto known = by_real_.find(Tid{pid});
-        pid = known != by_real_.end() ? known->second.pid.value : 0;
-      }
   return out;
 }
 

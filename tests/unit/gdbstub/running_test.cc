@@ -420,7 +420,7 @@ TEST_CASE("info os tells of what runs, once something does") {
   CHECK_FALSE(contains(debugger.client.fetch("osdata", "processes"), "what it is now"));
   debugger.told(kContinue, {.kind = Kind::kStepped, .thread = kFirst});
   CHECK(contains(debugger.client.fetch("osdata", "processes"), "what it is now"));
-  debugger.script.ipc[IpcKind::kMessages] = {{.id = 7, .messages = 2, .pids = {16, 99}}};
+  debugger.script.ipc.queues = {{.id = 7, .messages = 2, .pids = {16, 99}}};
   const std::string queues = debugger.client.fetch("osdata", "msg");
   CHECK(contains(queues, "<column name=\"num messages\">2</column>"));
   CHECK(contains(queues, "<column name=\"last msgsnd() command\">what it is now</column>"));
