@@ -253,10 +253,10 @@ TEST_CASE("with schedule-multiple, both sides of a fork run; without it, only th
 
 TEST_CASE("info os and info proc show what runs, children that were not in the snapshot included") {
   const Moment moment("forks");
-  const Result result = moment.gdb_says(
-      {"set detach-on-fork off", "catch fork", "continue", "info os processes", "info os threads",
-       "info os files", "info os tree", "info os shm", "info proc status",
-       "python print('parent', gdb.selected_inferior().pid)"});
+  const Result result =
+      moment.gdb_says({"set detach-on-fork off", "catch fork", "continue", "info os processes",
+                       "info os threads", "info os files", "info os tree", "info os shm",
+                       "info proc status", "python print('parent', gdb.selected_inferior().pid)"});
   check_says(result, {"tracing stop", fmt::format("parent {}", moment.target.pid())});
   const std::regex row("\n([0-9]+) +debuggee +2 ");
   std::set<std::string> pids;

@@ -59,8 +59,8 @@ pid_t start_headless(target::Family& family) {
   pthread_exit(nullptr);
 }
 
-// The one between exits, so that the subreaper, this program's root, becomes the parent. It has made
-// a session, which has no leader then.
+// The one between exits, so that the subreaper, this program's root, becomes the parent. It has
+// made a session, which has no leader then.
 pid_t start_orphan(target::Family& family) {
   int report[2];
   setup("pipe", pipe(report));
