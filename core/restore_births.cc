@@ -144,6 +144,10 @@ class Births {
     Processes adopted;
     std::ranges::copy_if(orphans_, std::back_inserter(adopted), is_among);
     std::erase_if(orphans_, is_among);
+    if (mother == session && session < 0)  // it gets any number in their pid namespace
+      plan_.notes.push_back(fmt::format(
+          "process {}: its session, whose leader is gone, has another number than it had",
+          adopted.front()->pid()));
     for (const pb::Process* orphan : adopted) bear(*orphan, mother, session);
     add(Step::kEnd, mother, bearer);
     add(Step::kAdoptOrphans, tree_number(snapshot_, parent), 0);

@@ -1,8 +1,9 @@
 // Tasks that are half gone: a zombie child, a process whose leader is a zombie while another of its
-// threads lives, an orphan (adopted by this subreaper), and a child stopped by job control (but
+// threads lives, an orphan (adopted by this subreaper), whose session has no leader any more (but
 // with
-// --without-stopped: a restored one's stop is reported to its parent again).
-// Before "ready" it says "zombie PID", "headless PID", "orphan PID" and "stopped PID".
+// --without-session), and a child stopped by job control (but with --without-stopped: a restored
+// one's stop is reported to its parent again). Before "ready" it says "zombie PID", "headless PID",
+// "orphan PID" and "stopped PID".
 
 #include <errno.h>
 #include <sys/prctl.h>
@@ -59,14 +60,13 @@ pid_t start_headless(target::Family& family) {
   pthread_exit(nullptr);
 }
 
-// The one between exits, so that the subreaper, this program's root, becomes the parent. It has
-// made a session, which has no leader then.
-pid_t start_orphan(target::Family& family) {
+// The one between exits, so that the subreaper, this program's root, becomes the parent.
+pid_t start_orphan(target::Family& family, bool with_session) {
   int report[2];
   setup("pipe", pipe(report));
   const pid_t between = family.fork_child();
   if (between == 0) {
-    const pid_t session = setup("setsid", setsid());
+    const pid_t session = with_session ? setup("setsid", setsid()) : getsid(0);
     const pid_t orphan = setup("fork", fork());  // not to die with its parent: that is the point
     if (orphan) {
       setup("write", write(report[1], &orphan, sizeof orphan));
@@ -124,7 +124,7 @@ int main(int argc, char** argv) {
   setup("PR_SET_CHILD_SUBREAPER", prctl(PR_SET_CHILD_SUBREAPER, 1));
   target::Family family;
   const pid_t headless = start_headless(family);
-  const pid_t orphan = start_orphan(family);
+  const pid_t orphan = start_orphan(family, !target::has_flag(argc, argv, "--without-session"));
   const pid_t stopped = with_stopped ? start_stopped(family) : 0;
   const pid_t zombie = start_zombie();
   family.wait_for_announcements(2);
