@@ -285,7 +285,9 @@ Object send_pipe(const Surroundings& around) {
 Object listen_unix(const Surroundings& around) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
-  const std::string name = "soak" + std::to_string(around.random.below(UINT64_MAX));
+  // Another tree of the same seed may be there.
+  const std::string name =
+      "soak" + std::to_string(around.random.below(UINT64_MAX)) + "-" + std::to_string(getpid());
   memcpy(address.sun_path + 1, name.data(), name.size());
   const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
   const auto* generic = reinterpret_cast<const sockaddr*>(&address);
