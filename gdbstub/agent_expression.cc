@@ -255,6 +255,12 @@ std::optional<std::string> printed(const FormatPiece& piece, uint64_t value,
     return fmt::sprintf(fmt::format("%{}{}", piece.flags, conversion), shown);
   };
   const std::string_view conversion(&piece.conversion, 1);
+  // Nobody wants columns that wide, and fmt does not take numbers of any size.
+  constexpr size_t kMostDigits = 4;
+  for (const std::string_view number : split(piece.flags, '.'))
+    if (number.size() - std::min(number.find_first_of("0123456789"), number.size()) > kMostDigits)
+      return std::nullopt;
+  if (!piece.length.empty() && (conversion == "c" || conversion == "s")) return std::nullopt;
   if (conversion == "d" || conversion == "i") return as("d", as_signed(narrowed(value, piece)));
   if (std::string_view("uoxX").contains(conversion)) return as(conversion, narrowed(value, piece));
   if (conversion == "c") return as(conversion, static_cast<char>(value));

@@ -183,7 +183,6 @@ Reply choose_non_stop(SessionState& state, Scanner arguments) {
   arguments.expect(':');
   state.running.non_stop = arguments.hex() != 0;
   state.has_no_aside = !state.running.non_stop;
-  if (state.has_no_aside) state.file_piece = SIZE_MAX;
   state.running.notices.clear();
   if (state.running.target && !state.running.non_stop) state.running.target->halt();
   return "OK";

@@ -126,7 +126,7 @@ class RunningTarget : public Target {
   // No thread runs, and none has an event to come.
   virtual bool stands_still() const = 0;
 
-  // Of a process that stands still. False: the processor cannot do that.
+  // Of a process that stands still. False: there is no memory, or no debug register is left.
   virtual bool insert(Pid pid, const Breakpoint& breakpoint) = 0;
   // The same. False: the memory that it was in is gone.
   virtual bool remove(Pid pid, const Breakpoint& breakpoint) = 0;
@@ -144,8 +144,7 @@ class RunningTarget : public Target {
   virtual void kill(Pid pid) = 0;
   // The processes of the whole tree as they are now, in as far as others can see it.
   virtual std::vector<pb::Process> records() const = 0;
-  // The objects of System V that the tree's first process sees, as they are now. Throws
-  // SystemError.
+  // The objects of System V that an attached process sees, as they are now. Throws SystemError.
   virtual IpcObjects ipc_objects() const = 0;
   // What is otherwise than it was in the snapshot, a line each.
   virtual std::vector<std::string> notes() const = 0;

@@ -126,12 +126,13 @@ void hear_out_gdb() {
 
 // For every byte of a reply, gdb makes a system call to see whether its stub has something to say
 // on standard error, until that has an end (ser_base_read_error_fd() in its ser-base.c). So it gets
-// one, where nothing is to come.
-void end_standard_error() {
+// one, where nothing is said aside. What goes wrong later is told as text for gdb's console, as far
+// as we live to tell it. False: it is none of gdb's making.
+bool end_standard_error() {
   struct stat status {};
   const bool is_gdbs = fstat(STDERR_FILENO, &status) == 0 && S_ISSOCK(status.st_mode);
   const Fd nothing(is_gdbs ? open("/dev/null", O_WRONLY | O_CLOEXEC) : -1);
-  if (nothing.valid()) dup2(nothing.get(), STDERR_FILENO);
+  return nothing.valid() && dup2(nothing.get(), STDERR_FILENO) == STDERR_FILENO;
 }
 
 }  // namespace
@@ -151,7 +152,7 @@ void serve(Session& session, int in_fd, int out_fd) {
     transmit(STDERR_FILENO, session.take_aside());
     if (may_speak_aside && in_fd == STDIN_FILENO && session.has_no_aside()) {
       may_speak_aside = false;
-      end_standard_error();
+      if (end_standard_error()) session.pipe_is_fast();
     }
   }
 }
@@ -163,7 +164,13 @@ int serve_stdio(const std::function<OpenedSnapshot()>& open, SessionOptions opti
   Session session(std::move(snapshot), options);
   const std::string greeting = session.greeting();
   transmit(STDERR_FILENO, greeting);
-  serve(session, STDIN_FILENO, STDOUT_FILENO);
+  try {
+    serve(session, STDIN_FILENO, STDOUT_FILENO);
+  } catch (const Error& error) {
+    const std::string text = fmt::format("snapgdb: {}\n", error.what());
+    if (session.has_no_aside()) transmit(STDOUT_FILENO, frame("O" + to_hex(text)));
+    throw;
+  }
   return static_cast<int>(ExitStatus::kDone);
 } catch (const Error&) {
   hear_out_gdb();

@@ -20,7 +20,7 @@ namespace {
 
 struct Tree {
   std::span<const pb::Process> processes;
-  const IpcObjects& ipc;
+  const std::function<IpcObjects()>& ipc;  // only for those who want it
 };
 
 struct Column {
@@ -159,14 +159,13 @@ std::string state_of(const pb::Socket& socket) {
 // One socket once, as /proc/net lists them.
 std::string sockets(const Tree& tree) {
   std::string out;
-  std::set<uint32_t> seen;
+  std::set<std::string> seen;
   for (const pb::Process& process : tree.processes)
     for (const pb::Descriptor& descriptor : process.descriptors()) {
       const pb::Socket& socket = descriptor.socket();
       const bool is_inet =
           descriptor.has_socket() && (socket.domain() == AF_INET || socket.domain() == AF_INET6);
-      if (!is_inet || (descriptor.description() && !seen.insert(descriptor.description()).second))
-        continue;
+      if (!is_inet || !seen.insert(descriptor.target()).second) continue;  // "socket:[INODE]"
       const bool is_v6 = socket.domain() == AF_INET6;
       const auto [local, local_port] = host_and_port(socket.local());
       const auto [remote, remote_port] = host_and_port(socket.remote());
@@ -265,7 +264,7 @@ std::string ipc_items(const Tree& tree, const std::vector<IpcObject>& objects, s
 }
 
 std::string segments(const Tree& tree) {
-  return ipc_items(tree, tree.ipc.segments, "shmid",
+  return ipc_items(tree, tree.ipc().segments, "shmid",
                    [](const Tree& of, const IpcObject& segment) -> Columns {
                      return {{"size", fmt::format("{}", segment.size)},
                              {"creator command", command_of(of, segment, 0)},
@@ -275,7 +274,7 @@ std::string segments(const Tree& tree) {
 }
 
 std::string semaphores(const Tree& tree) {
-  return ipc_items(tree, tree.ipc.semaphores, "semid",
+  return ipc_items(tree, tree.ipc().semaphores, "semid",
                    [](const Tree&, const IpcObject& set) -> Columns {
                      return {{"num semaphores", fmt::format("{}", set.size)},
                              {"values", fmt::format("{}", fmt::join(set.values, " "))}};
@@ -283,7 +282,7 @@ std::string semaphores(const Tree& tree) {
 }
 
 std::string message_queues(const Tree& tree) {
-  return ipc_items(tree, tree.ipc.queues, "msqid",
+  return ipc_items(tree, tree.ipc().queues, "msqid",
                    [](const Tree& of, const IpcObject& queue) -> Columns {
                      return {{"num used bytes", fmt::format("{}", queue.message_bytes)},
                              {"num messages", fmt::format("{}", queue.messages)},
@@ -359,7 +358,8 @@ IpcObjects ipc_objects_of(const pb::SnapshotRecord& record) {
 }
 
 std::optional<std::string> system_data(std::span<const pb::Process> processes,
-                                       const IpcObjects& ipc, std::string_view table) {
+                                       const std::function<IpcObjects()>& ipc,
+                                       std::string_view table) {
   if (table.empty()) return document("types", list_of_tables());
   const auto* found = std::ranges::find(kTables, table, &Table::name);
   if (found == std::end(kTables)) return std::nullopt;

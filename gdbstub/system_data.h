@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -14,8 +15,9 @@ namespace snapgdb::gdbstub {
 IpcObjects ipc_objects_of(const pb::SnapshotRecord& record);
 
 // The tables of gdb's `info os`, of these processes and objects of System V; "" lists them.
-// nullopt: no such one.
+// nullopt: no such one. `ipc` is called where the table is about them.
 std::optional<std::string> system_data(std::span<const pb::Process> processes,
-                                       const IpcObjects& ipc, std::string_view table);
+                                       const std::function<IpcObjects()>& ipc,
+                                       std::string_view table);
 
 }  // namespace snapgdb::gdbstub

@@ -165,9 +165,11 @@ Reply write_siginfo(SessionState& state, Scanner arguments) {
 Reply transfer_system_data(SessionState& state, Scanner arguments) {
   return transfer(state, "osdata", arguments, [](SessionState& s, std::string_view annex) {
     const RunningTarget* runs = s.running.target.get();
-    const auto table =
-        runs ? system_data(runs->records(), runs->ipc_objects(), annex)
-             : system_data(s.snapshot->processes(), ipc_objects_of(s.snapshot->record()), annex);
+    const auto ipc = [&] {
+      return runs ? runs->ipc_objects() : ipc_objects_of(s.snapshot->record());
+    };
+    const auto table = runs ? system_data(runs->records(), ipc, annex)
+                            : system_data(s.snapshot->processes(), ipc, annex);
     return table.value_or("");  // gdb wants nothing rather than an error
   });
 }

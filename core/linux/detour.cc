@@ -279,6 +279,7 @@ void Detour::begin(std::span<const SystemCall> calls) {
   for (const SystemCall& call : calls) expect_let_pass(call);  // all, or none is tried
   calls_.assign(calls.begin(), calls.end());
   results_.assign(calls_.size(), 0);
+  goes_.clear();
   end_signal_ = end_signal();
   if (end_signal_ == 0) return;
   std::map<uint64_t, std::vector<size_t>> goes;

@@ -54,8 +54,9 @@ class Detour {
   // take room_for() bytes at the end of the scratch memory.
   std::vector<int32_t> perform(std::span<const SystemCall> calls);
   // The same in parts. After begin(), the task is on its way, and others can be sent on theirs. One
-  // that takes several goes waits between them for proceed(), or for finish(). proceed() does not
-  // wait; true: there is nothing left that finish() would wait for.
+  // that takes several goes waits between them for proceed(), or for finish(). proceed() waits for
+  // no task that has not stopped; true: finish() has hardly anything left to wait for, unless the
+  // calls have to be made one by one, which is all done there.
   void begin(std::span<const SystemCall> calls);
   bool proceed();
   std::vector<int32_t> finish();

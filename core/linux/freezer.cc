@@ -420,6 +420,7 @@ ScopedUrgency::~ScopedUrgency() {
 
 // Nobody is kept from becoming modest; to come back takes what becoming urgent does.
 ScopedModesty::ScopedModesty(int processor) : self_{static_cast<pid_t>(::syscall(SYS_gettid))} {
+  CPU_ZERO(&before_);  // as it stays with more processors than fit: that is nowhere to go to
   ::sched_getaffinity(0, sizeof before_, &before_);
   cpu_set_t others = before_;
   CPU_CLR(static_cast<size_t>(processor), &others);

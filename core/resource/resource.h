@@ -75,7 +75,7 @@ struct CaptureContext {
 
   // Where in a process its tasks can be made to perform system calls (hosts.h).
   struct Ground {
-    uint32_t space = 0;  // Process.address_space; set by who asks the process
+    uint32_t space = 0;  // Process.address_space; set by who asks threads
     std::optional<Detour::Place> place;
     std::string why_not;
   };

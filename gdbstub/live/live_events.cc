@@ -98,7 +98,11 @@ void LiveTarget::took_stop(Thread& thread, Asked asked) {
     return;
   }
   const bool passes = std::exchange(thread.passes, false);
-  if (passes && (asked == Asked::kNothing || asked == Asked::kPause)) return passing_.push_back(id);
+  const bool prints = std::exchange(thread.prints, false);
+  if (passes && (asked == Asked::kNothing || asked == Asked::kPause)) {
+    if (prints) perform_commands(thread);
+    return passing_.push_back(id);
+  }
   switch (asked) {
     case Asked::kNothing:
       return go(thread);
@@ -191,11 +195,17 @@ std::optional<Event> LiveTarget::on_breakpoint(Thread& thread) {
       code->conditions.empty() || std::ranges::any_of(code->conditions, holds_here);
   if (is_reached && code->commands.empty())
     return Event{.kind = Event::Kind::kSoftwareBreakpoint, .thread = thread.id, .signal = SIGTRAP};
-  if (is_reached)
+  thread.passes = true;
+  thread.prints = is_reached;
+  return std::nullopt;
+}
+
+// Once it is certain that the thread goes past the breakpoint: it would come to it again otherwise.
+void LiveTarget::perform_commands(const Thread& thread) {
+  const uint64_t at = thread.task.registers().rip;
+  if (const AgentCode* code = process(thread.id.pid).memory->breakpoint(at))
     for (const std::string& command : code->commands)
       printed_ += perform(command, *this, thread.id);
-  thread.passes = true;
-  return std::nullopt;
 }
 
 std::optional<Event> LiveTarget::on_step(Thread& thread) {

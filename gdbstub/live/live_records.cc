@@ -133,7 +133,7 @@ std::vector<pb::Process> LiveTarget::records() const {
 
 IpcObjects LiveTarget::ipc_objects() const {
   IpcObjects out;
-  if (processes_.empty()) return out;
+  if (threads_.empty()) return out;
   const auto shown = [this](const snapgdb::IpcObject& from) {
     IpcObject object{from.id,       from.key,          from.mode,          from.owner,
                      from.group,    from.creator,      from.creator_group, from.size,
@@ -144,13 +144,22 @@ IpcObjects LiveTarget::ipc_objects() const {
     }
     return object;
   };
-  const ProcDirectory proc = ProcDirectory::of(processes_.begin()->second.real);
+  // A thread's: a first one that has exited has no namespaces any more.
+  const Tid one = std::prev(threads_.end())->second.task.tid();
+  const ProcDirectory proc = ProcDirectory::of(Pid{one.value});  // threads have a /proc/TID too
   in_namespace(proc.open("ns/ipc", O_RDONLY), "ipc", [&] {
     for (const auto& [kind, to] : {std::pair(IpcKind::kSharedMemory, &out.segments),
                                    std::pair(IpcKind::kSemaphores, &out.semaphores),
                                    std::pair(IpcKind::kMessages, &out.queues)})
       for (const auto& object : snapgdb::ipc_objects(kind)) to->push_back(shown(object));
-    for (IpcObject& set : out.semaphores) set.values = semaphore_values(set.id, set.size);
+    std::erase_if(out.semaphores, [](IpcObject& set) {
+      try {
+        set.values = semaphore_values(set.id, set.size);
+        return false;
+      } catch (const SystemError&) {  // removed meanwhile
+        return true;
+      }
+    });
   });
   return out;
 }

@@ -148,8 +148,13 @@ void LiveTarget::await(Thread& thread, std::chrono::milliseconds patience) {
 
 void LiveTarget::halt() {
   halting_ = true;
-  for (auto& [id, thread] : threads_)
-    if (!thread.task.is_stopped() && !thread.vfork_child) ask(thread, Asked::kHalt);
+  std::set<ThreadId> told;
+  const auto tell_all = [&] {
+    for (auto& [id, thread] : threads_)
+      if (!thread.task.is_stopped() && !thread.vfork_child && told.insert(id).second)
+        ask(thread, Asked::kHalt);
+  };
+  tell_all();
   // What one of them reports may bring new ones, or take others away.
   const auto awaited = [&] {
     return std::ranges::find_if(threads_, [](const auto& each) {
@@ -162,6 +167,7 @@ void LiveTarget::halt() {
       take(at->second);
     else
       at->second.asked = Asked::kNothing;  // dead, or deep in the kernel: it stops when it can
+    if (std::exchange(vfork_ended_, false)) tell_all();
   }
   halting_ = false;
 }
@@ -171,7 +177,7 @@ void LiveTarget::end_vfork(Pid child) {
   for (auto& [id, thread] : threads_) {
     if (thread.vfork_child != child) continue;
     thread.vfork_child.reset();
-    if (halting_ && !thread.task.is_stopped()) ask(thread, Asked::kHalt);
+    vfork_ended_ = true;
   }
 }
 
@@ -361,6 +367,7 @@ void LiveTarget::kill(Pid pid) {
   std::erase_if(threads_, [&](const auto& each) { return each.first.pid == pid; });
   std::erase_if(events_, [&](const Event& event) { return event.thread.pid == pid; });
   processes_.erase(found);
+  end_vfork(pid);
 }
 
 void LiveTarget::let_go() {

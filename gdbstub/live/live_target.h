@@ -96,6 +96,7 @@ class LiveTarget : public RunningTarget {
     int unreported = 0;   // a signal of which the client knows already
     bool moved = false;   // by the client, since it stopped: a signal was meant for elsewhere
     bool passes = false;  // has come to a breakpoint that is not to be reported
+    bool prints = false;  // and whose commands are to be performed
     // Its child by vfork(2): it cannot be stopped before that has let go of its memory.
     std::optional<Pid> vfork_child = {};
     uint64_t debug_generation = 0;  // what its debug registers hold
@@ -153,6 +154,7 @@ class LiveTarget : public RunningTarget {
   std::optional<Event> on_signal(Thread& thread);
   std::optional<Event> on_trap(Thread& thread);
   std::optional<Event> on_breakpoint(Thread& thread);
+  void perform_commands(const Thread& thread);
   std::optional<Event> on_step(Thread& thread);
   std::optional<Event> on_system_call(Thread& thread);
   std::optional<Event> on_new_process(Thread& thread);
@@ -181,6 +183,7 @@ class LiveTarget : public RunningTarget {
   std::deque<Event> events_;
   ThreadId last_reported_ = {};
   bool halting_ = false;           // who is born now stands still
+  bool vfork_ended_ = false;       // of somebody who can be stopped now
   bool pausing_ = false;           // the same, and is among `paused_`
   std::vector<ThreadId> paused_;   // that go on in a moment
   std::vector<ThreadId> passing_;  // at breakpoints that are none of theirs

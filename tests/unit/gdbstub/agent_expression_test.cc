@@ -162,6 +162,10 @@ TEST_CASE("printf prints numbers as wide as their types, and strings of the prog
 TEST_CASE("a printf that makes no sense says so") {
   const std::string cannot = "(snapgdb cannot perform the rest of that command)\n";
   CHECK(printed("%f", 1, "2201") == cannot);
+  CHECK(printed("%99999999999d", 1, "2201") == cannot);
+  CHECK(printed("%.99999d", 1, "2201") == cannot);
+  CHECK(printed("%ls", 1, "231004") == cannot);
+  CHECK(printed("%9999d", 1, "2201").size() == 9999);
   CHECK(printed("a %d", 0) == "a " + cannot);
   CHECK(printed("%d", 1) == cannot);  // nothing on the stack
   CHECK(printed("%") == "");
