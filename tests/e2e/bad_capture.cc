@@ -87,6 +87,21 @@ TEST_CASE("a process of another user is refused") {
   CHECK(target.finish().ok());
 }
 
+TEST_CASE("a thread is asked, and whole, where there is no room to ask its process") {
+  const TempDir directory;
+  Target target("timers", {"--timers", "700"});
+  const std::string image = directory / "image.snapgdb";
+  const Result result = snapgdb({"capture", std::to_string(target.pid()), "-o", image});
+  INFO(result);
+  CHECK(contains(result.err, "signal actions and timers of"));
+  CHECK(contains(result.err, "little room on its stack"));
+  CHECK_FALSE(contains(result.err, "registers"));
+  const Result stacks = snapgdb({"bt", image});
+  INFO(stacks);
+  CHECK(contains(stacks.out, "target::wait_for_end"));
+  CHECK(target.finish().ok());
+}
+
 TEST_CASE("a kernel thread is refused") {
   const bool there =
       std::filesystem::exists("/proc/2/comm") && read_file("/proc/2/comm") == "kthreadd\n";
