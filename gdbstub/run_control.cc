@@ -24,14 +24,6 @@ std::optional<std::string> value_of(const Target& target, ThreadId thread, size_
   return RegisterLayout::value(target.registers(thread), target.layout().registers()[number]);
 }
 
-// A register of 64 bits; 0 where it is not known.
-uint64_t number_in(const SessionState& state, ThreadId thread, size_t number) {
-  uint64_t result = 0;
-  if (const auto value = value_of(*state.target, thread, number))
-    std::memcpy(&result, value->data(), sizeof result);
-  return result;
-}
-
 // A stop of what the client has not resumed would only confuse it. Whichever thread calls execve(2)
 // has the first one's number afterwards, which may not have been resumed.
 bool is_due(const SessionState& state, const Event& event) {
@@ -126,7 +118,8 @@ void note_fork(SessionState& state, const Event& event) {
 }
 
 void note_result(SessionState& state, ThreadId thread) {
-  state.running.returned = number_in(state, thread, kRax);
+  const auto rax = value_of(*state.target, thread, kRax);
+  if (rax) std::memcpy(&state.running.returned, rax->data(), sizeof state.running.returned);
 }
 
 void forget(SessionState& state, Pid pid) {

@@ -84,9 +84,11 @@ void add_namespace(const ProcessMemory& memory, uint64_t debug_address, uint64_t
 }
 
 // Of struct r_debug. `dynamic`: the executable's dynamic section.
-uint64_t debug_address(const ProcessMemory& memory, std::string_view auxv, uint64_t dynamic) {
-  if (const auto slot = debug_slot(memory, auxv)) return memory.read<uint64_t>(*slot).value_or(0);
-  const ObjectPlace linker{offset_by_file_header(memory, program_headers(auxv)), dynamic};
+uint64_t debug_address(const ProcessMemory& memory, std::string_view auxv,
+                       const Elf64_Phdr& dynamic) {
+  if (const auto slot = debug_slot(memory, dynamic))
+    return memory.read<uint64_t>(*slot).value_or(0);
+  const ObjectPlace linker{offset_by_file_header(memory, program_headers(auxv)), dynamic.p_vaddr};
   return find_dynamic_symbol(memory, linker, "_r_debug").value_or(0);
 }
 
@@ -116,7 +118,7 @@ std::vector<LoadedObject> read_link_map(const ProcessMemory& memory, std::string
   if (!dynamic) return {};
   std::vector<LoadedObject> out;
   Walk walk;
-  uint64_t at = debug_address(memory, auxv, dynamic->p_vaddr);
+  uint64_t at = debug_address(memory, auxv, *dynamic);
   while (walk.visit(at)) {
     const auto debug = memory.read<Debug>(at);
     if (!debug) break;
