@@ -12,6 +12,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <csignal>
@@ -113,26 +114,30 @@ void remove_when_killed(const std::string& path) {
 }
 
 // gdb shows why its stub has ended only if it could write its first packet before, to a stub that
-// has read it. It writes at once, to a socket.
+// has read it. It writes at once, to a socket: an acknowledgement, and then the packet.
 void hear_out_gdb() {
   constexpr int kPatienceMs = 2000;
   struct stat status {};
+  if (fstat(STDIN_FILENO, &status) != 0 || !S_ISSOCK(status.st_mode)) return;  // not gdb
   pollfd wanted{STDIN_FILENO, POLLIN, 0};
-  const bool is_gdb = fstat(STDIN_FILENO, &status) == 0 && S_ISSOCK(status.st_mode);
   std::array<char, kPiece> dropped;
-  if (is_gdb && poll(&wanted, 1, kPatienceMs) > 0)
-    (void)!read(STDIN_FILENO, dropped.data(), dropped.size());
+  for (ssize_t n = 1; n > 0 && poll(&wanted, 1, kPatienceMs) > 0;) {
+    n = read(STDIN_FILENO, dropped.data(), dropped.size());
+    if (n > 0 && std::count(dropped.data(), dropped.data() + n, '#') > 0) return;
+  }
 }
 
 // For every byte of a reply, gdb makes a system call to see whether its stub has something to say
 // on standard error, until that has an end (ser_base_read_error_fd() in its ser-base.c). So it gets
-// one, where nothing is said aside. What goes wrong later is told as text for gdb's console, as far
-// as we live to tell it. False: it is none of gdb's making.
+// one, where nothing is said aside: of the socket, since a shell between gdb and us may hold it too
+// (dash(1) waits for what it was told to run). What goes wrong later is told as text for gdb's
+// console, as far as we live to tell it. False: it is none of gdb's making.
 bool end_standard_error() {
   struct stat status {};
   const bool is_gdbs = fstat(STDERR_FILENO, &status) == 0 && S_ISSOCK(status.st_mode);
   const Fd nothing(is_gdbs ? open("/dev/null", O_WRONLY | O_CLOEXEC) : -1);
-  return nothing.valid() && dup2(nothing.get(), STDERR_FILENO) == STDERR_FILENO;
+  return nothing.valid() && shutdown(STDERR_FILENO, SHUT_WR) == 0 &&
+         dup2(nothing.get(), STDERR_FILENO) == STDERR_FILENO;
 }
 
 }  // namespace
