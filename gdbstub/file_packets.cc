@@ -58,10 +58,13 @@ std::string packed(const FileStatus& status) {
   return out;
 }
 
-std::unique_ptr<File> find_file(const SessionState& state, const std::string& path) {
+std::unique_ptr<File> find_file(SessionState& state, const std::string& path) {
   const FileSystem* files = state.target->files();
+  if (!files) return nullptr;
   const Pid seen_by = state.files_seen_by.value != 0 ? state.files_seen_by : state.selected.pid;
-  return files ? files->open(seen_by, path) : nullptr;
+  const std::string mapped = state.library_files.mapped_as(*state.target, seen_by, path);
+  auto file = mapped.empty() ? nullptr : files->open(seen_by, mapped);
+  return file ? std::move(file) : files->open(seen_by, path);
 }
 
 File* open_file(const SessionState& state, uint64_t number) {

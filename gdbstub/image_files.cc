@@ -6,7 +6,6 @@
 #include <cstring>
 
 #include "core/base/strings.h"
-#include "gdbstub/link_map.h"
 #include "gdbstub/procfs.h"
 
 namespace snapgdb::gdbstub {
@@ -81,9 +80,6 @@ const pb::FileRecord* ImageFiles::find(Pid seen_by, std::string_view path) const
   if (const pb::FileRecord* record = mapped_by(seen_by, path)) return record;
   if (const auto build_id = build_id_in(path))
     if (const pb::FileRecord* record = snapshot_->debug_file(*build_id)) return record;
-  const Aliases& known = aliases(seen_by);
-  if (const auto alias = known.find(path); alias != known.end())
-    if (const pb::FileRecord* record = mapped_by(seen_by, alias->second)) return record;
   return snapshot_->embedded_file(path);
 }
 
@@ -98,15 +94,6 @@ const pb::FileRecord* ImageFiles::mapped_by(Pid pid, std::string_view path) cons
   for (const pb::Vma& vma : process->mappings())
     if (const pb::FileRecord* record = wanted(vma.file())) return record;
   return nullptr;
-}
-
-// The dynamic linker's names lead through symbolic links, which an image does not keep.
-const ImageFiles::Aliases& ImageFiles::aliases(Pid pid) const {
-  const auto [found, is_new] = aliases_.try_emplace(pid);
-  if (is_new)
-    for (const LoadedObject& object : read_link_map(target_, pid))
-      found->second.emplace(object.linker_name, mapped_name(target_, pid, object));
-  return found->second;
 }
 
 }  // namespace snapgdb::gdbstub

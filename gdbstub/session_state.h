@@ -12,6 +12,7 @@
 
 #include "core/image/image_reader.h"
 #include "core/image/snapshot.h"
+#include "gdbstub/library_files.h"
 #include "gdbstub/running_target.h"
 #include "gdbstub/scanner.h"
 #include "gdbstub/snapshot_target.h"
@@ -111,6 +112,7 @@ struct SessionState {
   std::map<Pid, Tid> last_selected;  // of each process
   bool chosen = false;               // the client chose it, and relies on it
   Pid files_seen_by;                 // whose view of the file system vFile means
+  LibraryFiles library_files;
   std::map<uint64_t, std::unique_ptr<File>> open_files;
   Document document;
 

@@ -26,7 +26,7 @@ SnapshotTarget::SnapshotTarget(std::shared_ptr<const Snapshot> snapshot)
       layout_(xcr0_of(*snapshot_),
               std::vector<pb::XstateComponent>(snapshot_->record().host().xstate().begin(),
                                                snapshot_->record().host().xstate().end())),
-      files_(snapshot_, *this) {
+      files_(snapshot_) {
   for (const pb::Process& process : snapshot_->processes())
     for (const pb::Thread& thread : process.threads())
       threads_.emplace(ThreadId{Pid{process.pid()}, Tid{thread.tid()}}, &thread);

@@ -71,18 +71,25 @@ std::string features(SessionState& state, std::string_view annex) {
   return target_description(state.target->layout());
 }
 
-// Where the linker's name leads through symbolic links, the image knows only the file itself.
-std::string library(const SessionState& state, const LoadedObject& object) {
+// The linker's own, which gdb has too for what it finds by itself (the linker, in PT_INTERP) and
+// which LibraryFiles knows as well. The file's, where that is no path from the root.
+std::string name_of(const SessionState& state, const LoadedObject& object) {
+  if (object.linker_name.starts_with('/')) return object.linker_name;
   const std::string mapped = mapped_name(*state.target, state.selected.pid, object);
+  return mapped.empty() ? object.linker_name : mapped;
+}
+
+std::string library(const SessionState& state, const LoadedObject& object) {
   return fmt::format(
       "<library name=\"{}\" lm=\"{:#x}\" l_addr=\"{:#x}\" l_ld=\"{:#x}\" lmid=\"{:#x}\"/>\n",
-      xml_text(mapped.empty() ? object.linker_name : mapped), object.link_map, object.load_offset,
-      object.dynamic, object.name_space);
+      xml_text(name_of(state, object)), object.link_map, object.load_offset, object.dynamic,
+      object.name_space);
 }
 
 // gdb wants the executable apart from the libraries; lldb learns of it only if it is among them.
 std::string libraries(SessionState& state, std::string_view) {
   const std::vector<LoadedObject> objects = read_link_map(*state.target, state.selected.pid);
+  state.library_files.learn(*state.target, state.selected.pid, objects);
   std::string out = R"(<library-list-svr4 version="1.0")";
   for (const LoadedObject& object : objects)
     if (object.executable) out += fmt::format(" main-lm=\"{:#x}\"", object.link_map);

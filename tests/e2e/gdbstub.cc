@@ -6,6 +6,7 @@
 
 #include <catch2/catch.hpp>
 #include <filesystem>
+#include <fstream>
 #include <sstream>
 
 #include "tests/e2e/harness.h"
@@ -80,6 +81,32 @@ TEST_CASE("a program that the dynamic linker was told to run has its symbols and
                   "p witness_tls", "p libwitness_tls", "info sharedlibrary"}),
              {"$1 = -9223372036854775808", "$2 = 28673", "$3 = -28673", "libwitness.so",
               "/targets/witness"});
+}
+
+TEST_CASE("a library is the mapped one, wherever its name leads by now, and in what runs") {
+  namespace fs = std::filesystem;
+  const TempDir directory;
+  const std::string image = directory / "image.snapgdb", name = directory / "libwitness.so";
+  const std::string library = read_file(target_path("libwitness.so"));
+  fs::copy(target_path("witness"), directory / "witness");
+  fs::copy(target_path("libwitness.so"), directory / "libwitness.so.1");
+  fs::create_symlink("libwitness.so.1", name);
+  {
+    const Target target = Target::at(directory / "witness", {"--alone"});
+    capture(target.pid(), image, {"--all-memory"});
+  }
+  fs::remove(name);
+  fs::remove(directory / "libwitness.so.1");
+  std::ofstream(directory / "libwitness.so.2") << "no library";
+  fs::create_symlink("libwitness.so.2", name);
+  const auto get = [&](const std::string& as) {
+    return "remote get " + name + " " + (directory / as);
+  };
+  check_says(gdb({"target remote | " + program() + " " + image, "info sharedlibrary", get("looked"),
+                  "p libwitness_global", "thread find spin", "thread 2", "stepi", get("ran")}),
+             {"target:" + name, "$1 = 1274518694545850385", "its content comes from the image"});
+  CHECK(read_file(directory / "looked") == library);
+  CHECK(read_file(directory / "ran") == library);
 }
 
 TEST_CASE("what is not in the image is an error, never zeros") {
