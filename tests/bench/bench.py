@@ -55,9 +55,28 @@ class Target:
             raise SystemExit("bench: the target says that it was harmed")
 
 
-class Result:
-    def __init__(self, name, gap, wall, size, peak):
-        self.name, self.gap, self.wall, self.size, self.peak = name, gap, wall, size, peak
+class Measured:
+    """One way to take a picture, and what each round of it took."""
+
+    def __init__(self, name, take, check=None):
+        self.name, self.take, self.check = name, take, check
+        self.gaps, self.walls, self.sizes, self.peaks = [], [], [], []
+
+    def run(self, target, directory):
+        """take(directory) returns the memory that it took."""
+        for path in glob.glob(os.path.join(directory, "*")):
+            os.unlink(path)
+        target.longest_gap()
+        start = time.monotonic()
+        self.peaks.append(self.take(directory))
+        self.walls.append(time.monotonic() - start)
+        self.gaps.append(target.longest_gap())
+        self.sizes.append(size_of(os.path.join(directory, "*")))
+        if self.check:
+            self.check(directory)
+
+    def medians(self):
+        return map(statistics.median, (self.gaps, self.walls, self.sizes, self.peaks))
 
 
 def command_output(command):
@@ -80,31 +99,15 @@ def size_of(pattern):
     return sum(os.stat(path).st_blocks * 512 for path in glob.glob(pattern))
 
 
-def measure(name, target, directory, take, check=None, rounds=3):
-    """Medians of several rounds of take(directory), which returns the memory it took."""
-    gaps, walls, sizes, peaks = [], [], [], []
-    for _ in range(rounds):
-        for path in glob.glob(os.path.join(directory, "*")):
-            os.unlink(path)
-        target.longest_gap()
-        start = time.monotonic()
-        peaks.append(take(directory))
-        walls.append(time.monotonic() - start)
-        gaps.append(target.longest_gap())
-        sizes.append(size_of(os.path.join(directory, "*")))
-        if check:
-            check(directory)
-    return Result(name, *map(statistics.median, (gaps, walls, sizes, peaks)))
-
-
-def table(title, memory, results):
+def table(title, memory, ways):
     print(f"\n{title}")
     print(f"  {'':34} {'longest gap':>12} {'ratio':>7} {'wall':>9} {'ratio':>7} {'MiB/s':>7} {'size MiB':>9}"
           f" {'peak MiB':>9}")
-    first = results[0]
-    for r in results:
-        print(f"  {r.name:34} {r.gap * 1e3:9.1f} ms {r.gap / first.gap:7.3f} {r.wall:7.2f} s "
-              f"{r.wall / first.wall:7.3f} {memory / MIB / r.wall:7.0f} {r.size / MIB:9.1f} {r.peak / MIB:9.0f}")
+    first_gap, first_wall, _, _ = ways[0].medians()
+    for way in ways:
+        gap, wall, size, peak = way.medians()
+        print(f"  {way.name:34} {gap * 1e3:9.1f} ms {gap / first_gap:7.3f} {wall:7.2f} s "
+              f"{wall / first_wall:7.3f} {memory / MIB / wall:7.0f} {size / MIB:9.1f} {peak / MIB:9.0f}")
 
 
 def capture(snapgdb, target, *options):
@@ -140,19 +143,21 @@ def verify(snapgdb):
 
 
 def compare(options, title, memory, target):
-    results = [
-        measure("gcore (gdb)", target, options.work, gcore(target), rounds=options.rounds),
-        measure("snapgdb capture --level 0", target, options.work,
-                capture(options.snapgdb, target, "--level", "0"), verify(options.snapgdb), options.rounds),
-        measure("snapgdb capture", target, options.work, capture(options.snapgdb, target),
-                verify(options.snapgdb), options.rounds),
-        measure("zstd -1 -T0 of the same bytes", target, options.work, zstd(options.snapgdb, target),
-                rounds=options.rounds),
+    """Round by round, so that a mood of the machine falls on all of them."""
+    ways = [
+        Measured("gcore (gdb)", gcore(target)),
+        Measured("snapgdb capture --level 0", capture(options.snapgdb, target, "--level", "0"),
+                 verify(options.snapgdb)),
+        Measured("snapgdb capture", capture(options.snapgdb, target), verify(options.snapgdb)),
+        Measured("zstd -1 -T0 of the same bytes", zstd(options.snapgdb, target)),
     ]
     if shutil.which("criu"):
-        results.append(measure("criu dump --leave-running", target, options.work, criu(target), rounds=options.rounds))
+        ways.append(Measured("criu dump --leave-running", criu(target)))
+    for _ in range(options.rounds):
+        for way in ways:
+            way.run(target, options.work)
     target.end()
-    table(title, memory, results)
+    table(title, memory, ways)
 
 
 def large(options):
