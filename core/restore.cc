@@ -171,7 +171,10 @@ void set_up_namespaces(const Snapshot& snapshot, const RestorePlan& plan,
     };
   if (plan.network)
     options.make_network = [&plan](const Fd& outside) {
-      return make_network(contents_of(*plan.network, plan.numbers), ends_of(plan), outside);
+      const OtherEnds ends{.outside = outside_ends(plan, *plan.network),
+                           .outside_network = outside.get(),
+                           .paired = paired_ends(plan, *plan.network, {})};
+      return make_links(contents_of(plan.network->network(), plan.numbers).links, ends);
     };
   if (plan.names) options.names = {plan.names->host_name(), plan.names->domain_name()};
 }
@@ -256,7 +259,11 @@ void RestoredTree::start_keeper(const std::string& scratch) {
   std::optional<NestedSpaces> spaces;
   options.make_spaces = [&] {
     spaces.emplace(snapshot_, plan_, options.our_clocks);
-    return spaces->notes();
+    std::vector<std::string> notes = spaces->notes();
+    if (plan_.network)
+      std::ranges::copy(fill_network(contents_of(plan_.network->network(), plan_.numbers)),
+                        std::back_inserter(notes));
+    return notes;
   };
   keeper_ = std::make_unique<Keeper>(options, [&](const Sandbox* sandbox) {
     OpeningContext context = std::move(opening);
@@ -269,7 +276,9 @@ void RestoredTree::start_keeper(const std::string& scratch) {
     return opened;
   });
   std::ranges::copy(keeper_->notes(), std::back_inserter(notes_));
-  std::ranges::copy(connect_ends(ends_of(plan_)), std::back_inserter(notes_));
+  if (plan_.network)
+    std::ranges::copy(connect_ends(outside_ends(plan_, *plan_.network)),
+                      std::back_inserter(notes_));
 }
 
 // Not before all have what they hold, and are mapped as they were. Sealing takes a description that

@@ -41,11 +41,12 @@ class Keeper {
     // A mount namespace of the tree's own: called in it, by a process that is in all others of the
     // tree's; returns what is otherwise than it was.
     std::function<std::vector<std::string>()> make_mounts = {};
-    // The same for a network namespace. `outside`: the one that we are in.
+    // The same for the links of a network namespace. `outside`: the one that we are in.
     std::function<std::vector<std::string>(const Fd& outside)> make_network = {};
     std::optional<HostNames> names = std::nullopt;  // of its own uts namespace
-    // Namespaces below those of the tree: called in the keeper when it is in all but those of
-    // mounts and clocks, and still sees /proc as we do; returns what is otherwise than it was.
+    // Namespaces below those of the tree, and the rest of its network: called in the keeper when it
+    // is in all but those of mounts and clocks, and still sees /proc as we do; returns what is
+    // otherwise than it was.
     std::function<std::vector<std::string>()> make_spaces = {};
     // A network (with a loopback device only) of the tree's own, and files as they are, but for
     // what is written to them.

@@ -6,7 +6,8 @@
 #include <string_view>
 #include <vector>
 
-#include "core/base/fd.h"
+#include "core/linux/network_address.h"
+#include "core/linux/network_links.h"
 
 namespace snapgdb {
 
@@ -21,37 +22,13 @@ struct NetworkContents {
 
 // Of the caller's network namespace, but for settings and filters. Throws SystemError.
 NetworkContents network_contents();
+// Whether a message of NetworkContents.addresses tells of this one, whatever its port.
+bool is_address_of(std::string_view message, const NetworkAddress& host);
 // These: hundreds of files, so tens of milliseconds.
 void read_settings_and_filters(NetworkContents& contents);
-// Only its links.
-std::vector<std::string> network_links();
 
-// A link, in words.
-struct LinkWords {
-  std::string name, kind;  // "veth0"; "veth", "" of devices
-  uint32_t index = 0;
-  uint32_t peer = 0;             // of veth: the other end's index, in its own namespace; 0: unknown
-  bool peer_is_outside = false;  // in another network namespace
-  uint32_t master = 0;           // index of the bridge that it belongs to
-  bool is_up = false;
-};
-LinkWords describe_link(std::string_view message);
-// Whether make_network() makes it, or it is there by itself.
-bool can_make(const LinkWords& link);
-
-// The end, outside of the namespace, of a pair of links.
-struct OutsideEnd {
-  uint32_t inside = 0;  // the index of the other end
-  std::string name, bridge;
-  bool is_up = false;
-};
-
-// Makes the caller's network namespace such a one; it has nothing but its loopback device yet.
-// `ends`: to be put into `outside`, a network namespace. Returns what is otherwise than it was.
-// Throws SystemError: a link cannot be made.
-std::vector<std::string> make_network(const NetworkContents& contents,
-                                      const std::vector<OutsideEnd>& ends, const Fd& outside);
-// Outside: has ends up, and in their bridges, as they were. Returns what is otherwise.
-std::vector<std::string> connect_ends(const std::vector<OutsideEnd>& ends);
+// When its links are there (make_links()), with both ends of each: makes the rest of the caller's
+// network namespace such a one. Returns what is otherwise than it was. Throws SystemError.
+std::vector<std::string> fill_network(const NetworkContents& contents);
 
 }  // namespace snapgdb

@@ -103,16 +103,22 @@ bool Identities::Less::operator()(const Key& a, const Key& b) const {
   return order == 1;
 }
 
+uint32_t Identities::find_or_add(const Key& key) {
+  return ids_.try_emplace(key, static_cast<uint32_t>(ids_.size() + 1)).first->second;
+}
+
+uint32_t Identities::of_ours(int number) {
+  const std::lock_guard lock(mutex_);
+  return find_or_add({leader_of(Pid{::getpid()}), number});
+}
+
 uint32_t Identities::of(Tid tid, int number) {
   const std::lock_guard lock(mutex_);
   const Key key{tid, number};
-  const auto found = [&] {
-    return ids_.try_emplace(key, static_cast<uint32_t>(ids_.size() + 1)).first->second;
-  };
-  if (kind_ != Kind::kFileDescription) return found();
+  if (kind_ != Kind::kFileDescription) return find_or_add(key);
   // Most descriptions are inherited: what stands under a number does so in the next process, too.
   auto& [known, id] = latest_[number];
-  if (id == 0 || compare(kind_, known.tid, known.number, tid, number) != 0) id = found();
+  if (id == 0 || compare(kind_, known.tid, known.number, tid, number) != 0) id = find_or_add(key);
   known = key;
   return id;
 }

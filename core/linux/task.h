@@ -59,6 +59,9 @@ class Identities {
   explicit Identities(Kind kind) : kind_(kind), ids_(Less{kind}) {}
   // `number`: the descriptor, for kFileDescription.
   uint32_t of(Tid tid, int number = 0);
+  // Of a file description that a descriptor of ours leads to. If it is new, that must stay open as
+  // long as this is asked; otherwise it may be closed, and its number be another file's.
+  uint32_t of_ours(int number);
 
  private:
   struct Key {
@@ -71,9 +74,11 @@ class Identities {
     bool operator()(const Key& a, const Key& b) const;
   };
   Kind kind_;
+  uint32_t find_or_add(const Key& key);
+
   std::mutex mutex_;
   std::map<Key, uint32_t, Less> ids_;
-  std::map<int, std::pair<Key, uint32_t>> latest_;  // by number, of file descriptions
+  std::map<int, std::pair<Key, uint32_t>> latest_;  // by number, of others' file descriptions
 };
 
 // What an epoll of that task, a descriptor of it, watches as `watched`, of several of that name the

@@ -118,10 +118,11 @@ void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
 uint32_t capture_in_flight(CaptureContext& context, const FrozenProcess& receiver, Fd file) {
   const Pid us{::getpid()};
   const int number = file.get();
-  const uint32_t description = context.descriptions.of(leader_of(us), number);
+  uint32_t description = 0;
   {
-    // The file stays open, since descriptions are told apart by it.
     const std::lock_guard lock(context.mutex);
+    description = context.descriptions.of_ours(number);
+    // A new one stays open, since descriptions are told apart by it.
     if (!context.in_flight_files.try_emplace(description, std::move(file)).second)
       return description;
   }

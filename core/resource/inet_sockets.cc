@@ -15,7 +15,9 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/linux/inet_options.h"
+#include "core/linux/network.h"
 #include "core/resource/inet_restore.h"
+#include "core/resource/network.h"
 #include "core/resource/resources.h"
 #include "core/resource/spaces.h"
 
@@ -272,6 +274,16 @@ bool is_here(std::string address) {
                                  static_cast<socklen_t>(address.size())) == 0;
 }
 
+// Another network of the tree's has it, and is reached as it was.
+bool is_reached_in_tree(const RestorePlan& plan, const NetworkAddress& host) {
+  return plan.network &&
+         std::ranges::any_of(restored_networks(plan), [&](const pb::NamespaceState* network) {
+           return std::ranges::any_of(
+               network->network().addresses(),
+               [&](const std::string& address) { return is_address_of(address, host); });
+         });
+}
+
 // A sandbox has the addresses that the tree had, and a device for all of them.
 std::string usable_here(OpeningContext& context, const pb::Socket& socket, std::string address) {
   const auto known = NetworkAddress::of(address);
@@ -279,7 +291,8 @@ std::string usable_here(OpeningContext& context, const pb::Socket& socket, std::
   if (!context.sandbox || !known || has_its_own || is_here(address)) return address;
   NetworkAddress host = *known;
   host.port = 0;
-  const bool is_there = host.is_any() || host.is_loopback() || host.is_multicast();
+  const bool is_there = host.is_any() || host.is_loopback() || host.is_multicast() ||
+                        is_reached_in_tree(context.plan, host);
   if (!is_there && context.local_addresses.insert(host).second) add_local_address(host);
   if (address.size() == sizeof(sockaddr_in6)) {
     sockaddr_in6 in6{};

@@ -242,6 +242,7 @@ void capture_namespaces(CaptureContext& context, const std::vector<pb::Process>&
       for (const pb::Namespace& one : processes[i].namespaces())
         if ((one.kind() == "user") == users) spaces.add(context.tree.processes[i], one);
   for (pb::NamespaceState& state : spaces.take()) *record.add_spaces() = std::move(state);
+  pair_networks(context, record);
 }
 
 void finish_namespaces(CaptureContext& context, pb::SnapshotRecord& record) {
@@ -376,7 +377,7 @@ void plan_namespaces(const Snapshot& snapshot, const std::set<std::string>& with
                      RestorePlan& plan) {
   const pb::NamespaceState* network = own_namespace(snapshot, snapshot.root(), "net");
   if (network && network->has_network() && !without.contains("network"))
-    plan.network = &network->network();
+    plan.network = network;
   if (!without.contains("mounts")) plan.mounts = own_mounts(snapshot);
   plan.names = own_namespace(snapshot, snapshot.root(), "uts");
   plan.own_cgroups = was_apart(snapshot, "cgroup");
@@ -415,7 +416,7 @@ std::string describe_namespaces(const RestorePlan& plan) {
     out += fmt::format("uts namespace: host {}, domain {}\n", printable(plan.names->host_name()),
                        printable(plan.names->domain_name()));
   if (plan.mounts) out += describe_mounts(*plan.mounts);
-  if (plan.network) out += describe_network(*plan.network);
+  if (plan.network) out += describe_network(plan.network->network());
   out += describe_spaces(plan);
   return out;
 }

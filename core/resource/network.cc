@@ -2,6 +2,7 @@
 
 #include "core/resource/network.h"
 
+#include <fcntl.h>
 #include <net/if.h>
 #include <unistd.h>
 
@@ -26,18 +27,15 @@ std::string name_of(const std::vector<LinkWords>& links, uint32_t index) {
   return found == links.end() ? "" : found->name;
 }
 
-// Of ours, which are the other ends of those. Each of a pair names the other by its index there.
-void add_ends(const std::vector<std::string>& links, pb::Network& out) {
+// Of ours, which are the other ends of those. `our_number`: by which that network knows ours.
+void add_ends(const std::vector<std::string>& links, int32_t our_number, pb::Network& out) {
   std::vector<LinkWords> ours;
   for (const std::string& link : network_links()) ours.push_back(describe_link(link));
   for (const std::string& link : links) {
     const LinkWords inside = describe_link(link);
-    const auto is_other_end = [&](const LinkWords& end) {
-      return end.index == inside.peer && end.kind == "veth" && end.peer == inside.index &&
-             end.peer_is_outside;
-    };
-    const auto end = std::ranges::find_if(ours, is_other_end);
-    if (!inside.peer_is_outside || end == ours.end()) continue;
+    if (!inside.peer_is_outside || inside.peer_network != our_number) continue;
+    const auto end = std::ranges::find(ours, inside.peer, &LinkWords::index);
+    if (end == ours.end()) continue;
     pb::Network::OutsideEnd& kept = *out.add_ends();
     kept.set_inside(inside.index);
     kept.set_name(end->name);
@@ -46,17 +44,61 @@ void add_ends(const std::vector<std::string>& links, pb::Network& out) {
   }
 }
 
+const std::string* link_of(const pb::Network& network, uint32_t index) {
+  const auto found = std::ranges::find_if(
+      network.links(), [&](const std::string& link) { return describe_link(link).index == index; });
+  return found == network.links().end() ? nullptr : &*found;
+}
+
+// Those of one, in the network that it knows by that number.
+void pair(pb::Network& one, int32_t number, const pb::NamespaceState& other) {
+  for (const std::string& link : one.links()) {
+    const LinkWords words = describe_link(link);
+    if (!words.peer_is_outside || words.peer_network != number) continue;
+    if (!link_of(other.network(), words.peer)) continue;
+    pb::Network::OutsideEnd& end = *one.add_ends();
+    end.set_inside(words.index);
+    end.set_network(other.inode());
+    end.set_index(words.peer);
+  }
+}
+
+bool has_pairs(const pb::NamespaceState& state) {
+  return std::ranges::any_of(state.network().links(), [](const std::string& link) {
+    return describe_link(link).peer_is_outside;
+  });
+}
+
 }  // namespace
 
 void capture_network(const Fd& held, pb::Network& out) {
   NetworkContents contents;
-  in_namespace(held, "net", [&] { contents = network_contents(); });
+  const Fd ours(::open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC));
+  int32_t our_number = -1;
+  in_namespace(held, "net", [&] {
+    contents = network_contents();
+    our_number = RouteSocket().number_of(ours.get());
+  });
   keep(contents.links, *out.mutable_links());
   keep(contents.addresses, *out.mutable_addresses());
   keep(contents.routes, *out.mutable_routes());
   keep(contents.rules, *out.mutable_rules());
   keep(contents.neighbours, *out.mutable_neighbours());
-  add_ends(contents.links, out);
+  if (our_number >= 0) add_ends(contents.links, our_number, out);
+}
+
+void pair_networks(const CaptureContext& context, pb::SnapshotRecord& record) {
+  std::vector<pb::NamespaceState*> states;
+  for (pb::NamespaceState& state : *record.mutable_spaces())
+    if (context.networks.contains(state.inode()) && has_pairs(state)) states.push_back(&state);
+  for (pb::NamespaceState* one : states)
+    in_namespace(context.networks.at(one->inode()).second, "net", [&] {
+      RouteSocket route;
+      for (const pb::NamespaceState* other : states) {
+        const int32_t number = route.number_of(context.networks.at(other->inode()).second.get());
+        if (other != one && number >= 0) pair(*one->mutable_network(), number, *other);
+      }
+    });
 }
 
 std::string capture_network_settings(const Fd& held, pb::Network& out) {
@@ -72,22 +114,24 @@ std::string capture_network_settings(const Fd& held, pb::Network& out) {
 }
 
 void plan_network(const Snapshot& snapshot, RestorePlan& plan) {
-  if (!plan.network) return;
-  for (const std::string& link : plan.network->links()) {
-    const LinkWords words = describe_link(link);
-    if (can_make(words)) continue;
-    plan.obstacles.push_back(
-        {snapshot.root().pid(), "network link " + printable(words.name),
-         words.kind.empty() ? "it is a device of the machine"
-                            : fmt::format("links of its kind, {}, cannot be made yet", words.kind),
-         "--without network: the tree gets the network that is here, or isolated an empty one"});
-  }
-  for (const OutsideEnd& end : ends_of(plan))
-    if (::if_nametoindex(end.name.c_str()))
-      plan.obstacles.push_back({snapshot.root().pid(), "network link " + printable(end.name),
-                                "it is the other end of one of the tree's, and there is another "
-                                "one of that name",
-                                "--isolated, or remove it: ip link delete"});
+  if (plan.network)
+    for (const std::string& link : plan.network->network().links()) {
+      const LinkWords words = describe_link(link);
+      if (can_make(words)) continue;
+      plan.obstacles.push_back(
+          {snapshot.root().pid(), "network link " + printable(words.name),
+           words.kind.empty()
+               ? "it is a device of the machine"
+               : fmt::format("links of its kind, {}, cannot be made yet", words.kind),
+           "--without network: the tree gets the network that is here, or isolated an empty one"});
+    }
+  for (const pb::NamespaceState* network : restored_networks(plan))
+    for (const OutsideEnd& end : outside_ends(plan, *network))
+      if (::if_nametoindex(end.name.c_str()))
+        plan.obstacles.push_back({snapshot.root().pid(), "network link " + printable(end.name),
+                                  "it is the other end of one of the tree's, and there is another "
+                                  "one of that name",
+                                  "--isolated, or remove it: ip link delete"});
 }
 
 std::string describe_network(const pb::Network& network) {
@@ -98,9 +142,12 @@ std::string describe_network(const pb::Network& network) {
                        words.kind.empty() ? "" : ", a " + words.kind, words.is_up ? "" : ", down");
   }
   for (const pb::Network::OutsideEnd& end : network.ends())
-    out += fmt::format("net namespace: the other end of link {} outside, {}{}\n", end.inside(),
-                       printable(end.name()),
-                       end.bridge().empty() ? "" : ", in bridge " + printable(end.bridge()));
+    out += end.network()
+               ? fmt::format("net namespace: the other end of link {} in another of the tree's\n",
+                             end.inside())
+               : fmt::format("net namespace: the other end of link {} outside, {}{}\n",
+                             end.inside(), printable(end.name()),
+                             end.bridge().empty() ? "" : ", in bridge " + printable(end.bridge()));
   return out + fmt::format("net namespace: {} addresses, {} routes, {} rules\n",
                            network.addresses_size(), network.routes_size(), network.rules_size());
 }
@@ -139,11 +186,41 @@ NetworkContents contents_of(const pb::Network& network, const UserNumbers& numbe
   return contents;
 }
 
-std::vector<OutsideEnd> ends_of(const RestorePlan& plan) {
+// Where the first process has its own, those below are made from there.
+std::vector<OutsideEnd> outside_ends(const RestorePlan& plan, const pb::NamespaceState& network) {
   std::vector<OutsideEnd> ends;
-  if (!plan.network || plan.isolated || plan.own_user || ::geteuid() != 0) return ends;
-  for (const pb::Network::OutsideEnd& end : plan.network->ends())
-    ends.push_back({end.inside(), end.name(), end.bridge(), end.is_up()});
+  const bool is_made_there = plan.network && plan.network != &network;
+  if (is_made_there || plan.isolated || plan.own_user || ::geteuid() != 0) return ends;
+  for (const pb::Network::OutsideEnd& end : network.network().ends())
+    if (!end.network()) ends.push_back({end.inside(), end.name(), end.bridge(), end.is_up()});
+  return ends;
+}
+
+std::vector<const pb::NamespaceState*> restored_networks(const RestorePlan& plan) {
+  std::vector<const pb::NamespaceState*> networks;
+  if (plan.network) networks.push_back(plan.network);
+  std::ranges::copy_if(plan.spaces, std::back_inserter(networks),
+                       [](const pb::NamespaceState* state) { return state->kind() == "net"; });
+  return networks;
+}
+
+std::vector<PairedEnd> paired_ends(const RestorePlan& plan, const pb::NamespaceState& network,
+                                   const std::map<uint64_t, int>& made) {
+  std::vector<PairedEnd> ends;
+  const auto all = restored_networks(plan);
+  for (const pb::Network::OutsideEnd& end : network.network().ends()) {
+    const auto other = std::ranges::find(all, end.network(), &pb::NamespaceState::inode);
+    if (!end.network() || other == all.end()) continue;
+    const std::string* link = link_of((*other)->network(), end.index());
+    const bool is_mutual =
+        std::ranges::any_of((*other)->network().ends(), [&](const pb::Network::OutsideEnd& back) {
+          return back.network() == network.inode() && back.index() == end.inside() &&
+                 back.inside() == end.index();
+        });
+    if (!link || !is_mutual) continue;
+    const auto descriptor = made.find(end.network());
+    ends.push_back({end.inside(), *link, descriptor == made.end() ? -1 : descriptor->second});
+  }
   return ends;
 }
 

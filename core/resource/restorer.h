@@ -90,7 +90,7 @@ struct RestorePlan {
   uint32_t outside_user = 0, outside_group = 0, user = 0, group = 0;
   // What its own uts namespace and its own mount namespace hold; nullptr: they are ours.
   const pb::NamespaceState *names = nullptr, *mounts = nullptr;
-  const pb::Network* network = nullptr;  // the same of its own network namespace
+  const pb::NamespaceState* network = nullptr;  // the same of its own network namespace
   bool own_cgroups = false;              // it gets a cgroup namespace, which begins where we are
   // Others that processes of it are in, below those: owners before what they own.
   std::vector<const pb::NamespaceState*> spaces;

@@ -302,6 +302,35 @@ NestedSpaces::NestedSpaces(const Snapshot& snapshot, const RestorePlan& plan,
                            const ClockOffsets& ours)
     : plan_(plan) {
   for (const pb::NamespaceState* state : plan.spaces) made_.push_back(make(snapshot, *state, ours));
+  make_networks();
+}
+
+// Links of all first: pairs of them have ends in two.
+void NestedSpaces::make_networks() {
+  const Fd here(::open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC));
+  if (!here.valid()) throw_errno("cannot open /proc/self/ns/net");
+  const auto take = [&](const std::vector<std::string>& notes) {
+    for (const std::string& note : notes) notes_.push_back("in a network below: " + note);
+  };
+  std::map<uint64_t, int> made;
+  if (plan_.network) made[plan_.network->inode()] = here.get();
+  for (size_t i = 0; i < made_.size(); ++i) {
+    const pb::NamespaceState& state = *plan_.spaces[i];
+    if (state.kind() != "net") continue;
+    const OtherEnds ends{.outside = outside_ends(plan_, state),
+                         .outside_network = here.get(),
+                         .paired = paired_ends(plan_, state, made)};
+    const NetworkContents contents = contents_of(state.network(), plan_.numbers);
+    in_namespace(made_[i], "net", [&] { take(make_links(contents.links, ends)); });
+    take(connect_ends(ends.outside));
+    made[state.inode()] = made_[i].get();
+  }
+  for (size_t i = 0; i < made_.size(); ++i) {
+    const pb::NamespaceState& state = *plan_.spaces[i];
+    if (state.kind() != "net") continue;
+    const NetworkContents contents = contents_of(state.network(), plan_.numbers);
+    in_namespace(made_[i], "net", [&] { take(fill_network(contents)); });
+  }
 }
 
 Fd NestedSpaces::make(const Snapshot& snapshot, const pb::NamespaceState& state,
@@ -320,11 +349,6 @@ Fd NestedSpaces::make(const Snapshot& snapshot, const pb::NamespaceState& state,
   if (kind == "ipc")
     in_namespace(made, kind, [&] {
       std::ranges::copy(set_ipc_settings(settings_in(&state)), std::back_inserter(notes_));
-    });
-  if (kind == "net")
-    in_namespace(made, kind, [&] {
-      for (std::string& note : make_network(contents_of(state.network(), plan_.numbers), {}, Fd()))
-        notes_.push_back("in a network below: " + std::move(note));
     });
   return made;
 }

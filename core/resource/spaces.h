@@ -48,6 +48,7 @@ class NestedSpaces {
 
  private:
   Fd make(const Snapshot& snapshot, const pb::NamespaceState& state, const ClockOffsets& ours);
+  void make_networks();
 
   const RestorePlan& plan_;
   std::vector<Fd> made_;  // as plan.spaces

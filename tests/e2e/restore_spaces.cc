@@ -105,14 +105,17 @@ TEST_CASE("so does an ordinary user's: links, addresses, routes, rules, settings
 
 // ---- Real ones ----------------------------------------------------------------------------------
 
+constexpr const char* kReach = R"(
+import errno, socket
+caller = socket.socket(); caller.settimeout(5)
+print("reached:", caller.connect_ex(("10.9.0.1", 1)) == errno.ECONNREFUSED)
+)";
+
 // In a network namespace of the test's own, so that the machine's is left alone.
 TEST_CASE("a pair of links whose other end was in a bridge outside is connected again") {
   if (is_not_root()) return;
   const TempDir directory;
-  write_file(directory / "reach.py",
-             "import errno, socket\n"
-             "caller = socket.socket(); caller.settimeout(5)\n"
-             "print('reached:', caller.connect_ex(('10.9.0.1', 1)) == errno.ECONNREFUSED)\n");
+  write_file(directory / "reach.py", kReach);
   const Result result = run({"unshare", "-n", "bash", "-ec",
                              fmt::format(R"(
       ip link set lo up
@@ -136,6 +139,116 @@ TEST_CASE("a pair of links whose other end was in a bridge outside is connected 
   CHECK(result.ok());
   CHECK(contains(result.out, "inet 10.9.0.2/24"));
   CHECK(contains(result.out, "reached: True"));
+}
+
+TEST_CASE("the same with a network below: the first process is where the other end is") {
+  if (is_not_root()) return;
+  const TempDir directory;
+  write_file(directory / "reach.py", kReach);
+  const Result result = run({"unshare", "-n", "bash", "-ec",
+                             fmt::format(R"(
+      ip link add bridge0 type bridge; ip addr add 10.9.0.1/24 dev bridge0; ip link set bridge0 up
+      mkfifo input
+      sh -c 'exec 4<&0; unshare -n sh -c "echo ready; read line; python3 reach.py" <&4 &
+        echo $! >below; wait $!' <input >output 2>&1 & exec 3>input
+      until grep -q ready output && [ -s below ]; do sleep 0.01; done
+      ip link add outside type veth peer name inside netns $(cat below)
+      ip link set outside master bridge0 up
+      nsenter -t $(cat below) -n sh -c 'ip addr add 10.9.0.2/24 dev inside; ip link set inside up'
+      {0} capture $! --kill --all-memory -o image
+      wait $! || true
+      ! ip link show outside 2>/dev/null
+      : >output; echo line | {0} restore image || true
+      cat output
+      )",
+                                         program())},
+                            {.directory = directory.path()});
+  INFO(result);
+  CHECK(result.ok());
+  CHECK(contains(result.out, "reached: True"));
+}
+
+constexpr const char* kServer = R"(
+import socket, threading
+def echo(caller):
+    for line in caller.makefile():
+        caller.sendall(("echo " + line).encode())
+listener = socket.create_server(("10.8.0.1", 4711))
+open("listening", "w").close()
+while True:
+    threading.Thread(target=echo, args=(listener.accept()[0],), daemon=True).start()
+)";
+constexpr const char* kClient = R"(
+import os, socket, sys, time
+while not os.path.exists("listening"):
+    time.sleep(0.01)
+def call():
+    return socket.create_connection(("10.8.0.1", 4711), 5)
+def check(caller, line):
+    caller.sendall(line.encode())
+    assert caller.makefile().readline() == "echo " + line
+first = call()
+check(first, "before\n")
+print("ready", flush=True)
+sys.stdin.readline()
+check(first, "through what was there\n")
+check(call(), "through what is new\n")
+print("both went through", flush=True)
+)";
+// A pair of links between two networks, that of `client` and that of `server`.
+constexpr const char* kJoined = R"(
+PATH=$PATH:/sbin:/usr/sbin
+exec 3<&0  # jobs have none of their own
+join='until ip link show $0 >/dev/null 2>&1; do sleep 0.01; done
+  ip addr add $1/24 dev $0; ip link set $0 up; exec python3 $2'
+$SERVER sh -c "$join" left 10.8.0.1 server.py & server=$!
+unshare -n sh -c "$join" right 10.8.0.2 client.py <&3 & client=$!
+for pid in $client ${SERVER:+$server}; do
+  until [ $(readlink /proc/$pid/ns/net) != $(readlink /proc/self/ns/net) ]; do sleep 0.01; done
+done
+ip link add name left netns $server type veth peer name right netns $client
+wait $client
+end=$?
+kill $server
+exit $end
+)";
+
+// `server`: what makes the server's network, another one than that of the first process.
+void check_joined(const Words& first, const std::string& server, std::optional<uid_t> user) {
+  CAPTURE(server, user.has_value());
+  const TempDir directory;
+  std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
+  write_file(directory / "server.py", kServer);
+  write_file(directory / "client.py", kClient);
+  Words command = first;
+  command.insert(command.end(), {"sh", "-c", kJoined});
+  Running running(command, {.input = RunOptions::kPipe,
+                            .directory = directory.path(),
+                            .environment = {{"SERVER", server}},
+                            .user = user});
+  running.wait_for_line("ready");
+  take_away(running, directory / "image", {.user = user});
+  for (const Words& way : {Words{}, Words{"--isolated"}}) {
+    CAPTURE(way);
+    const Result end = run_again(directory / "image", way, {.user = user}, "line\n");
+    INFO(end);
+    CHECK(end.ok());
+    CHECK(contains(end.out, "both went through"));
+    CHECK_FALSE(contains(end.err, "other end"));
+  }
+}
+
+TEST_CASE("a pair of links between two networks of the tree joins them again") {
+  if (is_not_root()) return;
+  check_joined({"unshare", "-n"}, "", kRoot);
+  check_joined({"unshare", "-n"}, "unshare -n", kRoot);
+  check_joined({"env"}, "unshare -n", kRoot);
+}
+
+TEST_CASE("so does an ordinary user's, who is root there") {
+  if (cannot_become(kNobody)) return;
+  check_joined({"unshare", "-Urn"}, "", kNobody);
+  check_joined({"unshare", "-Urn"}, "unshare -n", kNobody);
 }
 
 // A shell in a sandbox says what it sees, and once more when it is told to.

@@ -315,9 +315,14 @@ void first_inside(bool deeper) {
 
 void numbered() {
   setup("unshare", unshare(CLONE_NEWPID));
+  int over[2];  // with its end, the first one would take along the later one
+  setup("pipe", pipe(over));
   const pid_t first = family->fork_child(false);
   if (first == 0) {
+    close(over[1]);
     first_inside(true);
+    char byte;
+    target::expect_call("read", read(over[0], &byte, 1));
     _exit(target::verdict());
   }
   const int held = pidfd_of(first);
@@ -330,6 +335,7 @@ void numbered() {
     _exit(target::verdict());
   }
   target::expect_success_of(later);
+  target::expect_call("write", write(over[1], "", 1));
   target::expect_success_of(first);
 }
 
