@@ -128,7 +128,7 @@ RestorePlan::Connections connections_of(const Arguments& arguments) {
 RestoredTree restored(const Snapshot& snapshot, const RestorePlan& plan,
                       const std::string& scratch) {
   ProgressLine line("restoring");
-  return RestoredTree(snapshot, plan, scratch, line.progress());
+  return restored_whatever_runs(snapshot, plan, scratch, line.progress());
 }
 
 int run(const Arguments& arguments) {

@@ -189,18 +189,19 @@ Fd open_parent(const std::string& path) {
 }  // namespace
 
 RestoredTree::RestoredTree(const Snapshot& snapshot, const RestorePlan& plan,
-                           const std::string& scratch, Progress* progress)
+                           const std::string& scratch, Progress* progress, Numbers numbers)
     : snapshot_(snapshot),
       plan_(plan),
       progress_(progress),
-      own_pids_(plan.isolated || plan.own_user || !may_have_old_pids(snapshot, plan)) {
-  for (const pb::Process& process : snapshot.processes())
-    count_expected(progress, stored_memory(snapshot, process));
+      own_pids_(numbers == Numbers::kOwn || plan.isolated || plan.own_user ||
+                !may_have_old_pids(snapshot, plan)) {
   const ScopedPinning pinning;
   start_keeper(scratch);
   grow();
   for (const pb::Process& process : snapshot.processes())
     if (!is_zombie(process)) make_threads(process);
+  for (const pb::Process& process : snapshot.processes())
+    count_expected(progress, stored_memory(snapshot, process));
   for (const pb::Process& process : snapshot.processes())
     if (!is_zombie(process)) restore_memory_of(process);
   remove_segments_again(plan, seed_of(snapshot.root()));
@@ -616,6 +617,16 @@ std::vector<RestoredTree::HeldTask> RestoredTree::hand_over(std::span<const Pid>
   }
   detach_from_all();
   return tasks;
+}
+
+RestoredTree restored_whatever_runs(const Snapshot& snapshot, const RestorePlan& plan,
+                                    const std::string& scratch, Progress* progress) {
+  try {
+    return RestoredTree(snapshot, plan, scratch, progress);
+  } catch (const SystemError& error) {  // EEXIST: of clone3(2), with set_tid
+    if (plan.isolated || plan.own_user || error.error_number() != EEXIST) throw;
+  }
+  return RestoredTree(snapshot, plan, scratch, progress, RestoredTree::Numbers::kOwn);
 }
 
 }  // namespace snapgdb

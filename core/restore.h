@@ -20,11 +20,12 @@ namespace snapgdb {
 // is not, it is gone when this is destroyed, with everything that was made for it.
 class RestoredTree {
  public:
+  enum class Numbers { kOldIfFree, kOwn };  // of processes
   // Precondition: no obstacles in the plan. `scratch`: where to save what an isolated tree writes,
   // a path at which there is nothing yet; "": nowhere. `progress`, or nullptr: counts memory.
   // Throws Error, saying where it stopped.
   RestoredTree(const Snapshot& snapshot, const RestorePlan& plan, const std::string& scratch = "",
-               Progress* progress = nullptr);
+               Progress* progress = nullptr, Numbers numbers = Numbers::kOldIfFree);
 
   // The first process, as we see it.
   Pid root() const { return root_; }
@@ -99,5 +100,9 @@ class RestoredTree {
   std::set<int32_t> has_memory_;          // own numbers
   std::map<int32_t, Seed> seeds_;         // by own number, of processes and threads
 };
+
+// The same, with numbers of its own where somebody takes one of the old ones meanwhile.
+RestoredTree restored_whatever_runs(const Snapshot& snapshot, const RestorePlan& plan,
+                                    const std::string& scratch, Progress* progress);
 
 }  // namespace snapgdb

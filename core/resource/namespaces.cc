@@ -376,8 +376,7 @@ uint32_t UserNumbers::group(uint32_t outside) const {
 void plan_namespaces(const Snapshot& snapshot, const std::set<std::string>& without,
                      RestorePlan& plan) {
   const pb::NamespaceState* network = own_namespace(snapshot, snapshot.root(), "net");
-  if (network && network->has_network() && !without.contains("network"))
-    plan.network = network;
+  if (network && network->has_network() && !without.contains("network")) plan.network = network;
   if (!without.contains("mounts")) plan.mounts = own_mounts(snapshot);
   plan.names = own_namespace(snapshot, snapshot.root(), "uts");
   plan.own_cgroups = was_apart(snapshot, "cgroup");

@@ -91,7 +91,7 @@ struct RestorePlan {
   // What its own uts namespace and its own mount namespace hold; nullptr: they are ours.
   const pb::NamespaceState *names = nullptr, *mounts = nullptr;
   const pb::NamespaceState* network = nullptr;  // the same of its own network namespace
-  bool own_cgroups = false;              // it gets a cgroup namespace, which begins where we are
+  bool own_cgroups = false;  // it gets a cgroup namespace, which begins where we are
   // Others that processes of it are in, below those: owners before what they own.
   std::vector<const pb::NamespaceState*> spaces;
   // Of mounts: made when somebody is there, in whose pid namespace they are made.

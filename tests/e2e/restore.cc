@@ -1,7 +1,10 @@
 // snapgdb restore: trees that go on from their snapshot, and check themselves.
 
 #include <fmt/format.h>
+#include <linux/sched.h>
 #include <signal.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -42,6 +45,48 @@ TEST_CASE("a tree is restored as often as one likes") {
   Target crowd("crowd", {"--processes", "6", "--threads", "3"});
   take_away(crowd.running(), directory / "image");
   for (int round = 0; round < 10; ++round) {
+    CAPTURE(round);
+    const Result end = run_again(directory / "image");
+    INFO(end);
+    CHECK(end.ok());
+  }
+}
+
+// Somebody has that number every now and then, for a moment.
+class Rival {
+ public:
+  explicit Rival(pid_t number) : pid_(fork()) {
+    if (pid_ != 0) return;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    clone_args wanted{};
+    wanted.exit_signal = SIGCHLD;
+    wanted.set_tid = reinterpret_cast<uintptr_t>(&number), wanted.set_tid_size = 1;
+    while (true) {
+      const long child = syscall(SYS_clone3, &wanted, sizeof wanted);
+      usleep(500);
+      if (child == 0) _exit(0);
+      if (child > 0) waitpid(static_cast<pid_t>(child), nullptr, 0);
+    }
+  }
+  Rival(const Rival&) = delete;
+  Rival& operator=(const Rival&) = delete;
+  ~Rival() {
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+  }
+
+ private:
+  pid_t pid_;
+};
+
+TEST_CASE("a tree is restored also where somebody takes one of its numbers meanwhile") {
+  if (skip_unless(geteuid() == 0, "only root gives old numbers")) return;
+  const TempDir directory;
+  Target crowd("crowd", {"--processes", "6"});
+  const pid_t last = tree_of(crowd.pid()).back();
+  take_away(crowd.running(), directory / "image");
+  const Rival rival(last);
+  for (int round = 0; round < 20; ++round) {
     CAPTURE(round);
     const Result end = run_again(directory / "image");
     INFO(end);
