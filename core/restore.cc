@@ -495,7 +495,7 @@ Seed RestoredTree::make_thread(const pb::Process& process, const pb::Thread& thr
     if (numbers_now(made.tid(), numbers.size()) == numbers) return made;
     made.end_alone(0);
   }
-  throw Error("cannot " + what, "its number is taken again and again");
+  throw SystemError("cannot " + what + ", whose number is taken again and again", EEXIST);
 }
 
 void RestoredTree::fill(const pb::Process& process) {
@@ -623,7 +623,7 @@ RestoredTree restored_whatever_runs(const Snapshot& snapshot, const RestorePlan&
                                     const std::string& scratch, Progress* progress) {
   try {
     return RestoredTree(snapshot, plan, scratch, progress);
-  } catch (const SystemError& error) {  // EEXIST: of clone3(2), with set_tid
+  } catch (const SystemError& error) {  // EEXIST: of clone3(2) with set_tid, and make_thread()
     if (plan.isolated || plan.own_user || error.error_number() != EEXIST) throw;
   }
   return RestoredTree(snapshot, plan, scratch, progress, RestoredTree::Numbers::kOwn);
