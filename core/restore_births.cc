@@ -96,7 +96,7 @@ class Births {
         birth.shares |= kind.clone_flag;
     Processes& children = children_[process.pid()];
     const auto is_older = [&](const pb::Process* child) {
-      return wanted != session && !leads_session(*child) && session_of(*child) == session;
+      return wanted != session && was_born_into(*child, session);
     };
     const auto younger = std::ranges::stable_partition(children, is_older);
     for (const pb::Process* child : std::ranges::subrange(children.begin(), younger.begin()))
@@ -109,6 +109,14 @@ class Births {
       else
         orphans_.push_back(child);
     }
+  }
+
+  // One that leads a session may have begun it after it had children itself.
+  bool was_born_into(const pb::Process& process, int32_t session) {
+    if (!leads_session(process)) return session_of(process) == session;
+    return std::ranges::any_of(children_[process.pid()], [&](const pb::Process* child) {
+      return was_born_into(*child, session);
+    });
   }
 
   bool descends_from(const pb::Process& process, const pb::Process& other) const {

@@ -361,7 +361,12 @@ void Detour::begin_go() {
   auto registers = FrameChain::registers_for(place_.gadgets, registers_, 0, fixed, way_at);
   constexpr uint64_t kSyscallSize = 2;
   registers.rip += kSyscallSize;  // to the `ret`
-  leave_with(registers, kAllBlocked & ~bits({end_signal_}));
+  const uint64_t mask = kAllBlocked & ~bits({end_signal_});
+  // Killed between the registers and the mask, we would leave it on its way with its own mask: one
+  // that blocks the signal would keep that. So it is on a way without it until it has the other.
+  if (!away_ && (mask_ & bits({end_signal_})))
+    leave_with(FrameChain::registers_for(place_.gadgets, registers_, SYS_getpid, {}, home_), mask);
+  leave_with(registers, mask);
   task_.resume_if_alive(0);
   is_going_ = true;
 }

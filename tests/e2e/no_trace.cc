@@ -189,6 +189,26 @@ TEST_CASE("a tree is whole although an ordinary user's snapgdb was killed at ran
   check_survives_kills(scene, from_environment("SNAPGDB_KILLS", 500) / 20);
 }
 
+// What random moments meet once in thousands: the time between two of these calls is short.
+TEST_CASE("a program is whole although snapgdb was killed at each step that it took in it") {
+  if (skip_unless(installed("strace"), "strace(1) kills it there")) return;
+  const TempDir directory;
+  Target target("witness", {"--alone"});
+  bool is_captured = false;
+  for (int call = 1; !is_captured; ++call) {
+    CAPTURE(call);
+    REQUIRE(call < 2000);
+    is_captured =
+        run({"strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=ptrace,process_vm_writev", "-e",
+             fmt::format("inject=ptrace,process_vm_writev:signal=SIGKILL:when={}", call), program(),
+             "capture", std::to_string(target.pid()), "-o", directory / "image"})
+            .ok();
+  }
+  const Result end = target.finish();
+  INFO(end);
+  CHECK(end.ok());
+}
+
 TEST_CASE("a tree is whole after a dozen captures") {
   Scene scene;
   for (int i = 0; i < 12; ++i) {

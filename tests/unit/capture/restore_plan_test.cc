@@ -56,6 +56,21 @@ TEST_CASE("children of an older session are born before their parent begins its 
                                                     "setpgid 11 11"});
 }
 
+TEST_CASE("whoever has a child of an older session is born before that ends for its parent") {
+  SnapshotBuilder builder;
+  add(builder, 10, 1, 10, 10);
+  add(builder, 11, 10, 11, 11);
+  add(builder, 12, 11, 12, 12);
+  add(builder, 13, 12, 10, 10);  // all of those above it have left this one since
+  add(builder, 14, 11, 14, 14);
+  const RestorePlan plan = plan_restore(*builder.build(), {});
+  CHECK(births_of(plan) == std::vector<std::string>{"clone 10 0", "setsid 10 0", "clone 11 10",
+                                                    "clone 12 11", "clone 13 12", "setsid 12 0",
+                                                    "setsid 11 0", "clone 14 11", "setsid 14 0",
+                                                    "setpgid 13 10"});
+  CHECK(plan.notes.empty());
+}
+
 namespace {
 
 void put_into(SnapshotBuilder& builder, SnapshotBuilder::ProcessBuilder& process, const char* kind,
