@@ -189,21 +189,26 @@ TEST_CASE("a tree is whole although an ordinary user's snapgdb was killed at ran
   check_survives_kills(scene, from_environment("SNAPGDB_KILLS", 500) / 20);
 }
 
+// At its first call of that name, at its second, …: until it makes no more and is done.
+void capture_killed_at_each(const std::string& name, pid_t pid, const std::string& image) {
+  bool is_done = false;
+  for (int call = 1; !is_done; ++call) {
+    CAPTURE(name, call);
+    REQUIRE(call < 2000);
+    is_done = run({"strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=" + name, "-e",
+                   fmt::format("inject={}:signal=SIGKILL:when={}", name, call), program(),
+                   "capture", std::to_string(pid), "-o", image})
+                  .ok();
+  }
+}
+
 // What random moments meet once in thousands: the time between two of these calls is short.
 TEST_CASE("a program is whole although snapgdb was killed at each step that it took in it") {
   if (skip_unless(installed("strace"), "strace(1) kills it there")) return;
   const TempDir directory;
   Target target("witness", {"--alone"});
-  bool is_captured = false;
-  for (int call = 1; !is_captured; ++call) {
-    CAPTURE(call);
-    REQUIRE(call < 2000);
-    is_captured =
-        run({"strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=ptrace,process_vm_writev", "-e",
-             fmt::format("inject=ptrace,process_vm_writev:signal=SIGKILL:when={}", call), program(),
-             "capture", std::to_string(target.pid()), "-o", directory / "image"})
-            .ok();
-  }
+  for (const std::string name : {"ptrace", "process_vm_writev"})
+    capture_killed_at_each(name, target.pid(), directory / "image");
   const Result end = target.finish();
   INFO(end);
   CHECK(end.ok());
