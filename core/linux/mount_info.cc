@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "core/base/strings.h"
 #include "core/linux/device_number.h"
@@ -71,22 +72,40 @@ std::optional<MountInfo> parse_line(std::string_view line) {
   return mount;
 }
 
+using Children = std::map<int, std::vector<MountInfo>>;  // of each mount, by its number
+
+// What is mounted at /a/b came before what is mounted at /a, on the same mount: afterwards, that
+// would have been in between.
+void add_sibling(std::vector<MountInfo>& siblings, MountInfo mount) {
+  const auto hides_it = [&](const MountInfo& other) {
+    return other.point != mount.point && is_at_or_below(mount.point, other.point);
+  };
+  siblings.insert(std::ranges::find_if(siblings, hides_it), std::move(mount));
+}
+
+void append_with_children(MountInfo mount, Children& children, std::vector<MountInfo>& out) {
+  auto own = children.extract(mount.id);
+  out.push_back(std::move(mount));
+  if (own.empty()) return;
+  for (MountInfo& child : own.mapped()) append_with_children(std::move(child), children, out);
+}
+
 }  // namespace
 
 std::vector<MountInfo> parse_mount_info(std::string_view text) {
   std::vector<MountInfo> mounts;
   for (const std::string_view line : split(text, '\n'))
     if (auto mount = parse_line(line)) mounts.push_back(std::move(*mount));
-  std::map<int, int> parents;
-  for (const MountInfo& mount : mounts) parents[mount.id] = mount.parent;
-  const auto depth = [&](const MountInfo& mount) {
-    size_t above = 0;
-    for (int at = mount.parent; parents.contains(at) && parents.at(at) != at; at = parents.at(at))
-      ++above;
-    return above;
-  };
-  std::ranges::stable_sort(mounts, {}, depth);
-  return mounts;
+  std::set<int> known;
+  for (const MountInfo& mount : mounts) known.insert(mount.id);
+  std::vector<MountInfo> roots, sorted;
+  Children children;
+  for (MountInfo& mount : mounts) {
+    const bool is_root = mount.parent == mount.id || !known.contains(mount.parent);
+    add_sibling(is_root ? roots : children[mount.parent], std::move(mount));
+  }
+  for (MountInfo& root : roots) append_with_children(std::move(root), children, sorted);
+  return sorted;
 }
 
 bool is_at_or_below(std::string_view path, std::string_view directory) {

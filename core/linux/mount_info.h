@@ -17,7 +17,7 @@ struct MountInfo {
   bool unbindable = false;
   std::string type, source, options;  // of the file system
 };
-// Parents before what is mounted on them.
+// As they can be mounted: parents before what is mounted on them, and that before what hides it.
 std::vector<MountInfo> parse_mount_info(std::string_view text);
 
 // Whether `path` is `directory`, or below it; both without a slash at the end, but for "/".

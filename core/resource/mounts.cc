@@ -4,6 +4,7 @@
 #include "core/resource/mounts.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/mount.h>
 #include <unistd.h>
 
@@ -13,6 +14,7 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/linux/mount_info.h"
+#include "core/linux/namespaces.h"
 #include "core/linux/procfs.h"
 #include "core/resource/file_tree.h"
 #include "core/resource/namespaces.h"
@@ -147,8 +149,11 @@ class MountCapture {
     const auto info = std::ranges::find(theirs_, mount.id(), &MountInfo::id);
     try {
       if (mount.root().ends_with(kRemoved)) throw Error("", "what was mounted has been removed");
-      if (!is_on_top(theirs_, *info)) throw Error("", "something else is mounted on it");
-      const Fd top(::openat(root_.get(), relative(info->point).c_str(), O_PATH | O_CLOEXEC));
+      const bool has_covers = std::ranges::count(theirs_, info->id, &MountInfo::parent) > 0;
+      const bool is_covered = !is_on_top(theirs_, *info);
+      const Fd top = has_covers || is_covered
+                         ? uncovered(mount, *info)
+                         : Fd(::openat(root_.get(), relative(info->point).c_str(), kPlace));
       if (!top.valid()) throw_errno("cannot open it");
       capture_file_tree(context_.nameless, top, mount.root(), system);
     } catch (const Error& error) {
@@ -158,6 +163,40 @@ class MountCapture {
                      error.why());
     }
   }
+
+  // A clone of it without what is mounted in it, and on it: whatever files are below that is in
+  // sight there. For the latter, those are taken away in a copy of their mounts.
+  Fd uncovered(const pb::Mount& mount, const MountInfo& info) const {
+    const Fd space = frozen_.task_proc.open("ns/mnt", O_RDONLY | O_CLOEXEC);
+    Fd clone;
+    in_namespace(space, "mnt", [&] {
+      if (!is_on_top(theirs_, info)) uncover(space, mount, info);
+      clone = Fd(::open_tree(AT_FDCWD, mount.point().c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
+      if (!clone.valid()) throw_errno("cannot clone the mount at {}", printable(mount.point()));
+    });
+    struct stat status {};
+    if (::fstat(clone.get(), &status) != 0 || status.st_dev != info.device)
+      throw Error("", "something else is mounted on it, and cannot be taken away");
+    return clone;
+  }
+
+  // In a copy that belongs to another user namespace, they would be locked (mount_namespaces(7)).
+  // The latest first.
+  void uncover(const Fd& space, const pb::Mount& mount, const MountInfo& info) const {
+    ::setns(owner_of(space).get(), CLONE_NEWUSER);  // EINVAL: we are in that one
+    if (::unshare(CLONE_NEWNS) != 0 ||
+        ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0)
+      throw_errno("cannot copy the mounts of the tree");
+    for (size_t i = theirs_.size(); i-- > 0 && !is_at(mount.point(), info);)
+      if (theirs_[i].id != info.id && is_at_or_below(info.point, theirs_[i].point))
+        ::umount2(joined(above_, theirs_[i].point).c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
+  }
+  static bool is_at(const std::string& point, const MountInfo& info) {
+    struct stat status {};
+    return ::stat(point.c_str(), &status) == 0 && status.st_dev == info.device;
+  }
+
+  static constexpr int kPlace = O_PATH | O_CLOEXEC;
 
   CaptureContext& context_;
   const FrozenProcess& frozen_;

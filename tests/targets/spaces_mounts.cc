@@ -212,8 +212,9 @@ Check own_mounts(bool has_own_root, bool has_devices) {
   mount_at("none", "/", nullptr, MS_REC | MS_PRIVATE);
   const std::string top = scratch();
   if (has_own_root) enter_own_root(top);
-  const std::string memory = top + "/memory", part = top + "/part", fixed = top + "/fixed";
-  for (const std::string& path : {memory, part, fixed, top + "/outside", top + "/shown"})
+  const std::string memory = top + "/memory", part = top + "/part", fixed = top + "/fixed",
+                    stack = top + "/stack";
+  for (const std::string& path : {memory, part, fixed, stack, top + "/outside", top + "/shown"})
     make_directory(path);
   mount_at("some source", memory, "tmpfs", MS_NOATIME, "size=256m,mode=1751");
   fill(memory);
@@ -222,6 +223,10 @@ Check own_mounts(bool has_own_root, bool has_devices) {
   write_text(memory + "/covered/hidden", "nobody sees it");
   mount_at("inner", memory + "/covered", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "nr_inodes=77");
   write_text(memory + "/covered/seen", "everybody sees it");
+  for (const char* text : {"lower", "upper"}) {
+    mount_at("stack", stack, "tmpfs", 0);
+    write_text(stack + "/which", text);
+  }
   mount_at("none", memory, nullptr, MS_SHARED);
   mount_at((memory + "/deep/0").c_str(), part, nullptr, MS_BIND);
   mount_at("fixed", fixed, "tmpfs", 0);
@@ -265,6 +270,11 @@ Check own_mounts(bool has_own_root, bool has_devices) {
     mount_at("late", memory + "/deep/0/1/2", "tmpfs", 0);
     write_text(memory + "/deep/0/1/2/late", "z");
     expect_text("what was mounted at a peer", read_text(part + "/1/2/late"), "z");
+    expect_text("the upper of two mounts", read_text(stack + "/which"), "upper");
+    target::expect_call("umount", umount(stack.c_str()));
+    expect_text("the lower of them", read_text(stack + "/which"), "lower");
+    target::expect_call("umount", umount((memory + "/covered").c_str()));
+    expect_text("what a mount hid", read_text(memory + "/covered/hidden"), "nobody sees it");
     close(listener);
   };
 }

@@ -36,6 +36,18 @@ TEST_CASE("lines that are cut off are no mounts") {
   CHECK(parse_mount_info("36 35 98:0 / /mnt rw - ext3").empty());
 }
 
+TEST_CASE("mounts come in an order in which they can be made") {
+  const auto mounts = parse_mount_info(
+      "30 20 0:30 / /a rw - tmpfs none rw\n"  // hides 21 and 22
+      "20 1 0:20 / / rw - ext4 /dev/root rw\n"
+      "31 30 0:31 / /a/b rw - tmpfs none rw\n"
+      "22 21 0:22 / /a/b rw - tmpfs none rw\n"
+      "21 20 0:21 / /a/b rw - tmpfs none rw\n");
+  std::vector<int> ids;
+  for (const MountInfo& mount : mounts) ids.push_back(mount.id);
+  CHECK(ids == std::vector<int>{20, 21, 22, 30, 31});
+}
+
 TEST_CASE("a path leads to the mount that is met last on the way, not to what is hidden") {
   const auto mounts = parse_mount_info(
       "5 2 0:5 / /dev/shm rw,relatime - tmpfs hidden rw\n"
