@@ -179,6 +179,18 @@ void set_up_namespaces(const Snapshot& snapshot, const RestorePlan& plan,
   if (plan.names) options.names = {plan.names->host_name(), plan.names->domain_name()};
 }
 
+// A first thread is gone only after all others.
+void await_ends(std::vector<Seed> killed) {
+  constexpr int kTries = 5000;
+  for (int i = 0; i < kTries && !killed.empty(); ++i) {
+    std::erase_if(killed, [](Seed& seed) {
+      seed.task().poll_stop();
+      return seed.task().status().gone();
+    });
+    if (!killed.empty()) ::usleep(1000);
+  }
+}
+
 Fd open_parent(const std::string& path) {
   const std::string parent = std::filesystem::absolute(path).parent_path();
   Fd directory(::open(parent.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
@@ -195,28 +207,49 @@ RestoredTree::RestoredTree(const Snapshot& snapshot, const RestorePlan& plan,
       progress_(progress),
       own_pids_(numbers == Numbers::kOwn || plan.isolated || plan.own_user ||
                 !may_have_old_pids(snapshot, plan)) {
+  if (numbers == Numbers::kOldIfFree)  // once, also if it is begun again
+    for (const pb::Process& process : snapshot.processes())
+      count_expected(progress, stored_memory(snapshot, process));
+  try {
+    make(scratch);
+  } catch (...) {
+    end_all();
+    throw;
+  }
+}
+
+void RestoredTree::make(const std::string& scratch) {
   const ScopedPinning pinning;
   start_keeper(scratch);
   grow();
-  for (const pb::Process& process : snapshot.processes())
+  for (const pb::Process& process : snapshot_.processes())
     if (!is_zombie(process)) make_threads(process);
-  for (const pb::Process& process : snapshot.processes())
-    count_expected(progress, stored_memory(snapshot, process));
-  for (const pb::Process& process : snapshot.processes())
+  for (const pb::Process& process : snapshot_.processes())
     if (!is_zombie(process)) restore_memory_of(process);
-  remove_segments_again(plan, seed_of(snapshot.root()));
+  remove_segments_again(plan_, seed_of(snapshot_.root()));
   RestoreContext shared = context();
   open_late_files(shared, [this](const pb::Process& process) -> Seed& { return seed_of(process); });
-  for (const pb::Process& process : snapshot.processes())
+  for (const pb::Process& process : snapshot_.processes())
     if (!is_zombie(process)) fill(process);
   seal_memfds();
   take_locks_of_files(shared);
   start_files(shared);
   settle_epolls(shared);
-  for (const pb::Process& process : snapshot.processes())
+  for (const pb::Process& process : snapshot_.processes())
     if (!is_zombie(process)) finish(process);
   let_connections_go(shared);
   progress_ = nullptr;  // it was for as long as we are in here
+}
+
+// Nothing of a tree that is not whole stays: the next one wants its names and numbers.
+void RestoredTree::end_all() {
+  std::vector<Seed> killed;
+  for (auto& [number, seed] : seeds_) {
+    if (!seed.task().status().gone()) ::kill(seed.tid().value, SIGKILL);
+    killed.push_back(std::move(seed));
+  }
+  seeds_.clear();
+  await_ends(std::move(killed));
 }
 
 void RestoredTree::start_keeper(const std::string& scratch) {
@@ -586,14 +619,7 @@ void RestoredTree::detach_from_all() {
   for (auto& [number, seed] : seeds_ | std::views::reverse)
     if (!seed.task().detach_if_alive(0)) killed.push_back(std::move(seed));
   seeds_.clear();
-  constexpr int kTries = 5000;
-  for (int i = 0; i < kTries && !killed.empty(); ++i) {
-    std::erase_if(killed, [](Seed& seed) {
-      seed.task().poll_stop();
-      return seed.task().status().gone();
-    });
-    if (!killed.empty()) ::usleep(1000);
-  }
+  await_ends(std::move(killed));
 }
 
 std::optional<Pid> RestoredTree::real_pid(const pb::Process& process) const {

@@ -57,6 +57,8 @@ class RestoredTree {
   Pid keeper() const { return Pid{keeper_->tid().value}; }
 
  private:
+  void make(const std::string& scratch);
+  void end_all();
   void start_keeper(const std::string& scratch);
   RestoreContext context() {
     return {snapshot_, plan_, keeper_->tid(), notes_, lazy_, late_files_, progress_};

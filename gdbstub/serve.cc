@@ -133,8 +133,11 @@ void hear_out_gdb() {
 // (dash(1) waits for what it was told to run). What goes wrong later is told as text for gdb's
 // console, as far as we live to tell it. False: it is none of gdb's making.
 bool end_standard_error() {
-  struct stat status {};
-  const bool is_gdbs = fstat(STDERR_FILENO, &status) == 0 && S_ISSOCK(status.st_mode);
+  struct stat aside {
+  }, replies{};
+  const bool is_known = fstat(STDERR_FILENO, &aside) == 0 && fstat(STDOUT_FILENO, &replies) == 0;
+  const bool is_one = aside.st_dev == replies.st_dev && aside.st_ino == replies.st_ino;  // 2>&1
+  const bool is_gdbs = is_known && S_ISSOCK(aside.st_mode) && !is_one;
   const Fd nothing(is_gdbs ? open("/dev/null", O_WRONLY | O_CLOEXEC) : -1);
   return nothing.valid() && shutdown(STDERR_FILENO, SHUT_WR) == 0 &&
          dup2(nothing.get(), STDERR_FILENO) == STDERR_FILENO;

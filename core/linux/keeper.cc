@@ -182,7 +182,10 @@ class Init {
   pid_t pid_ = -1;
 };
 
-// Returns its number here.
+// What the keeper says where somebody has the number of the first process.
+constexpr const char* kTaken = "taken\n";
+
+// Returns its number here; -1: somebody has the one that it had.
 pid_t bear_root(const Keeper::Options& options) {
   const int32_t wanted = options.root_pid;
   const CloneArguments arguments{
@@ -191,6 +194,7 @@ pid_t bear_root(const Keeper::Options& options) {
   const Pid keeper{::getpid()};
   const pid_t pid = clone3(arguments);
   if (pid == 0) Seed::park_and_wait(options.seed_base, parked.write.get(), keeper);
+  if (pid < 0 && errno == EEXIST) return -1;
   if (pid < 0) throw_errno("cannot make process {}", wanted);
   parked.write.reset();
   char byte = 0;
@@ -356,6 +360,7 @@ constexpr char kGo = 0, kGoAlone = 1;  // Keeper::We
     place(std::move(files), options.file_base);
     if (init) init->go();
     root = init ? init->pid() : bear_root(options);
+    if (root < 0) report(kept.report, kTaken), ::_exit(1);
     std::string lines = "\n";
     for (const std::string& note : notes) lines += note + "\n";
     report(kept.report, lines + "\n");
@@ -455,6 +460,8 @@ Keeper::Keeper(const Options& options, const OpenFiles& open_files)
     if (options.own_user) map_users(pid, options);
     write_all(control_.get(), std::as_bytes(std::span("", 1)), "a pipe");
     std::string line = read_line(report_);
+    if (line == kTaken)
+      throw SystemError(fmt::format("cannot make process {}", options.root_pid), EEXIST);
     if (line != "\n")
       throw Error("cannot restore the tree", line.empty() ? "the process that keeps it was killed"
                                                           : line.substr(0, line.size() - 1));

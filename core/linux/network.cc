@@ -114,7 +114,7 @@ std::string settled(const std::string& message) {
   header.ifa_flags = static_cast<uint8_t>(header.ifa_flags & ~kStates);
   std::memcpy(out.data(), &header, sizeof header);
   for (const Attribute& attribute : attributes_of<ifaddrmsg>(message)) {
-    if (attribute.type != IFA_FLAGS) continue;
+    if (attribute.type != IFA_FLAGS || attribute.value.size() != sizeof(uint32_t)) continue;
     const uint32_t flags = attribute.as<uint32_t>() & ~kStates;
     std::memcpy(out.data() + (attribute.value.data() - message.data()), &flags, sizeof flags);
   }

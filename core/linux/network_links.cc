@@ -68,8 +68,9 @@ const typename Ends::value_type* end_of(const Ends& ends, uint32_t index) {
 
 class Maker {
  public:
-  Maker(const std::vector<std::string>& links, const OtherEnds& ends)
-      : links_(links), ends_(ends) {}
+  Maker(const std::vector<std::string>& links, const OtherEnds& ends) : links_(links), ends_(ends) {
+    for (const std::string& link : links) last_ = std::max(last_, describe_link(link).index);
+  }
 
   std::vector<std::string> make_all() {
     for (const std::string& link : links_) make(link);
@@ -81,6 +82,7 @@ class Maker {
   struct Peer {
     std::string link;       // its message; "": nothing is known but its name
     std::string name = {};  // then
+    uint32_t index = 0;     // then; 0: any
     int network = -1;       // a descriptor; -1: here
   };
 
@@ -88,7 +90,7 @@ class Maker {
     const LinkWords words = describe_link(link);
     if (std::ranges::count(kEverywhere, words.name) || made_.contains(words.index)) return;
     const PairedEnd* paired = end_of(ends_.paired, words.index);
-    if (paired && paired->network < 0) return;  // it comes from there
+    if (paired && !paired->network) return;  // it comes from there
     made_.insert(words.index);
     const bool done = route_.change(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, [&](nlmsghdr* request) {
       put_link(request, link, words);
@@ -109,13 +111,13 @@ class Maker {
       return {*here};
     }
     if (const PairedEnd* paired = end_of(ends_.paired, words.index))
-      return {.link = paired->link, .network = paired->network};
+      return {.link = paired->link, .network = *paired->network};
     const OutsideEnd* end = end_of(ends_.outside, words.index);
     if (end && ends_.outside_network >= 0)
       return {.link = {}, .name = end->name, .network = ends_.outside_network};
     notes_.push_back(fmt::format("the other end of link {} was outside: it is {} in here, and down",
                                  printable(words.name), printable(stand_in_for(words))));
-    return {.link = {}, .name = stand_in_for(words)};
+    return {.link = {}, .name = stand_in_for(words), .index = ++last_};
   }
 
   const std::string* peer_in_here(const LinkWords& words) const {
@@ -131,7 +133,7 @@ class Maker {
   static void put_peer(nlmsghdr* request, const Peer& peer) {
     nlattr* nest = mnl_attr_nest_start(request, VETH_INFO_PEER);
     if (peer.link.empty())
-      mnl_attr_put_strz(put_header(request, 0), IFLA_IFNAME, peer.name.c_str());
+      mnl_attr_put_strz(put_header(request, peer.index), IFLA_IFNAME, peer.name.c_str());
     else
       put_link(request, peer.link, describe_link(peer.link));
     if (peer.network >= 0)
@@ -143,6 +145,8 @@ class Maker {
   const std::vector<std::string>& links_;
   const OtherEnds& ends_;
   std::set<uint32_t> made_;  // by index
+  // The last index that is taken: who has none of its own gets one that no other is to have.
+  uint32_t last_ = 0;
   std::vector<std::string> notes_;
 };
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,7 +17,7 @@ struct LinkWords {
   uint32_t index = 0;
   uint32_t peer = 0;             // of veth: the other end's index, in its own namespace; 0: unknown
   bool peer_is_outside = false;  // in another network namespace
-  int32_t peer_network = -1;     // RouteSocket::number_of() that one
+  int32_t peer_network = -1;     // the number of that one, as of RouteSocket::number_of()
   uint32_t master = 0;           // index of the bridge that it belongs to
   bool is_up = false;
 };
@@ -36,8 +37,8 @@ struct OutsideEnd {
 // The same in another network namespace that is restored.
 struct PairedEnd {
   uint32_t inside = 0;
-  std::string link;  // its message
-  int network = -1;  // a descriptor of where it is; -1: the pair is made from there
+  std::string link;            // its message
+  std::optional<int> network;  // a descriptor of where it is; nullopt: the pair is made from there
 };
 
 struct OtherEnds {

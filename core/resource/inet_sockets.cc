@@ -17,7 +17,6 @@
 #include "core/linux/inet_options.h"
 #include "core/linux/network.h"
 #include "core/resource/inet_restore.h"
-#include "core/resource/network.h"
 #include "core/resource/resources.h"
 #include "core/resource/spaces.h"
 
@@ -274,12 +273,11 @@ bool is_here(std::string address) {
                                  static_cast<socklen_t>(address.size())) == 0;
 }
 
-// Another network of the tree's has it, and is reached as it was.
+// A network below has it, and is reached from the first process's as it was.
 bool is_reached_in_tree(const RestorePlan& plan, const NetworkAddress& host) {
-  return plan.network &&
-         std::ranges::any_of(restored_networks(plan), [&](const pb::NamespaceState* network) {
+  return plan.network && std::ranges::any_of(plan.spaces, [&](const pb::NamespaceState* space) {
            return std::ranges::any_of(
-               network->network().addresses(),
+               space->network().addresses(),
                [&](const std::string& address) { return is_address_of(address, host); });
          });
 }
@@ -291,9 +289,12 @@ std::string usable_here(OpeningContext& context, const pb::Socket& socket, std::
   if (!context.sandbox || !known || has_its_own || is_here(address)) return address;
   NetworkAddress host = *known;
   host.port = 0;
-  const bool is_there = host.is_any() || host.is_loopback() || host.is_multicast() ||
-                        is_reached_in_tree(context.plan, host);
-  if (!is_there && context.local_addresses.insert(host).second) add_local_address(host);
+  const bool is_there = host.is_any() || host.is_loopback() || host.is_multicast();
+  if (!is_there && !context.local_addresses.contains(host) &&
+      !is_reached_in_tree(context.plan, host)) {
+    add_local_address(host);
+    context.local_addresses.insert(host);
+  }
   if (address.size() == sizeof(sockaddr_in6)) {
     sockaddr_in6 in6{};
     std::memcpy(&in6, address.data(), sizeof in6);

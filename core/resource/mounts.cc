@@ -467,6 +467,16 @@ std::optional<std::string> path_above(const RestorePlan& plan, const pb::Namespa
   return joined(source, below(path, mount->point()));
 }
 
+// What the kernel will show there is about what it shows here, wherever that is mounted there.
+static std::string shown_here(const pb::FileSystem& system, const std::string& inside,
+                              const std::string& path) {
+  constexpr std::pair<std::string_view, std::string_view> kPlaces[] = {{"proc", "/proc"},
+                                                                       {"sysfs", "/sys"}};
+  for (const auto& [type, place] : kPlaces)
+    if (system.type() == type) return joined(place, inside == "/" ? "" : inside);
+  return path;
+}
+
 int stat_for_tree(const pb::NamespaceState* space, const std::string& path, struct stat& status,
                   bool follow) {
   const int how = follow ? 0 : AT_SYMLINK_NOFOLLOW;
@@ -477,10 +487,10 @@ int stat_for_tree(const pb::NamespaceState* space, const std::string& path, stru
   status = {};
   status.st_mode = S_IFDIR | 0755;
   if (path == mount.point() && kind_of(system.type()) != Kind::kMemory) return 0;
-  // What the kernel will show there is about what it shows here.
+  const std::string inside = joined(mount.root(), below(path, mount.point()));
   if (kind_of(system.type()) != Kind::kMemory)
-    return ::fstatat(AT_FDCWD, path.c_str(), &status, how);
-  const pb::FileEntry* entry = entry_at(system, joined(mount.root(), below(path, mount.point())));
+    return ::fstatat(AT_FDCWD, shown_here(system, inside, path).c_str(), &status, how);
+  const pb::FileEntry* entry = entry_at(system, inside);
   errno = ENOENT;
   if (!entry) return -1;
   constexpr int64_t kSecond = 1'000'000'000;

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <ranges>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
@@ -50,23 +51,37 @@ const std::string* link_of(const pb::Network& network, uint32_t index) {
   return found == network.links().end() ? nullptr : &*found;
 }
 
-// Those of one, in the network that it knows by that number.
-void pair(pb::Network& one, int32_t number, const pb::NamespaceState& other) {
-  for (const std::string& link : one.links()) {
-    const LinkWords words = describe_link(link);
-    if (!words.peer_is_outside || words.peer_network != number) continue;
-    if (!link_of(other.network(), words.peer)) continue;
-    pb::Network::OutsideEnd& end = *one.add_ends();
-    end.set_inside(words.index);
-    end.set_network(other.inode());
-    end.set_index(words.peer);
-  }
+// A network whose links have ends in others, by their own index and that of the end.
+struct Joined {
+  pb::NamespaceState* state;
+  const Fd* held;
+  std::map<std::pair<uint32_t, uint32_t>, int32_t> links;  // the number of the other network
+};
+
+Joined joined_of(pb::NamespaceState& state, const Fd& held) {
+  Joined joined{&state, &held, {}};
+  for (const std::string& link : state.network().links())
+    if (const LinkWords words = describe_link(link); words.peer_is_outside)
+      joined.links[{words.index, words.peer}] = words.peer_network;
+  return joined;
 }
 
-bool has_pairs(const pb::NamespaceState& state) {
-  return std::ranges::any_of(state.network().links(), [](const std::string& link) {
-    return describe_link(link).peer_is_outside;
+// Links that may be ends of one pair, as far as indexes tell.
+bool may_be_joined(const Joined& one, const Joined& other) {
+  return std::ranges::any_of(one.links, [&](const auto& link) {
+    return other.links.contains({link.first.second, link.first.first});
   });
+}
+
+// `number`: by which `one` knows the other.
+void pair(const Joined& one, int32_t number, const Joined& other) {
+  for (const auto& [indexes, network] : one.links) {
+    if (network != number || !other.links.contains({indexes.second, indexes.first})) continue;
+    pb::Network::OutsideEnd& end = *one.state->mutable_network()->add_ends();
+    end.set_inside(indexes.first);
+    end.set_network(other.state->inode());
+    end.set_index(indexes.second);
+  }
 }
 
 }  // namespace
@@ -77,7 +92,7 @@ void capture_network(const Fd& held, pb::Network& out) {
   int32_t our_number = -1;
   in_namespace(held, "net", [&] {
     contents = network_contents();
-    our_number = RouteSocket().number_of(ours.get());
+    if (ours.valid()) our_number = RouteSocket().number_of(ours.get());
   });
   keep(contents.links, *out.mutable_links());
   keep(contents.addresses, *out.mutable_addresses());
@@ -87,18 +102,28 @@ void capture_network(const Fd& held, pb::Network& out) {
   if (our_number >= 0) add_ends(contents.links, our_number, out);
 }
 
-void pair_networks(const CaptureContext& context, pb::SnapshotRecord& record) {
-  std::vector<pb::NamespaceState*> states;
+void pair_networks(CaptureContext& context, pb::SnapshotRecord& record) {
+  std::vector<Joined> all;
   for (pb::NamespaceState& state : *record.mutable_spaces())
-    if (context.networks.contains(state.inode()) && has_pairs(state)) states.push_back(&state);
-  for (pb::NamespaceState* one : states)
-    in_namespace(context.networks.at(one->inode()).second, "net", [&] {
-      RouteSocket route;
-      for (const pb::NamespaceState* other : states) {
-        const int32_t number = route.number_of(context.networks.at(other->inode()).second.get());
-        if (other != one && number >= 0) pair(*one->mutable_network(), number, *other);
-      }
-    });
+    if (const auto held = context.networks.find(state.inode()); held != context.networks.end())
+      all.push_back(joined_of(state, held->second.second));
+  for (const Joined& one : all) {
+    const auto is_wanted = [&](const Joined& other) {
+      return &other != &one && may_be_joined(one, other);
+    };
+    if (std::ranges::none_of(all, is_wanted)) continue;
+    try {
+      in_namespace(*one.held, "net", [&] {
+        RouteSocket route;
+        for (const Joined& other : all | std::views::filter(is_wanted))
+          if (const int32_t number = route.number_of(other.held->get()); number >= 0)
+            pair(one, number, other);
+      });
+    } catch (const Error& error) {
+      context.lacks(context.networks.at(one.state->inode()).first, {},
+                    "pairs of links with other networks of the tree", error.what());
+    }
+  }
 }
 
 std::string capture_network_settings(const Fd& held, pb::Network& out) {
@@ -170,7 +195,12 @@ std::string range_inside(const std::string& value, const UserNumbers& numbers) {
 }  // namespace
 
 NetworkContents contents_of(const pb::Network& network, const UserNumbers& numbers) {
+  // Of the kernel's, none has more than a page; they are put together in buffers of 64 KiB.
+  constexpr size_t kLongest = 16384;
   const auto all = [](const auto& messages) {
+    for (const std::string& message : messages)
+      if (message.size() > kLongest)
+        throw Error("cannot make the network of the tree", "the image has too long a message");
     return std::vector<std::string>(messages.begin(), messages.end());
   };
   NetworkContents contents{.links = all(network.links()),
@@ -186,13 +216,15 @@ NetworkContents contents_of(const pb::Network& network, const UserNumbers& numbe
   return contents;
 }
 
-// Where the first process has its own, those below are made from there.
+// Where the first process has its own, those below are made from there: what they have outside of
+// the tree stays inside.
 std::vector<OutsideEnd> outside_ends(const RestorePlan& plan, const pb::NamespaceState& network) {
   std::vector<OutsideEnd> ends;
   const bool is_made_there = plan.network && plan.network != &network;
   if (is_made_there || plan.isolated || plan.own_user || ::geteuid() != 0) return ends;
   for (const pb::Network::OutsideEnd& end : network.network().ends())
-    if (!end.network()) ends.push_back({end.inside(), end.name(), end.bridge(), end.is_up()});
+    if (!end.network() && end.name().size() < IFNAMSIZ)
+      ends.push_back({end.inside(), end.name(), end.bridge(), end.is_up()});
   return ends;
 }
 
@@ -219,7 +251,8 @@ std::vector<PairedEnd> paired_ends(const RestorePlan& plan, const pb::NamespaceS
         });
     if (!link || !is_mutual) continue;
     const auto descriptor = made.find(end.network());
-    ends.push_back({end.inside(), *link, descriptor == made.end() ? -1 : descriptor->second});
+    ends.push_back({end.inside(), *link, {}});
+    if (descriptor != made.end()) ends.back().network = descriptor->second;
   }
   return ends;
 }

@@ -23,7 +23,7 @@ void capture_network(const Fd& held, pb::Network& out);
 std::string capture_network_settings(const Fd& held, pb::Network& out);
 // While the tree is stopped, when all networks are captured: finds the pairs of links whose ends
 // are in two of them.
-void pair_networks(const CaptureContext& context, pb::SnapshotRecord& record);
+void pair_networks(CaptureContext& context, pb::SnapshotRecord& record);
 
 // What of the tree's network is in the way.
 void plan_network(const Snapshot& snapshot, RestorePlan& plan);

@@ -175,6 +175,11 @@ TEST_CASE("gdb need not look at the stub's standard error, but where that has so
   }
 }
 
+TEST_CASE("standard error that is the way of replies as well stays open") {
+  const Served served;
+  check_says(served.gdb_says({"p witness_minus_one"}, " 2>&1"), {"$1 = -1"});
+}
+
 TEST_CASE("breakpoints and watchpoints do not end the session") {
   const Served served;
   check_says(served.gdb_says({"break main", "watch witness_zero", "delete", "bt", "kill"}),
