@@ -111,29 +111,32 @@ caller = socket.socket(); caller.settimeout(5)
 print("reached:", caller.connect_ex(("10.9.0.1", 1)) == errno.ECONNREFUSED)
 )";
 
-// In a network namespace of the test's own, so that the machine's is left alone.
-TEST_CASE("a pair of links whose other end was in a bridge outside is connected again") {
-  if (is_not_root()) return;
+// In a network namespace of the test's own, so that the machine's is left alone. `start` begins a
+// tree one of whose processes, `inside.sh`, is in a network of its own.
+void check_connected_to_bridge(const std::string& start) {
+  CAPTURE(start);
   const TempDir directory;
   write_file(directory / "reach.py", kReach);
+  write_file(directory / "inside.sh",
+             "echo $$ >inside; echo ready; read line; ip -o -4 addr show dev inside\n"
+             "python3 reach.py\n");
   const Result result = run({"unshare", "-n", "bash", "-ec",
                              fmt::format(R"(
       ip link set lo up
       ip link add bridge0 type bridge; ip addr add 10.9.0.1/24 dev bridge0; ip link set bridge0 up
       mkfifo input
-      unshare -n sh -c 'echo ready; read line; ip -o -4 addr show dev inside; python3 reach.py' \
-        <input >output 2>&1 & exec 3>input
+      {1} <input >output 2>&1 & exec 3>input
       until grep -q ready output; do sleep 0.01; done
-      ip link add outside type veth peer name inside netns $!
+      ip link add outside type veth peer name inside netns $(cat inside)
       ip link set outside master bridge0 up
-      nsenter -t $! -n sh -c 'ip addr add 10.9.0.2/24 dev inside; ip link set inside up'
+      nsenter -t $(cat inside) -n sh -c 'ip addr add 10.9.0.2/24 dev inside; ip link set inside up'
       {0} capture $! --kill --all-memory -o image
       wait $! || true
       ! ip link show outside 2>/dev/null
       : >output; echo line | {0} restore image || true
       cat output
       )",
-                                         program())},
+                                         program(), start)},
                             {.directory = directory.path()});
   INFO(result);
   CHECK(result.ok());
@@ -141,31 +144,14 @@ TEST_CASE("a pair of links whose other end was in a bridge outside is connected 
   CHECK(contains(result.out, "reached: True"));
 }
 
-TEST_CASE("the same with a network below: the first process is where the other end is") {
+TEST_CASE("a pair of links whose other end was in a bridge outside is connected again") {
   if (is_not_root()) return;
-  const TempDir directory;
-  write_file(directory / "reach.py", kReach);
-  const Result result = run({"unshare", "-n", "bash", "-ec",
-                             fmt::format(R"(
-      ip link add bridge0 type bridge; ip addr add 10.9.0.1/24 dev bridge0; ip link set bridge0 up
-      mkfifo input
-      sh -c 'exec 4<&0; unshare -n sh -c "echo ready; read line; python3 reach.py" <&4 &
-        echo $! >below; wait $!' <input >output 2>&1 & exec 3>input
-      until grep -q ready output && [ -s below ]; do sleep 0.01; done
-      ip link add outside type veth peer name inside netns $(cat below)
-      ip link set outside master bridge0 up
-      nsenter -t $(cat below) -n sh -c 'ip addr add 10.9.0.2/24 dev inside; ip link set inside up'
-      {0} capture $! --kill --all-memory -o image
-      wait $! || true
-      ! ip link show outside 2>/dev/null
-      : >output; echo line | {0} restore image || true
-      cat output
-      )",
-                                         program())},
-                            {.directory = directory.path()});
-  INFO(result);
-  CHECK(result.ok());
-  CHECK(contains(result.out, "reached: True"));
+  check_connected_to_bridge("unshare -n sh inside.sh");
+}
+
+TEST_CASE("so is that of a network below, whose other end is where the first process is") {
+  if (is_not_root()) return;
+  check_connected_to_bridge("sh -c 'exec 4<&0; unshare -n sh inside.sh <&4 & wait $!'");
 }
 
 constexpr const char* kServer = R"(
