@@ -68,7 +68,7 @@ std::optional<int64_t> LiveTarget::call(Pid pid, uint64_t number,
   for (Thread* thread : threads_of(pid)) {
     Tracee& task = thread->task;
     if (!may_leave(task)) continue;
-    const auto mappings = parse_mappings(ProcDirectory::of(owner->real).read("maps"));
+    const auto mappings = parse_mappings(ProcDirectory::of(Pid{task.tid().value}).read("maps"));
     const auto gadgets = GadgetFinder().find(task.tid(), mappings);
     if (!gadgets) return std::nullopt;
     const Excursion excursion(task);

@@ -6,6 +6,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <fmt/format.h>
+
 #include <climits>
 
 #include "core/base/fd.h"
@@ -42,19 +44,29 @@ Fd open_below(Pid real, std::string_view path, uint64_t flags) {
       ::syscall(SYS_openat2, root.get(), std::string(path).c_str(), &how, sizeof how)));
 }
 
+// What /proc tells of a process is empty once its first thread has exited: nothing is better. Of
+// the others, it is not.
+std::string told_by(const LiveFiles::LivingTask& task, Pid pid, std::string_view path) {
+  const std::string whole = fmt::format("/proc/{}/", pid.value);
+  if (task.tid.value == pid.value || !path.starts_with(whole)) return "";
+  return fmt::format("{}task/{}/{}", whole, task.tid.value, path.substr(whole.size()));
+}
+
 }  // namespace
 
 std::unique_ptr<File> LiveFiles::open(Pid seen_by, std::string_view path) const {
-  const auto real = real_pid_(seen_by);
-  // Not waiting for somebody to open the other side of a FIFO.
-  Fd fd = real ? open_below(*real, path, O_RDONLY | O_NONBLOCK) : Fd();
+  const auto task = task_of_(seen_by);
+  if (!task) return nullptr;
+  constexpr int kFlags = O_RDONLY | O_NONBLOCK;  // nobody need have the other side of a FIFO
+  const std::string instead = told_by(*task, seen_by, path);
+  Fd fd = open_below(task->real, instead.empty() ? path : instead, kFlags);
   if (!fd.valid()) return nullptr;
   return std::make_unique<OpenedFile>(std::move(fd));
 }
 
 std::optional<std::string> LiveFiles::read_link(Pid seen_by, std::string_view path) const {
-  const auto real = real_pid_(seen_by);
-  const Fd link = real ? open_below(*real, path, O_PATH | O_NOFOLLOW) : Fd();
+  const auto task = task_of_(seen_by);
+  const Fd link = task ? open_below(task->real, path, O_PATH | O_NOFOLLOW) : Fd();
   std::string target(PATH_MAX, '\0');
   const ssize_t n = link.valid() ? ::readlinkat(link.get(), "", target.data(), target.size()) : -1;
   if (n < 0) return std::nullopt;

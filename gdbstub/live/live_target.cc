@@ -94,10 +94,7 @@ LiveTarget::LiveTarget(const SnapshotTarget& from, std::span<const Pid> attached
       readable_(readable_if_any(
           {child_signals_.get(), timer_.get(), terminal_ ? terminal_->descriptor() : -1})),
       plan_(plan_for(*snapshot_)),
-      files_([this](Pid pid) -> std::optional<Pid> {
-        const Process* process = find(pid);
-        return process ? std::optional(process->real) : std::nullopt;
-      }) {
+      files_([this](Pid pid) { return living_task(pid); }) {
   {
     std::optional<ProgramTerminal::Lent> lent;
     if (terminal_) lent.emplace(*terminal_);
@@ -250,9 +247,9 @@ bool LiveTarget::write_memory(Pid pid, uint64_t address, std::span<const std::by
 }
 
 std::optional<Mapping> LiveTarget::mapping_at_or_after(Pid pid, uint64_t address) const {
-  const Process* process = find(pid);
-  if (!process) return std::nullopt;
-  const auto mappings = parse_mappings(ProcDirectory::of(process->real).read("maps"));
+  const auto proc = proc_of(pid);
+  if (!proc) return std::nullopt;
+  const auto mappings = parse_mappings(proc->read("maps"));
   const auto found = std::ranges::upper_bound(mappings, address, {}, &ProcMapping::end);
   if (found == mappings.end()) return std::nullopt;
   return Mapping{found->start, found->end, found->protection, found->name};
@@ -312,15 +309,30 @@ bool LiveTarget::set_siginfo(ThreadId id, std::string_view bytes) {
   return true;
 }
 
-std::optional<std::string> LiveTarget::auxv(Pid pid) const {
+std::optional<LiveFiles::LivingTask> LiveTarget::living_task(Pid pid) const {
   const Process* process = find(pid);
-  const auto proc = process ? ProcDirectory::of_if_alive(process->real) : std::nullopt;
+  if (!process) return std::nullopt;
+  const LiveFiles::LivingTask first{process->real, Tid{pid.value}};
+  const auto leader = threads_.find({pid, first.tid});
+  if (leader != threads_.end() && !has_exited(leader->second)) return first;
+  for (const auto& [id, thread] : threads_)
+    if (id.pid == pid && !has_exited(thread))
+      return LiveFiles::LivingTask{Pid{thread.task.tid().value}, id.tid};
+  return first;
+}
+
+std::optional<ProcDirectory> LiveTarget::proc_of(Pid pid) const {
+  const auto task = living_task(pid);
+  return task ? ProcDirectory::of_if_alive(task->real) : std::nullopt;
+}
+
+std::optional<std::string> LiveTarget::auxv(Pid pid) const {
+  const auto proc = proc_of(pid);
   return proc ? proc->read_if_allowed("auxv") : std::nullopt;
 }
 
 std::optional<std::string> LiveTarget::executable(Pid pid) const {
-  const Process* process = find(pid);
-  const auto proc = process ? ProcDirectory::of_if_alive(process->real) : std::nullopt;
+  const auto proc = proc_of(pid);
   return proc ? proc->link_if_allowed("exe") : std::nullopt;
 }
 

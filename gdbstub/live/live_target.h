@@ -116,6 +116,9 @@ class LiveTarget : public RunningTarget {
   Thread& add(ThreadId id, Tracee task);
   Process& process(Pid pid);
   const Process* find(Pid pid) const;
+  std::optional<LiveFiles::LivingTask> living_task(Pid pid) const;
+  // Of that one.
+  std::optional<ProcDirectory> proc_of(Pid pid) const;
   std::vector<Thread*> threads_of(Pid pid);
   bool has_exited(const Thread& thread) const;
 

@@ -148,6 +148,16 @@ TEST_CASE("a first thread that has exited is not there any more, and ^C stops th
              {"$1 = 1", "visit (thread=1)", "SIGINT", "exited normally"});
 }
 
+TEST_CASE("gdb makes a core of a process whose first thread has exited, with all its memory") {
+  const Moment moment("leave");
+  const std::string core = moment.directory / "core";
+  check_says(moment.gdb_says({"break visit", "continue", "info proc mappings", "info auxv",
+                              "generate-core-file " + core}),
+             {"debuggee", "AT_PHDR", "Saved corefile"});
+  check_says(gdb({"backtrace", "print go"}, {target_path("debuggee"), core}),
+             {"visit (thread=1)", "leave_to_another", "$1 = 1"});
+}
+
 TEST_CASE("a thread that may run alone ends, and gdb has the prompt again") {
   const Moment moment("threads");
   check_says(moment.gdb_says({"set print thread-events off", "break visit if thread == 99",
