@@ -149,11 +149,7 @@ class MountCapture {
     const auto info = std::ranges::find(theirs_, mount.id(), &MountInfo::id);
     try {
       if (mount.root().ends_with(kRemoved)) throw Error("", "what was mounted has been removed");
-      const bool has_covers = std::ranges::count(theirs_, info->id, &MountInfo::parent) > 0;
-      const bool is_covered = !is_on_top(theirs_, *info);
-      const Fd top = has_covers || is_covered
-                         ? uncovered(mount, *info)
-                         : Fd(::openat(root_.get(), relative(info->point).c_str(), kPlace));
+      const Fd top = top_of(mount, *info, system.type());
       if (!top.valid()) throw_errno("cannot open it");
       capture_file_tree(context_.nameless, top, mount.root(), system);
     } catch (const Error& error) {
@@ -162,6 +158,20 @@ class MountCapture {
                      fmt::format("content of the {} at {}", system.type(), mount.point()),
                      error.why());
     }
+  }
+
+  Fd top_of(const pb::Mount& mount, const MountInfo& info, const std::string& type) const {
+    const bool has_covers = std::ranges::count(theirs_, info.id, &MountInfo::parent) > 0;
+    const bool is_covered = !is_on_top(theirs_, info);
+    try {
+      if (has_covers || is_covered) return uncovered(mount, info);
+    } catch (const SystemError& error) {  // what is mounted in it may be locked there
+      if (is_covered) throw;
+      context_.lacks(frozen_.pid, {},
+                     fmt::format("what mounts hide of the {} at {}", type, mount.point()),
+                     error.why());
+    }
+    return Fd(::openat(root_.get(), relative(info.point).c_str(), O_PATH | O_CLOEXEC));
   }
 
   // A clone of it without what is mounted in it, and on it: whatever files are below that is in
@@ -195,8 +205,6 @@ class MountCapture {
     struct stat status {};
     return ::stat(point.c_str(), &status) == 0 && status.st_dev == info.device;
   }
-
-  static constexpr int kPlace = O_PATH | O_CLOEXEC;
 
   CaptureContext& context_;
   const FrozenProcess& frozen_;
