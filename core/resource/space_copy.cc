@@ -47,16 +47,28 @@ const char* why_not_cloned(const pb::Process& process) {
   return nullptr;
 }
 
+bool holds(const std::vector<ProcMapping>& mappings, const MemoryRun& run) {
+  const auto behind = std::ranges::upper_bound(mappings, run.start, {}, &ProcMapping::start);
+  return behind != mappings.begin() && run.start < std::prev(behind)->end;
+}
+
 // The flags that the plan was made from may be older than the twin. What it did not inherit after
-// all is lost; what was wiped in it must not be taken for zeros.
-void leave_out_what_is_not_in(const ProcDirectory& twin, std::vector<MemoryRun>& plan) {
+// all (MADV_DONTFORK) is the process's own to be read. Where things are is told soon; flags are
+// not.
+void take_from_process_what_is_not_in(const ProcDirectory& twin, std::vector<MemoryRun>& plan) {
+  const std::vector<ProcMapping> inherited = parse_mappings(twin.read("maps"));
+  for (MemoryRun& run : plan)
+    if (run.from == MemoryRun::From::kMemory && run.in_twin) run.in_twin = holds(inherited, run);
+}
+
+// The tree runs again: what was wiped in the twin (MADV_WIPEONFORK) must not be taken for zeros.
+void leave_out_what_was_wiped(const ProcDirectory& twin, std::vector<MemoryRun>& plan) {
   std::vector<ProcMapping> inherited = parse_mappings(twin.read("smaps"));
   std::erase_if(inherited, [](const ProcMapping& mapping) { return mapping.has_flag("wf"); });
   for (MemoryRun& run : plan) {
     if (run.from != MemoryRun::From::kMemory || !run.in_twin) continue;
     run.way = RemoteMemory::Way::kGently;  // all of it is in common with the program
-    const auto behind = std::ranges::upper_bound(inherited, run.start, {}, &ProcMapping::start);
-    if (behind != inherited.begin() && run.start < std::prev(behind)->end) continue;
+    if (holds(inherited, run)) continue;
     run.from = MemoryRun::From::kMissing;
     run.why = "just then the program did not want forks to inherit it (madvise(2))";
   }
@@ -125,8 +137,10 @@ void SpaceCopy::try_twin(CaptureContext& context) {
     const Host host = host_in(*frozen_, context, Twin::kScratch);
     if (!host.task) throw Error("no twin", host.why_not);
     twin_.emplace(*host.task, host.place);
+    take_from_process_what_is_not_in(ProcDirectory::of(Pid{twin_->tid().value}), plan_);
     method_ = method_ == "pre-copy" ? "pre-copy and twin" : "twin";
   } catch (const Error& error) {
+    twin_.reset();
     why_not_better_ += (why_not_better_.empty() ? "no twin: " : "; no twin: ") + error.why();
   }
 }
@@ -135,7 +149,7 @@ const Extents& SpaceCopy::copy(const Stash& stash, PageWriter& pages) {
   if (extents_) return *extents_;
   if (!twin_) return extents_.emplace(copy_memory(plan_, memory_, stash, pages));
   const ProcDirectory proc = ProcDirectory::of(Pid{twin_->tid().value});
-  leave_out_what_is_not_in(proc, plan_);
+  leave_out_what_was_wiped(proc, plan_);
   const RemoteMemory frozen(twin_->tid(), proc);
   extents_.emplace(copy_memory(plan_, frozen, stash, pages));
   twin_.reset();

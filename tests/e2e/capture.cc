@@ -289,6 +289,17 @@ TEST_CASE("capture --kill kills nobody if the image cannot be written") {
   check_ends_well(target);
 }
 
+TEST_CASE("memory that forks inherit at one time and not at another is in the image") {
+  const TempDir directory;
+  Target target("busy", {"--mib", "32", "--rate", "max", "--fickle"});
+  for (int round = 0; round < 12; ++round) {
+    const Result result = snapgdb({"capture", of(target), "-o", directory / "image"});
+    INFO(result);
+    CHECK(result.status == 0);
+  }
+  check_ends_well(target);
+}
+
 // For targets of an ordinary user, and images of theirs.
 struct OrdinaryUser {
   OrdinaryUser() { REQUIRE(chown(directory.path().c_str(), kNobody, kNobody) == 0); }

@@ -1,7 +1,8 @@
 // Dirties random pages of --mib MiB (64) at --rate pages a second (20000, or "max"), and measures
 // the longest gap between two readings of the clock: what a pause looks like from inside. It takes
 // a whole processor for that; with a rate of 0 it sleeps for a millisecond between two readings. Of
-// each word, --random-bits (64) are random and the others 0: fewer are the easier to compress.
+// each word, --random-bits (64) are random and the others 0: fewer are the easier to compress. With
+// --fickle, forks inherit them at one time and do not at another.
 //
 // Each line on standard input is answered by a line "gap_ns N pages N seconds N.NNN" for the time
 // since the previous one, or since "ready"; the last such line comes at the end.
@@ -40,6 +41,11 @@ class Pages {
     ++words_[random % count_ * kWords];
     ++dirtied;
     ++total_;
+  }
+
+  void inherit(bool wanted) const {
+    target::expect_call("madvise", madvise(words_, count_ * kWords * sizeof *words_,
+                                           wanted ? MADV_DOFORK : MADV_DONTFORK));
   }
 
   void check() const {
@@ -123,6 +129,13 @@ int main(int argc, char** argv) {
     if (!at_most && pages_a_second == 0) return sleep_until_end();
     dirty_until_end(pages, at_most ? 0 : 1000000000 / pages_a_second);
   });
+  const bool is_fickle = target::has_flag(argc, argv, "--fickle");
+  target::Thread advising("advising", [&] {
+    for (bool wanted = false; is_fickle && !ending; wanted = !wanted) {
+      pages.inherit(wanted);
+      usleep(2000);
+    }
+  });
   uint64_t since = target::now_ns();
   longest_gap = dirtied = 0;
   target::ready();
@@ -130,6 +143,7 @@ int main(int argc, char** argv) {
 
   ending = true;
   thread.join();
+  advising.join();
   report(since);
   pages.check();
   return target::verdict();
