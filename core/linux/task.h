@@ -73,9 +73,9 @@ class Identities {
     Kind kind;
     bool operator()(const Key& a, const Key& b) const;
   };
-  Kind kind_;
   uint32_t find_or_add(const Key& key);
 
+  Kind kind_;
   std::mutex mutex_;
   std::map<Key, uint32_t, Less> ids_;
   std::map<int, std::pair<Key, uint32_t>> latest_;  // by number, of others' file descriptions

@@ -164,7 +164,7 @@ class MountCapture {
     const bool has_covers = std::ranges::count(theirs_, info.id, &MountInfo::parent) > 0;
     const bool is_covered = !is_on_top(theirs_, info);
     try {
-      if (has_covers || is_covered) return uncovered(mount, info);
+      if (has_covers || is_covered) return uncovered(mount, info, is_covered);
     } catch (const SystemError& error) {  // what is mounted in it may be locked there
       if (is_covered) throw;
       context_.lacks(frozen_.pid, {},
@@ -176,11 +176,11 @@ class MountCapture {
 
   // A clone of it without what is mounted in it, and on it: whatever files are below that is in
   // sight there. For the latter, those are taken away in a copy of their mounts.
-  Fd uncovered(const pb::Mount& mount, const MountInfo& info) const {
+  Fd uncovered(const pb::Mount& mount, const MountInfo& info, bool is_covered) const {
     const Fd space = frozen_.task_proc.open("ns/mnt", O_RDONLY | O_CLOEXEC);
     Fd clone;
     in_namespace(space, "mnt", [&] {
-      if (!is_on_top(theirs_, info)) uncover(space, mount, info);
+      if (is_covered) uncover(space, mount, info);
       clone = Fd(::open_tree(AT_FDCWD, mount.point().c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
       if (!clone.valid()) throw_errno("cannot clone the mount at {}", printable(mount.point()));
     });

@@ -312,6 +312,7 @@ void NestedSpaces::make_networks() {
   const auto take = [&](const std::vector<std::string>& notes) {
     for (const std::string& note : notes) notes_.push_back("in a network below: " + note);
   };
+  std::vector<std::pair<const Fd*, NetworkContents>> networks;
   std::map<uint64_t, int> made;
   if (plan_.network) made[plan_.network->inode()] = here.get();
   for (size_t i = 0; i < made_.size(); ++i) {
@@ -320,17 +321,14 @@ void NestedSpaces::make_networks() {
     const OtherEnds ends{.outside = outside_ends(plan_, state),
                          .outside_network = here.get(),
                          .paired = paired_ends(plan_, state, made)};
-    const NetworkContents contents = contents_of(state.network(), plan_.numbers);
-    in_namespace(made_[i], "net", [&] { take(make_links(contents.links, ends)); });
+    const auto& [held, contents] =
+        networks.emplace_back(&made_[i], contents_of(state.network(), plan_.numbers));
+    in_namespace(*held, "net", [&] { take(make_links(contents.links, ends)); });
     take(connect_ends(ends.outside));
-    made[state.inode()] = made_[i].get();
+    made[state.inode()] = held->get();
   }
-  for (size_t i = 0; i < made_.size(); ++i) {
-    const pb::NamespaceState& state = *plan_.spaces[i];
-    if (state.kind() != "net") continue;
-    const NetworkContents contents = contents_of(state.network(), plan_.numbers);
-    in_namespace(made_[i], "net", [&] { take(fill_network(contents)); });
-  }
+  for (const auto& [held, contents] : networks)
+    in_namespace(*held, "net", [&] { take(fill_network(contents)); });
 }
 
 Fd NestedSpaces::make(const Snapshot& snapshot, const pb::NamespaceState& state,
