@@ -222,10 +222,29 @@ class Collection {
   std::exception_ptr failure_;
 };
 
+// Who shares what is done about signals shares memory, too (clone(2), unshare(2)): no others have
+// to be compared.
+void tell_signal_handlers_apart(CaptureContext& context, std::vector<pb::Process>& processes) {
+  std::map<uint32_t, size_t> sharers;
+  for (const pb::Process& process : processes) ++sharers[process.address_space()];
+  std::map<uint32_t, uint32_t> known;
+  for (uint32_t i = 0; i < processes.size(); ++i) {
+    const FrozenProcess& frozen = context.tree.processes[i];
+    if (frozen.zombie) continue;
+    const uint32_t own = i + 1;
+    const bool is_alone = sharers[processes[i].address_space()] == 1;
+    processes[i].set_signal_handlers(
+        is_alone
+            ? own
+            : known.try_emplace(context.signal_handlers.of(frozen.a_task()), own).first->second);
+  }
+}
+
 // The memory of each address space, as far as it is quickly read. After all tasks have been asked:
-// they are asked by means of their stacks.
+// they are asked by means of their stacks. This thread does its own work first.
 Spaces begin_copies(CaptureContext& context, const std::vector<pb::Process>& processes,
-                    const MemoryOptions& options, Stash& stash, Crew& crew) {
+                    const MemoryOptions& options, Stash& stash, Crew& crew,
+                    const std::function<void()>& own) {
   const auto& frozen = context.tree.processes;
   Spaces spaces;
   std::vector<size_t> owners;
@@ -233,7 +252,7 @@ Spaces begin_copies(CaptureContext& context, const std::vector<pb::Process>& pro
     if (const uint32_t id = processes[i].address_space(); id != 0 && spaces.try_emplace(id).second)
       owners.push_back(i);
   std::atomic<size_t> next = 0;
-  crew.run([&] {
+  const auto copy = [&] {
     const ScopedUrgency urgency;
     for (size_t n = next++; n < owners.size(); n = next++) {
       const size_t i = owners[n];
@@ -241,7 +260,8 @@ Spaces begin_copies(CaptureContext& context, const std::vector<pb::Process>& pro
       space = std::make_unique<SpaceCopy>(frozen[i], processes[i], context, options);
       space->secure_by_reading(stash);
     }
-  });
+  };
+  crew.run(copy, [&] { own(), copy(); });
   return spaces;
 }
 
@@ -353,8 +373,9 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
   context.in_flight_files.clear();
   capture_namespaces(context, processes, record);
   capture_system_v(context, processes, record);
-  capture_cgroups(context, processes, record);
-  Spaces spaces = begin_copies(context, processes, options_.memory, stash, crew);
+  tell_signal_handlers_apart(context, processes);
+  Spaces spaces = begin_copies(context, processes, options_.memory, stash, crew,
+                               [&] { capture_cgroups(context, processes, record); });
   for (SpaceCopy* space : by_size(spaces)) space->secure(context, stash);
   context.nameless.secure(processes, options_.memory, stash);
   urgency.emplace();

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cstring>
 #include <map>
 
 #include "core/base/error.h"
@@ -186,12 +187,12 @@ void Detour::look() {
 
 void Detour::read(uint64_t address, std::span<std::byte> out) {
   look();
-  std::ranges::copy(std::span(here_).subspan(address - scratch_, out.size()), out.begin());
+  std::memcpy(out.data(), &here_.at(address - scratch_), out.size());
 }
 
 void Detour::write(uint64_t address, std::span<const std::byte> bytes) {
   look();
-  std::ranges::copy(bytes, std::span(here_).subspan(address - scratch_).begin());
+  std::memcpy(&here_.at(address - scratch_), bytes.data(), bytes.size());
   written_ = {std::min(written_.low, address), std::max(written_.high, address + bytes.size())};
 }
 

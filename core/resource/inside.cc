@@ -264,12 +264,12 @@ class ProcessQuestion : public Question {
 };
 
 void capture_process(CaptureContext& context, const FrozenProcess& frozen, pb::Process& process) {
-  process.set_signal_handlers(context.signal_handlers.of(frozen.a_task()));
   list_timers(frozen.proc, process);
   const auto timers = static_cast<size_t>(process.timers_size());
   const size_t room = Inquiry::room_for(answers_of_process(timers), calls_of_process(timers));
   const uint32_t space = process.address_space();
   Host host = host_in(frozen, context, room, UnderSeccomp::kAsFiltersAllow);
+  context.grounds.at(frozen.pid).space = space;
   if (!host.task) return context.lacks(frozen.pid, {}, kInsideProcess.name, host.why_not);
   host.place = context.questions.room(space, host.place, room);
   context.questions.add(space, host.place,
@@ -323,13 +323,6 @@ class ThreadQuestion : public Question {
   Inquiry inquiry_;
 };
 
-// As Process.address_space has it.
-uint32_t space_of(CaptureContext& context, const FrozenProcess& frozen) {
-  uint32_t& space = context.grounds[frozen.pid].space;
-  if (space == 0) space = context.address_spaces.of(frozen.a_task());
-  return space;
-}
-
 void capture_thread(CaptureContext& context, const StoppedTask& stopped, pb::Thread& thread) {
   if (context.asked.erase(stopped.task.tid)) return;
   const size_t room = Inquiry::room_for(ThreadQuestion::kAnswers, ThreadQuestion::kCalls);
@@ -342,7 +335,7 @@ void capture_thread(CaptureContext& context, const StoppedTask& stopped, pb::Thr
                          thread.clear_child_tid() ? "alternate stack"
                                                   : "alternate stack and address of the thread id",
                          host.why_not);
-  const uint32_t space = space_of(context, stopped.process);
+  const uint32_t space = context.grounds.at(pid).space;
   host.place = context.questions.room(space, host.place, room);
   context.questions.add(space, host.place,
                         std::make_unique<ThreadQuestion>(context, pid, host, thread));

@@ -58,17 +58,19 @@ class Target:
 class Measured:
     """One way to take a picture, and what each round of it took."""
 
-    def __init__(self, name, take, check=None):
-        self.name, self.take, self.check = name, take, check
+    def __init__(self, name, take, prepare=None, check=None):
+        self.name, self.take, self.prepare, self.check = name, take, prepare, check
         self.gaps, self.walls, self.sizes, self.peaks = [], [], [], []
 
     def run(self, target, directory):
-        """take(directory) returns the memory that it took."""
+        """take(target, directory) returns the memory that it took."""
         for path in glob.glob(os.path.join(directory, "*")):
             os.unlink(path)
+        if self.prepare:
+            self.prepare(target)
         target.longest_gap()
         start = time.monotonic()
-        self.peaks.append(self.take(directory))
+        self.peaks.append(self.take(target, directory))
         self.walls.append(time.monotonic() - start)
         self.gaps.append(target.longest_gap())
         self.sizes.append(size_of(os.path.join(directory, "*")))
@@ -110,72 +112,75 @@ def table(title, memory, ways):
               f"{wall / first_wall:7.3f} {memory / MIB / wall:7.0f} {size / MIB:9.1f} {peak / MIB:9.0f}")
 
 
-def capture(snapgdb, target, *options):
-    def take(directory):
+def capture(snapgdb, *options):
+    def take(target, directory):
         return peak_memory([snapgdb, "capture", str(target.pid), "-o", f"{directory}/x.snapgdb", *options])
     return take
 
 
-def gcore(target):
-    def take(directory):
-        return max(peak_memory(["gcore", "-o", f"{directory}/core", str(pid)]) for pid in target.tree())
-    return take
+def gcore(target, directory):
+    return max(peak_memory(["gcore", "-o", f"{directory}/core", str(pid)]) for pid in target.tree())
 
 
-def criu(target):
-    def take(directory):
-        return peak_memory(["criu", "dump", "-t", str(target.pid), "-D", directory, "--shell-job", "--leave-running"])
-    return take
+def criu(target, directory):
+    return peak_memory(["criu", "dump", "-t", str(target.pid), "-D", directory, "--shell-job", "--leave-running"])
 
 
-def zstd(snapgdb, target):
+def zstd(options):
     """What compressing alone takes: all processors, the same level, the same bytes."""
-    def take(directory):
+    elsewhere = tempfile.TemporaryDirectory(dir="/dev/shm")
+
+    def prepare(target):
+        capture(options.snapgdb, "--level", "0")(target, elsewhere.name)
+
+    def take(_, directory):
         return peak_memory(["zstd", "-q", "-1", "-T0", f"{elsewhere.name}/x.snapgdb", "-o", f"{directory}/x.zst"])
 
-    elsewhere = tempfile.TemporaryDirectory(dir="/dev/shm")
-    capture(snapgdb, target, "--level", "0")(elsewhere.name)
-    return take
+    return Measured("zstd -1 -T0 of the same bytes", take, prepare=prepare)
 
 
 def verify(snapgdb):
     return lambda directory: command_output([snapgdb, "verify", f"{directory}/x.snapgdb"])
 
 
-def compare(options, title, memory, target):
-    """Round by round, so that a mood of the machine falls on all of them."""
+def compare(options, title, memory, *command):
+    """Round by round, so that a mood of the machine falls on all of them; and each with a program of
+    its own: gcore leaves it with pages that it never touched."""
     ways = [
-        Measured("gcore (gdb)", gcore(target)),
-        Measured("snapgdb capture --level 0", capture(options.snapgdb, target, "--level", "0"),
-                 verify(options.snapgdb)),
-        Measured("snapgdb capture", capture(options.snapgdb, target), verify(options.snapgdb)),
-        Measured("zstd -1 -T0 of the same bytes", zstd(options.snapgdb, target)),
+        Measured("gcore (gdb)", gcore),
+        Measured("snapgdb capture --level 0", capture(options.snapgdb, "--level", "0"),
+                 check=verify(options.snapgdb)),
+        Measured("snapgdb capture", capture(options.snapgdb), check=verify(options.snapgdb)),
+        zstd(options),
     ]
     if shutil.which("criu"):
-        ways.append(Measured("criu dump --leave-running", criu(target)))
+        ways.append(Measured("criu dump --leave-running", criu))
     for _ in range(options.rounds):
         for way in ways:
+            target = Target(options.targets, *command)
             way.run(target, options.work)
-    target.end()
+            target.end()
     table(title, memory, ways)
 
 
 def large(options):
     mib = options.mib
     for rate, doing in (("0", "asleep"), ("20000", "dirtied at 20000 pages a second"), ("max", "dirtied without a pause")):
-        target = Target(options.targets, "busy", "--mib", str(mib), "--rate", rate)
-        compare(options, f"one process, {mib} MiB of random pages, {doing}", mib * MIB, target)
-    target = Target(options.targets, "busy", "--mib", str(mib), "--rate", "0", "--random-bits", "16")
-    compare(options, f"one process, {mib} MiB of words of 16 random bits, asleep", mib * MIB, target)
+        compare(options, f"one process, {mib} MiB of random pages, {doing}", mib * MIB,
+                "busy", "--mib", str(mib), "--rate", rate)
+    compare(options, f"one process, {mib} MiB of words of 16 random bits, asleep", mib * MIB,
+            "busy", "--mib", str(mib), "--rate", "0", "--random-bits", "16")
 
 
 def many(options):
-    target = Target(options.targets, "crowd", "--processes", "50", "--threads", "4")
+    command = ["crowd", "--processes", "50", "--threads", "4"]
+    target = Target(options.targets, *command)
     memory = 0
     for pid in target.tree():
         with open(f"/proc/{pid}/statm", encoding="ascii") as file:
             memory += int(file.read().split()[1]) * 4 * KIB
-    compare(options, "50 processes of 4 threads", memory, target)
+    target.end()
+    compare(options, "50 processes of 4 threads", memory, *command)
 
 
 # ---- Restoring ----------------------------------------------------------------------------------

@@ -1,13 +1,16 @@
 // Dirties random pages of --mib MiB (64) at --rate pages a second (20000, or "max"), and measures
-// the longest gap between two readings of the clock: what a pause looks like from inside. It takes
-// a whole processor for that; with a rate of 0 it sleeps for a millisecond between two readings. Of
-// each word, --random-bits (64) are random and the others 0: fewer are the easier to compress. With
-// --fickle, forks inherit them at one time and do not at another.
+// the longest gap between two readings of the clock: what a pause looks like from inside. At a rate
+// it sleeps until the next page is due; at "max" it takes a whole processor; at 0 it sleeps for a
+// millisecond between two readings. Of each word, --random-bits (64) are random and the others 0:
+// fewer are the easier to compress. With --fickle, forks inherit them at one time and do not at
+// another.
 //
 // Each line on standard input is answered by a line "gap_ns N pages N seconds N.NNN" for the time
 // since the previous one, or since "ready"; the last such line comes at the end.
 
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -70,29 +73,39 @@ class Pages {
   uint64_t total_ = 0;
 };
 
-void dirty_until_end(Pages& pages, uint64_t ns_per_page) {
+void note_gap(uint64_t& last) {
+  const uint64_t now = target::now_ns();
+  longest_gap = std::max<uint64_t>(longest_gap, now - last);
+  last = now;
+}
+
+void dirty_without_pause(Pages& pages) {
+  uint64_t last = target::now_ns();
+  for (uint64_t i = 0; !ending; ++i) {
+    pages.dirty(target::mix(i));
+    note_gap(last);
+  }
+}
+
+void dirty_at_rate(Pages& pages, uint64_t pages_a_second) {
+  constexpr uint64_t kSecond = 1'000'000'000, kMostToCatchUp = 1'000'000;
+  prctl(PR_SET_TIMERSLACK, 1);
   uint64_t last = target::now_ns();
   uint64_t due = last;
   for (uint64_t i = 0; !ending; ++i) {
     pages.dirty(target::mix(i));
-    due += ns_per_page;
-    uint64_t now;
-    do {
-      now = target::now_ns();
-      if (now - last > longest_gap) longest_gap = now - last;
-      last = now;
-    } while (now < due && !ending);
-    due =
-        std::max(due, now - std::min<uint64_t>(now, 1000000));  // never more than 1 ms to catch up
+    note_gap(last);
+    due = std::max(due + kSecond / pages_a_second, last - kMostToCatchUp);
+    const timespec until{static_cast<time_t>(due / kSecond), static_cast<long>(due % kSecond)};
+    if (due > last) clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, nullptr);
+    note_gap(last);
   }
 }
 
 void sleep_until_end() {
   for (uint64_t last = target::now_ns(); !ending;) {
     usleep(1000);
-    const uint64_t now = target::now_ns();
-    longest_gap = std::max<uint64_t>(longest_gap, now - last);
-    last = now;
+    note_gap(last);
   }
 }
 
@@ -126,8 +139,8 @@ int main(int argc, char** argv) {
       static_cast<unsigned>(atoi(target::option(argc, argv, "--random-bits", "64")));
   Pages pages(bytes, random_bits);
   target::Thread thread("dirtying", [&] {
-    if (!at_most && pages_a_second == 0) return sleep_until_end();
-    dirty_until_end(pages, at_most ? 0 : 1000000000 / pages_a_second);
+    if (at_most) return dirty_without_pause(pages);
+    pages_a_second ? dirty_at_rate(pages, pages_a_second) : sleep_until_end();
   });
   const bool is_fickle = target::has_flag(argc, argv, "--fickle");
   target::Thread advising("advising", [&] {
