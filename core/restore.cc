@@ -43,6 +43,10 @@ bool is_zombie(const pb::Process& process) {
   return process.state() == "Z";
 }
 
+uint64_t ipc_of(const pb::Process& process) {
+  return namespace_in(process.namespaces(), "ipc");
+}
+
 // It lives on in its other threads.
 bool has_lost_leader(const pb::Process& process) {
   return process.threads(0).tid() != process.pid();
@@ -226,9 +230,10 @@ void RestoredTree::make(const std::string& scratch) {
     if (!is_zombie(process)) make_threads(process);
   for (const pb::Process& process : snapshot_.processes())
     if (!is_zombie(process)) restore_memory_of(process);
-  remove_segments_again(plan_, seed_of(snapshot_.root()));
+  const SeedOf seed = [this](const pb::Process& process) -> Seed& { return seed_of(process); };
+  remove_segments_again(snapshot_, plan_, seed);
   RestoreContext shared = context();
-  open_late_files(shared, [this](const pb::Process& process) -> Seed& { return seed_of(process); });
+  open_late_files(shared, seed);
   for (const pb::Process& process : snapshot_.processes())
     if (!is_zombie(process)) fill(process);
   seal_memfds();
@@ -274,17 +279,11 @@ void RestoredTree::start_keeper(const std::string& scratch) {
     if (!options.names)
       options.names = {snapshot_.record().host().node_name(), host_names().domain};
   }
+  const uint64_t ipc = ipc_of(snapshot_.root());
   if (plan_.system_v.own_namespace)
-    options.enter_ipc = [&] {
-      MadeSystemV made;
-      made.make(snapshot_, plan_);
-      made.keep();
-      MadeMessageQueues queues;
-      queues.make(plan_);
-      queues.keep();
-    };
+    options.enter_ipc = [&] { make_ipc_objects(snapshot_, plan_, ipc); };
   else
-    system_v_.make(snapshot_, plan_), message_queues_.make(plan_);
+    system_v_.make(snapshot_, plan_, ipc), message_queues_.make(plan_, ipc);
   cgroups_.make(snapshot_, plan_);
   OpeningContext opening{snapshot_, plan_};
   opening.numbers = plan_.numbers;
@@ -394,11 +393,16 @@ void RestoredTree::grow() {
     if (!is_zombie(process)) enter_spaces(plan_, process, seed_of(process));
 }
 
+// Those that are there for a moment are as that one is.
+int32_t RestoredTree::first_above(int32_t number) const {
+  while (temporary_.contains(number)) number = temporary_.at(number);
+  return number;
+}
+
 // Whose memory a child of that one is born with: of several that have it in common, the first
 // restores it.
-const pb::Process& RestoredTree::memory_giver(int32_t parent) {
-  while (temporary_.contains(parent)) parent = temporary_.at(parent);
-  return *std::ranges::find(snapshot_.processes(), process_of(parent).address_space(),
+const pb::Process& RestoredTree::memory_giver(int32_t parent) const {
+  return *std::ranges::find(snapshot_.processes(), process_of(first_above(parent)).address_space(),
                             &pb::Process::address_space);
 }
 
@@ -416,6 +420,8 @@ void RestoredTree::bear(const Birth& birth) {
                                 .clone(fmt::format("make process {}", birth.pid), flags, SIGCHLD,
                                        all_numbers(snapshot_, process)));
   cgroups_.put(plan_, process, Pid{seeds_.at(birth.pid).tid().value});
+  if (ipc_of(process) != ipc_of(process_of(first_above(birth.other))))
+    enter_ipc(context(), process, seeds_.at(birth.pid));
 }
 
 // Nobody is sent a signal at its end.

@@ -68,7 +68,8 @@ class RestoredTree {
   void bear(const Birth& birth);
   void bear_for_a_moment(const Birth& birth);
   void end_temporary(const Birth& birth);
-  const pb::Process& memory_giver(int32_t parent);
+  int32_t first_above(int32_t number) const;
+  const pb::Process& memory_giver(int32_t parent) const;
   void restore_memory_of(const pb::Process& process);
   void make_threads(const pb::Process& process);
   Seed make_thread(const pb::Process& process, const pb::Thread& thread);

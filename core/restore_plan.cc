@@ -158,7 +158,8 @@ class Files {
       object(process, describe(vma), "memory protection keys cannot be restored yet");
     if (is_io_uring(vma) && !has_descriptor_of(snapshot_, vma))
       object(process, describe(vma), "no descriptor of it is left");
-    if (is_kernel_part(vma) || (vma.file() == 0 && !is_object(vma)) || is_attached(plan_, vma))
+    if (is_kernel_part(vma) || (vma.file() == 0 && !is_object(vma)) ||
+        is_attached(plan_, process, vma))
       return;
     const auto [known, is_new] =
         plan_.by_mapping.try_emplace(RestorePlan::key_of(vma), plan_.files.size());

@@ -76,7 +76,8 @@ T payload(const nlattr* attribute) {
 template <typename T>
 std::vector<T> payloads(const nlattr* attribute) {
   std::vector<T> values(mnl_attr_get_payload_len(attribute) / sizeof(T));
-  std::memcpy(values.data(), mnl_attr_get_payload(attribute), values.size() * sizeof(T));
+  if (!values.empty())
+    std::memcpy(values.data(), mnl_attr_get_payload(attribute), values.size() * sizeof(T));
   return values;
 }
 

@@ -63,8 +63,8 @@ constexpr Coverage kCoverage[] = {
      "networks",
      "those of the first process, with all that; mounts of others as they are found; those below, "
      "which other processes are in; links: veth, bridge, dummy, loopback",
-     "what a namespace of System V objects below holds, file systems that are mounted nowhere else "
-     "or in several mount namespaces below only, and other kinds of links are an obstacle",
+     "file systems that are mounted nowhere else or in several mount namespaces below only, and "
+     "other kinds of links are an obstacle",
      "an ordinary user: one user, and only in a user namespace of the tree's own"},
     {kProcess, "descriptors",
      "numbers, flags, positions, which are one description, receivers of signals, locks",

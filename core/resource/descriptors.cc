@@ -257,8 +257,7 @@ Fd LateOpening::take(const std::string& what, long number, const SystemCallArgum
   return fd;
 }
 
-void open_late_files(RestoreContext& context,
-                     const std::function<Seed&(const pb::Process&)>& seed) {
+void open_late_files(RestoreContext& context, const SeedOf& seed) {
   const RestorePlan& plan = context.plan;
   std::map<uint64_t, LateOpening::Ended> ended;
   for (size_t i = 0; i < plan.files.size(); ++i) {

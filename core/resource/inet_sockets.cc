@@ -253,7 +253,7 @@ Fd make_socket(OpeningContext& context, const pb::Descriptor& descriptor) {
   const pb::Socket& record = descriptor.socket();
   const auto status = static_cast<int>(descriptor.flags() & O_NONBLOCK);
   Fd socket;
-  context.spaces->in_network(record.network_namespace(), [&] {
+  context.spaces->in("net", record.network_namespace(), [&] {
     socket =
         Fd(::socket(record.domain(), record.type() | SOCK_CLOEXEC | status, record.protocol()));
   });

@@ -322,8 +322,8 @@ void write_content(const RestoreContext& context, const pb::Process& process, Ti
   std::vector<Slice> shared, own;
   for (const pb::Vma& vma : process.mappings()) {
     const Extents& extents = snapshot.extents(process);
-    if (is_in_a_file(vma, context.plan) || is_kernel_part(vma) || is_attached(context.plan, vma) ||
-        is_droppable(vma))
+    if (is_in_a_file(vma, context.plan) || is_kernel_part(vma) ||
+        is_attached(context.plan, process, vma) || is_droppable(vma))
       continue;
     const Range whole{vma.start(), vma.end()};
     if (vma.shared()) {
@@ -454,7 +454,7 @@ void restore_memory(RestoreContext& context, const pb::Process& process, const p
   for (const pb::Vma& vma : process.mappings())
     if (inheritance.kept(vma))
       drop_differing(vma, extents, inheritance, seed);
-    else if (!is_kernel_part(vma) && !is_attached(context.plan, vma))
+    else if (!is_kernel_part(vma) && !is_attached(context.plan, process, vma))
       map(vma, context.plan, seed);
   add_kernel_parts(process, context.plan, seed);
   seed.perform();

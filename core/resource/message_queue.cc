@@ -16,7 +16,9 @@
 #include "core/base/strings.h"
 #include "core/linux/posix_queue.h"
 #include "core/linux/task.h"
+#include "core/resource/namespaces.h"
 #include "core/resource/resources.h"
+#include "core/resource/spaces.h"
 
 namespace snapgdb {
 namespace {
@@ -135,10 +137,12 @@ class Planner {
     MessageQueuePlan& queue = known->second;
     if (is_new || descriptor.message_queue().messages_size()) queue.example = &descriptor;
     if (!is_new) return;
-    queue.name = descriptor.removed() ? free_name(descriptor.message_queue().name())
+    queue.space = namespace_in(process.namespaces(), "ipc");
+    const bool is_new_space = is_made_anew(queue.space);
+    queue.name = descriptor.removed() ? free_name(descriptor.message_queue().name(), is_new_space)
                                       : descriptor.message_queue().name();
-    queue.made = descriptor.removed() || !is_there(queue.name);
-    const std::string why = queue.made ? why_not_made(descriptor.message_queue())
+    queue.made = descriptor.removed() || is_new_space || !is_there(queue.name);
+    const std::string why = queue.made ? why_not_made(descriptor.message_queue(), is_new_space)
                                        : why_another(descriptor.message_queue(), queue.name);
     if (!why.empty())
       plan_.obstacles.push_back({process.pid(), words_for(descriptor.message_queue()), why,
@@ -146,27 +150,30 @@ class Planner {
   }
 
   // Of one that has lost its own: for as long as it takes to open it.
-  std::string free_name(const std::string& wanted) const {
+  std::string free_name(const std::string& wanted, bool is_new_space) const {
     std::string name = wanted;
     const auto is_taken = [&] {
-      return is_there(name) || std::ranges::any_of(queues_, [&](const auto& other) {
-               return other.second.name == name;
-             });
+      return (!is_new_space && is_there(name)) ||
+             std::ranges::any_of(queues_,
+                                 [&](const auto& other) { return other.second.name == name; });
     };
     for (int i = 0; is_taken(); ++i) name = fmt::format("{}.{}", wanted, i);
     return name;
   }
 
-  bool is_there(const std::string& name) const {
-    if (plan_.system_v.own_namespace) return false;
+  bool is_made_anew(uint64_t space) const {
+    return plan_.system_v.own_namespace || is_in_space(plan_, space);
+  }
+
+  static bool is_there(const std::string& name) {
     return open_queue(name, O_RDONLY).valid() || errno != ENOENT;
   }
 
-  std::string why_not_made(const pb::MessageQueueFd& wanted) const {
+  static std::string why_not_made(const pb::MessageQueueFd& wanted, bool is_new_space) {
     if (wanted.maximum_messages() == 0) return "what it may hold is not in the image";
     const QueueLimits limits = queue_limits();
-    if (plan_.system_v.own_namespace || (wanted.maximum_messages() <= limits.messages &&
-                                         wanted.message_size() <= limits.message_size))
+    if (is_new_space || (wanted.maximum_messages() <= limits.messages &&
+                         wanted.message_size() <= limits.message_size))
       return "";
     return fmt::format(
         "it holds {} messages of {} bytes; /proc/sys/fs/mqueue allows {} of {} bytes here",
@@ -202,12 +209,13 @@ void plan_message_queues(const Snapshot& snapshot, bool without, RestorePlan& pl
 
 // ---- Making them --------------------------------------------------------------------------------
 
-void MadeMessageQueues::make(const RestorePlan& plan) {
+void MadeMessageQueues::make(const RestorePlan& plan, uint64_t space) {
+  const bool is_new_space = plan.system_v.own_namespace || is_in_space(plan, space);
   for (const auto& [key, queue] : plan.message_queues) {
-    if (!queue.made) continue;
+    if (!queue.made || queue.space != space) continue;
     const pb::MessageQueueFd& record = queue.example->message_queue();
-    const Fd made = make_queue(queue.name, record.maximum_messages(), record.message_size(),
-                               plan.system_v.own_namespace);
+    const Fd made =
+        make_queue(queue.name, record.maximum_messages(), record.message_size(), is_new_space);
     if (!made.valid()) throw_errno("cannot make {}", words_for(record));
     made_.push_back(queue.name);
     std::vector<PrioritizedMessage> messages;
@@ -232,8 +240,12 @@ std::string obstacle(const Snapshot&, const pb::Descriptor&) {
 }
 
 Fd open(OpeningContext& context, const pb::Descriptor& descriptor) {
-  Fd fd = open_queue(plan_of(context.plan, descriptor).name, descriptor.flags());
-  if (!fd.valid()) throw_errno("cannot open {}", words_for(descriptor.message_queue()));
+  const MessageQueuePlan& queue = plan_of(context.plan, descriptor);
+  Fd fd;
+  context.spaces->in("ipc", queue.space, [&] {
+    fd = open_queue(queue.name, descriptor.flags());
+    if (!fd.valid()) throw_errno("cannot open {}", words_for(descriptor.message_queue()));
+  });
   if (descriptor.position()) go_to_position(fd, descriptor);  // cat(1) has read what it tells
   return fd;
 }
@@ -252,21 +264,22 @@ std::string note(const pb::Descriptor& descriptor) {
 
 void finish_message_queues(OpeningContext& context, const RestorePlan& plan,
                            const std::vector<Fd>& files) {
-  std::set<std::string> done;
+  std::set<std::pair<uint64_t, std::string>> done;
   for (size_t i = 0; i < files.size(); ++i) {
     const pb::Descriptor* descriptor = plan.files[i].descriptor;
     if (plan.files[i].how != PlannedFile::How::kOpened || !descriptor ||
         !descriptor->has_message_queue())
       continue;
     const MessageQueuePlan& queue = plan_of(plan, *descriptor);
-    if (!queue.made || !done.insert(queue.name).second) continue;
+    if (!queue.made || !done.insert({queue.space, queue.name}).second) continue;
     const pb::MessageQueueFd& record = descriptor->message_queue();
     if (::fchown(files[i].get(), record.owner(), record.group()) != 0 && ::geteuid() == 0)
       context.notes.push_back(
           fmt::format("{} gets another owner: {}", words_for(record), errno_text(errno)));
     if (::fchmod(files[i].get(), record.mode()) != 0)
       throw_errno("cannot set the rights of {}", words_for(record));
-    if (descriptor->removed()) remove_queue(queue.name);
+    if (descriptor->removed())
+      context.spaces->in("ipc", queue.space, [&] { remove_queue(queue.name); });
   }
 }
 

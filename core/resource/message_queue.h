@@ -18,8 +18,9 @@ class MadeMessageQueues {
   MadeMessageQueues& operator=(const MadeMessageQueues&) = delete;
   ~MadeMessageQueues();
 
-  // In the ipc namespace that the tree will have, with their messages.
-  void make(const RestorePlan& plan);
+  // Those that were in that ipc namespace, with their messages: in the one that will be in its
+  // place.
+  void make(const RestorePlan& plan, uint64_t space);
   void keep() { made_.clear(); }
 
  private:

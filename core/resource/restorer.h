@@ -60,14 +60,17 @@ struct Birth {
   uint64_t shares = 0;  // kClone: with the parent, flags of clone(2)
 };
 
-// What becomes of the System V objects of a tree; those that are neither made nor left out are
-// there, and used as they are.
-struct SystemVPlan {
-  bool own_namespace = false;              // the tree gets an ipc namespace of its own
-  const pb::SystemV* objects = nullptr;    // nullptr: there are none, or they are left out
-  std::set<std::pair<IpcKind, int>> made;  // by number
+// What becomes of the System V objects of one ipc namespace; those that are not made are there, and
+// used as they are.
+struct SystemVObjects {
+  const pb::SystemV* objects = nullptr;
+  std::set<std::pair<IpcKind, int>> made = {};  // by number
   // Shared memory that is attached by its number. Others are memory without one.
-  std::map<uint64_t, const pb::SharedMemorySegment*> segments;
+  std::map<uint64_t, const pb::SharedMemorySegment*> segments = {};
+};
+struct SystemVPlan {
+  bool own_namespace = false;  // the tree's first process gets an ipc namespace of its own
+  std::map<uint64_t, SystemVObjects> spaces;  // by the namespace that they were in
   uint64_t room = 0;  // where they can be attached that shall not be there as a whole
 };
 
@@ -77,6 +80,7 @@ struct MessageQueuePlan {
   const pb::Descriptor* example = nullptr;    // which has its messages, if any has
   std::string name = {};  // by which it is opened; one that was removed loses it again
   bool made = false;      // it is not there any more
+  uint64_t space = 0;     // the ipc namespace that it was in
 };
 
 // What a restore will do. A pure function of the snapshot and the options.
@@ -125,6 +129,9 @@ struct RestorePlan {
   static MappedFile key_of(const pb::Vma& mapping);
   std::map<MappedFile, size_t> by_mapping;
 };
+
+// The first thread's; or, once that has exited alone, the next one's.
+using SeedOf = std::function<Seed&(const pb::Process&)>;
 
 class UnixNetwork;  // of unix_socket_restore.cc
 class NestedSpaces;
@@ -302,7 +309,7 @@ inline constexpr size_t kDeliverySockets = 2;
 void add_delivery_sockets(std::vector<Fd>& files);
 // By what their kinds have for it: all that is opened late, in the tables of those who have it;
 // before any of them has its descriptors in place.
-void open_late_files(RestoreContext& context, const std::function<Seed&(const pb::Process&)>& seed);
+void open_late_files(RestoreContext& context, const SeedOf& seed);
 void start_files(RestoreContext& context);
 // A file of the plan. Throws SystemError.
 Fd planned_file(const RestoreContext& context, size_t place);

@@ -15,11 +15,13 @@
 #include "core/base/strings.h"
 #include "core/linux/network.h"
 #include "core/linux/task.h"
+#include "core/resource/message_queue.h"
 #include "core/resource/mounts.h"
 #include "core/resource/namespaces.h"
 #include "core/resource/network.h"
 #include "core/resource/restorer.h"
 #include "core/resource/sharing.h"
+#include "core/resource/system_v.h"
 
 namespace snapgdb {
 namespace {
@@ -102,13 +104,6 @@ bool may_give(const RestorePlan& plan, const pb::NamespaceState& user) {
                 plan.group);
 }
 
-bool has_objects(const Snapshot& snapshot, uint64_t inode) {
-  const auto& all = snapshot.record().system_v();
-  const auto found = std::ranges::find(all, inode, &pb::SystemV::ipc_namespace);
-  return found != all.end() && (!found->shared_memory().empty() || !found->semaphores().empty() ||
-                                !found->message_queues().empty());
-}
-
 std::string links_in_the_way(const pb::Network& network) {
   for (const std::string& link : network.links())
     if (const LinkWords words = describe_link(link); !can_make(words))
@@ -126,8 +121,6 @@ std::string why_not(const Snapshot& snapshot, const RestorePlan& plan,
   if (!is_of_root(snapshot, "user", owner) && !place_of(plan, owner))
     return "it belongs to a user namespace that is not the tree's";
   if (state.kind() == "mnt" && state.mounts().empty()) return "what is mounted is not in the image";
-  if (state.kind() == "ipc" && has_objects(snapshot, state.inode()))
-    return "it is not that of the first process, and has System V objects";
   if (state.kind() == "net") return links_in_the_way(state.network());
   if (state.kind() != "user") return "";
   if (!may_give(plan, state)) return "only root makes one of several users, or of others";
@@ -199,13 +192,6 @@ const pb::Process* member_of(const Snapshot& snapshot, const pb::NamespaceState&
   });
 }
 
-void check_queues(const pb::Process& process, RestorePlan& plan) {
-  if (is_in_space(plan, namespace_in(process.namespaces(), "ipc")) &&
-      std::ranges::any_of(process.descriptors(), &pb::Descriptor::has_message_queue))
-    plan.obstacles.push_back({process.pid(), "ipc namespace",
-                              "it is not that of the first process, and has message queues", ""});
-}
-
 void check_directories(const Snapshot& snapshot, const pb::Process& process, RestorePlan& plan) {
   const uint64_t user = namespace_in(process.namespaces(), "user");
   if (!place_of(plan, user) && !is_below(snapshot, mounts_of(snapshot, process))) return;
@@ -268,7 +254,6 @@ void plan_spaces(const Snapshot& snapshot, const std::set<std::string>& without,
         lacks_space(plan, process.pid(), one.kind(), "the image does not tell what it holds");
     check_directories(snapshot, process, plan);
     check_births(snapshot, process, plan);
-    check_queues(process, plan);
   }
 }
 
@@ -297,6 +282,15 @@ UserNumbers numbers_for(const RestorePlan& plan, const pb::Process& process) {
 }
 
 // ---- Making them --------------------------------------------------------------------------------
+
+void make_ipc_objects(const Snapshot& snapshot, const RestorePlan& plan, uint64_t space) {
+  MadeSystemV made;
+  made.make(snapshot, plan, space);
+  made.keep();
+  MadeMessageQueues queues;
+  queues.make(plan, space);
+  queues.keep();
+}
 
 NestedSpaces::NestedSpaces(const Snapshot& snapshot, const RestorePlan& plan,
                            const ClockOffsets& ours)
@@ -347,13 +341,15 @@ Fd NestedSpaces::make(const Snapshot& snapshot, const pb::NamespaceState& state,
   if (kind == "ipc")
     in_namespace(made, kind, [&] {
       std::ranges::copy(set_ipc_settings(settings_in(&state)), std::back_inserter(notes_));
+      make_ipc_objects(snapshot, plan_, state.inode());
     });
   return made;
 }
 
-void NestedSpaces::in_network(uint64_t inode, const std::function<void()>& work) const {
+void NestedSpaces::in(std::string_view kind, uint64_t inode,
+                      const std::function<void()>& work) const {
   const auto place = place_of(plan_, inode);
-  place ? in_namespace(made_[*place], "net", work) : work();
+  place ? in_namespace(made_[*place], kind, work) : work();
 }
 
 void NestedSpaces::add_to(std::vector<Fd>& files) {
@@ -416,12 +412,12 @@ void add_later_mounts(RestoreContext& context, const Fd& mounts, const MountPart
   }
 }
 
-void enter_mounts(const RestoreContext& context, const pb::Process& process, const Fd& mounts,
-                  Seed& seed) {
+void enter(const RestoreContext& context, const pb::Process& process, std::string_view kind,
+           const Fd& space, Seed& seed) {
   const int number = static_cast<int>(first_descriptor(context.plan) + context.plan.spaces.size());
-  give_descriptor(context, seed, mounts, number, "its mount namespace");
-  seed.add(fmt::format("have process {} enter a mount namespace", process.pid()), SYS_setns,
-           {static_cast<uint64_t>(number), CLONE_NEWNS});
+  give_descriptor(context, seed, space, number, fmt::format("its {} namespace", kind));
+  seed.add(fmt::format("have process {} enter a {} namespace", process.pid(), kind), SYS_setns,
+           {static_cast<uint64_t>(number), static_cast<uint64_t>(namespace_flag(kind))});
   seed.add("close a descriptor", SYS_close, {static_cast<uint64_t>(number)});
   seed.perform();
 }
@@ -436,6 +432,11 @@ uint32_t somebody_in(const RestorePlan& plan, uint64_t user,
 }
 
 }  // namespace
+
+void enter_ipc(const RestoreContext& context, const pb::Process& process, Seed& seed) {
+  const uint64_t space = namespace_in(process.namespaces(), "ipc");
+  enter(context, process, "ipc", space_of(context, "ipc", space), seed);
+}
 
 void enter_mount_spaces(RestoreContext& context, const SeedOf& seed) {
   const RestorePlan& plan = context.plan;
@@ -459,7 +460,7 @@ void enter_mount_spaces(RestoreContext& context, const SeedOf& seed) {
     add_later_mounts(context, made.space, parts, seed);
     for (const pb::Process& process : context.snapshot.processes())
       if (process.state() != "Z" && namespace_in(process.namespaces(), "mnt") == state->inode())
-        enter_mounts(context, process, made.space, seed(process));
+        enter(context, process, "mnt", made.space, seed(process));
   }
 }
 

@@ -8,13 +8,9 @@
 #include "core/base/fd.h"
 #include "core/image/snapshot.h"
 #include "core/linux/namespaces.h"
-#include "core/linux/seed.h"
-#include "core/resource/user_numbers.h"
+#include "core/resource/restorer.h"
 
 namespace snapgdb {
-
-struct RestorePlan;
-struct RestoreContext;
 
 // Namespaces of the tree's own that its first process is not in: which are made, and what is in the
 // way. `without`: kinds of RestoreOptions.
@@ -31,6 +27,10 @@ bool has_user_space(const RestorePlan& plan, const pb::Process& process);
 // By which numbers the process knows users.
 UserNumbers numbers_for(const RestorePlan& plan, const pb::Process& process);
 
+// What an ipc namespace of the tree held, in the one in its place, where the calling thread is. It
+// goes with that namespace.
+void make_ipc_objects(const Snapshot& snapshot, const RestorePlan& plan, uint64_t space);
+
 // They are made in the keeper, before anybody is born, and have descriptors in all seeds.
 class NestedSpaces {
  public:
@@ -40,9 +40,9 @@ class NestedSpaces {
 
   // What is otherwise than it was.
   const std::vector<std::string>& notes() const { return notes_; }
-  // Does something in that network namespace, with our memory and descriptors; in the caller's, if
-  // it is none of these.
-  void in_network(uint64_t inode, const std::function<void()>& work) const;
+  // Does something in that namespace, with our memory and descriptors; in the caller's, if it is
+  // none of these. `kind`: "net", …
+  void in(std::string_view kind, uint64_t inode, const std::function<void()>& work) const;
   // Behind all others, as enter_spaces() expects them.
   void add_to(std::vector<Fd>& files);
 
@@ -61,9 +61,12 @@ bool begins_pids(const Snapshot& snapshot, const pb::Process& process);
 // were. Only who has one thread can, and who has its rights outside still.
 void give_children_pids(const Snapshot& snapshot, const pb::Process& process, Seed& seed);
 
+// Has one that was just born enter the ipc namespace that it was in, before it attaches shared
+// memory.
+void enter_ipc(const RestoreContext& context, const pb::Process& process, Seed& seed);
+
 // Makes those of mounts, and has their processes enter them: when all are born, and are in no other
 // namespaces yet.
-using SeedOf = std::function<Seed&(const pb::Process&)>;
 void enter_mount_spaces(RestoreContext& context, const SeedOf& seed);
 
 // Has a process, which has one thread, enter those that it was in: the end of its rights outside.

@@ -23,6 +23,7 @@
 #include "core/resource/inheritance.h"
 #include "core/resource/memory.h"
 #include "core/resource/namespaces.h"
+#include "core/resource/spaces.h"
 
 namespace snapgdb {
 namespace {
@@ -305,23 +306,25 @@ Meeting meet(IpcKind kind, const IpcObject& wanted, const std::vector<IpcObject>
 
 class Planner {
  public:
-  Planner(const Snapshot& snapshot, RestorePlan& plan)
-      : root_(snapshot.root().pid()), plan_(plan), objects_(*plan.system_v.objects) {}
+  // `is_new`: so is the namespace; `who` is in it.
+  Planner(RestorePlan& plan, SystemVObjects& planned, bool is_new, int32_t who)
+      : plan_(plan), planned_(planned), is_new_(is_new), who_(who) {}
 
   void plan() {
-    for (const pb::SharedMemorySegment& segment : objects_.shared_memory()) add(segment);
-    for (const pb::SemaphoreSet& set : objects_.semaphores())
+    const pb::SystemV& objects = *planned_.objects;
+    for (const pb::SharedMemorySegment& segment : objects.shared_memory()) add(segment);
+    for (const pb::SemaphoreSet& set : objects.semaphores())
       add(IpcKind::kSemaphores, set, [&](const IpcObject& same) {
         return semaphore_values(same.id, same.size) == values_of(set);
       });
-    for (const pb::SystemVMessageQueue& queue : objects_.message_queues())
+    for (const pb::SystemVMessageQueue& queue : objects.message_queues())
       add(IpcKind::kMessages, queue,
           [&](const IpcObject& same) { return queued_messages(same) == messages_of(queue); });
   }
 
  private:
   Meeting meet_those(IpcKind kind, const IpcObject& wanted) {
-    if (plan_.system_v.own_namespace) return {};
+    if (is_new_) return {};
     const auto [known, is_new] = there_.try_emplace(kind);
     if (is_new) known->second = ipc_objects(kind);
     return meet(kind, wanted, known->second);
@@ -339,7 +342,7 @@ class Planner {
       return;
     }
     settle(IpcKind::kSharedMemory, wanted, meeting);
-    plan_.system_v.segments[static_cast<uint64_t>(wanted.id)] = &segment;
+    planned_.segments[static_cast<uint64_t>(wanted.id)] = &segment;
   }
 
   void add(IpcKind kind, const auto& record, const auto& is_as_it_was) {
@@ -361,57 +364,68 @@ class Planner {
 
   void settle(IpcKind kind, const IpcObject& wanted, const Meeting& meeting) {
     if (meeting.same) return;
-    plan_.system_v.made.insert({kind, wanted.id});
+    planned_.made.insert({kind, wanted.id});
     if (!meeting.why.empty())
-      plan_.obstacles.push_back({root_, ipc_name(kind, wanted.id), meeting.why, meeting.help});
+      plan_.obstacles.push_back({who_, ipc_name(kind, wanted.id), meeting.why, meeting.help});
   }
 
-  int32_t root_;
   RestorePlan& plan_;
-  const pb::SystemV& objects_;
+  SystemVObjects& planned_;
+  bool is_new_;
+  int32_t who_;
   std::map<IpcKind, std::vector<IpcObject>> there_;
 };
 
-const pb::SystemV* objects_of(const Snapshot& snapshot) {
-  const uint64_t where = namespace_in(snapshot.root().namespaces(), "ipc");
-  const auto& all = snapshot.record().system_v();
-  const auto found = std::ranges::find(all, where, &pb::SystemV::ipc_namespace);
-  return where == 0 || found == all.end() ? nullptr : &*found;
+uint64_t space_of(const pb::Process& process) {
+  return namespace_in(process.namespaces(), "ipc");
+}
+
+// Somebody who is in that namespace, and lives; nullptr: there is nobody.
+const pb::Process* member_of(const Snapshot& snapshot, uint64_t space) {
+  const auto& all = snapshot.processes();
+  const auto found = std::ranges::find_if(all, [&](const pb::Process& process) {
+    return process.state() != "Z" && space_of(process) == space;
+  });
+  return found == all.end() ? nullptr : &*found;
 }
 
 }  // namespace
 
 void plan_system_v(const Snapshot& snapshot, bool without, RestorePlan& plan) {
-  const uint64_t theirs = namespace_in(snapshot.root().namespaces(), "ipc"),
+  const uint64_t theirs = space_of(snapshot.root()),
                  ours = namespace_in(snapshot.record().namespaces(), "ipc");
   plan.system_v.own_namespace = plan.isolated || (theirs && ours && theirs != ours);
-  plan.system_v.objects = objects_of(snapshot);
-  if (!plan.system_v.objects) return;
-  if (without) {
-    plan.system_v.objects = nullptr;
+  const auto& all = snapshot.record().system_v();
+  if (without && !all.empty())
     plan.notes.emplace_back("System V semaphores, message queues and segments are left out");
-    return;
+  for (const pb::SystemV& objects : all) {
+    const uint64_t space = objects.ipc_namespace();
+    const pb::Process* who = member_of(snapshot, space);
+    if (without || space == 0 || !who || (space != theirs && !is_in_space(plan, space))) continue;
+    SystemVObjects& planned = plan.system_v.spaces[space];
+    planned.objects = &objects;
+    Planner(plan, planned, space != theirs || plan.system_v.own_namespace, who->pid()).plan();
   }
-  Planner(snapshot, plan).plan();
 }
 
 std::string describe(const SystemVPlan& plan) {
   std::string out;
-  if (!plan.objects) return out;
-  const auto add = [&](IpcKind kind, const auto& objects) {
+  const auto add = [&](const SystemVObjects& planned, IpcKind kind, const auto& objects) {
     for (const auto& object : objects) {
       const int id = object.permissions().id();
       const bool has_number =
-          kind != IpcKind::kSharedMemory || plan.segments.contains(static_cast<uint64_t>(id));
+          kind != IpcKind::kSharedMemory || planned.segments.contains(static_cast<uint64_t>(id));
       out += fmt::format("{}: {}\n", ipc_name(kind, id),
-                         plan.made.contains({kind, id}) ? "made"
-                         : has_number                   ? "used as it is here"
-                                                        : "memory without a number");
+                         planned.made.contains({kind, id}) ? "made"
+                         : has_number                      ? "used as it is here"
+                                                           : "memory without a number");
     }
   };
-  add(IpcKind::kSharedMemory, plan.objects->shared_memory());
-  add(IpcKind::kSemaphores, plan.objects->semaphores());
-  add(IpcKind::kMessages, plan.objects->message_queues());
+  for (const auto& [space, planned] : plan.spaces) {
+    add(planned, IpcKind::kSharedMemory, planned.objects->shared_memory());
+    add(planned, IpcKind::kSemaphores, planned.objects->semaphores());
+    add(planned, IpcKind::kMessages, planned.objects->message_queues());
+  }
   return out;
 }
 
@@ -419,30 +433,49 @@ std::string describe(const SystemVPlan& plan) {
 
 namespace {
 
-// Of huge pages, if who has it mapped says so.
-int flags_of(const Snapshot& snapshot, const RestorePlan& plan,
-             const pb::SharedMemorySegment& segment) {
+// An attachment to a segment.
+struct Attached {
+  const pb::Process& process;
+  const pb::Vma& vma;
+};
+
+const pb::SharedMemorySegment* segment_of(const RestorePlan& plan, const pb::Process& process,
+                                          const pb::Vma& vma) {
+  if (!is_segment(vma)) return nullptr;
+  const auto space = plan.system_v.spaces.find(space_of(process));
+  if (space == plan.system_v.spaces.end()) return nullptr;
+  const auto found = space->second.segments.find(vma.inode());
+  const bool is_it =
+      found != space->second.segments.end() && found->second->device() == device_of(vma);
+  return is_it ? found->second : nullptr;
+}
+
+std::vector<Attached> attachments_of(const Snapshot& snapshot, const RestorePlan& plan,
+                                     const pb::SharedMemorySegment& segment) {
+  std::vector<Attached> all;
   for (const pb::Process& process : snapshot.processes())
     for (const pb::Vma& vma : process.mappings())
-      if (has_flag(vma, "ht") && is_attached(plan, vma) &&
-          vma.inode() == static_cast<uint64_t>(segment.permissions().id()))
-        return SHM_HUGETLB | std::countr_zero(vma.page_size()) << MAP_HUGE_SHIFT;
+      if (segment_of(plan, process, vma) == &segment) all.push_back({process, vma});
+  return all;
+}
+
+// Of huge pages, if who has it mapped says so.
+int flags_of(const std::vector<Attached>& attachments) {
+  for (const auto& [process, vma] : attachments)
+    if (has_flag(vma, "ht"))
+      return SHM_HUGETLB | std::countr_zero(vma.page_size()) << MAP_HUGE_SHIFT;
   return 0;
 }
 
 // A removed one has no key any more, but mappings go on being named by the one that it had.
-int32_t key_to_make(const Snapshot& snapshot, const RestorePlan& plan,
+int32_t key_to_make(const std::vector<Attached>& attachments,
                     const pb::SharedMemorySegment& segment) {
   if (!segment.removed()) return segment.permissions().key();
-  for (const pb::Process& process : snapshot.processes())
-    for (const pb::Vma& vma : process.mappings()) {
-      if (vma.inode() != segment.inode() || !is_attached(plan, vma)) continue;
-      const auto key =
-          parse_number<uint32_t>(std::string_view(vma.name()).substr(kSystemVName.size()), 16);
-      const bool is_free = key && ::shmget(static_cast<key_t>(*key), 0, 0) < 0 && errno == ENOENT;
-      return is_free ? static_cast<int32_t>(*key) : IPC_PRIVATE;
-    }
-  return IPC_PRIVATE;
+  if (attachments.empty()) return IPC_PRIVATE;
+  const std::string_view name = attachments.front().vma.name();
+  const auto key = parse_number<uint32_t>(name.substr(kSystemVName.size()), 16);
+  const bool is_free = key && ::shmget(static_cast<key_t>(*key), 0, 0) < 0 && errno == ENOENT;
+  return is_free ? static_cast<int32_t>(*key) : IPC_PRIVATE;
 }
 
 void fill_from_file(const Snapshot& snapshot, const pb::FileRecord& file,
@@ -478,36 +511,36 @@ bool fill_from_mapping(const Snapshot& snapshot, const pb::Process& process, con
 }
 
 // What one process shows of it as a whole, others need not show again.
-void fill_from_mappings(const Snapshot& snapshot, const RestorePlan& plan, uint64_t id,
+void fill_from_mappings(const Snapshot& snapshot, const std::vector<Attached>& attachments,
                         std::span<std::byte> memory) {
   std::set<std::pair<uint64_t, uint64_t>> done;
-  for (const pb::Process& process : snapshot.processes())
-    for (const pb::Vma& vma : process.mappings()) {
-      const std::pair range{vma.offset(), size_of(vma)};
-      if (vma.inode() != id || !is_attached(plan, vma) || done.contains(range)) continue;
-      if (fill_from_mapping(snapshot, process, vma, memory)) done.insert(range);
-    }
+  for (const auto& [process, vma] : attachments) {
+    const std::pair range{vma.offset(), size_of(vma)};
+    if (!done.contains(range) && fill_from_mapping(snapshot, process, vma, memory))
+      done.insert(range);
+  }
 }
 
-void fill(const Snapshot& snapshot, const RestorePlan& plan,
+void fill(const Snapshot& snapshot, const std::vector<Attached>& attachments,
           const pb::SharedMemorySegment& segment) {
-  const int id = segment.permissions().id();
-  const Attachment attached(id, segment.size(), 0);
+  const Attachment attached(segment.permissions().id(), segment.size(), 0);
   const pb::FileRecord* file = snapshot.file(segment.nameless());
   if (file && file->embedded())
     fill_from_file(snapshot, *file, attached.bytes());
   else
-    fill_from_mappings(snapshot, plan, static_cast<uint64_t>(id), attached.bytes());
+    fill_from_mappings(snapshot, attachments, attached.bytes());
 }
 
 }  // namespace
 
-void MadeSystemV::make(const Snapshot& snapshot, const RestorePlan& plan) {
-  if (!plan.system_v.objects) return;
-  const pb::SystemV& objects = *plan.system_v.objects;
+void MadeSystemV::make(const Snapshot& snapshot, const RestorePlan& plan, uint64_t space) {
+  const auto found = plan.system_v.spaces.find(space);
+  if (found == plan.system_v.spaces.end()) return;
+  const SystemVObjects& planned = found->second;
+  const pb::SystemV& objects = *planned.objects;
   const auto make_if_planned = [&](IpcKind kind, const IpcObject& wanted, int flags,
                                    const auto& fill_it) {
-    if (!plan.system_v.made.contains({kind, wanted.id})) return;
+    if (!planned.made.contains({kind, wanted.id})) return;
     make_ipc(kind, wanted, flags);
     made_.push_back({kind, wanted.id});
     fill_it();
@@ -516,10 +549,11 @@ void MadeSystemV::make(const Snapshot& snapshot, const RestorePlan& plan) {
     set_ipc_permissions(kind, owned);
   };
   for (const pb::SharedMemorySegment& segment : objects.shared_memory()) {
+    const std::vector<Attached> attachments = attachments_of(snapshot, plan, segment);
     IpcObject wanted = object_of(segment);
-    wanted.key = key_to_make(snapshot, plan, segment);
-    make_if_planned(IpcKind::kSharedMemory, wanted, flags_of(snapshot, plan, segment), [&] {
-      fill(snapshot, plan, segment);
+    wanted.key = key_to_make(attachments, segment);
+    make_if_planned(IpcKind::kSharedMemory, wanted, flags_of(attachments), [&] {
+      fill(snapshot, attachments, segment);
       if (wanted.mode & SHM_LOCKED) lock_shared_memory(wanted.id);
     });
   }
@@ -539,14 +573,6 @@ MadeSystemV::~MadeSystemV() {
 // ---- Attaching them -----------------------------------------------------------------------------
 
 namespace {
-
-const pb::SharedMemorySegment* segment_of(const RestorePlan& plan, const pb::Vma& vma) {
-  if (!is_segment(vma)) return nullptr;
-  const auto found = plan.system_v.segments.find(vma.inode());
-  const bool is_it =
-      found != plan.system_v.segments.end() && found->second->device() == device_of(vma);
-  return is_it ? found->second : nullptr;
-}
 
 bool may_write(const pb::Vma& vma) {
   return has_flag(vma, "mw");
@@ -579,15 +605,15 @@ void attach(const Attaching& what, uint64_t address, Seed& seed) {
 
 }  // namespace
 
-bool is_attached(const RestorePlan& plan, const pb::Vma& vma) {
-  return segment_of(plan, vma) != nullptr;
+bool is_attached(const RestorePlan& plan, const pb::Process& process, const pb::Vma& vma) {
+  return segment_of(plan, process, vma) != nullptr;
 }
 
 uint64_t room_to_attach(const Snapshot& snapshot, const RestorePlan& plan) {
   uint64_t room = 0;
   for (const pb::Process& process : snapshot.processes())
     for (const pb::Vma& vma : process.mappings())
-      if (const auto* segment = segment_of(plan, vma);
+      if (const auto* segment = segment_of(plan, process, vma);
           segment && size_of(vma) != up(segment->size(), vma))
         room = std::max(room, up(segment->size(), vma) + vma.page_size());
   return room;
@@ -598,10 +624,10 @@ uint64_t room_to_attach(const Snapshot& snapshot, const RestorePlan& plan) {
 void attach_segments(const RestorePlan& plan, const pb::Process& process, Seed& seed) {
   std::map<Attaching, std::vector<const pb::Vma*>> attachings;
   for (const pb::Vma& vma : process.mappings())
-    if (is_attached(plan, vma))
+    if (is_attached(plan, process, vma))
       attachings[{vma.inode(), vma.start() - vma.offset(), may_write(vma)}].push_back(&vma);
   for (const auto& [what, parts] : attachings) {
-    const uint64_t size = up(segment_of(plan, *parts.front())->size(), *parts.front()),
+    const uint64_t size = up(segment_of(plan, process, *parts.front())->size(), *parts.front()),
                    room = up(plan.system_v.room, *parts.front());
     const bool is_whole = parts.size() == 1 && size_of(*parts.front()) == size;
     attach(what, is_whole ? what.base : room, seed);
@@ -616,14 +642,17 @@ void attach_segments(const RestorePlan& plan, const pb::Process& process, Seed& 
   }
 }
 
-void remove_segments_again(const RestorePlan& plan, Seed& seed) {
+void remove_segments_again(const Snapshot& snapshot, const RestorePlan& plan, const SeedOf& seed) {
   const auto rmid = uint64_t{IPC_RMID};
-  for (const auto& [id, segment] : plan.system_v.segments) {
-    if (!segment->removed()) continue;
-    if (plan.system_v.own_namespace)
-      seed.call("remove shared memory", SYS_shmctl, {id, rmid, 0});
-    else
-      remove_ipc_if_there(IpcKind::kSharedMemory, static_cast<int>(id));
+  for (const auto& [space, planned] : plan.system_v.spaces) {
+    const bool is_ours = space == space_of(snapshot.root()) && !plan.system_v.own_namespace;
+    for (const auto& [id, segment] : planned.segments) {
+      if (!segment->removed()) continue;
+      if (is_ours)
+        remove_ipc_if_there(IpcKind::kSharedMemory, static_cast<int>(id));
+      else
+        seed(*member_of(snapshot, space)).call("remove shared memory", SYS_shmctl, {id, rmid, 0});
+    }
   }
 }
 

@@ -24,7 +24,7 @@ std::string describe(const SystemVPlan& plan);
 // How much room it takes to attach what shall not be there as a whole.
 uint64_t room_to_attach(const Snapshot& snapshot, const RestorePlan& plan);
 
-// Those that a restore has made in our own ipc namespace: gone with this, unless they are kept.
+// Those that a restore has made in an ipc namespace: gone with this, unless they are kept.
 class MadeSystemV {
  public:
   MadeSystemV() = default;
@@ -32,8 +32,9 @@ class MadeSystemV {
   MadeSystemV& operator=(const MadeSystemV&) = delete;
   ~MadeSystemV();
 
-  // In the ipc namespace that the tree will have, by who has rights there.
-  void make(const Snapshot& snapshot, const RestorePlan& plan);
+  // Those that were in that ipc namespace: in the one that will be in its place, by who has rights
+  // there.
+  void make(const Snapshot& snapshot, const RestorePlan& plan, uint64_t space);
   void keep() { made_.clear(); }
 
  private:
@@ -44,12 +45,12 @@ class MadeSystemV {
   std::vector<Made> made_;
 };
 
-// Whether the mapping is an attachment to a segment that is there again.
-bool is_attached(const RestorePlan& plan, const pb::Vma& vma);
+// Whether the mapping of that process is an attachment to a segment that is there again.
+bool is_attached(const RestorePlan& plan, const pb::Process& process, const pb::Vma& vma);
 // All those of the process: before anything else is mapped.
 void attach_segments(const RestorePlan& plan, const pb::Process& process, Seed& seed);
-// Of segments that were removed while somebody had them, once all have them again. `seed`: one that
-// has all rights still.
-void remove_segments_again(const RestorePlan& plan, Seed& seed);
+// Of segments that were removed while somebody had them, once all have them again: by seeds that
+// are in the namespace, and have all rights still.
+void remove_segments_again(const Snapshot& snapshot, const RestorePlan& plan, const SeedOf& seed);
 
 }  // namespace snapgdb

@@ -349,7 +349,7 @@ class UnixNetwork {
 
   Fd make_socket_of(const pb::Socket& record, int type) const {
     Fd made;
-    spaces_.in_network(record.network_namespace(), [&] { made = make_socket(type); });
+    spaces_.in("net", record.network_namespace(), [&] { made = make_socket(type); });
     return made;
   }
   Fd make_socket_of(const pb::Socket& record) const {
@@ -362,7 +362,7 @@ class UnixNetwork {
   }
 
   void make_pair(End& one, End& other) {
-    spaces_.in_network(one.socket().network_namespace(), [&] {
+    spaces_.in("net", one.socket().network_namespace(), [&] {
       perform_as(one.socket().peer_credentials(), nullptr, [&] {
         int ends[2];
         if (::socketpair(AF_UNIX, one.socket().type() | SOCK_CLOEXEC, 0, ends) != 0)

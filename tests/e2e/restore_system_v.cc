@@ -167,6 +167,52 @@ TEST_CASE(
   }
 }
 
+// Two namespaces below, the objects of which have the same numbers; and a third that was left
+// again.
+constexpr const char* kBelow = R"(
+exec 3<&0  # jobs have none of their own
+unshare $HOW "$SYSTEM_V" $OPTIONS <&3 >first & first=$!
+unshare $HOW "$SYSTEM_V" $OPTIONS <&3 >second & second=$!
+unshare $HOW "$QUEUES" <&3 >third & third=$!
+until grep -q ready first && grep -q ready second && grep -q ready third; do sleep 0.01; done
+cmp first second && echo ready
+wait $first && wait $second && wait $third && echo all there
+)";
+
+void check_below(const std::string& how, const std::string& options, std::optional<uid_t> user) {
+  const TempDir directory;
+  std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
+  Running running({"sh", "-c", kBelow}, {.input = RunOptions::kPipe,
+                                         .directory = directory.path(),
+                                         .environment = {{"TMPDIR", directory.path()},
+                                                         {"HOW", how},
+                                                         {"OPTIONS", options},
+                                                         {"SYSTEM_V", target_path("system_v")},
+                                                         {"QUEUES", target_path("message_queues")}},
+                                         .user = user});
+  running.wait_for_line("ready");
+  take_away(running, directory / "image", {.user = user});
+  write_file(directory / "restored", "");
+  for (const Words& way : {Words{}, Words{"--isolated"}, Words{"--lazy"}}) {
+    CAPTURE(how, way);
+    const Result end = run_again(directory / "image", way, {.user = user});
+    INFO(end);
+    CHECK(end.ok());
+    CHECK(contains(end.out, "all there"));
+  }
+}
+
+TEST_CASE("each ipc namespace below gets back what was in it") {
+  if (skip_unless(geteuid() == 0, "another ipc namespace takes root")) return;
+  check_below("-i", "", std::nullopt);
+  check_below("-Uri", "--by-key-only", std::nullopt);
+}
+
+TEST_CASE("so do an ordinary user's, who is root there") {
+  if (skip_unless(geteuid() == 0, "to become an ordinary user, one must be root")) return;
+  check_below("-Uri", "--by-key-only", kNobody);
+}
+
 TEST_CASE("semaphores and queues that a thread only waits for are the tree's, too") {
   const TempDir directory;
   Running python(

@@ -156,18 +156,20 @@ TEST_CASE("whoever was put into a pid namespace from outside is in the way") {
   CHECK_FALSE(is_in_the_way(plan, 11, "pid namespace"));
 }
 
-TEST_CASE("what an ipc namespace below the tree's holds is in the way, an empty one is not") {
-  for (const bool is_empty : {true, false}) {
-    SnapshotBuilder tree;
-    put_into(tree, add(tree, 10, 1, 10, 10), "ipc", 1);
-    put_into(tree, add(tree, 11, 10, 10, 10), "ipc", 2);
+TEST_CASE("what ipc namespaces below the tree's hold is made there, whatever the numbers") {
+  SnapshotBuilder tree;
+  for (const auto& [pid, space] : {std::pair{10, 1}, {11, 2}, {12, 3}}) {
+    put_into(tree, add(tree, pid, pid == 10 ? 1 : 10, 10, 10), "ipc", static_cast<uint64_t>(space));
     pb::SystemV& objects = *tree.record().add_system_v();
-    objects.set_ipc_namespace(2);
-    if (!is_empty) objects.add_semaphores()->mutable_permissions()->set_id(7);
-    const RestorePlan plan = plan_restore(*tree.build(), {});
-    CHECK(is_in_the_way(plan, 11, "System V objects") == !is_empty);
-    CHECK(plan.spaces.size() == (is_empty ? 1 : 0));
+    objects.set_ipc_namespace(static_cast<uint64_t>(space));
+    objects.add_semaphores()->mutable_permissions()->set_id(7);
   }
+  const RestorePlan plan = plan_restore(*tree.build(), {.isolated = true});
+  CHECK(plan.obstacles.empty());
+  CHECK(plan.spaces.size() == 2);
+  REQUIRE(plan.system_v.spaces.size() == 3);
+  for (const auto& [space, planned] : plan.system_v.spaces)
+    CHECK(planned.made == std::set<std::pair<IpcKind, int>>{{IpcKind::kSemaphores, 7}});
 }
 
 TEST_CASE("message queues that had names keep them; others are opened by some other one") {
@@ -224,13 +226,13 @@ TEST_CASE("System V objects of another ipc namespace are made in a new one") {
   const auto snapshot = builder.build();
   const RestorePlan plan = plan_restore(*snapshot, {});
   CHECK(plan.system_v.own_namespace);
-  CHECK(plan.system_v.made ==
+  CHECK(plan.system_v.spaces.at(2).made ==
         std::set<std::pair<IpcKind, int>>{{IpcKind::kSharedMemory, 5}, {IpcKind::kSemaphores, 7}});
   CHECK(plan.file_of(snapshot->root().mappings(0)) == -1);
   CHECK(plan.system_v.room >= plan.seed_base + Seed::kSize + Seed::kParkingSize);
 
   const RestorePlan without = plan_restore(*snapshot, {.without = {"system-v"}});
-  CHECK(without.system_v.made.empty());
+  CHECK(without.system_v.spaces.empty());
   CHECK(without.file_of(snapshot->root().mappings(0)) >= 0);
 }
 
