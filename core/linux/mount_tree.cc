@@ -32,7 +32,8 @@ constexpr unsigned kSetGroup = 0x100;  // MOVE_MOUNT_SET_GROUP, Linux 5.15
 
 class Maker {
  public:
-  explicit Maker(const MountTree& tree) : tree_(tree), made_(tree.file_systems.size()) {}
+  explicit Maker(const MountTree& tree)
+      : tree_(tree), made_(tree.file_systems.size()), attached_(tree.mounts.size()) {}
 
   // To mounts that are there. A proc cannot be made in a mount namespace of a user namespace that
   // has none (mount_too_revealing(), fs/namespace.c).
@@ -43,7 +44,7 @@ class Maker {
     std::vector<Fd> ours = clones_of_outside();
     if (::setns(mounts.get(), CLONE_NEWNS) != 0) throw_errno("cannot enter the tree's mounts");
     for (size_t i = 0; i < ours.size(); ++i)
-      attach(tree_.mounts[i], tree_.mounts[i].what.point, std::move(ours[i]));
+      attach(i, tree_.mounts[i].what.point, std::move(ours[i]));
     join_groups();
     return std::move(notes_);
   }
@@ -62,6 +63,8 @@ class Maker {
     join_groups();
     return std::move(notes_);
   }
+
+  PeerGroups take_groups() { return std::move(groups_); }
 
  private:
   void make_file_systems() {
@@ -103,12 +106,14 @@ class Maker {
     std::vector<MountInfo> there = own_mounts();
     for (auto mount = there.rbegin(); mount != there.rend() && !tree_.is_isolated; ++mount)
       if (mount->point != "/" && !is_wanted(*mount)) unmount(*mount);
-    for (const NewMount& wanted : tree_.mounts)
+    for (size_t i = 0; i < tree_.mounts.size(); ++i) {
+      const NewMount& wanted = tree_.mounts[i];
       if (!is_as_outside(wanted))
-        attach(wanted, wanted.what.point, wanted.outside.empty() ? Fd() : open_outside(wanted));
+        attach(i, wanted.what.point, wanted.outside.empty() ? Fd() : open_outside(wanted));
       else if (const MountInfo* same = mount_at(there, wanted.what.point);
                same && same->point == wanted.what.point)
         restrict(wanted, same->attributes);
+    }
   }
 
   // What hides others, in the mount namespace of an ordinary user, is locked.
@@ -135,9 +140,8 @@ class Maker {
   void build() {
     std::vector<Fd> ours = clones_of_outside();
     for (size_t i = 0; i < ours.size(); ++i) {
-      const NewMount& wanted = tree_.mounts[i];
-      attach(wanted, wanted.what.point == "/" ? kStage : kStage + wanted.what.point,
-             std::move(ours[i]));
+      const std::string& point = tree_.mounts[i].what.point;
+      attach(i, point == "/" ? kStage : kStage + point, std::move(ours[i]));
     }
     if (::chdir(kStage.c_str()) != 0 || ::syscall(SYS_pivot_root, ".", ".") != 0 ||
         ::umount2(".", MNT_DETACH) != 0 || ::chdir("/") != 0)
@@ -151,7 +155,8 @@ class Maker {
     return clones;
   }
 
-  void attach(const NewMount& wanted, const std::string& target, Fd mount) {
+  void attach(size_t i, const std::string& target, Fd mount) {
+    const NewMount& wanted = tree_.mounts[i];
     if (came_along(wanted, target)) return;
     if (!mount.valid()) mount = open_new(wanted);
     set_attributes(mount, wanted);
@@ -160,6 +165,7 @@ class Maker {
                   printable(target));
     if (wanted.what.type == "proc" && tree_.is_isolated) Sandbox::protect_settings(target);
     if (wanted.what.type == "sysfs" && tree_.is_isolated) make_unchanging(target);
+    attached_[i] = std::move(mount);
   }
 
   // With one that cannot be had without those on it.
@@ -274,41 +280,84 @@ class Maker {
 
   // ---- Propagation (mount_namespaces(7)) --------------------------------------------------------
 
-  // Of a mount, when all are there: until then nothing must spread.
+  // Of a mount, when all are there: until then nothing must spread. What hears of others (a slave)
+  // comes after these, which may hear of others themselves.
   void join_groups() {
-    std::map<uint32_t, std::string> first;  // of a group, where it is
-    for (const bool slaves : {false, true})
-      for (const NewMount& wanted : tree_.mounts) {
-        const MountInfo& what = wanted.what;
-        if ((what.master != 0) != slaves) continue;
-        if (slaves && first.contains(what.master)) {
-          copy_group(first.at(what.master), what.point);
-          set_propagation(what.point, MS_SLAVE);
-        }
-        if (what.shared && first.contains(what.shared))
-          copy_group(first.at(what.shared), what.point);
-        else if (what.shared)
-          set_propagation(what.point, MS_SHARED), first.emplace(what.shared, what.point);
-        if (what.unbindable) set_propagation(what.point, MS_UNBINDABLE);
-      }
+    std::vector<size_t> waiting;
+    for (size_t i = 0; i < tree_.mounts.size(); ++i) {
+      const MountInfo& what = tree_.mounts[i].what;
+      if (what.shared || what.master) waiting.push_back(i);
+      if (what.unbindable) set_propagation(i, MS_UNBINDABLE);
+    }
+    // A group is passed on to a mount of the same directory, or of one below it (do_set_group(),
+    // fs/namespace.c).
+    std::ranges::stable_sort(waiting, {}, [this](size_t i) {
+      return tree_.mounts[i].what.root == "/" ? 0 : tree_.mounts[i].what.root.size();
+    });
+    while (std::erase_if(waiting, [this](size_t i) { return join(i); }) > 0) {
+    }
+    for (const size_t i : waiting) begin_group(i);  // what it heard of is in no namespace of these
   }
 
-  void copy_group(const std::string& from, const std::string& to) {
-    if (::move_mount(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), kSetGroup) != 0)
-      notes_.push_back(fmt::format("{} is no peer of {} any more: {}", printable(to),
-                                   printable(from), errno_text(errno)));
+  bool join(size_t i) {
+    const MountInfo& what = tree_.mounts[i].what;
+    if (const Fd* peer = what.shared ? find_group(what.shared) : nullptr) {
+      copy_group(*peer, i);  // and whatever that hears of
+      return true;
+    }
+    const Fd* master = what.master ? find_group(what.master) : nullptr;
+    if (what.master && !master) return false;
+    if (master) {
+      copy_group(*master, i);
+      set_propagation(i, MS_SLAVE);
+    }
+    begin_group(i);
+    return true;
   }
 
-  void set_propagation(const std::string& path, uint64_t how) {
-    if (::mount(nullptr, path.c_str(), nullptr, how, nullptr) != 0)
-      notes_.push_back(fmt::format("mounts do not spread at {} as they did: {}", printable(path),
-                                   errno_text(errno)));
+  void begin_group(size_t i) {
+    const MountInfo& what = tree_.mounts[i].what;
+    if (!what.shared) return;
+    set_propagation(i, MS_SHARED);
+    groups_.emplace(what.shared, duplicate(attached(i)));
+  }
+
+  const Fd* find_group(uint32_t group) const {
+    for (const PeerGroups* groups : {&groups_, tree_.others})
+      if (groups && groups->contains(group)) return &groups->at(group);
+    return nullptr;
+  }
+
+  // Others may be mounted on it: not by its path, unless it was there.
+  const Fd& attached(size_t i) {
+    if (!attached_[i].valid())
+      attached_[i] = Fd(::open(tree_.mounts[i].what.point.c_str(), O_PATH | O_CLOEXEC));
+    return attached_[i];
+  }
+
+  void copy_group(const Fd& from, size_t to) {
+    constexpr unsigned kFlags = kSetGroup | MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH;
+    if (::move_mount(from.get(), "", attached(to).get(), "", kFlags) != 0)
+      notes_.push_back(
+          fmt::format("what is mounted at {}, and at its peers, does not spread as "
+                      "it did: {}",
+                      printable(tree_.mounts[to].what.point), errno_text(errno)));
+  }
+
+  void set_propagation(size_t i, uint64_t how) {
+    mount_attr attributes{};
+    attributes.propagation = how;
+    if (::mount_setattr(attached(i).get(), "", AT_EMPTY_PATH, &attributes, sizeof attributes) != 0)
+      notes_.push_back(fmt::format("mounts do not spread at {} as they did: {}",
+                                   printable(tree_.mounts[i].what.point), errno_text(errno)));
   }
 
   const MountTree& tree_;
   Fd outside_, self_;
-  std::vector<Fd> made_;   // of file_systems
-  std::set<size_t> used_;  // those that are mounted as they are
+  std::vector<Fd> made_;      // of file_systems
+  std::vector<Fd> attached_;  // of mounts
+  PeerGroups groups_;         // begun here
+  std::set<size_t> used_;     // those that are mounted as they are
   bool has_recursive_ = false;
   std::vector<std::string> notes_;
 };
@@ -353,7 +402,9 @@ MadeMounts make_mount_namespace(const MountPlace& place, const MountTree& tree) 
         (::setns(place.owner.get(), CLONE_NEWUSER) != 0 || !become(place.user, place.group)))
       throw_errno("cannot enter a user namespace of the tree");
     if (::unshare(CLONE_NEWNS) != 0) throw_errno("cannot make a mount namespace");
-    made.notes = make_mounts(tree);
+    Maker maker(tree);
+    made.notes = maker.make();
+    made.groups = maker.take_groups();
     made.space = Fd(::openat(own.get(), "mnt", O_RDONLY | O_CLOEXEC));
     if (!made.space.valid()) throw_errno("cannot hold a mount namespace");
   });

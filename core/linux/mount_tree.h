@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,6 +24,9 @@ struct NewMount {
   size_t file_system = 0;  // otherwise: in the list of those
 };
 
+// One mount of each peer group (mount_namespaces(7)), by the number that mountinfo told.
+using PeerGroups = std::map<uint32_t, Fd>;
+
 struct MountTree {
   std::vector<NewMount> mounts;  // parents before what is mounted on them
   std::vector<NewFileSystem> file_systems;
@@ -31,6 +35,8 @@ struct MountTree {
   // The caller is in a sandbox: what is mounted there is not what was outside, settings of the
   // kernel in /proc and /sys cannot be written to, and nothing is heard from others.
   bool is_isolated = false;
+  // Of other namespaces of the tree's, which these mounts may be peers of, or hear of.
+  const PeerGroups* others = nullptr;
 };
 
 // Namespaces by their descriptors, in which a mount namespace is to be made: its mounts are at
@@ -43,6 +49,7 @@ struct MountPlace {
 // By its descriptor, with what is otherwise than asked for. Throws SystemError.
 struct MadeMounts {
   Fd space;
+  PeerGroups groups;  // that have their first peer there
   std::vector<std::string> notes;
 };
 MadeMounts make_mount_namespace(const MountPlace& place, const MountTree& tree);

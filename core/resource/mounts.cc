@@ -71,10 +71,12 @@ class MountCapture {
   }
 
  private:
-  // Nothing leads to it, or to what is mounted on it.
+  // Nothing leads to it, or to what is mounted on it; not before that is unmounted, at least, and
+  // then to what is there outside, too.
   bool is_hidden(const MountInfo& mount, const std::string& outside) const {
     const bool is_parent = std::ranges::count(theirs_, mount.id, &MountInfo::parent) > 0;
-    return !is_on_top(theirs_, mount) && !is_parent && outside != mount.point;
+    const bool is_its_own = outside.empty() && kind_of(mount.type) == Kind::kMemory;
+    return !is_on_top(theirs_, mount) && !is_parent && !is_its_own && outside != mount.point;
   }
 
   void add(const MountInfo& mount) {
@@ -421,6 +423,17 @@ MountParts mounts_for(const Snapshot& snapshot, const RestorePlan& plan,
         {info_of(space, mount), source_of(above, space, mount), mount.file_system()});
   }
   return parts;
+}
+
+PeerGroups peers_in(const pb::NamespaceState& space, const Fd& root) {
+  PeerGroups groups;
+  for (const pb::Mount& mount : space.mounts()) {
+    if (!mount.shared() || mount_of(space, mount.point()) != &mount) continue;
+    const std::string path = mount.point() == "/" ? "." : mount.point().substr(1);
+    Fd found(::openat(root.get(), path.c_str(), O_PATH | O_CLOEXEC));
+    if (found.valid()) groups.try_emplace(mount.shared(), std::move(found));
+  }
+  return groups;
 }
 
 const pb::NamespaceState* own_mounts(const Snapshot& snapshot) {

@@ -34,6 +34,8 @@ struct MountParts {
 };
 MountParts mounts_for(const Snapshot& snapshot, const RestorePlan& plan,
                       const pb::NamespaceState& space, const UserNumbers& numbers);
+// One of each peer group, where it is not covered. `root`: the root directory there.
+PeerGroups peers_in(const pb::NamespaceState& space, const Fd& root);
 
 // Where the first process of the tree finds what is known by that path in a mount namespace below
 // its own. nullopt: nowhere.

@@ -444,9 +444,13 @@ void enter_mount_spaces(RestoreContext& context, const SeedOf& seed) {
   if (plan.mounts)
     add_later_mounts(context, of_keeper("mnt"),
                      mounts_for(context.snapshot, plan, *plan.mounts, plan.numbers), seed);
+  PeerGroups groups;
+  if (plan.mounts)
+    groups = peers_in(*plan.mounts, ProcDirectory::of(Pid{context.keeper.value})
+                                        .open("root", O_PATH | O_DIRECTORY | O_CLOEXEC));
   for (const auto& [state, member] : plan.mount_spaces) {
-    const MountParts parts =
-        mounts_for(context.snapshot, plan, *state, numbers_in(plan, state->owner()));
+    MountParts parts = mounts_for(context.snapshot, plan, *state, numbers_in(plan, state->owner()));
+    parts.first.others = &groups;
     const MountPlace place{
         .mounts = of_keeper("mnt"),
         .network = space_of(context, "net", namespace_in(member->namespaces(), "net")),
@@ -456,6 +460,7 @@ void enter_mount_spaces(RestoreContext& context, const SeedOf& seed) {
         .user = somebody_in(plan, state->owner(), &pb::NamespaceState::users, plan.user),
         .group = somebody_in(plan, state->owner(), &pb::NamespaceState::groups, plan.group)};
     MadeMounts made = make_mount_namespace(place, parts.first);
+    groups.merge(made.groups);
     std::ranges::copy(made.notes, std::back_inserter(context.notes));
     add_later_mounts(context, made.space, parts, seed);
     for (const pb::Process& process : context.snapshot.processes())

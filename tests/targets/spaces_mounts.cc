@@ -86,29 +86,36 @@ std::string words_for_all(const std::string& directory) {
 
 // Of /proc/self/mountinfo, what stays: numbers of mounts and devices do not, and groups are
 // numbered as they come.
+// Groups are called by the order in which they are met.
+std::string with_own_numbers(const std::string& mounts) {
+  std::map<std::string, size_t> groups;
+  std::istringstream words(mounts);
+  std::string out;
+  for (std::string word; words >> word; out += word + " ") {
+    const size_t colon = word.find(':');
+    if (word.starts_with("shared:") || word.starts_with("master:"))
+      word = word.substr(0, colon + 1) +
+             std::to_string(groups.try_emplace(word.substr(colon), groups.size()).first->second);
+  }
+  return out;
+}
+
 std::string words_for_mounts(const std::string& below) {
   std::istringstream lines(read_text("/proc/self/mountinfo"));
   std::map<std::string, std::string> mounts;
-  std::map<std::string, size_t> groups;
   for (std::string line; std::getline(lines, line);) {
     std::istringstream words(line);
-    std::string id, parent, device, root, point, word, out;
+    std::string id, parent, device, root, point, rest;
     words >> id >> parent >> device >> root >> point;
     if (!point.starts_with(below + "/")) continue;
     // Where its own file system has it; others have it elsewhere in an isolated tree.
-    while (words >> word) {
-      const size_t colon = word.find(':');
-      if (word.starts_with("shared:") || word.starts_with("master:"))
-        word = word.substr(0, colon + 1) +
-               std::to_string(groups.try_emplace(word.substr(colon), groups.size()).first->second);
-      out += " " + word;
-    }
-    const bool is_memory = out.find(" - tmpfs ") != out.npos;
-    mounts[point] += is_memory ? root + out + "\n" : out.substr(0, out.find(" - ")) + "\n";
+    std::getline(words, rest);
+    const bool is_memory = rest.find(" - tmpfs ") != rest.npos;
+    mounts[point] += is_memory ? root + rest + "\n" : rest.substr(0, rest.find(" - ")) + "\n";
   }
   std::string text;
   for (const auto& [point, words] : mounts) text += point + " " + words;
-  return text;
+  return with_own_numbers(text);
 }
 
 // ---- Setting up ---------------------------------------------------------------------------------
@@ -205,6 +212,32 @@ void enter_own_root(const std::string& top) {
   setup("chdir", chdir("/"));
 }
 
+// Peers, one of which shows a part of the others, and some that hear of those.
+void make_groups(const std::string& at) {
+  make_directory(at);
+  mount_at("groups", at, "tmpfs", 0);
+  for (const char* name : {"/first", "/part", "/slave", "/peer"}) make_directory(at + name);
+  mount_at("first", at + "/first", "tmpfs", 0);
+  make_directory(at + "/first/below");
+  mount_at("none", at + "/first", nullptr, MS_SHARED);
+  mount_at((at + "/first/below").c_str(), at + "/part", nullptr, MS_BIND);
+  mount_at((at + "/first").c_str(), at + "/slave", nullptr, MS_BIND);
+  mount_at("none", at + "/slave", nullptr, MS_SLAVE);
+  mount_at("none", at + "/slave", nullptr, MS_SHARED);
+  mount_at((at + "/slave").c_str(), at + "/peer", nullptr, MS_BIND);
+  mount_at("late", at + "/slave/below", "tmpfs", 0);
+}
+
+void expect_groups(const std::string& at) {
+  write_text(at + "/peer/below/text", "for two");
+  expect_text("what was mounted at a slave's peer", read_text(at + "/slave/below/text"), "for two");
+  expect_equal("umount at a slave", umount((at + "/slave/below").c_str()), 0);
+  expect_equal("umount of its peer", umount((at + "/peer").c_str()), 0);
+  mount_at("later", at + "/first/below", "tmpfs", 0);
+  write_text(at + "/first/below/text", "for all");
+  expect_text("what was mounted at its master", read_text(at + "/slave/below/text"), "for all");
+}
+
 }  // namespace
 
 Check own_mounts(bool has_own_root, bool has_devices) {
@@ -226,7 +259,11 @@ Check own_mounts(bool has_own_root, bool has_devices) {
   for (const char* text : {"lower", "upper"}) {
     mount_at("stack", stack, "tmpfs", 0);
     write_text(stack + "/which", text);
+    make_directory(stack + "/inner");
+    mount_at("inner", stack + "/inner", "tmpfs", 0);
+    write_text(stack + "/inner/which", text);
   }
+  make_groups(top + "/groups");
   mount_at("none", memory, nullptr, MS_SHARED);
   mount_at((memory + "/deep/0").c_str(), part, nullptr, MS_BIND);
   mount_at("fixed", fixed, "tmpfs", 0);
@@ -271,8 +308,11 @@ Check own_mounts(bool has_own_root, bool has_devices) {
     write_text(memory + "/deep/0/1/2/late", "z");
     expect_text("what was mounted at a peer", read_text(part + "/1/2/late"), "z");
     expect_text("the upper of two mounts", read_text(stack + "/which"), "upper");
+    target::expect_call("umount", umount((stack + "/inner").c_str()));
     target::expect_call("umount", umount(stack.c_str()));
     expect_text("the lower of them", read_text(stack + "/which"), "lower");
+    expect_text("what is mounted in it", read_text(stack + "/inner/which"), "lower");
+    expect_groups(top + "/groups");
     target::expect_call("umount", umount((memory + "/covered").c_str()));
     expect_text("what a mount hid", read_text(memory + "/covered/hidden"), "nobody sees it");
     close(listener);
