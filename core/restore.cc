@@ -250,7 +250,10 @@ void RestoredTree::make(const std::string& scratch) {
 void RestoredTree::end_all() {
   std::vector<Seed> killed;
   for (auto& [number, seed] : seeds_) {
-    if (!seed.task().status().gone()) ::kill(seed.tid().value, SIGKILL);
+    if (Tracee& task = seed.task(); !task.status().gone()) {
+      ::kill(task.tid().value, SIGKILL);
+      task.set_status({});  // it leaves its stop, and is waited for
+    }
     killed.push_back(std::move(seed));
   }
   seeds_.clear();

@@ -103,13 +103,14 @@ class Maker {
   }
 
   void adapt() {
-    std::vector<MountInfo> there = own_mounts();
+    const std::vector<MountInfo> there = own_mounts();
+    std::vector<Fd> ours = clones_of_outside(true);  // while that is mounted still
     for (auto mount = there.rbegin(); mount != there.rend() && !tree_.is_isolated; ++mount)
       if (mount->point != "/" && !is_wanted(*mount)) unmount(*mount);
     for (size_t i = 0; i < tree_.mounts.size(); ++i) {
       const NewMount& wanted = tree_.mounts[i];
       if (!is_as_outside(wanted))
-        attach(i, wanted.what.point, wanted.outside.empty() ? Fd() : open_outside(wanted));
+        attach(i, wanted.what.point, std::move(ours[i]));
       else if (const MountInfo* same = mount_at(there, wanted.what.point);
                same && same->point == wanted.what.point)
         restrict(wanted, same->attributes);
@@ -148,10 +149,13 @@ class Maker {
       throw_errno("cannot enter the tree's mounts");
   }
 
-  std::vector<Fd> clones_of_outside() {
+  std::vector<Fd> clones_of_outside(bool but_not_there = false) {
     std::vector<Fd> clones;
-    for (const NewMount& wanted : tree_.mounts)
-      clones.push_back(wanted.outside.empty() ? Fd() : open_outside(wanted));
+    for (const NewMount& wanted : tree_.mounts) {
+      const bool is_made = wanted.outside.empty();
+      clones.push_back(is_made || (but_not_there && is_as_outside(wanted)) ? Fd()
+                                                                           : open_outside(wanted));
+    }
     return clones;
   }
 
@@ -377,11 +381,19 @@ bool become(uint32_t user, uint32_t group) {
          ::syscall(SYS_setresuid, user, user, user) == 0;
 }
 
+bool is_ours(const Fd& space, const char* name) {
+  struct stat ours {};
+  return ::stat(fmt::format("/proc/self/ns/{}", name).c_str(), &ours) == 0 &&
+         ours.st_ino == inode_of(space);
+}
+
 // In these namespaces, but for that of the owner.
 void at_place(const MountPlace& place, const std::function<void()>& work) {
+  std::vector<std::pair<const Fd*, int>> others;  // than ours: that, too, would take rights there
+  for (const auto& [space, name] : {std::pair{&place.network, "net"}, {&place.ipc, "ipc"}})
+    if (!is_ours(*space, name)) others.emplace_back(space, namespace_flag(name));
+  others.emplace_back(&place.pids, CLONE_NEWPID);
   in_namespace(place.mounts, "mnt", [&] {
-    const std::pair<const Fd*, int> others[] = {
-        {&place.network, CLONE_NEWNET}, {&place.ipc, CLONE_NEWIPC}, {&place.pids, CLONE_NEWPID}};
     for (const auto& [space, kind] : others)
       if (::setns(space->get(), kind) != 0) throw_errno("cannot enter a namespace of the tree");
     in_helper_process(work, HelperDescriptors::kOurs);  // only children enter one of pids

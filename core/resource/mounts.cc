@@ -262,11 +262,14 @@ const pb::Mount* mount_of(const pb::NamespaceState& space, const std::string& pa
 std::string source_of(const pb::NamespaceState* above, const pb::NamespaceState& space,
                       const pb::Mount& mount) {
   if (!above) return mount.outside();
+  const bool is_covered = mount_of(space, mount.point()) != &mount;
   std::string found;
   for (const pb::Mount& other : above->mounts()) {
     if (system_of(*above, other).device() != system_of(space, mount).device() ||
         !is_at_or_below(mount.root(), other.root()))
       continue;
+    if (is_covered && other.point() == mount.point() && other.root() == mount.root())
+      return mount.point();  // as in MountCapture::outside_of()
     const std::string path = joined(other.point(), below(mount.root(), other.root()));
     if (mount_of(*above, path) != &other) continue;  // something hides it
     if (path == mount.point()) return path;

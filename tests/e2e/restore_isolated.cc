@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <fmt/format.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -285,6 +286,28 @@ TEST_CASE("processes, threads, registers and memory are as they were, isolated t
       run_again(directory / "image", {"--isolated", "--scratch", directory / "scratch"});
   INFO(end);
   CHECK(end.ok());
+}
+
+// In whose pid namespaces the first process waits for all others, which we hold.
+TEST_CASE("a restore that fails halfway ends") {
+  const TempDir directory;
+  Running python({"unshare", geteuid() == 0 ? "-pf" : "-Urpf", "python3", "-c",
+                  "import mmap, os, sys\n"
+                  "whole = mmap.mmap(-1, 8 << 30, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)\n"
+                  "if os.fork() == 0: print('ready', flush=True)\n"
+                  "sys.stdin.read()\n"},
+                 {.input = RunOptions::kPipe});
+  python.wait_for_line("ready");
+  take_away(python, directory / "image");
+  for (const Words& way : {Words{}, Words{"--isolated"}}) {
+    const Result failed = run_again(directory / "image", way, {.before_exec = [] {
+                                      const rlimit little{4ul << 30, 4ul << 30};
+                                      setrlimit(RLIMIT_AS, &little);
+                                    }});
+    INFO(failed);
+    CHECK(failed.status == 1);
+    CHECK(contains(failed.err, "Cannot allocate memory"));
+  }
 }
 
 TEST_CASE("an isolated restore that is killed leaves nothing behind") {

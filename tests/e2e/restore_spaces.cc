@@ -92,6 +92,42 @@ TEST_CASE("so do an ordinary user's, also in a root directory of their own") {
   check_comes_back({"--user", user, "--pivot"}, kNobody);
 }
 
+// The inner shell sees a part of a file system in memory that it has unmounted otherwise.
+constexpr const char* kPartBelow = R"(
+exec 3<&0  # jobs have none of their own
+mount --make-rprivate /
+mkdir all; mount -t tmpfs whole all; mkdir all/part; echo seen >all/part/text; mkdir shown
+unshare -m sh -c 'mount --bind all/part shown; umount all; echo ready; read line; cat shown/text' <&3 &
+wait $! && cat all/part/text
+)";
+
+void check_part_below(const Words& first, std::optional<uid_t> user) {
+  const TempDir directory;
+  std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
+  Words command = first;
+  command.insert(command.end(), {"sh", "-c", kPartBelow});
+  Running running(command,
+                  {.input = RunOptions::kPipe, .directory = directory.path(), .user = user});
+  running.wait_for_line("ready");
+  take_away(running, directory / "image", {.user = user});
+  for (const Words& way : {Words{}, Words{"--isolated"}}) {
+    CAPTURE(way);
+    const Result end = run_again(directory / "image", way, {.user = user}, "line\n");
+    INFO(end);
+    CHECK(end.out == "seen\nseen\n");
+  }
+}
+
+TEST_CASE("mounts of a namespace below may show what only those above it hold") {
+  if (is_not_root()) return;
+  check_part_below({"unshare", "-m"}, kRoot);
+}
+
+TEST_CASE("so may those of an ordinary user, who is root there") {
+  if (cannot_become(kNobody)) return;
+  check_part_below({"unshare", "-Urm"}, kNobody);
+}
+
 TEST_CASE("a network comes back: links, addresses, routes, rules, settings, filters, connections") {
   if (is_not_root()) return;
   check_comes_back({"--net"}, kRoot);
