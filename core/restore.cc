@@ -230,10 +230,9 @@ void RestoredTree::make(const std::string& scratch) {
     if (!is_zombie(process)) make_threads(process);
   for (const pb::Process& process : snapshot_.processes())
     if (!is_zombie(process)) restore_memory_of(process);
-  const SeedOf seed = [this](const pb::Process& process) -> Seed& { return seed_of(process); };
-  remove_segments_again(snapshot_, plan_, seed);
   RestoreContext shared = context();
-  open_late_files(shared, seed);
+  remove_segments_again(shared);
+  open_late_files(shared);
   for (const pb::Process& process : snapshot_.processes())
     if (!is_zombie(process)) fill(process);
   seal_memfds();
@@ -390,8 +389,7 @@ void RestoredTree::grow() {
     if (!is_zombie(process) && process.threads_size() == 1)
       give_children_pids(snapshot_, process, seed_of(process));
   RestoreContext shared = context();
-  enter_mount_spaces(shared,
-                     [this](const pb::Process& process) -> Seed& { return seed_of(process); });
+  enter_mount_spaces(shared);
   for (const pb::Process& process : snapshot_.processes())
     if (!is_zombie(process)) enter_spaces(plan_, process, seed_of(process));
 }
@@ -423,7 +421,8 @@ void RestoredTree::bear(const Birth& birth) {
                                 .clone(fmt::format("make process {}", birth.pid), flags, SIGCHLD,
                                        all_numbers(snapshot_, process)));
   cgroups_.put(plan_, process, Pid{seeds_.at(birth.pid).tid().value});
-  if (ipc_of(process) != ipc_of(process_of(first_above(birth.other))))
+  const uint64_t ipc = ipc_of(process);  // 0: it has exited
+  if (ipc && ipc != ipc_of(process_of(first_above(birth.other))))
     enter_ipc(context(), process, seeds_.at(birth.pid));
 }
 

@@ -61,7 +61,11 @@ class RestoredTree {
   void end_all();
   void start_keeper(const std::string& scratch);
   RestoreContext context() {
-    return {snapshot_, plan_, keeper_->tid(), notes_, lazy_, late_files_, progress_};
+    return {
+        snapshot_,      plan_,
+        keeper_->tid(), notes_,
+        lazy_,          late_files_,
+        progress_,      [this](const pb::Process& process) -> Seed& { return seed_of(process); }};
   }
   void grow();
   void step(const Birth& birth);

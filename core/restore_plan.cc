@@ -111,10 +111,6 @@ class Files {
       plan_.notes.push_back(fmt::format("process {}: {} is left out", process.pid(), resource));
     } else if (!restorer) {
       file.how = lacks(process, resource, "--without " + kind, why_of_no_kind(descriptor));
-    } else if ((descriptor.has_inotify() || descriptor.has_fanotify()) &&
-               is_below(snapshot_, mounts_of(snapshot_, process))) {
-      file.how = lacks(process, resource, "--without " + kind,
-                       "what it watches is in a mount namespace below that of the first process");
     } else if (const auto lost = why_not_connected(descriptor); !lost.empty()) {
       file.how = lacks(process, resource,
                        "--tcp-close, or --tcp-established, best if it was captured so", lost);

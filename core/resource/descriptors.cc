@@ -257,7 +257,7 @@ Fd LateOpening::take(const std::string& what, long number, const SystemCallArgum
   return fd;
 }
 
-void open_late_files(RestoreContext& context, const SeedOf& seed) {
+void open_late_files(RestoreContext& context) {
   const RestorePlan& plan = context.plan;
   std::map<uint64_t, LateOpening::Ended> ended;
   for (size_t i = 0; i < plan.files.size(); ++i) {
@@ -265,13 +265,13 @@ void open_late_files(RestoreContext& context, const SeedOf& seed) {
     const OpenLate open = own_way(file, &DescriptorRestorer::open_late);
     if (!open) continue;
     const pb::Process& opener = opener_of(context.snapshot, file);
-    LateOpening opening{context.snapshot, opener, seed(opener), ended};
+    LateOpening opening{context.snapshot, opener, context.seed_of(opener), ended};
     Fd opened = open(opening, *file.descriptor);
     if (!opened.valid()) continue;
     for (const pb::Process& process : context.snapshot.processes())
       if (holds(process, file) && is_last_to_share(context.snapshot, process, kDescriptors))
-        give_descriptor(context, seed(process), opened, plan.file_base + static_cast<int>(i),
-                        file.what);
+        give_descriptor(context, context.seed_of(process), opened,
+                        plan.file_base + static_cast<int>(i), file.what);
     context.late.emplace(i, std::move(opened));
   }
   for (const auto& [inode, process] : ended)

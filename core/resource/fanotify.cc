@@ -94,7 +94,7 @@ std::string obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor)
     const std::string why =
         mark.kind() != kInode && mark.path().empty()
             ? "the program did not see its mount"
-            : why_not_watched(snapshot, mark.path(), mark.inode(), mark.device());
+            : why_not_watched(snapshot, {descriptor, mark.path(), mark.inode(), mark.device()});
     if (!why.empty()) return "what it watches: " + why;
   }
   return "";
@@ -123,7 +123,8 @@ bool add(const Fd& fd, const pb::Fanotify::Mark& mark, const std::string& path, 
 void watch(RestoreContext& context, const pb::Descriptor& descriptor, const Fd& fd) {
   const pb::Fanotify& group = descriptor.fanotify();
   for (const pb::Fanotify::Mark& mark : group.marks()) {
-    const std::string path = path_to_watch(context, mark.path(), mark.inode(), mark.device());
+    const std::string path =
+        path_to_watch(context, {descriptor, mark.path(), mark.inode(), mark.device()});
     const uint32_t kept = mark.flags() & kEvictable,
                    ignoring = mark.flags() & kIgnore ? kIgnore : uint32_t{FAN_MARK_IGNORED_MASK},
                    surviving = mark.flags() & FAN_MARK_IGNORED_SURV_MODIFY;

@@ -1,5 +1,6 @@
 #include <fcntl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -122,17 +123,46 @@ const pb::Process* process_called(const Snapshot& snapshot, int32_t number) {
   return snapshot.process(number);
 }
 
+bool is_thread(const Snapshot& snapshot, int32_t number) {
+  return std::ranges::any_of(snapshot.processes(), [&](const pb::Process& process) {
+    return std::ranges::any_of(process.threads(), [&](const pb::Thread& thread) {
+      return thread.tid() == number || tree_number(snapshot, thread) == number;
+    });
+  });
+}
+
+// 12, of "/proc/12/maps", and where that ends.
+constexpr std::string_view kProc = "/proc/";
+size_t end_of_task_in(std::string_view path) {
+  return std::min(path.find('/', kProc.size()), path.size());
+}
+std::optional<int32_t> task_in(std::string_view path) {
+  if (!path.starts_with(kProc)) return std::nullopt;
+  return parse_number<int32_t>(path.substr(kProc.size(), end_of_task_in(path) - kProc.size()));
+}
+
 // "/proc/12/maps", of a task of the tree, with the number that it has there; "" if it is no such
 // path.
 std::string path_of_task(const Snapshot& snapshot, const std::string& path) {
-  constexpr std::string_view kProc = "/proc/";
-  if (!path.starts_with(kProc)) return "";
-  const size_t end = std::min(path.find('/', kProc.size()), path.size());
-  const auto number =
-      parse_number<int32_t>(std::string_view(path).substr(kProc.size(), end - kProc.size()));
+  const auto number = task_in(path);
   const pb::Process* process = number ? process_called(snapshot, *number) : nullptr;
   if (!process) return "";
-  return fmt::format("/proc/{}{}", tree_number(snapshot, *process), path.substr(end));
+  return fmt::format("/proc/{}{}", tree_number(snapshot, *process),
+                     path.substr(end_of_task_in(path)));
+}
+
+// "/maps" of "/proc/12/maps", where no such task is there any more: it has ended. nullopt: it is
+// something else.
+std::optional<std::string> rest_of_ended(const Snapshot& snapshot,
+                                         const pb::Descriptor& descriptor) {
+  const std::string& path = descriptor.target();
+  const auto number = task_in(path);
+  struct stat status {};
+  const bool is_there = !number || process_called(snapshot, *number) ||
+                        is_thread(snapshot, *number) ||
+                        stat_for_tree(mounts_of(snapshot, descriptor), path, status) == 0;
+  if (is_there) return std::nullopt;
+  return path.substr(end_of_task_in(path));
 }
 
 // "net:[4026531840]": one that somebody of the tree is in; "" if nobody is, or it is something
@@ -150,17 +180,40 @@ std::string path_of_namespace(const Snapshot& snapshot, const std::string& targe
 std::string late_path(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
   if (is_below(snapshot, mounts_of(snapshot, descriptor)))
     return descriptor.file().unlinked() ? "" : descriptor.target();
+  if (rest_of_ended(snapshot, descriptor)) return descriptor.target();
   const std::string path = path_of_task(snapshot, descriptor.target());
   return path.empty() ? path_of_namespace(snapshot, descriptor.target()) : path;
 }
 
+Fd open_by(LateOpening& opening, const std::string& path, const pb::Descriptor& descriptor) {
+  constexpr uint32_t kAtFdcwd = static_cast<uint32_t>(AT_FDCWD);
+  return opening.take(
+      "open " + path, SYS_openat,
+      {kAtFdcwd, opening.opener.put(path), descriptor.flags() | O_CLOEXEC | O_NOCTTY});
+}
+
+constexpr std::string_view kTask = "/task/";
+
+// Of one that is there for that moment.
+Fd open_of_ended(LateOpening& opening, const std::string& rest, const pb::Descriptor& descriptor) {
+  Seed child = opening.opener.clone("make a process for a moment", 0, 0);
+  const int64_t number = child.call("ask for its number", SYS_getpid);
+  const bool is_of_thread = rest.starts_with(kTask);  // of which it has one
+  const size_t end = is_of_thread ? std::min(rest.find('/', kTask.size()), rest.size()) : 0;
+  const std::string task = is_of_thread ? fmt::format("{}{}", kTask, number) : "";
+  Fd fd = open_by(opening, fmt::format("/proc/{}{}{}", number, task, rest.substr(end)), descriptor);
+  child.end(0);
+  opening.opener.call("reap a process that was there for a moment", SYS_wait4,
+                      {static_cast<uint64_t>(number), 0, __WALL, 0});
+  return fd;
+}
+
 Fd open_proc_late(LateOpening& opening, const pb::Descriptor& descriptor) {
+  if (const auto rest = rest_of_ended(opening.snapshot, descriptor))
+    return open_of_ended(opening, *rest, descriptor);  // where reading finds nothing
   const std::string path = late_path(opening.snapshot, descriptor);
   if (path.empty()) return Fd();
-  constexpr uint32_t kAtFdcwd = static_cast<uint32_t>(AT_FDCWD);
-  Fd fd =
-      opening.take("open " + path, SYS_openat,
-                   {kAtFdcwd, opening.opener.put(path), descriptor.flags() | O_CLOEXEC | O_NOCTTY});
+  Fd fd = open_by(opening, path, descriptor);
   if (descriptor.position()) go_to_position(fd, descriptor);  // namespaces have none
   return fd;
 }

@@ -47,7 +47,7 @@ void capture(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor
 std::string obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
   for (const pb::Inotify::Watch& watch : descriptor.inotify().watches())
     if (const std::string why =
-            why_not_watched(snapshot, watch.path(), watch.inode(), watch.device());
+            why_not_watched(snapshot, {descriptor, watch.path(), watch.inode(), watch.device()});
         !why.empty())
       return fmt::format("watch {}: {}", watch.number(), why);
   return "";
@@ -110,7 +110,8 @@ void watch(RestoreContext& context, const pb::Descriptor& descriptor, const Fd& 
   for (const pb::Inotify::Watch* one : watches) {
     constexpr uint32_t kKept = IN_ALL_EVENTS | IN_EXCL_UNLINK | IN_ONESHOT;
     const int number =
-        add_as(fd, one->number(), path_to_watch(context, one->path(), one->inode(), one->device()),
+        add_as(fd, one->number(),
+               path_to_watch(context, {descriptor, one->path(), one->inode(), one->device()}),
                (one->mask() & kKept) | (one->path().empty() ? 0 : uint32_t{IN_DONT_FOLLOW}));
     if (number != one->number())
       context.notes.push_back(fmt::format(

@@ -168,6 +168,7 @@ struct RestoreContext {
   std::vector<LazySpace>& lazy;     // whose memory is not there yet
   std::map<size_t, Fd>& late;       // files of the plan that are not the keeper's, by place
   Progress* progress;               // counts stored_memory(); nullptr: nobody looks
+  SeedOf seed_of;
 
   // Performs what is on the seed's list; what could not be done is noted.
   void perform(Seed& seed, int32_t id);
@@ -309,7 +310,7 @@ inline constexpr size_t kDeliverySockets = 2;
 void add_delivery_sockets(std::vector<Fd>& files);
 // By what their kinds have for it: all that is opened late, in the tables of those who have it;
 // before any of them has its descriptors in place.
-void open_late_files(RestoreContext& context, const SeedOf& seed);
+void open_late_files(RestoreContext& context);
 void start_files(RestoreContext& context);
 // A file of the plan. Throws SystemError.
 Fd planned_file(const RestoreContext& context, size_t place);

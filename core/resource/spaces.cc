@@ -392,13 +392,12 @@ Fd space_of(const RestoreContext& context, std::string_view kind, uint64_t inode
   return ProcDirectory::of(Pid{context.keeper.value}).open(fmt::format("ns/{}", kind), O_RDONLY);
 }
 
-Fd pids_of(const pb::Process& process, const SeedOf& seed) {
-  return ProcDirectory::of(Pid{seed(process).tid().value}).open("ns/pid", O_RDONLY);
+Fd pids_of(const RestoreContext& context, const pb::Process& process) {
+  return ProcDirectory::of(Pid{context.seed_of(process).tid().value}).open("ns/pid", O_RDONLY);
 }
 
 // Makes what shows pid namespaces below, in that mount namespace.
-void add_later_mounts(RestoreContext& context, const Fd& mounts, const MountParts& parts,
-                      const SeedOf& seed) {
+void add_later_mounts(RestoreContext& context, const Fd& mounts, const MountParts& parts) {
   for (const auto& [pids, tree] : parts.later) {
     const pb::Process& first = *first_in(context.snapshot, pids);
     const auto space = [&](std::string_view kind) {
@@ -407,7 +406,7 @@ void add_later_mounts(RestoreContext& context, const Fd& mounts, const MountPart
     const MountPlace place{.mounts = space_of(context, "mnt", 0),
                            .network = space("net"),
                            .ipc = space("ipc"),
-                           .pids = pids_of(first, seed)};
+                           .pids = pids_of(context, first)};
     std::ranges::copy(add_mounts(place, mounts, tree), std::back_inserter(context.notes));
   }
 }
@@ -438,12 +437,12 @@ void enter_ipc(const RestoreContext& context, const pb::Process& process, Seed& 
   enter(context, process, "ipc", space_of(context, "ipc", space), seed);
 }
 
-void enter_mount_spaces(RestoreContext& context, const SeedOf& seed) {
+void enter_mount_spaces(RestoreContext& context) {
   const RestorePlan& plan = context.plan;
   const auto of_keeper = [&](std::string_view kind) { return space_of(context, kind, 0); };
   if (plan.mounts)
     add_later_mounts(context, of_keeper("mnt"),
-                     mounts_for(context.snapshot, plan, *plan.mounts, plan.numbers), seed);
+                     mounts_for(context.snapshot, plan, *plan.mounts, plan.numbers));
   PeerGroups groups;
   if (plan.mounts)
     groups = peers_in(*plan.mounts, ProcDirectory::of(Pid{context.keeper.value})
@@ -455,17 +454,17 @@ void enter_mount_spaces(RestoreContext& context, const SeedOf& seed) {
         .mounts = of_keeper("mnt"),
         .network = space_of(context, "net", namespace_in(member->namespaces(), "net")),
         .ipc = space_of(context, "ipc", namespace_in(member->namespaces(), "ipc")),
-        .pids = pids_of(context.snapshot.root(), seed),
+        .pids = pids_of(context, context.snapshot.root()),
         .owner = space_of(context, "user", state->owner()),
         .user = somebody_in(plan, state->owner(), &pb::NamespaceState::users, plan.user),
         .group = somebody_in(plan, state->owner(), &pb::NamespaceState::groups, plan.group)};
     MadeMounts made = make_mount_namespace(place, parts.first);
     groups.merge(made.groups);
     std::ranges::copy(made.notes, std::back_inserter(context.notes));
-    add_later_mounts(context, made.space, parts, seed);
+    add_later_mounts(context, made.space, parts);
     for (const pb::Process& process : context.snapshot.processes())
       if (process.state() != "Z" && namespace_in(process.namespaces(), "mnt") == state->inode())
-        enter(context, process, "mnt", made.space, seed(process));
+        enter(context, process, "mnt", made.space, context.seed_of(process));
   }
 }
 

@@ -67,7 +67,7 @@ void enter_ipc(const RestoreContext& context, const pb::Process& process, Seed& 
 
 // Makes those of mounts, and has their processes enter them: when all are born, and are in no other
 // namespaces yet.
-void enter_mount_spaces(RestoreContext& context, const SeedOf& seed);
+void enter_mount_spaces(RestoreContext& context);
 
 // Has a process, which has one thread, enter those that it was in: the end of its rights outside.
 void enter_spaces(const RestorePlan& plan, const pb::Process& process, Seed& seed);

@@ -642,7 +642,9 @@ void attach_segments(const RestorePlan& plan, const pb::Process& process, Seed& 
   }
 }
 
-void remove_segments_again(const Snapshot& snapshot, const RestorePlan& plan, const SeedOf& seed) {
+void remove_segments_again(const RestoreContext& context) {
+  const Snapshot& snapshot = context.snapshot;
+  const RestorePlan& plan = context.plan;
   const auto rmid = uint64_t{IPC_RMID};
   for (const auto& [space, planned] : plan.system_v.spaces) {
     const bool is_ours = space == space_of(snapshot.root()) && !plan.system_v.own_namespace;
@@ -651,7 +653,8 @@ void remove_segments_again(const Snapshot& snapshot, const RestorePlan& plan, co
       if (is_ours)
         remove_ipc_if_there(IpcKind::kSharedMemory, static_cast<int>(id));
       else
-        seed(*member_of(snapshot, space)).call("remove shared memory", SYS_shmctl, {id, rmid, 0});
+        context.seed_of(*member_of(snapshot, space))
+            .call("remove shared memory", SYS_shmctl, {id, rmid, 0});
     }
   }
 }

@@ -51,6 +51,6 @@ bool is_attached(const RestorePlan& plan, const pb::Process& process, const pb::
 void attach_segments(const RestorePlan& plan, const pb::Process& process, Seed& seed);
 // Of segments that were removed while somebody had them, once all have them again: by seeds that
 // are in the namespace, and have all rights still.
-void remove_segments_again(const Snapshot& snapshot, const RestorePlan& plan, const SeedOf& seed);
+void remove_segments_again(const RestoreContext& context);
 
 }  // namespace snapgdb

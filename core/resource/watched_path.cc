@@ -15,7 +15,9 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/linux/device_number.h"
+#include "core/linux/mount_info.h"
 #include "core/linux/task.h"
+#include "core/resource/mounts.h"
 
 namespace snapgdb {
 namespace {
@@ -113,6 +115,17 @@ const pb::Descriptor* nameless_file_of(const Snapshot& snapshot, uint64_t inode,
   return nullptr;
 }
 
+// Of several, which share it, the first.
+const pb::Process* holder_of(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
+  const pb::Process* holder = nullptr;
+  for (const pb::Process& process : snapshot.processes())
+    for_each_descriptor(process, [&](const pb::Descriptor& other) {
+      if (!holder && other.description() == descriptor.description() && process.state() != "Z")
+        holder = &process;
+    });
+  return holder;
+}
+
 }  // namespace
 
 WatchedFile watched_file(const std::map<std::string_view, std::string_view>& pairs) {
@@ -143,23 +156,26 @@ uint32_t bytes_of_events(CaptureContext& context, const OpenDescriptor& open) {
   return static_cast<uint32_t>(queued);
 }
 
-std::string path_to_watch(const RestoreContext& context, const std::string& path, uint64_t inode,
-                          uint64_t sdev) {
-  if (!path.empty()) return fmt::format("/proc/{}/root{}", context.keeper.value, path);
-  const pb::Descriptor* nameless = nameless_file_of(context.snapshot, inode, sdev);
+std::string path_to_watch(const RestoreContext& context, const Watched& watched) {
+  const pb::Process* holder = holder_of(context.snapshot, watched.by);
+  if (holder && !watched.path.empty())
+    return fmt::format("/proc/{}/root{}", context.seed_of(*holder).tid().value, watched.path);
+  const pb::Descriptor* nameless = nameless_file_of(context.snapshot, watched.inode, watched.sdev);
   return nameless
              ? fmt::format("/proc/{}/fd/{}", context.keeper.value, context.plan.file_of(*nameless))
              : "";
 }
 
-std::string why_not_watched(const Snapshot& snapshot, const std::string& path, uint64_t inode,
-                            uint64_t sdev) {
-  struct stat status {};
-  if (path.empty())
-    return nameless_file_of(snapshot, inode, sdev)
+std::string why_not_watched(const Snapshot& snapshot, const Watched& watched) {
+  if (watched.path.empty())
+    return nameless_file_of(snapshot, watched.inode, watched.sdev)
                ? ""
-               : fmt::format("no path of inode {} was found", inode);
-  if (::lstat(path.c_str(), &status) == 0) return "";
+               : fmt::format("no path of inode {} was found", watched.inode);
+  const pb::Process* holder = holder_of(snapshot, watched.by);
+  if (!holder) return "nobody has it";
+  struct stat status {};
+  const std::string path = joined(holder->root_directory(), watched.path);
+  if (stat_for_tree(mounts_of(snapshot, *holder), path, status, false) == 0) return "";
   return fmt::format("{}: {}", printable(path), errno_text(errno));
 }
 

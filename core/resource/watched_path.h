@@ -29,12 +29,16 @@ std::string path_of(const ProcDirectory& proc, const WatchedFile& watched);
 // away, so the image lacks them.
 uint32_t bytes_of_events(CaptureContext& context, const OpenDescriptor& open);
 
-// The path to watch by a restore: that one, through the tree's namespace; or through a descriptor
-// of the tree, where the file has no name any more. "": neither.
-std::string path_to_watch(const RestoreContext& context, const std::string& path, uint64_t inode,
-                          uint64_t sdev);
+// What a descriptor watches: `path`, as who holds it sees it, or "", and what the kernel says.
+struct Watched {
+  const pb::Descriptor& by;
+  const std::string& path;
+  uint64_t inode = 0, sdev = 0;
+};
+// The path to watch by a restore: that one, as its holder sees it; or through a descriptor of the
+// tree, where the file has no name any more. "": neither.
+std::string path_to_watch(const RestoreContext& context, const Watched& watched);
 // Why there will be none; "" if there will.
-std::string why_not_watched(const Snapshot& snapshot, const std::string& path, uint64_t inode,
-                            uint64_t sdev);
+std::string why_not_watched(const Snapshot& snapshot, const Watched& watched);
 
 }  // namespace snapgdb

@@ -66,6 +66,41 @@ TEST_CASE("so do an ordinary user's") {
   CHECK(end.out == kProcFilesFound);
 }
 
+// What a child had there is empty once it has ended: whoever reads it is told so.
+constexpr const char* kEnded = R"(
+import os, signal, sys
+child = os.fork()
+if child == 0:
+    signal.pause()
+names = [f"/proc/{child}", f"/proc/{child}/mountinfo", f"/proc/{child}/task/{child}/stat"]
+files = [os.open(name, os.O_RDONLY) for name in names]
+os.kill(child, signal.SIGKILL)
+os.waitpid(child, 0)
+def what(look):
+    try:
+        return look()
+    except OSError as error:
+        return error.strerror
+def what_they_tell():
+    return [what(lambda: os.listdir(files[0])), what(lambda: os.read(files[2], 9)), what(os.wait),
+            [os.readlink(f"/proc/self/fd/{file}").count("/proc/") for file in files]]
+before = what_they_tell()
+print("ready", flush=True)
+sys.stdin.readline()
+print(before == what_they_tell(), before[1:])
+)";
+
+TEST_CASE("files of /proc about a task that has ended tell of none") {
+  const TempDir directory;
+  Running python = start_python(kEnded);
+  take_away(python, directory / "image");
+  for (const Words& options : {Words{}, Words{"--isolated"}}) {
+    const Result end = run_again(directory / "image", options);
+    INFO(end);
+    CHECK(end.out == "True ['No such process', 'No child processes', [1, 1, 1]]\n");
+  }
+}
+
 TEST_CASE("leases are taken again, and their holder is told of who opens the file") {
   const TempDir directory;
   Running python = start_python(

@@ -46,5 +46,42 @@ TEST_CASE("so they are to an ordinary user's tree") {
   check_restored({}, {}, kNobody);
 }
 
+constexpr const char* kWatching = R"(
+import ctypes, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+where = sys.argv[1]
+os.mkdir(f"{where}/watched")
+events = libc.inotify_init()
+libc.inotify_add_watch(events, f"{where}/watched".encode(), 0x100)  # IN_CREATE
+open(f"{where}/is-ready", "w").close()
+os.read(0, 5)  # one line, and nothing of the next
+open(f"{where}/watched/new", "w").close()
+os.write(1, os.read(events, 4096)[16:].rstrip(b"\0") + b"\n")
+)";
+constexpr const char* kWatchers = R"(
+exec 3<&0  # jobs have none of their own
+mkdir outer inner; mount -t tmpfs outer outer
+python3 watch.py outer <&3 & first=$!
+unshare -m sh -c 'mount -t tmpfs inner inner; exec python3 watch.py inner' <&3 & second=$!
+until [ -e outer/is-ready ] && [ -e /proc/$second/root$PWD/inner/is-ready ]; do sleep 0.01; done
+echo ready
+wait $first && wait $second
+)";
+
+TEST_CASE("files in mounts of the tree's own are watched again, also in those below") {
+  if (skip_unless(geteuid() == 0, "only root may mount")) return;
+  const TempDir directory;
+  std::ofstream(directory / "watch.py") << kWatching;
+  Running shell({"unshare", "-m", "sh", "-c", kWatchers},
+                {.input = RunOptions::kPipe, .directory = directory.path()});
+  shell.wait_for_line("ready");
+  take_away(shell, directory / "image");
+  for (const Words& options : {Words{}, Words{"--isolated"}}) {
+    const Result end = run_again(directory / "image", options, {}, "line\nline\n");
+    INFO(end);
+    CHECK(end.out == "new\nnew\n");
+  }
+}
+
 }  // namespace
 }  // namespace snapgdb::e2e
