@@ -11,7 +11,6 @@
 #include <iterator>
 #include <map>
 #include <optional>
-#include <set>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
@@ -33,7 +32,10 @@ constexpr unsigned kSetGroup = 0x100;  // MOVE_MOUNT_SET_GROUP, Linux 5.15
 class Maker {
  public:
   explicit Maker(const MountTree& tree)
-      : tree_(tree), made_(tree.file_systems.size()), attached_(tree.mounts.size()) {}
+      : tree_(tree),
+        made_(tree.file_systems.size()),
+        attached_(tree.mounts.size()),
+        parts_(tree.mounts.size()) {}
 
   // To mounts that are there. A proc cannot be made in a mount namespace of a user namespace that
   // has none (mount_too_revealing(), fs/namespace.c).
@@ -71,6 +73,23 @@ class Maker {
     for (const NewMount& wanted : tree_.mounts)
       if (Fd& whole = made_[wanted.file_system]; wanted.outside.empty() && !whole.valid())
         whole = make_file_system(tree_.file_systems[wanted.file_system]);
+    // While nothing is mounted in them, which the way to a part of one would lead into.
+    for (size_t i = 0; i < tree_.mounts.size(); ++i)
+      if (const NewMount& wanted = tree_.mounts[i]; wanted.outside.empty() && !is_whole(i))
+        parts_[i] = open_part(wanted);
+  }
+
+  // Of those that are mounted more than once: the first that shows all of it.
+  bool is_whole(size_t i) {
+    const NewMount& wanted = tree_.mounts[i];
+    return wanted.what.root == "/" && whole_.try_emplace(wanted.file_system, i).first->second == i;
+  }
+
+  // Of one that is not mounted yet: Linux 6.15.
+  Fd open_part(const NewMount& wanted) {
+    const std::string path = wanted.what.root == "/" ? "" : wanted.what.root.substr(1);
+    return Fd(::open_tree(made_[wanted.file_system].get(), path.c_str(),
+                          OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH));
   }
 
   // Slaves of what is outside hear of mounts there (mount_namespaces(7)), and others do not.
@@ -93,7 +112,7 @@ class Maker {
 
   // ---- From what there is -----------------------------------------------------------------------
 
-  // What was there as outside shows the same, whether it is mounted there now or not.
+  // It shows the same at the same place: as a mount that we had, or one on itself (mount --bind).
   static bool is_as_outside(const NewMount& wanted) { return wanted.outside == wanted.what.point; }
 
   bool is_wanted(const MountInfo& mount) const {
@@ -109,11 +128,12 @@ class Maker {
       if (mount->point != "/" && !is_wanted(*mount)) unmount(*mount);
     for (size_t i = 0; i < tree_.mounts.size(); ++i) {
       const NewMount& wanted = tree_.mounts[i];
-      if (!is_as_outside(wanted))
-        attach(i, wanted.what.point, std::move(ours[i]));
-      else if (const MountInfo* same = mount_at(there, wanted.what.point);
-               same && same->point == wanted.what.point)
+      const std::string& point = wanted.what.point;
+      const MountInfo* same = is_as_outside(wanted) ? mount_at(there, point) : nullptr;
+      if (same && same->point == point)
         restrict(wanted, same->attributes);
+      else
+        attach(i, point, same ? open_outside(wanted) : std::move(ours[i]));
     }
   }
 
@@ -162,7 +182,7 @@ class Maker {
   void attach(size_t i, const std::string& target, Fd mount) {
     const NewMount& wanted = tree_.mounts[i];
     if (came_along(wanted, target)) return;
-    if (!mount.valid()) mount = open_new(wanted);
+    if (!mount.valid()) mount = open_new(i);
     set_attributes(mount, wanted);
     if (::move_mount(mount.get(), "", AT_FDCWD, target.c_str(), MOVE_MOUNT_F_EMPTY_PATH) != 0)
       throw_errno("cannot mount {} at {}", printable(tree_.file_systems[wanted.file_system].type),
@@ -196,13 +216,10 @@ class Maker {
     return mount;
   }
 
-  Fd open_new(const NewMount& wanted) {
-    Fd& whole = made_[wanted.file_system];
-    if (wanted.what.root == "/" && used_.insert(wanted.file_system).second) return duplicate(whole);
-    // Of one that is not mounted yet: Linux 6.15.
-    const std::string path = wanted.what.root == "/" ? "" : wanted.what.root.substr(1);
-    Fd mount(::open_tree(whole.get(), path.c_str(),
-                         OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH));
+  Fd open_new(size_t i) {
+    const NewMount& wanted = tree_.mounts[i];
+    if (is_whole(i)) return duplicate(made_[wanted.file_system]);
+    Fd mount = parts_[i].valid() ? std::move(parts_[i]) : open_part(wanted);
     if (!mount.valid())
       throw_errno("cannot mount {} of a {}", printable(wanted.what.root),
                   tree_.file_systems[wanted.file_system].type);
@@ -358,10 +375,11 @@ class Maker {
 
   const MountTree& tree_;
   Fd outside_, self_;
-  std::vector<Fd> made_;      // of file_systems
-  std::vector<Fd> attached_;  // of mounts
-  PeerGroups groups_;         // begun here
-  std::set<size_t> used_;     // those that are mounted as they are
+  std::vector<Fd> made_;            // of file_systems
+  std::vector<Fd> attached_;        // of mounts
+  PeerGroups groups_;               // begun here
+  std::vector<Fd> parts_;           // of mounts: of those that show a part, or are not the first
+  std::map<size_t, size_t> whole_;  // which shows all of it, by file system
   bool has_recursive_ = false;
   std::vector<std::string> notes_;
 };

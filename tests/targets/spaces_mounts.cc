@@ -270,6 +270,10 @@ Check own_mounts(bool has_own_root, bool has_devices) {
   write_text(fixed + "/unchanging", "for ever");
   mount_at(nullptr, fixed, nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NODEV);
   mount_at((top + "/outside").c_str(), top + "/shown", nullptr, MS_BIND);
+  const std::string itself = top + "/itself";
+  make_directory(itself);
+  mount_at(itself.c_str(), itself, nullptr, MS_BIND);
+  mount_at(nullptr, itself, nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY);
   const int listener = listen_at(part + "/name");
   const int held = setup("open", open((memory + "/text").c_str(), O_RDWR | O_APPEND));
   setup("chdir", chdir((memory + "/deep/0/1").c_str()));
@@ -301,6 +305,8 @@ Check own_mounts(bool has_own_root, bool has_devices) {
     expect_text("what is read-only", read_text(fixed + "/unchanging"), "for ever");
     expect_equal("writing what is read-only",
                  open((fixed + "/new").c_str(), O_CREAT | O_RDWR, 0600) < 0, true);
+    expect_equal("writing what was made read-only for us",
+                 open((itself + "/new").c_str(), O_CREAT | O_RDWR, 0600) < 0, true);
     write_text(top + "/shown/made", "x");
     expect_text("a directory of others", read_text(top + "/outside/made"), "x");
     // What is mounted below one of two peers is below the other, too.
