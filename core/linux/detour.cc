@@ -446,7 +446,10 @@ Tracee take_over_clone(Tracee& parent) {
     throw Error(fmt::format("cannot clone task {}", parent.tid().value), std::move(why));
   };
   if (!parent.wait_stop(kDetourPatience))
-    fails(parent.status().gone() ? "it is gone" : "it does not come back");
+    fails(parent.status().gone()
+              ? "it has ended: the kernel refuses another process, or its memory "
+                "(vm.overcommit_memory), or it was killed"
+              : "it does not come back");
   if (parent.status().event() != PTRACE_EVENT_CLONE)
     fails("the kernel refuses it: a limit on processes or on memory");
   Tracee child = Tracee::adopt(Tid{static_cast<pid_t>(parent.event_message())}, parent.options());

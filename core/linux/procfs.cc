@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <memory>
 
 #include "core/base/error.h"
@@ -185,9 +186,33 @@ std::optional<CallInProgress> parse_call(std::string_view text) {
   return call;
 }
 
+namespace {
+
+// The value of that field in the first line from `at` on that has it; then that is its end.
+// memmem(3) knows better than std::string_view how to look for a word.
+std::optional<std::string_view> find_field(std::string_view text, std::string_view key,
+                                           size_t& at) {
+  while (at < text.size()) {
+    const void* found = ::memmem(text.data() + at, text.size() - at, key.data(), key.size());
+    if (!found) return std::nullopt;
+    const auto place = static_cast<size_t>(static_cast<const char*>(found) - text.data());
+    const size_t line = text.rfind('\n', place) + 1;  // npos + 1 is 0
+    const size_t end = std::min(text.find('\n', place), text.size());
+    const size_t colon = text.find(':', line);
+    at = place + 1;
+    if (colon >= end || trim(text.substr(line, colon - line)) != key) continue;
+    at = end;
+    return trim(text.substr(colon + 1, end - colon - 1));
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+// Looked up in the text each time: most of its fields nobody asks for.
 std::string_view ProcFields::text(std::string_view key) const {
-  const auto values = all(key);
-  return values.empty() ? std::string_view() : values.front();
+  size_t at = 0;
+  return find_field(text_, key, at).value_or("");
 }
 
 uint64_t ProcFields::number(std::string_view key, int base) const {
@@ -196,18 +221,10 @@ uint64_t ProcFields::number(std::string_view key, int base) const {
   return parse_number<uint64_t>(value.substr(0, value.find_first_of(" \t")), base).value_or(0);
 }
 
-// Looked up in the text each time: most of its fields nobody asks for.
 std::vector<std::string_view> ProcFields::all(std::string_view key) const {
   std::vector<std::string_view> values;
-  const std::string_view text = text_;
-  for (size_t at = text.find(key); at != std::string_view::npos; at = text.find(key, at + 1)) {
-    const size_t line = text.rfind('\n', at) + 1;  // npos + 1 is 0
-    const size_t end = std::min(text.find('\n', at), text.size());
-    const size_t colon = text.find(':', line);
-    if (colon >= end || trim(text.substr(line, colon - line)) != key) continue;
-    values.push_back(trim(text.substr(colon + 1, end - colon - 1)));
-    at = end - 1;
-  }
+  size_t at = 0;
+  while (const auto value = find_field(text_, key, at)) values.push_back(*value);
   return values;
 }
 
