@@ -52,7 +52,7 @@ class Births {
     for (const auto& [group, members] : groups_without_leader()) make_group(group, members);
     for (const auto& process : snapshot_.processes()) join_group(process, false);
     for (const auto& process : snapshot_.processes())
-      if (process.state() == "Z") add(Step::kExit, tree_number(snapshot_, process));
+      if (is_zombie(process)) add(Step::kExit, tree_number(snapshot_, process));
   }
 
  private:

@@ -101,7 +101,7 @@ void check_thread(const pb::Process& process, const pb::Thread& thread, RestoreP
 
 void check_sharing(const Snapshot& snapshot, const pb::Process& process, RestorePlan& plan) {
   for (const pb::Process& other : snapshot.processes()) {
-    if (other.pid() >= process.pid() || other.state() == "Z") continue;
+    if (other.pid() >= process.pid() || is_zombie(other)) continue;
     const auto has_same = [&](Shared what) {
       return (process.*what)() != 0 && (other.*what)() == (process.*what)();
     };
@@ -126,7 +126,7 @@ void check_process(const Snapshot& snapshot, const pb::Process& process, Restore
     if (const auto note = terminal_note(snapshot, descriptor, plan.isolated); !note.empty())
       plan.notes.push_back(fmt::format("process {}: descriptor {}, {}: {}", process.pid(),
                                        descriptor.number(), printable(descriptor.target()), note));
-  if (process.state() == "Z") return;
+  if (is_zombie(process)) return;
   for (const pb::Thread& thread : process.threads()) check_thread(process, thread, plan);
   if (process.threads().empty())
     plan.obstacles.push_back({process.pid(), "threads", "they are not in the image", ""});

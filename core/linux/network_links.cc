@@ -198,9 +198,11 @@ LinkWords describe_link(std::string_view message) {
   return words;
 }
 
-bool can_make(const LinkWords& link) {
-  return std::ranges::count(kEverywhere, link.name) > 0 ||
-         std::ranges::count(kKinds, link.kind) > 0;
+std::string why_not_made(const LinkWords& link) {
+  if (std::ranges::count(kEverywhere, link.name) > 0 || std::ranges::count(kKinds, link.kind) > 0)
+    return "";
+  return link.kind.empty() ? "it is a device of the machine"
+                           : fmt::format("links of its kind, {}, cannot be made yet", link.kind);
 }
 
 std::vector<std::string> network_links() {

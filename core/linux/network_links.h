@@ -22,8 +22,8 @@ struct LinkWords {
   bool is_up = false;
 };
 LinkWords describe_link(std::string_view message);
-// Whether make_links() makes it, or it is there by itself.
-bool can_make(const LinkWords& link);
+// Why make_links() does not make it; "" if it does, or if it is there by itself.
+std::string why_not_made(const LinkWords& link);
 // Of the caller's network namespace. Throws SystemError.
 std::vector<std::string> network_links();
 

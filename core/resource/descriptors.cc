@@ -218,7 +218,7 @@ void send_descriptor(const Fd& socket, const Fd& file) {
 }
 
 bool holds(const pb::Process& process, const PlannedFile& file) {
-  return process.state() != "Z" &&
+  return !is_zombie(process) &&
          std::ranges::any_of(process.descriptors(), [&](const pb::Descriptor& descriptor) {
            return descriptor.description() == file.descriptor->description();
          });
@@ -230,7 +230,7 @@ const pb::Process& opener_of(const Snapshot& snapshot, const PlannedFile& file) 
   const pb::NamespaceState* mounts = mounts_of(snapshot, *file.descriptor);
   const bool is_outside = !is_below(snapshot, mounts);
   const auto is_there = [&](const pb::Process& process) {
-    return process.state() != "Z" && is_last_to_share(snapshot, process, kDescriptors) &&
+    return !is_zombie(process) && is_last_to_share(snapshot, process, kDescriptors) &&
            (is_outside || mounts_of(snapshot, process) == mounts);
   };
   const auto& all = snapshot.processes();

@@ -120,7 +120,7 @@ struct Watcher {
 Watcher watcher(const Snapshot& snapshot, uint32_t description) {
   Watcher watcher;
   for (const pb::Process& process : snapshot.processes()) {
-    if (process.state() == "Z" || !is_last_to_share(snapshot, process, kDescriptors)) continue;
+    if (is_zombie(process) || !is_last_to_share(snapshot, process, kDescriptors)) continue;
     const auto knows = [&](const pb::Epoll::Target& target) {
       if (target.description()) return is_known(snapshot, target.description());
       const pb::Descriptor* descriptor = find(process, target.fd());

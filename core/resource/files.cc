@@ -171,7 +171,7 @@ std::string path_of_namespace(const Snapshot& snapshot, const std::string& targe
   const std::string kind = target.substr(0, target.find(":["));
   for (const pb::Process& process : snapshot.processes())
     if (const uint64_t own = namespace_in(process.namespaces(), kind);
-        own && process.state() != "Z" && target == fmt::format("{}:[{}]", kind, own))
+        own && !is_zombie(process) && target == fmt::format("{}:[{}]", kind, own))
       return fmt::format("/proc/{}/ns/{}", tree_number(snapshot, process), kind);
   return "";
 }

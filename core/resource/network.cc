@@ -142,13 +142,11 @@ void plan_network(const Snapshot& snapshot, RestorePlan& plan) {
   if (plan.network)
     for (const std::string& link : plan.network->network().links()) {
       const LinkWords words = describe_link(link);
-      if (can_make(words)) continue;
-      plan.obstacles.push_back(
-          {snapshot.root().pid(), "network link " + printable(words.name),
-           words.kind.empty()
-               ? "it is a device of the machine"
-               : fmt::format("links of its kind, {}, cannot be made yet", words.kind),
-           "--without network: the tree gets the network that is here, or isolated an empty one"});
+      if (const std::string why = why_not_made(words); !why.empty())
+        plan.obstacles.push_back(
+            {snapshot.root().pid(), "network link " + printable(words.name), why,
+             "--without network: the tree gets the network that is here, or isolated an empty "
+             "one"});
     }
   for (const pb::NamespaceState* network : restored_networks(plan))
     for (const OutsideEnd& end : outside_ends(plan, *network))

@@ -174,6 +174,10 @@ struct RestoreContext {
   void perform(Seed& seed, int32_t id);
 };
 
+inline bool is_zombie(const pb::Process& process) {
+  return process.state() == "Z";
+}
+
 // The numbers of a task as its program knows them.
 int32_t own_number(const pb::Process& process);
 int32_t own_number(const pb::Thread& thread);

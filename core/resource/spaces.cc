@@ -105,12 +105,11 @@ bool may_give(const RestorePlan& plan, const pb::NamespaceState& user) {
 }
 
 std::string links_in_the_way(const pb::Network& network) {
-  for (const std::string& link : network.links())
-    if (const LinkWords words = describe_link(link); !can_make(words))
-      return words.kind.empty()
-                 ? fmt::format("its link {} is a device of the machine", printable(words.name))
-                 : fmt::format("its link {} is of a kind, {}, that cannot be made yet",
-                               printable(words.name), words.kind);
+  for (const std::string& link : network.links()) {
+    const LinkWords words = describe_link(link);
+    if (const std::string why = why_not_made(words); !why.empty())
+      return fmt::format("its link {}: {}", printable(words.name), why);
+  }
   return "";
 }
 
@@ -179,7 +178,7 @@ void check_births(const Snapshot& snapshot, const pb::Process& process, RestoreP
     plan.notes.push_back(fmt::format(
         "process {}: children that it will have see its own clocks, not others", process.pid()));
   const pb::Process* parent = snapshot.process(process.parent());
-  if (!parent || process.state() == "Z") return;
+  if (!parent || is_zombie(process)) return;
   const auto pids_of = [](const pb::Process& one) { return namespace_in(one.namespaces(), "pid"); };
   if (!begins_pids(snapshot, process) && pids_of(process) != pids_of(*parent))
     plan.obstacles.push_back(
@@ -463,7 +462,7 @@ void enter_mount_spaces(RestoreContext& context) {
     std::ranges::copy(made.notes, std::back_inserter(context.notes));
     add_later_mounts(context, made.space, parts);
     for (const pb::Process& process : context.snapshot.processes())
-      if (process.state() != "Z" && namespace_in(process.namespaces(), "mnt") == state->inode())
+      if (!is_zombie(process) && namespace_in(process.namespaces(), "mnt") == state->inode())
         enter(context, process, "mnt", made.space, context.seed_of(process));
   }
 }

@@ -384,7 +384,7 @@ uint64_t space_of(const pb::Process& process) {
 const pb::Process* member_of(const Snapshot& snapshot, uint64_t space) {
   const auto& all = snapshot.processes();
   const auto found = std::ranges::find_if(all, [&](const pb::Process& process) {
-    return process.state() != "Z" && space_of(process) == space;
+    return !is_zombie(process) && space_of(process) == space;
   });
   return found == all.end() ? nullptr : &*found;
 }

@@ -120,7 +120,7 @@ const pb::Process* holder_of(const Snapshot& snapshot, const pb::Descriptor& des
   const pb::Process* holder = nullptr;
   for (const pb::Process& process : snapshot.processes())
     for_each_descriptor(process, [&](const pb::Descriptor& other) {
-      if (!holder && other.description() == descriptor.description() && process.state() != "Z")
+      if (!holder && other.description() == descriptor.description() && !is_zombie(process))
         holder = &process;
     });
   return holder;
