@@ -17,6 +17,7 @@
 #include "core/base/error.h"
 #include "core/linux/host.h"
 #include "core/resource/cgroups.h"
+#include "core/resource/message_queue.h"
 #include "core/resource/namespaces.h"
 #include "core/resource/resource.h"
 #include "core/resource/space_copy.h"
@@ -397,6 +398,7 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
   }
   report.processes = processes.size();
   finish_namespaces(context, record);
+  report_unopened_queues(context, processes, record);
   finish_cgroups(context, record);
   for (const auto& [id, space] : spaces) pages_.expect(space->to_read());
   files_.expect_new_files(pages_);

@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 #include <mqueue.h>
+#include <sched.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <unistd.h>
@@ -111,6 +113,23 @@ bool is_open_elsewhere(uint64_t device, uint64_t inode, const std::set<Pid>& pid
     }
   }
   return false;
+}
+
+std::vector<std::string> queue_names() {
+  constexpr const char* kTried = "cannot list message queues";
+  if (::unshare(CLONE_NEWNS) != 0) throw_errno("{}", kTried);
+  const Fd context(::fsopen("mqueue", FSOPEN_CLOEXEC));
+  if (!context.valid() || ::fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0)
+    throw_errno("{}", kTried);
+  const Fd mount(::fsmount(context.get(), FSMOUNT_CLOEXEC, 0));
+  if (!mount.valid()) throw_errno("{}", kTried);
+  std::vector<std::string> names;
+  std::error_code failure;
+  const std::string top = fmt::format("/proc/self/fd/{}", mount.get());
+  for (const auto& entry : std::filesystem::directory_iterator(top, failure))
+    names.push_back("/" + entry.path().filename().string());
+  if (failure) throw SystemError(kTried, failure.value());
+  return names;
 }
 
 Fd open_queue(const std::string& name, uint32_t flags) {

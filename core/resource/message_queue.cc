@@ -14,6 +14,7 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/linux/namespaces.h"
 #include "core/linux/posix_queue.h"
 #include "core/linux/task.h"
 #include "core/resource/namespaces.h"
@@ -107,6 +108,37 @@ void capture(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor
   capture_registration(context, open, queue);
   capture_messages(context, open, status, queue);
 }
+
+}  // namespace
+
+void report_unopened_queues(CaptureContext& context, const std::vector<pb::Process>& processes,
+                            const pb::SnapshotRecord& record) {
+  std::map<uint64_t, const FrozenProcess*> members;
+  std::map<uint64_t, std::set<std::string>> opened;
+  for (size_t i = 0; i < processes.size(); ++i) {
+    const uint64_t where = namespace_in(processes[i].namespaces(), "ipc");
+    if (where == 0 || where == namespace_in(record.namespaces(), "ipc")) continue;
+    members.emplace(where, &context.tree.processes[i]);
+    for_each_descriptor(processes[i], [&](const pb::Descriptor& descriptor) {
+      opened[where].insert(descriptor.message_queue().name());
+    });
+  }
+  for (const auto& [where, member] : members) {
+    std::vector<std::string> names;
+    const Fd space = member->task_proc.open("ns/ipc", O_RDONLY | O_CLOEXEC);
+    if (!space.valid()) continue;  // it has ended since, and they with it
+    try {
+      in_namespace(space, "ipc", [&names] { names = queue_names(); });
+    } catch (const Error& error) {
+      context.lacks(member->pid, {}, "message queues that nobody has open", error.why());
+    }
+    for (const std::string& name : names)
+      if (!opened[where].contains(name))
+        context.lacks(member->pid, {}, "message queue " + name, "nobody has it open");
+  }
+}
+
+namespace {
 
 // ---- The plan of a restore ----------------------------------------------------------------------
 

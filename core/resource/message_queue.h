@@ -2,9 +2,15 @@
 
 #include <vector>
 
+#include "core/resource/resource.h"
 #include "core/resource/restorer.h"
 
 namespace snapgdb {
+
+// Says what is missing: queues in ipc namespaces of the tree's own that nobody has open. When the
+// tree runs again, since it takes mounting their file system.
+void report_unopened_queues(CaptureContext& context, const std::vector<pb::Process>& processes,
+                            const pb::SnapshotRecord& record);
 
 // What becomes of the POSIX message queues that the tree has open, and what is in the way. After
 // plan_system_v(), which tells whether it gets an ipc namespace of its own.

@@ -111,6 +111,34 @@ TEST_CASE("messages of a queue that others have open, too, are left alone") {
   mq_close(full);
 }
 
+void check_unopened(const Words& first, std::optional<uid_t> user) {
+  const TempDir directory;
+  std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
+  Words command = first;
+  command.insert(command.end(),
+                 {"python3", "-c",
+                  "import ctypes, os, sys\n"
+                  "rt = ctypes.CDLL('librt.so.1', use_errno=True)\n"
+                  "kept, closed = (rt.mq_open(name, os.O_CREAT | os.O_RDWR, 0o600, None)\n"
+                  "                for name in (b'/kept', b'/closed'))\n"
+                  "os.close(closed); print('ready', flush=True); sys.stdin.read()\n"});
+  Running python(command, {.input = RunOptions::kPipe, .user = user});
+  python.wait_for_line("ready");
+  const Result captured =
+      snapgdb({"capture", std::to_string(python.pid()), "-o", directory / "image"}, {.user = user});
+  INFO(captured);
+  CHECK(captured.status == 3);
+  CHECK(contains(captured.err, "message queue /closed of"));
+  CHECK(contains(captured.err, "nobody has it open"));
+  CHECK_FALSE(contains(captured.err, "/kept"));
+}
+
+TEST_CASE("queues in an ipc namespace of the tree's own that nobody has open are named") {
+  if (geteuid() == 0) check_unopened({"unshare", "-i"}, std::nullopt);
+  if (geteuid() == 0) check_unopened({"unshare", "-Uri"}, kNobody);
+  check_unopened({"unshare", "-Uri"}, std::nullopt);
+}
+
 TEST_CASE("a message queue that has the name of one of another size is in the way") {
   const Taken taken;
   taken.queues.remove();
