@@ -112,7 +112,7 @@ void RestoredTree::bear(const Birth& birth) {
   cgroups_.put(plan_, process, Pid{seeds_.at(birth.pid).tid().value});
   const uint64_t ipc = ipc_of(process);  // 0: it has exited
   if (ipc && ipc != ipc_of(process_of(first_above(birth.other))))
-    enter_ipc(context(), process, seeds_.at(birth.pid));
+    enter_ipc(context(), process, ipc, seeds_.at(birth.pid));
 }
 
 // Nobody is sent a signal at its end.

@@ -95,8 +95,8 @@ class Maker {
   // Slaves of what is outside hear of mounts there (mount_namespaces(7)), and others do not.
   void separate() {
     const auto is_slave = [](const NewMount& wanted) { return wanted.what.master != 0; };
-    const bool hears = !tree_.is_isolated && std::ranges::any_of(tree_.mounts, is_slave);
-    if (::mount("none", "/", nullptr, MS_REC | (hears ? MS_SLAVE : MS_PRIVATE), nullptr) != 0)
+    hears_ = !tree_.is_isolated && std::ranges::any_of(tree_.mounts, is_slave);
+    if (::mount("none", "/", nullptr, MS_REC | (hears_ ? MS_SLAVE : MS_PRIVATE), nullptr) != 0)
       throw_errno("cannot separate the tree's mounts from ours");
   }
 
@@ -112,7 +112,7 @@ class Maker {
 
   // ---- From what there is -----------------------------------------------------------------------
 
-  // It shows the same at the same place: as a mount that we had, or one on itself (mount --bind).
+  // It shows the same at the same place: whether as a mount or not.
   static bool is_as_outside(const NewMount& wanted) { return wanted.outside == wanted.what.point; }
 
   bool is_wanted(const MountInfo& mount) const {
@@ -129,11 +129,13 @@ class Maker {
     for (size_t i = 0; i < tree_.mounts.size(); ++i) {
       const NewMount& wanted = tree_.mounts[i];
       const std::string& point = wanted.what.point;
-      const MountInfo* same = is_as_outside(wanted) ? mount_at(there, point) : nullptr;
-      if (same && same->point == point)
+      const MountInfo* same = mount_at(there, point);
+      if (!is_as_outside(wanted))
+        attach(i, point, std::move(ours[i]));
+      else if (same && same->point == point)
         restrict(wanted, same->attributes);
-      else
-        attach(i, point, same ? open_outside(wanted) : std::move(ours[i]));
+      else if (wanted.is_on_itself)  // with all that is mounted below
+        attach(i, point, open_outside(wanted, AT_RECURSIVE));
     }
   }
 
@@ -187,8 +189,9 @@ class Maker {
     if (::move_mount(mount.get(), "", AT_FDCWD, target.c_str(), MOVE_MOUNT_F_EMPTY_PATH) != 0)
       throw_errno("cannot mount {} at {}", printable(tree_.file_systems[wanted.file_system].type),
                   printable(target));
-    if (wanted.what.type == "proc" && tree_.is_isolated) Sandbox::protect_settings(target);
-    if (wanted.what.type == "sysfs" && tree_.is_isolated) make_unchanging(target);
+    const std::string& type = tree_.file_systems[wanted.file_system].type;
+    if (type == "proc" && tree_.is_isolated) Sandbox::protect_settings(target);
+    if (type == "sysfs" && tree_.is_isolated) make_unchanging(target);
     attached_[i] = std::move(mount);
   }
 
@@ -203,10 +206,10 @@ class Maker {
     return found != there.end();
   }
 
-  Fd open_outside(const NewMount& wanted) {
+  Fd open_outside(const NewMount& wanted, unsigned how = 0) {
     const std::string path = wanted.outside == "/" ? "." : wanted.outside.substr(1);
     constexpr unsigned kFlags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC;
-    Fd mount(::open_tree(outside_.get(), path.c_str(), kFlags));
+    Fd mount(::open_tree(outside_.get(), path.c_str(), kFlags | how));
     // An ordinary user may not see what is below a mount that others have made.
     if (!mount.valid() && errno == EINVAL) {
       mount = Fd(::open_tree(outside_.get(), path.c_str(), kFlags | AT_RECURSIVE));
@@ -279,6 +282,9 @@ class Maker {
     mount_attr attributes{};
     attributes.attr_set = wanted.what.attributes;
     attributes.attr_clr = kAllAttributes & ~(wanted.what.attributes & ~uint64_t{MOUNT_ATTR__ATIME});
+    // What the sandbox shows read-only stays so.
+    if (tree_.is_isolated && !wanted.outside.empty())
+      attributes.attr_clr &= ~uint64_t{MOUNT_ATTR_RDONLY};
     const auto set = [&] {
       return ::mount_setattr(mount.get(), "", AT_EMPTY_PATH, &attributes, sizeof attributes) == 0;
     };
@@ -307,6 +313,7 @@ class Maker {
     std::vector<size_t> waiting;
     for (size_t i = 0; i < tree_.mounts.size(); ++i) {
       const MountInfo& what = tree_.mounts[i].what;
+      if (hears_ && !what.master) set_propagation(i, MS_PRIVATE);
       if (what.shared || what.master) waiting.push_back(i);
       if (what.unbindable) set_propagation(i, MS_UNBINDABLE);
     }
@@ -315,9 +322,11 @@ class Maker {
     std::ranges::stable_sort(waiting, {}, [this](size_t i) {
       return tree_.mounts[i].what.root == "/" ? 0 : tree_.mounts[i].what.root.size();
     });
-    while (std::erase_if(waiting, [this](size_t i) { return join(i); }) > 0) {
+    while (!waiting.empty()) {
+      if (std::erase_if(waiting, [this](size_t i) { return join(i); }) > 0) continue;
+      begin_group(waiting.front());  // what it heard of is in no namespace of these
+      waiting.erase(waiting.begin());
     }
-    for (const size_t i : waiting) begin_group(i);  // what it heard of is in no namespace of these
   }
 
   bool join(size_t i) {
@@ -358,6 +367,7 @@ class Maker {
 
   void copy_group(const Fd& from, size_t to) {
     constexpr unsigned kFlags = kSetGroup | MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH;
+    if (hears_) set_propagation(to, MS_PRIVATE);  // no slave is let in
     if (::move_mount(from.get(), "", attached(to).get(), "", kFlags) != 0)
       notes_.push_back(
           fmt::format("what is mounted at {}, and at its peers, does not spread as "
@@ -381,6 +391,7 @@ class Maker {
   std::vector<Fd> parts_;           // of mounts: of those that show a part, or are not the first
   std::map<size_t, size_t> whole_;  // which shows all of it, by file system
   bool has_recursive_ = false;
+  bool hears_ = false;  // of what is mounted outside
   std::vector<std::string> notes_;
 };
 

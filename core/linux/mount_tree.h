@@ -19,9 +19,10 @@ struct NewFileSystem {
 };
 
 struct NewMount {
-  MountInfo what;          // ids are those of this list
-  std::string outside;     // where the caller sees the same; "": nowhere
-  size_t file_system = 0;  // otherwise: in the list of those
+  MountInfo what;             // ids are those of this list
+  std::string outside;        // where the caller sees the same; "": nowhere
+  size_t file_system = 0;     // otherwise: in the list of those
+  bool is_on_itself = false;  // a directory that was mounted where it is (mount --bind)
 };
 
 // One mount of each peer group (mount_namespaces(7)), by the number that mountinfo told.

@@ -47,8 +47,8 @@ void send_messages(const Fd& queue, const std::vector<PrioritizedMessage>& messa
 // Whether a process that is not among those has it open, as far as we may look.
 bool is_open_elsewhere(uint64_t device, uint64_t inode, const std::set<Pid>& pids);
 
-// "/name", of all that have one. Precondition: the calling process is one for that (in_namespace()):
-// its mount namespace becomes another one.
+// "/name", of all that have one. Precondition: the calling process is one for that
+// (in_namespace()): its mount namespace becomes another one.
 std::vector<std::string> queue_names();
 
 // By its name, "/name"; `flags` of mq_open(3) without O_CREAT. Not valid, with errno set, on

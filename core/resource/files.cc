@@ -158,10 +158,13 @@ std::optional<std::string> rest_of_ended(const Snapshot& snapshot,
   const std::string& path = descriptor.target();
   const auto number = task_in(path);
   struct stat status {};
-  const bool is_there = !number || process_called(snapshot, *number) ||
-                        is_thread(snapshot, *number) ||
-                        stat_for_tree(mounts_of(snapshot, descriptor), path, status) == 0;
-  if (is_there) return std::nullopt;
+  if (!number || process_called(snapshot, *number) || is_thread(snapshot, *number))
+    return std::nullopt;
+  // In a pid namespace of the tree's own there are no others; in ours, it may be anybody's.
+  const bool is_ours = namespace_in(snapshot.root().namespaces(), "pid") ==
+                       namespace_in(snapshot.record().namespaces(), "pid");
+  if (is_ours && stat_for_tree(mounts_of(snapshot, descriptor), path, status) == 0)
+    return std::nullopt;
   return path.substr(end_of_task_in(path));
 }
 

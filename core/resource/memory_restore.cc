@@ -450,7 +450,7 @@ void restore_memory(RestoreContext& context, const pb::Process& process, const p
   const Inheritance inheritance(context.snapshot, process, parent);
   if (parent) park_kernel_parts(*parent, context.plan, seed);
   inheritance.clear_the_rest(seed);
-  attach_segments(context.plan, process, seed);
+  attach_segments(context, process, seed);
   for (const pb::Vma& vma : process.mappings())
     if (inheritance.kept(vma))
       drop_differing(vma, extents, inheritance, seed);

@@ -113,7 +113,7 @@ void capture(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor
 
 void report_unopened_queues(CaptureContext& context, const std::vector<pb::Process>& processes,
                             const pb::SnapshotRecord& record) {
-  std::map<uint64_t, const FrozenProcess*> members;
+  std::multimap<uint64_t, const FrozenProcess*> members;
   std::map<uint64_t, std::set<std::string>> opened;
   for (size_t i = 0; i < processes.size(); ++i) {
     const uint64_t where = namespace_in(processes[i].namespaces(), "ipc");
@@ -123,10 +123,11 @@ void report_unopened_queues(CaptureContext& context, const std::vector<pb::Proce
       opened[where].insert(descriptor.message_queue().name());
     });
   }
+  std::set<uint64_t> done;
   for (const auto& [where, member] : members) {
     std::vector<std::string> names;
     const Fd space = member->task_proc.open("ns/ipc", O_RDONLY | O_CLOEXEC);
-    if (!space.valid()) continue;  // it has ended since, and they with it
+    if (!space.valid() || !done.insert(where).second) continue;  // it may have ended since
     try {
       in_namespace(space, "ipc", [&names] { names = queue_names(); });
     } catch (const Error& error) {
@@ -169,7 +170,10 @@ class Planner {
     MessageQueuePlan& queue = known->second;
     if (is_new || descriptor.message_queue().messages_size()) queue.example = &descriptor;
     if (!is_new) return;
-    queue.space = namespace_in(process.namespaces(), "ipc");
+    // It has been open since before its holder went to another one, where that knows others, too.
+    queue.space =
+        spaces_.try_emplace(descriptor.device(), namespace_in(process.namespaces(), "ipc"))
+            .first->second;
     const bool is_new_space = is_made_anew(queue.space);
     queue.name = descriptor.removed() ? free_name(descriptor.message_queue().name(), is_new_space)
                                       : descriptor.message_queue().name();
@@ -231,6 +235,7 @@ class Planner {
   const Snapshot& snapshot_;
   RestorePlan& plan_;
   std::map<MessageQueuePlan::Key, MessageQueuePlan>& queues_;
+  std::map<uint64_t, uint64_t> spaces_;  // by device: that of the first who has such a queue
 };
 
 }  // namespace

@@ -75,8 +75,18 @@ class MountCapture {
   // then to what is there outside, too.
   bool is_hidden(const MountInfo& mount, const std::string& outside) const {
     const bool is_parent = std::ranges::count(theirs_, mount.id, &MountInfo::parent) > 0;
+    if (is_on_top(theirs_, mount) || is_parent || outside == mount.point) return false;
     const bool is_its_own = outside.empty() && kind_of(mount.type) == Kind::kMemory;
-    return !is_on_top(theirs_, mount) && !is_parent && !is_its_own && outside != mount.point;
+    return !is_its_own || !can_be_uncovered(mount);
+  }
+
+  // Where the cover is locked, nobody of the tree can.
+  bool can_be_uncovered(const MountInfo& mount) const {
+    try {
+      return uncovered(joined(above_, mount.point), mount, true).valid();
+    } catch (const Error&) {
+      return false;
+    }
   }
 
   void add(const MountInfo& mount) {
@@ -166,7 +176,7 @@ class MountCapture {
     const bool has_covers = std::ranges::count(theirs_, info.id, &MountInfo::parent) > 0;
     const bool is_covered = !is_on_top(theirs_, info);
     try {
-      if (has_covers || is_covered) return uncovered(mount, info, is_covered);
+      if (has_covers || is_covered) return uncovered(mount.point(), info, is_covered);
     } catch (const SystemError& error) {  // what is mounted in it may be locked there
       if (is_covered) throw;
       context_.lacks(frozen_.pid, {},
@@ -178,13 +188,13 @@ class MountCapture {
 
   // A clone of it without what is mounted in it, and on it: whatever files are below that is in
   // sight there. For the latter, those are taken away in a copy of their mounts.
-  Fd uncovered(const pb::Mount& mount, const MountInfo& info, bool is_covered) const {
+  Fd uncovered(const std::string& point, const MountInfo& info, bool is_covered) const {
     const Fd space = frozen_.task_proc.open("ns/mnt", O_RDONLY | O_CLOEXEC);
     Fd clone;
     in_namespace(space, "mnt", [&] {
-      if (is_covered) uncover(space, mount, info);
-      clone = Fd(::open_tree(AT_FDCWD, mount.point().c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
-      if (!clone.valid()) throw_errno("cannot clone the mount at {}", printable(mount.point()));
+      if (is_covered) uncover(space, point, info);
+      clone = Fd(::open_tree(AT_FDCWD, point.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
+      if (!clone.valid()) throw_errno("cannot clone the mount at {}", printable(point));
     });
     struct stat status {};
     if (::fstat(clone.get(), &status) != 0 || status.st_dev != info.device)
@@ -194,12 +204,12 @@ class MountCapture {
 
   // In a copy that belongs to another user namespace, they would be locked (mount_namespaces(7)).
   // The latest first.
-  void uncover(const Fd& space, const pb::Mount& mount, const MountInfo& info) const {
+  void uncover(const Fd& space, const std::string& point, const MountInfo& info) const {
     ::setns(owner_of(space).get(), CLONE_NEWUSER);  // EINVAL: we are in that one
     if (::unshare(CLONE_NEWNS) != 0 ||
         ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0)
       throw_errno("cannot copy the mounts of the tree");
-    for (size_t i = theirs_.size(); i-- > 0 && !is_at(mount.point(), info);)
+    for (size_t i = theirs_.size(); i-- > 0 && !is_at(point, info);)
       if (theirs_[i].id != info.id && is_at_or_below(info.point, theirs_[i].point))
         ::umount2(joined(above_, theirs_[i].point).c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
   }
@@ -404,6 +414,15 @@ uint64_t pids_below(const Snapshot& snapshot, const pb::NamespaceState& space,
 
 }  // namespace
 
+// Whether what it is mounted on shows the same there.
+static bool is_on_itself(const pb::NamespaceState& space, const pb::Mount& mount) {
+  const auto on = std::ranges::find(space.mounts(), mount.parent(), &pb::Mount::id);
+  return on != space.mounts().end() && on->id() != mount.id() &&
+         on->file_system() == mount.file_system() && is_at_or_below(mount.point(), on->point()) &&
+         joined(on->root(), below(mount.point(), on->point())) == mount.root() &&
+         mount_of(space, mount.point()) == &mount;
+}
+
 MountParts mounts_for(const Snapshot& snapshot, const RestorePlan& plan,
                       const pb::NamespaceState& space, const UserNumbers& numbers) {
   const pb::NamespaceState* above = is_below(snapshot, &space) ? plan.mounts : nullptr;
@@ -422,8 +441,8 @@ MountParts mounts_for(const Snapshot& snapshot, const RestorePlan& plan,
   for (const pb::Mount& mount : space.mounts()) {
     const uint64_t pids = pids_below(snapshot, space, mount);
     MountTree& tree = pids ? parts.later.try_emplace(pids, none).first->second : parts.first;
-    tree.mounts.push_back(
-        {info_of(space, mount), source_of(above, space, mount), mount.file_system()});
+    tree.mounts.push_back({info_of(space, mount), source_of(above, space, mount),
+                           mount.file_system(), is_on_itself(space, mount)});
   }
   return parts;
 }

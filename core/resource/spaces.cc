@@ -431,8 +431,8 @@ uint32_t somebody_in(const RestorePlan& plan, uint64_t user,
 
 }  // namespace
 
-void enter_ipc(const RestoreContext& context, const pb::Process& process, Seed& seed) {
-  const uint64_t space = namespace_in(process.namespaces(), "ipc");
+void enter_ipc(const RestoreContext& context, const pb::Process& process, uint64_t space,
+               Seed& seed) {
   enter(context, process, "ipc", space_of(context, "ipc", space), seed);
 }
 

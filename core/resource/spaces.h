@@ -61,9 +61,9 @@ bool begins_pids(const Snapshot& snapshot, const pb::Process& process);
 // were. Only who has one thread can, and who has its rights outside still.
 void give_children_pids(const Snapshot& snapshot, const pb::Process& process, Seed& seed);
 
-// Has one that was just born enter the ipc namespace that it was in, before it attaches shared
-// memory.
-void enter_ipc(const RestoreContext& context, const pb::Process& process, Seed& seed);
+// Has a process enter an ipc namespace of the tree, where what it attaches then comes from.
+void enter_ipc(const RestoreContext& context, const pb::Process& process, uint64_t space,
+               Seed& seed);
 
 // Makes those of mounts, and has their processes enter them: when all are born, and are in no other
 // namespaces yet.

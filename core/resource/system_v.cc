@@ -34,6 +34,11 @@ bool is_segment(const pb::Vma& vma) {
   return vma.shared() && vma.deleted() && vma.name().starts_with(kSystemVName);
 }
 
+// That by which it was attached.
+std::optional<uint32_t> key_in(const pb::Vma& vma) {
+  return parse_number<uint32_t>(std::string_view(vma.name()).substr(kSystemVName.size()), 16);
+}
+
 uint64_t size_of(const pb::Vma& vma) {
   return vma.end() - vma.start();
 }
@@ -170,14 +175,25 @@ class SystemVCapture {
     describe(object, *segment.mutable_permissions());
     segment.set_size(object.size);
     segment.set_removed(object.mode & SHM_DEST);
-    const auto mapped = users_.mapped.find(static_cast<uint64_t>(object.id));
-    if (mapped != users_.mapped.end()) {
-      segment.set_device(device_of(*mapped->second.front()));
-      segment.set_inode(mapped->first);
-      if (is_mapped_as_a_whole(mapped->second, object.size)) return;
+    const std::vector<const pb::Vma*> mapped = mapped_of(object);
+    if (!mapped.empty()) {
+      segment.set_device(device_of(*mapped.front()));
+      segment.set_inode(mapped.front()->inode());
+      if (is_mapped_as_a_whole(mapped, object.size)) return;
     }
     attached_.emplace_back(out_.shared_memory_size() - 1,
                            Attachment(object.id, object.size, SHM_RDONLY));
+  }
+
+  // Others of that number are of a namespace where a process was before.
+  std::vector<const pb::Vma*> mapped_of(const IpcObject& object) const {
+    std::vector<const pb::Vma*> mapped;
+    const auto found = users_.mapped.find(static_cast<uint64_t>(object.id));
+    if (found != users_.mapped.end())
+      std::ranges::copy_if(found->second, std::back_inserter(mapped), [&](const pb::Vma* vma) {
+        return object.mode & SHM_DEST || key_in(*vma) == static_cast<uint32_t>(object.key);
+      });
+    return mapped;
   }
 
   void add_semaphores(const IpcObject& object) {
@@ -398,6 +414,11 @@ void plan_system_v(const Snapshot& snapshot, bool without, RestorePlan& plan) {
   const auto& all = snapshot.record().system_v();
   if (without && !all.empty())
     plan.notes.emplace_back("System V semaphores, message queues and segments are left out");
+  // Those of one are told apart by their numbers, which two may give to different ones.
+  if (without && all.size() > 1)
+    plan.obstacles.push_back({snapshot.root().pid(), "--without system-v",
+                              "memory of segments of several ipc namespaces would be mixed up",
+                              "restore them"});
   for (const pb::SystemV& objects : all) {
     const uint64_t space = objects.ipc_namespace();
     const pb::Process* who = member_of(snapshot, space);
@@ -439,15 +460,33 @@ struct Attached {
   const pb::Vma& vma;
 };
 
+// Where a mapping comes from, as far as it tells: by number, device and the key that it is named
+// by, which a removed one has lost.
+bool is_of(const pb::Vma& vma, const pb::SharedMemorySegment& segment) {
+  return segment.device() == device_of(vma) &&
+         (segment.removed() || key_in(vma) == static_cast<uint32_t>(segment.permissions().key()));
+}
+
+struct Origin {
+  uint64_t space = 0;  // the ipc namespace
+  const pb::SharedMemorySegment* segment = nullptr;
+};
+
+// Of that namespace where the process is; or of another one, where it was when it attached it.
+Origin origin_of(const RestorePlan& plan, const pb::Process& process, const pb::Vma& vma) {
+  Origin origin;
+  if (!is_segment(vma)) return origin;
+  for (const auto& [space, planned] : plan.system_v.spaces) {
+    const auto found = planned.segments.find(vma.inode());
+    if (found == planned.segments.end() || !is_of(vma, *found->second)) continue;
+    if (!origin.segment || space == space_of(process)) origin = {space, found->second};
+  }
+  return origin;
+}
+
 const pb::SharedMemorySegment* segment_of(const RestorePlan& plan, const pb::Process& process,
                                           const pb::Vma& vma) {
-  if (!is_segment(vma)) return nullptr;
-  const auto space = plan.system_v.spaces.find(space_of(process));
-  if (space == plan.system_v.spaces.end()) return nullptr;
-  const auto found = space->second.segments.find(vma.inode());
-  const bool is_it =
-      found != space->second.segments.end() && found->second->device() == device_of(vma);
-  return is_it ? found->second : nullptr;
+  return origin_of(plan, process, vma).segment;
 }
 
 std::vector<Attached> attachments_of(const Snapshot& snapshot, const RestorePlan& plan,
@@ -472,8 +511,7 @@ int32_t key_to_make(const std::vector<Attached>& attachments,
                     const pb::SharedMemorySegment& segment) {
   if (!segment.removed()) return segment.permissions().key();
   if (attachments.empty()) return IPC_PRIVATE;
-  const std::string_view name = attachments.front().vma.name();
-  const auto key = parse_number<uint32_t>(name.substr(kSystemVName.size()), 16);
+  const auto key = key_in(attachments.front().vma);
   const bool is_free = key && ::shmget(static_cast<key_t>(*key), 0, 0) < 0 && errno == ENOENT;
   return is_free ? static_cast<int32_t>(*key) : IPC_PRIVATE;
 }
@@ -619,13 +657,14 @@ uint64_t room_to_attach(const Snapshot& snapshot, const RestorePlan& plan) {
   return room;
 }
 
+namespace {
+
+using Attachings = std::map<Attaching, std::vector<const pb::Vma*>>;
+
 // Parts of one are attached where there is room for the whole, and moved: shmdt(2) finds them all
 // the same.
-void attach_segments(const RestorePlan& plan, const pb::Process& process, Seed& seed) {
-  std::map<Attaching, std::vector<const pb::Vma*>> attachings;
-  for (const pb::Vma& vma : process.mappings())
-    if (is_attached(plan, process, vma))
-      attachings[{vma.inode(), vma.start() - vma.offset(), may_write(vma)}].push_back(&vma);
+void attach_all(const RestorePlan& plan, const pb::Process& process, const Attachings& attachings,
+                Seed& seed) {
   for (const auto& [what, parts] : attachings) {
     const uint64_t size = up(segment_of(plan, process, *parts.front())->size(), *parts.front()),
                    room = up(plan.system_v.room, *parts.front());
@@ -639,6 +678,22 @@ void attach_segments(const RestorePlan& plan, const pb::Process& process, Seed& 
       protect(*part, seed);
     }
     if (!is_whole) seed.add("give up the rest of shared memory", SYS_munmap, {room, size});
+  }
+}
+
+}  // namespace
+
+void attach_segments(const RestoreContext& context, const pb::Process& process, Seed& seed) {
+  std::map<uint64_t, Attachings> spaces;
+  for (const pb::Vma& vma : process.mappings())
+    if (const Origin origin = origin_of(context.plan, process, vma); origin.segment)
+      spaces[origin.space][{vma.inode(), vma.start() - vma.offset(), may_write(vma)}].push_back(
+          &vma);
+  const uint64_t own = space_of(process);
+  for (const auto& [space, attachings] : spaces) {
+    if (space != own) enter_ipc(context, process, space, seed);
+    attach_all(context.plan, process, attachings, seed);
+    if (space != own) enter_ipc(context, process, own, seed);
   }
 }
 

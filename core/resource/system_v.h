@@ -47,8 +47,9 @@ class MadeSystemV {
 
 // Whether the mapping of that process is an attachment to a segment that is there again.
 bool is_attached(const RestorePlan& plan, const pb::Process& process, const pb::Vma& vma);
-// All those of the process: before anything else is mapped.
-void attach_segments(const RestorePlan& plan, const pb::Process& process, Seed& seed);
+// All those of the process: before anything else is mapped. It is in the ipc namespace that it was
+// in, and comes back there.
+void attach_segments(const RestoreContext& context, const pb::Process& process, Seed& seed);
 // Of segments that were removed while somebody had them, once all have them again: by seeds that
 // are in the namespace, and have all rights still.
 void remove_segments_again(const RestoreContext& context);

@@ -128,6 +128,48 @@ TEST_CASE("so may those of an ordinary user, who is root there") {
   check_part_below({"unshare", "-Urm"}, kNobody);
 }
 
+// What one of two namespaces mounts where both are peers, the other one sees.
+constexpr const char* kPeers = R"(
+exec 3<&0  # jobs have none of their own
+mkdir all; mount -t tmpfs all all; mount --make-shared all; mkdir all/late
+unshare -m --propagation unchanged sh -c '
+  echo ready; read line; mount -t tmpfs late all/late; echo seen >all/late/text' <&3 &
+wait $! && cat all/late/text && umount all/late && ls all/late
+)";
+
+TEST_CASE("mounts of two namespaces are peers as they were") {
+  if (is_not_root()) return;
+  const TempDir directory;
+  Running running({"unshare", "-m", "sh", "-c", kPeers},
+                  {.input = RunOptions::kPipe, .directory = directory.path()});
+  running.wait_for_line("ready");
+  take_away(running, directory / "image");
+  for (const Words& way : {Words{}, Words{"--isolated"}}) {
+    CAPTURE(way);
+    const Result end = run_again(directory / "image", way, {}, "line\n");
+    INFO(end);
+    CHECK(end.out == "seen\n");
+    CHECK_FALSE(contains(end.err, "does not spread"));
+  }
+}
+
+TEST_CASE("settings of the kernel cannot be changed in the /proc of an isolated tree") {
+  if (is_not_root()) return;
+  const TempDir directory;
+  Running running({"unshare", "-pf", "--mount-proc", "sh", "-c",
+                   "echo ready; read line\n"
+                   "name=$(cat /proc/sys/kernel/core_pattern)\n"
+                   "echo \"$name\" >/proc/sys/kernel/core_pattern && echo changed\n"
+                   "echo $$"},
+                  {.input = RunOptions::kPipe});
+  running.wait_for_line("ready");
+  take_away(running, directory / "image");
+  const Result end = run_again(directory / "image", {"--isolated"}, {}, "line\n");
+  INFO(end);
+  CHECK(end.out == "1\n");
+  CHECK(contains(end.err, "core_pattern"));
+}
+
 TEST_CASE("a network comes back: links, addresses, routes, rules, settings, filters, connections") {
   if (is_not_root()) return;
   check_comes_back({"--net"}, kRoot);

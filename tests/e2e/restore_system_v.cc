@@ -213,6 +213,41 @@ TEST_CASE("so do an ordinary user's, who is root there") {
   check_below("-Uri", "--by-key-only", kNobody);
 }
 
+// It keeps what it attached, and has segments of the same number in its own namespace.
+constexpr const char* kLeft = R"(
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.shmat.restype = ctypes.c_void_p
+def attached(key):
+    return (ctypes.c_char * 4096).from_address(libc.shmat(libc.shmget(key, 4096, 0o1600), None, 0))
+common = attached(0x1234)
+child = os.fork()
+if child == 0:
+    libc.unshare(0x08000000)  # CLONE_NEWIPC
+    own = attached(0x5678)
+    own.value = b"its own"
+    print("ready", flush=True)
+    os.read(0, 5)
+    common.value = own.value
+    os._exit(0)
+os.waitpid(child, 0)
+print(common.value.decode())
+)";
+
+TEST_CASE("who has left an ipc namespace still shares what it attached there") {
+  if (skip_unless(geteuid() == 0, "another ipc namespace takes root")) return;
+  const TempDir directory;
+  Running python({"unshare", "-i", "python3", "-c", kLeft}, {.input = RunOptions::kPipe});
+  python.wait_for_line("ready");
+  take_away(python, directory / "image");
+  for (const Words& way : {Words{}, Words{"--isolated"}, Words{"--lazy"}}) {
+    CAPTURE(way);
+    const Result end = run_again(directory / "image", way, {}, "line\n");
+    INFO(end);
+    CHECK(end.out == "its own\n");
+  }
+}
+
 TEST_CASE("semaphores and queues that a thread only waits for are the tree's, too") {
   const TempDir directory;
   Running python(

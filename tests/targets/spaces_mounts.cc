@@ -84,8 +84,6 @@ std::string words_for_all(const std::string& directory) {
   return words;
 }
 
-// Of /proc/self/mountinfo, what stays: numbers of mounts and devices do not, and groups are
-// numbered as they come.
 // Groups are called by the order in which they are met.
 std::string with_own_numbers(const std::string& mounts) {
   std::map<std::string, size_t> groups;
@@ -100,6 +98,8 @@ std::string with_own_numbers(const std::string& mounts) {
   return out;
 }
 
+// Of /proc/self/mountinfo, what stays: numbers of mounts and devices do not, and groups are
+// numbered as they come.
 std::string words_for_mounts(const std::string& below) {
   std::istringstream lines(read_text("/proc/self/mountinfo"));
   std::map<std::string, std::string> mounts;
