@@ -15,6 +15,11 @@ void take_away(Running& program, const std::string& image, RunOptions options = 
 Result run_again(const std::string& image, const Words& options = {}, RunOptions run = {},
                  const std::string& input = "");
 
+// Whether a terminal of another test's had the number of one of the tree's: to be tried again.
+inline bool met_another_terminal(const Result& restored) {
+  return contains(restored.err, "the terminal gets another number");
+}
+
 // A program of tests/targets that is taken away, and told of it by the file "restored".
 struct TakenAway {
   explicit TakenAway(const std::string& name, const Words& arguments = {},

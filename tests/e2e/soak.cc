@@ -31,8 +31,8 @@ Seeds chosen_seeds() {
   return seeds;
 }
 
-void soak(int seed, const Words& options, std::optional<uid_t> user = {}) {
-  CAPTURE(seed, options);
+// How the tree of that seed ends.
+Result soaked(int seed, const Words& options, std::optional<uid_t> user) {
   const TempDir directory;
   if (user) std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
   Words arguments{"--seed", std::to_string(seed)};
@@ -40,7 +40,14 @@ void soak(int seed, const Words& options, std::optional<uid_t> user = {}) {
   Target target("soak", arguments, {.user = user});
   std::ofstream(target.scratch() + "/restored").put('\n');
   take_away(target.running(), directory / "image", {.user = user});
-  const Result end = run_again(directory / "image", options, {.user = user});
+  return run_again(directory / "image", options, {.user = user});
+}
+
+void soak(int seed, const Words& options, std::optional<uid_t> user = {}) {
+  CAPTURE(seed, options);
+  Result end = soaked(seed, options, user);
+  for (int tries = 1; tries < 10 && met_another_terminal(end); ++tries)
+    end = soaked(seed, options, user);
   INFO(end);
   CHECK(end.ok());
 }

@@ -221,7 +221,7 @@ TEST_CASE("System V objects of another ipc namespace are made in a new one") {
   objects.set_ipc_namespace(2);
   objects.add_semaphores()->mutable_permissions()->set_id(7);
   pb::SharedMemorySegment& segment = *objects.add_shared_memory();
-  segment.mutable_permissions()->set_id(5);
+  segment.mutable_permissions()->set_id(5), segment.mutable_permissions()->set_key(0x1234);
   segment.set_size(0x3000), segment.set_inode(5), segment.set_device(1);
   const auto snapshot = builder.build();
   const RestorePlan plan = plan_restore(*snapshot, {});
