@@ -130,13 +130,21 @@ class Maker {
       const NewMount& wanted = tree_.mounts[i];
       const std::string& point = wanted.what.point;
       const MountInfo* same = mount_at(there, point);
+      const bool is_mounted = same && same->point == point;
       if (!is_as_outside(wanted))
         attach(i, point, std::move(ours[i]));
-      else if (same && same->point == point)
+      else if (is_mounted && is_uppermost(i))
         restrict(wanted, same->attributes);
-      else if (wanted.is_on_itself)  // with all that is mounted below
+      else if (!is_mounted && wanted.is_on_itself)  // with what is mounted below
         attach(i, point, open_outside(wanted, AT_RECURSIVE));
     }
+  }
+
+  // Of several at the same point: the one that is seen there.
+  bool is_uppermost(size_t i) const {
+    return std::none_of(
+        tree_.mounts.begin() + static_cast<ptrdiff_t>(i) + 1, tree_.mounts.end(),
+        [&](const NewMount& later) { return later.what.point == tree_.mounts[i].what.point; });
   }
 
   // What hides others, in the mount namespace of an ordinary user, is locked.
