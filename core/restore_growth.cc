@@ -26,10 +26,6 @@ namespace {
 constexpr uint64_t kThread =
     CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
 
-uint64_t ipc_of(const pb::Process& process) {
-  return namespace_in(process.namespaces(), "ipc");
-}
-
 // In that many pid namespaces from its own up.
 std::vector<int32_t> numbers_now(Tid tid, size_t levels) {
   const ProcFields status(ProcDirectory::of(Pid{tid.value}).read("status"));
@@ -110,7 +106,7 @@ void RestoredTree::bear(const Birth& birth) {
                                 .clone(fmt::format("make process {}", birth.pid), flags, SIGCHLD,
                                        all_numbers(snapshot_, process)));
   cgroups_.put(plan_, process, Pid{seeds_.at(birth.pid).tid().value});
-  const uint64_t ipc = ipc_of(process);  // 0: it has exited
+  const uint64_t ipc = ipc_of(process);
   if (ipc && ipc != ipc_of(process_of(first_above(birth.other))))
     enter_ipc(context(), process, ipc, seeds_.at(birth.pid));
 }

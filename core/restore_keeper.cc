@@ -135,7 +135,7 @@ void RestoredTree::start_keeper(const std::string& scratch) {
     if (!options.names)
       options.names = {snapshot_.record().host().node_name(), host_names().domain};
   }
-  const uint64_t ipc = namespace_in(snapshot_.root().namespaces(), "ipc");
+  const uint64_t ipc = ipc_of(snapshot_.root());
   if (plan_.system_v.own_namespace)
     options.enter_ipc = [&] { make_ipc_objects(snapshot_, plan_, ipc); };
   else

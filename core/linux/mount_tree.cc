@@ -80,9 +80,13 @@ class Maker {
   }
 
   // Of those that are mounted more than once: the first that shows all of it.
-  bool is_whole(size_t i) {
-    const NewMount& wanted = tree_.mounts[i];
-    return wanted.what.root == "/" && whole_.try_emplace(wanted.file_system, i).first->second == i;
+  bool is_whole(size_t i) const {
+    const auto shows_all = [&](const NewMount& one) {
+      return one.outside.empty() && one.what.root == "/" &&
+             one.file_system == tree_.mounts[i].file_system;
+    };
+    return std::ranges::find_if(tree_.mounts, shows_all) - tree_.mounts.begin() ==
+           static_cast<ptrdiff_t>(i);
   }
 
   // Of one that is not mounted yet: Linux 6.15.
@@ -327,9 +331,8 @@ class Maker {
     }
     // A group is passed on to a mount of the same directory, or of one below it (do_set_group(),
     // fs/namespace.c).
-    std::ranges::stable_sort(waiting, {}, [this](size_t i) {
-      return tree_.mounts[i].what.root == "/" ? 0 : tree_.mounts[i].what.root.size();
-    });
+    std::ranges::stable_sort(waiting, {},
+                             [this](size_t i) { return tree_.mounts[i].what.root.size(); });
     while (!waiting.empty()) {
       if (std::erase_if(waiting, [this](size_t i) { return join(i); }) > 0) continue;
       begin_group(waiting.front());  // what it heard of is in no namespace of these
@@ -393,11 +396,10 @@ class Maker {
 
   const MountTree& tree_;
   Fd outside_, self_;
-  std::vector<Fd> made_;            // of file_systems
-  std::vector<Fd> attached_;        // of mounts
-  PeerGroups groups_;               // begun here
-  std::vector<Fd> parts_;           // of mounts: of those that show a part, or are not the first
-  std::map<size_t, size_t> whole_;  // which shows all of it, by file system
+  std::vector<Fd> made_;      // of file_systems
+  std::vector<Fd> attached_;  // of mounts
+  PeerGroups groups_;         // begun here
+  std::vector<Fd> parts_;     // of mounts: of those that show a part, or are not the first
   bool has_recursive_ = false;
   bool hears_ = false;  // of what is mounted outside
   std::vector<std::string> notes_;

@@ -133,8 +133,11 @@ bool is_thread(const Snapshot& snapshot, int32_t number) {
 
 // 12, of "/proc/12/maps", and where that ends.
 constexpr std::string_view kProc = "/proc/";
+size_t end_of_name(std::string_view path, size_t begin) {
+  return std::min(path.find('/', begin), path.size());
+}
 size_t end_of_task_in(std::string_view path) {
-  return std::min(path.find('/', kProc.size()), path.size());
+  return end_of_name(path, kProc.size());
 }
 std::optional<int32_t> task_in(std::string_view path) {
   if (!path.starts_with(kProc)) return std::nullopt;
@@ -202,7 +205,7 @@ Fd open_of_ended(LateOpening& opening, const std::string& rest, const pb::Descri
   Seed child = opening.opener.clone("make a process for a moment", 0, 0);
   const int64_t number = child.call("ask for its number", SYS_getpid);
   const bool is_of_thread = rest.starts_with(kTask);  // of which it has one
-  const size_t end = is_of_thread ? std::min(rest.find('/', kTask.size()), rest.size()) : 0;
+  const size_t end = is_of_thread ? end_of_name(rest, kTask.size()) : 0;
   const std::string task = is_of_thread ? fmt::format("{}{}", kTask, number) : "";
   Fd fd = open_by(opening, fmt::format("/proc/{}{}{}", number, task, rest.substr(end)), descriptor);
   child.end(0);

@@ -116,7 +116,7 @@ void report_unopened_queues(CaptureContext& context, const std::vector<pb::Proce
   std::multimap<uint64_t, const FrozenProcess*> members;
   std::map<uint64_t, std::set<std::string>> opened;
   for (size_t i = 0; i < processes.size(); ++i) {
-    const uint64_t where = namespace_in(processes[i].namespaces(), "ipc");
+    const uint64_t where = ipc_of(processes[i]);
     if (where == 0 || where == namespace_in(record.namespaces(), "ipc")) continue;
     members.emplace(where, &context.tree.processes[i]);
     for_each_descriptor(processes[i], [&](const pb::Descriptor& descriptor) {
@@ -171,10 +171,8 @@ class Planner {
     if (is_new || descriptor.message_queue().messages_size()) queue.example = &descriptor;
     if (!is_new) return;
     // It has been open since before its holder went to another one, where that knows others, too.
-    queue.space =
-        spaces_.try_emplace(descriptor.device(), namespace_in(process.namespaces(), "ipc"))
-            .first->second;
-    const bool is_new_space = is_made_anew(queue.space);
+    queue.space = spaces_.try_emplace(descriptor.device(), ipc_of(process)).first->second;
+    const bool is_new_space = is_new_ipc(plan_, queue.space);
     queue.name = descriptor.removed() ? free_name(descriptor.message_queue().name(), is_new_space)
                                       : descriptor.message_queue().name();
     queue.made = descriptor.removed() || is_new_space || !is_there(queue.name);
@@ -195,10 +193,6 @@ class Planner {
     };
     for (int i = 0; is_taken(); ++i) name = fmt::format("{}.{}", wanted, i);
     return name;
-  }
-
-  bool is_made_anew(uint64_t space) const {
-    return plan_.system_v.own_namespace || is_in_space(plan_, space);
   }
 
   static bool is_there(const std::string& name) {
@@ -247,12 +241,11 @@ void plan_message_queues(const Snapshot& snapshot, bool without, RestorePlan& pl
 // ---- Making them --------------------------------------------------------------------------------
 
 void MadeMessageQueues::make(const RestorePlan& plan, uint64_t space) {
-  const bool is_new_space = plan.system_v.own_namespace || is_in_space(plan, space);
   for (const auto& [key, queue] : plan.message_queues) {
     if (!queue.made || queue.space != space) continue;
     const pb::MessageQueueFd& record = queue.example->message_queue();
-    const Fd made =
-        make_queue(queue.name, record.maximum_messages(), record.message_size(), is_new_space);
+    const Fd made = make_queue(queue.name, record.maximum_messages(), record.message_size(),
+                               is_new_ipc(plan, space));
     if (!made.valid()) throw_errno("cannot make {}", words_for(record));
     made_.push_back(queue.name);
     std::vector<PrioritizedMessage> messages;

@@ -44,6 +44,11 @@ Kind kind_of(std::string_view type) {
 
 constexpr std::string_view kRemoved = "//deleted";
 
+// To the root directory.
+std::string relative(const std::string& path) {
+  return path == "/" ? "." : path.substr(1);
+}
+
 // ---- Capture ------------------------------------------------------------------------------------
 
 class MountCapture {
@@ -73,17 +78,18 @@ class MountCapture {
  private:
   // Nothing leads to it, or to what is mounted on it; not before that is unmounted, at least, and
   // then to what is there outside, too.
-  bool is_hidden(const MountInfo& mount, const std::string& outside) const {
+  bool is_hidden(const MountInfo& mount, const std::string& outside) {
     const bool is_parent = std::ranges::count(theirs_, mount.id, &MountInfo::parent) > 0;
     if (is_on_top(theirs_, mount) || is_parent || outside == mount.point) return false;
     const bool is_its_own = outside.empty() && kind_of(mount.type) == Kind::kMemory;
     return !is_its_own || !can_be_uncovered(mount);
   }
 
-  // Where the cover is locked, nobody of the tree can.
-  bool can_be_uncovered(const MountInfo& mount) const {
+  // Where the cover is locked, nobody of the tree can. What it takes is kept for its content.
+  bool can_be_uncovered(const MountInfo& mount) {
     try {
-      return uncovered(joined(above_, mount.point), mount, true).valid();
+      tops_.insert_or_assign(mount.id, uncovered(joined(above_, mount.point), mount, true));
+      return true;
     } catch (const Error&) {
       return false;
     }
@@ -151,10 +157,6 @@ class MountCapture {
            (here.st_dev == there.st_dev && here.st_ino == there.st_ino);
   }
 
-  static std::string relative(const std::string& path) {
-    return path == "/" ? "." : path.substr(1);
-  }
-
   void add_content(const pb::Mount& mount) {
     pb::FileSystem& system = *out_.mutable_file_systems(static_cast<int>(mount.file_system()));
     if (kind_of(system.type()) != Kind::kMemory) return;
@@ -172,7 +174,8 @@ class MountCapture {
     }
   }
 
-  Fd top_of(const pb::Mount& mount, const MountInfo& info, const std::string& type) const {
+  Fd top_of(const pb::Mount& mount, const MountInfo& info, const std::string& type) {
+    if (auto known = tops_.extract(info.id)) return std::move(known.mapped());
     const bool has_covers = std::ranges::count(theirs_, info.id, &MountInfo::parent) > 0;
     const bool is_covered = !is_on_top(theirs_, info);
     try {
@@ -225,6 +228,7 @@ class MountCapture {
   const Fd root_;
   const std::string above_;  // its root directory, if that is not the namespace's
   std::map<uint64_t, uint32_t> file_systems_;
+  std::map<int32_t, Fd> tops_;  // by mount, of those that were uncovered already
 };
 
 // ---- The plan of a restore ----------------------------------------------------------------------
@@ -451,8 +455,7 @@ PeerGroups peers_in(const pb::NamespaceState& space, const Fd& root) {
   PeerGroups groups;
   for (const pb::Mount& mount : space.mounts()) {
     if (!mount.shared() || mount_of(space, mount.point()) != &mount) continue;
-    const std::string path = mount.point() == "/" ? "." : mount.point().substr(1);
-    Fd found(::openat(root.get(), path.c_str(), O_PATH | O_CLOEXEC));
+    Fd found(::openat(root.get(), relative(mount.point()).c_str(), O_PATH | O_CLOEXEC));
     if (found.valid()) groups.try_emplace(mount.shared(), std::move(found));
   }
   return groups;

@@ -185,12 +185,6 @@ void check_births(const Snapshot& snapshot, const pb::Process& process, RestoreP
         {process.pid(), "pid namespace", "somebody who is not in it has put it there", ""});
 }
 
-const pb::Process* member_of(const Snapshot& snapshot, const pb::NamespaceState& state) {
-  return &*std::ranges::find_if(snapshot.processes(), [&](const pb::Process& process) {
-    return namespace_in(process.namespaces(), state.kind()) == state.inode();
-  });
-}
-
 void check_directories(const Snapshot& snapshot, const pb::Process& process, RestorePlan& plan) {
   const uint64_t user = namespace_in(process.namespaces(), "user");
   if (!place_of(plan, user) && !is_below(snapshot, mounts_of(snapshot, process))) return;
@@ -227,7 +221,7 @@ void plan_space(const Snapshot& snapshot, const pb::NamespaceState& state, int32
   if (std::string why = why_not(snapshot, plan, state); !why.empty())
     return lacks_space(plan, who, kind, std::move(why));
   if (kind == "mnt")
-    plan.mount_spaces.push_back({&state, member_of(snapshot, state)});
+    plan.mount_spaces.push_back({&state, member_of(snapshot, kind, state.inode())});
   else if (kind != "pid")
     plan.spaces.push_back(&state);
   if (kind == "pid" && !is_of_root(snapshot, "user", state.owner()))
@@ -270,6 +264,22 @@ std::string describe_spaces(const RestorePlan& plan) {
 
 bool is_in_space(const RestorePlan& plan, uint64_t inode) {
   return place_of(plan, inode).has_value();
+}
+
+uint64_t ipc_of(const pb::Process& process) {
+  return namespace_in(process.namespaces(), "ipc");
+}
+
+bool is_new_ipc(const RestorePlan& plan, uint64_t space) {
+  return plan.system_v.own_namespace || is_in_space(plan, space);
+}
+
+const pb::Process* member_of(const Snapshot& snapshot, std::string_view kind, uint64_t inode) {
+  const auto& all = snapshot.processes();
+  const auto found = std::ranges::find_if(all, [&](const pb::Process& process) {
+    return !is_zombie(process) && namespace_in(process.namespaces(), kind) == inode;
+  });
+  return found == all.end() ? nullptr : &*found;
 }
 
 bool has_user_space(const RestorePlan& plan, const pb::Process& process) {
@@ -452,7 +462,7 @@ void enter_mount_spaces(RestoreContext& context) {
     const MountPlace place{
         .mounts = of_keeper("mnt"),
         .network = space_of(context, "net", namespace_in(member->namespaces(), "net")),
-        .ipc = space_of(context, "ipc", namespace_in(member->namespaces(), "ipc")),
+        .ipc = space_of(context, "ipc", ipc_of(*member)),
         .pids = pids_of(context, context.snapshot.root()),
         .owner = space_of(context, "user", state->owner()),
         .user = somebody_in(plan, state->owner(), &pb::NamespaceState::users, plan.user),

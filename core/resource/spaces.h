@@ -22,6 +22,13 @@ std::string describe_spaces(const RestorePlan& plan);
 // Whether it is one of those that are made.
 bool is_in_space(const RestorePlan& plan, uint64_t inode);
 
+// The ipc namespace of a process; 0: it has exited.
+uint64_t ipc_of(const pb::Process& process);
+// Whether a new one is made in place of that one, which processes of the tree were in.
+bool is_new_ipc(const RestorePlan& plan, uint64_t space);
+// Somebody who lives in that namespace; nullptr: nobody does.
+const pb::Process* member_of(const Snapshot& snapshot, std::string_view kind, uint64_t inode);
+
 // Whether it is in a user namespace below.
 bool has_user_space(const RestorePlan& plan, const pb::Process& process);
 // By which numbers the process knows users.

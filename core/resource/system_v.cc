@@ -73,7 +73,7 @@ std::map<uint64_t, Users> users_by_namespace(const CaptureContext& context,
   std::map<uint64_t, Users> all;
   for (size_t i = 0; i < processes.size(); ++i) {
     const pb::Process& process = processes[i];
-    const uint64_t where = namespace_in(process.namespaces(), "ipc");
+    const uint64_t where = ipc_of(process);
     if (where == 0) continue;
     Users& users = all[where];
     if (!users.example) users.example = &context.tree.processes[i];
@@ -392,23 +392,10 @@ class Planner {
   std::map<IpcKind, std::vector<IpcObject>> there_;
 };
 
-uint64_t space_of(const pb::Process& process) {
-  return namespace_in(process.namespaces(), "ipc");
-}
-
-// Somebody who is in that namespace, and lives; nullptr: there is nobody.
-const pb::Process* member_of(const Snapshot& snapshot, uint64_t space) {
-  const auto& all = snapshot.processes();
-  const auto found = std::ranges::find_if(all, [&](const pb::Process& process) {
-    return !is_zombie(process) && space_of(process) == space;
-  });
-  return found == all.end() ? nullptr : &*found;
-}
-
 }  // namespace
 
 void plan_system_v(const Snapshot& snapshot, bool without, RestorePlan& plan) {
-  const uint64_t theirs = space_of(snapshot.root()),
+  const uint64_t theirs = ipc_of(snapshot.root()),
                  ours = namespace_in(snapshot.record().namespaces(), "ipc");
   plan.system_v.own_namespace = plan.isolated || (theirs && ours && theirs != ours);
   const auto& all = snapshot.record().system_v();
@@ -421,11 +408,11 @@ void plan_system_v(const Snapshot& snapshot, bool without, RestorePlan& plan) {
                               "restore them"});
   for (const pb::SystemV& objects : all) {
     const uint64_t space = objects.ipc_namespace();
-    const pb::Process* who = member_of(snapshot, space);
+    const pb::Process* who = member_of(snapshot, "ipc", space);
     if (without || space == 0 || !who || (space != theirs && !is_in_space(plan, space))) continue;
     SystemVObjects& planned = plan.system_v.spaces[space];
     planned.objects = &objects;
-    Planner(plan, planned, space != theirs || plan.system_v.own_namespace, who->pid()).plan();
+    Planner(plan, planned, is_new_ipc(plan, space), who->pid()).plan();
   }
 }
 
@@ -479,7 +466,7 @@ Origin origin_of(const RestorePlan& plan, const pb::Process& process, const pb::
   for (const auto& [space, planned] : plan.system_v.spaces) {
     const auto found = planned.segments.find(vma.inode());
     if (found == planned.segments.end() || !is_of(vma, *found->second)) continue;
-    if (!origin.segment || space == space_of(process)) origin = {space, found->second};
+    if (!origin.segment || space == ipc_of(process)) origin = {space, found->second};
   }
   return origin;
 }
@@ -689,7 +676,7 @@ void attach_segments(const RestoreContext& context, const pb::Process& process, 
     if (const Origin origin = origin_of(context.plan, process, vma); origin.segment)
       spaces[origin.space][{vma.inode(), vma.start() - vma.offset(), may_write(vma)}].push_back(
           &vma);
-  const uint64_t own = space_of(process);
+  const uint64_t own = ipc_of(process);
   for (const auto& [space, attachings] : spaces) {
     if (space != own) enter_ipc(context, process, space, seed);
     attach_all(context.plan, process, attachings, seed);
@@ -702,14 +689,13 @@ void remove_segments_again(const RestoreContext& context) {
   const RestorePlan& plan = context.plan;
   const auto rmid = uint64_t{IPC_RMID};
   for (const auto& [space, planned] : plan.system_v.spaces) {
-    const bool is_ours = space == space_of(snapshot.root()) && !plan.system_v.own_namespace;
     for (const auto& [id, segment] : planned.segments) {
       if (!segment->removed()) continue;
-      if (is_ours)
-        remove_ipc_if_there(IpcKind::kSharedMemory, static_cast<int>(id));
-      else
-        context.seed_of(*member_of(snapshot, space))
+      if (is_new_ipc(plan, space))
+        context.seed_of(*member_of(snapshot, "ipc", space))
             .call("remove shared memory", SYS_shmctl, {id, rmid, 0});
+      else
+        remove_ipc_if_there(IpcKind::kSharedMemory, static_cast<int>(id));
     }
   }
 }

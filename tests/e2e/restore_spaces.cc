@@ -6,6 +6,7 @@
 #include <catch2/catch.hpp>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 
 #include "tests/e2e/restoring.h"
 
@@ -13,6 +14,7 @@ namespace snapgdb::e2e {
 namespace {
 
 constexpr std::optional<uid_t> kRoot = {};
+const std::vector<Words> kBothWays{{}, {"--isolated"}};
 
 bool cannot_become(std::optional<uid_t> user) {
   return user && skip_unless(geteuid() == 0, "to become an ordinary user, one must be root");
@@ -23,7 +25,7 @@ bool is_not_root() {
 
 // The program checks itself at its end: when it was captured, and after each way of restoring it.
 void check_comes_back(const Words& arguments, std::optional<uid_t> user,
-                      const std::vector<Words>& ways = {{}, {"--isolated"}},
+                      const std::vector<Words>& ways = kBothWays,
                       const std::string& name = "spaces") {
   const TempDir directory;
   std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
@@ -74,7 +76,7 @@ TEST_CASE("processes come back in namespaces that the first one is not in") {
 
 TEST_CASE("so do an ordinary user's, who made namespaces for some of them") {
   if (cannot_become(kNobody)) return;
-  check_comes_back({}, kNobody, {{}, {"--isolated"}}, "below");
+  check_comes_back({}, kNobody, kBothWays, "below");
 }
 
 TEST_CASE("file systems in memory come back with all that was in them, mounted as they were") {
@@ -92,6 +94,25 @@ TEST_CASE("so do an ordinary user's, also in a root directory of their own") {
   check_comes_back({"--user", user, "--pivot"}, kNobody);
 }
 
+// A script that `first` runs, which has said "ready" and waits for a line: taken away, and run
+// again.
+void check_script(Words first, const std::string& script, const std::vector<Words>& ways,
+                  RunOptions options, const std::function<void(const Result&)>& check) {
+  const TempDir image;
+  std::filesystem::permissions(image.path(), std::filesystem::perms::all);
+  first.insert(first.end(), {"sh", "-c", script});
+  options.input = RunOptions::kPipe;
+  Running running(first, options);
+  running.wait_for_line("ready");
+  take_away(running, image / "image", {.user = options.user});
+  for (const Words& way : ways) {
+    CAPTURE(way);
+    const Result end = run_again(image / "image", way, {.user = options.user}, "line\n");
+    INFO(end);
+    check(end);
+  }
+}
+
 // The inner shell sees a part of a file system in memory that it has unmounted otherwise.
 constexpr const char* kPartBelow = R"(
 exec 3<&0  # jobs have none of their own
@@ -104,18 +125,8 @@ wait $! && cat all/part/text
 void check_part_below(const Words& first, std::optional<uid_t> user) {
   const TempDir directory;
   std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
-  Words command = first;
-  command.insert(command.end(), {"sh", "-c", kPartBelow});
-  Running running(command,
-                  {.input = RunOptions::kPipe, .directory = directory.path(), .user = user});
-  running.wait_for_line("ready");
-  take_away(running, directory / "image", {.user = user});
-  for (const Words& way : {Words{}, Words{"--isolated"}}) {
-    CAPTURE(way);
-    const Result end = run_again(directory / "image", way, {.user = user}, "line\n");
-    INFO(end);
-    CHECK(end.out == "seen\nseen\n");
-  }
+  check_script(first, kPartBelow, kBothWays, {.directory = directory.path(), .user = user},
+               [](const Result& end) { CHECK(end.out == "seen\nseen\n"); });
 }
 
 TEST_CASE("mounts of a namespace below may show what only those above it hold") {
@@ -140,34 +151,24 @@ wait $! && cat all/late/text && umount all/late && ls all/late
 TEST_CASE("mounts of two namespaces are peers as they were") {
   if (is_not_root()) return;
   const TempDir directory;
-  Running running({"unshare", "-m", "sh", "-c", kPeers},
-                  {.input = RunOptions::kPipe, .directory = directory.path()});
-  running.wait_for_line("ready");
-  take_away(running, directory / "image");
-  for (const Words& way : {Words{}, Words{"--isolated"}}) {
-    CAPTURE(way);
-    const Result end = run_again(directory / "image", way, {}, "line\n");
-    INFO(end);
-    CHECK(end.out == "seen\n");
-    CHECK_FALSE(contains(end.err, "does not spread"));
-  }
+  check_script({"unshare", "-m"}, kPeers, kBothWays, {.directory = directory.path()},
+               [](const Result& end) {
+                 CHECK(end.out == "seen\n");
+                 CHECK_FALSE(contains(end.err, "does not spread"));
+               });
 }
 
 TEST_CASE("settings of the kernel cannot be changed in the /proc of an isolated tree") {
   if (is_not_root()) return;
-  const TempDir directory;
-  Running running({"unshare", "-pf", "--mount-proc", "sh", "-c",
-                   "echo ready; read line\n"
-                   "name=$(cat /proc/sys/kernel/core_pattern)\n"
-                   "echo \"$name\" >/proc/sys/kernel/core_pattern && echo changed\n"
-                   "echo $$"},
-                  {.input = RunOptions::kPipe});
-  running.wait_for_line("ready");
-  take_away(running, directory / "image");
-  const Result end = run_again(directory / "image", {"--isolated"}, {}, "line\n");
-  INFO(end);
-  CHECK(end.out == "1\n");
-  CHECK(contains(end.err, "core_pattern"));
+  check_script({"unshare", "-pf", "--mount-proc"},
+               "echo ready; read line\n"
+               "name=$(cat /proc/sys/kernel/core_pattern)\n"
+               "echo \"$name\" >/proc/sys/kernel/core_pattern && echo changed\n"
+               "echo $$",
+               {{"--isolated"}}, {}, [](const Result& end) {
+                 CHECK(end.out == "1\n");
+                 CHECK(contains(end.err, "core_pattern"));
+               });
 }
 
 TEST_CASE("a network comes back: links, addresses, routes, rules, settings, filters, connections") {
@@ -284,22 +285,13 @@ void check_joined(const Words& first, const std::string& server, std::optional<u
   std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
   write_file(directory / "server.py", kServer);
   write_file(directory / "client.py", kClient);
-  Words command = first;
-  command.insert(command.end(), {"sh", "-c", kJoined});
-  Running running(command, {.input = RunOptions::kPipe,
-                            .directory = directory.path(),
-                            .environment = {{"SERVER", server}},
-                            .user = user});
-  running.wait_for_line("ready");
-  take_away(running, directory / "image", {.user = user});
-  for (const Words& way : {Words{}, Words{"--isolated"}}) {
-    CAPTURE(way);
-    const Result end = run_again(directory / "image", way, {.user = user}, "line\n");
-    INFO(end);
-    CHECK(end.ok());
-    CHECK(contains(end.out, "both went through"));
-    CHECK_FALSE(contains(end.err, "other end"));
-  }
+  check_script(first, kJoined, kBothWays,
+               {.directory = directory.path(), .environment = {{"SERVER", server}}, .user = user},
+               [](const Result& end) {
+                 CHECK(end.ok());
+                 CHECK(contains(end.out, "both went through"));
+                 CHECK_FALSE(contains(end.err, "other end"));
+               });
 }
 
 TEST_CASE("a pair of links between two networks of the tree joins them again") {
