@@ -7,6 +7,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <functional>
+#include <future>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -33,12 +34,13 @@ constexpr size_t kMaxStash = size_t{64} << 20;
 // Threads beside the one that traces. More would wait for each other in the kernel.
 constexpr size_t kHelpers = 7;
 
-// Putting it in place takes time, too: no more than a small tree can need, with half as much again
-// for what it may grow until it is stopped. (What shared memory holds may be in no page table.)
+// Putting it in place takes time, too (up to 1 ms for 1 MiB in a virtual machine): no more than a
+// small tree can need, with something for what it may grow until it is stopped. (What shared memory
+// holds may be in no page table.)
 size_t stash_size(const Surveys& surveys) {
-  constexpr size_t kLeast = size_t{16} << 20;
-  const uint64_t resident = surveys.resident();
-  return resident ? std::min<uint64_t>(kMaxStash, kLeast + resident * 3 / 2) : kMaxStash;
+  constexpr size_t kRoom = size_t{8} << 20;
+  const uint64_t known = surveys.to_secure();
+  return known ? std::min<uint64_t>(kMaxStash, kRoom + known * 5 / 4) : kMaxStash;
 }
 
 // Works off one row; what it throws is not the end of the capture, but is recorded as missing.
@@ -389,7 +391,7 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
 
   // The tree runs again. Files come last: they were opened while it was stopped, and what is mapped
   // from them does not change.
-  surveys.release();
+  std::future<void> released = std::async(std::launch::async, [&] { surveys.release(); });
   for (pb::Process& process : processes) {
     if (const auto space = spaces.find(process.address_space()); space != spaces.end())
       space->second->settle(process, options_.memory);
@@ -406,6 +408,7 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
   context.nameless.write(stash, image_, pages_, missing);
   files_.write_new_files(image_, pages_, missing);
 
+  released.get();
   record.set_sequence(sequence);
   record.set_memory_method(methods_of(spaces));
   *record.mutable_host() = host;

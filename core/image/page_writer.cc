@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 #include <optional>
 #include <random>
@@ -42,11 +43,31 @@ void PageWriter::make_table(size_t slots) {
   known_ = {reinterpret_cast<Known*>(memory.bytes().data()), slots};
 }
 
+// To clear memory takes time: a table is no larger than it has to be, and is made at once for what
+// is expected. Half full: then one page in thirty has been pushed out.
 void PageWriter::grow() {
+  const uint64_t slots = std::bit_ceil(2 * std::max(2 * taken_, expected_));
   const std::vector<Known> before(known_.begin(), known_.end());
-  make_table(kMaxSlots);
+  make_table(std::min<uint64_t>(slots, kMaxSlots));
   for (const Known& one : before)
-    if (one.ordinal_plus_one) place_of(one.low) = one;
+    if (one.next_ordinal())
+      *std::ranges::min_element(group_of(one.hash), {}, &Known::next_ordinal) = one;
+}
+
+std::span<PageWriter::Known, PageWriter::kGroup> PageWriter::group_of(uint64_t low) {
+  return std::span<Known, kGroup>(&known_[low * kGroup % known_.size()], kGroup);
+}
+
+void PageWriter::remember(uint64_t low, uint64_t high, uint64_t ordinal) {
+  if (ordinal + 1 >= Known::kOrdinals) return;
+  *std::ranges::min_element(group_of(low), {}, &Known::next_ordinal) = {
+      low, high >> Known::kOrdinalBits << Known::kOrdinalBits | (ordinal + 1)};
+  ++taken_;
+}
+
+void PageWriter::expect(uint64_t bytes) {
+  count_expected(progress_, bytes);
+  expected_ += bytes / kPageSize;
 }
 
 void PageWriter::add(Extents& extents, uint64_t address, std::span<const std::byte> pages) {
@@ -89,7 +110,7 @@ void PageWriter::settle(Extents& extents, uint64_t address, uint64_t pages) {
     const auto page = slot(first + i).first(kPageSize);
     if (is_zero(page)) continue;
     hashes[i] = XXH3_128bits_withSeed(page.data(), page.size(), seed_);
-    __builtin_prefetch(&place_of(hashes[i]->low64), 1);  // hardly ever in the cache
+    __builtin_prefetch(group_of(hashes[i]->low64).data(), 1);  // hardly ever in the cache
   }
   for (uint64_t i = 0; i < pages; ++i, address += kPageSize) {
     if (!hashes[i]) {
@@ -97,22 +118,24 @@ void PageWriter::settle(Extents& extents, uint64_t address, uint64_t pages) {
       extents.append({address, kPageSize, pb::SOURCE_ZERO, 0, 0});
       continue;
     }
-    Known& known = place_of(hashes[i]->low64);
-    uint64_t ordinal = known.ordinal_plus_one - 1;
-    if (known.ordinal_plus_one && known.low == hashes[i]->low64 &&
-        known.high == hashes[i]->high64) {
+    const auto [low, high] = *hashes[i];
+    const auto group = group_of(low);
+    const auto known =
+        std::ranges::find_if(group, [&](const Known& one) { return one.is_of(low, high); });
+    uint64_t ordinal;
+    if (known != group.end()) {
+      ordinal = known->next_ordinal() - 1;
       ++counts_.shared;
     } else {
       if (prefix_.pages != first + i)  // some before it were dropped
         std::memcpy(slot(prefix_.pages).data(), slot(first + i).data(), kPageSize);
       ordinal = prefix_.first_page + prefix_.pages++;
-      known = {hashes[i]->low64, hashes[i]->high64, ordinal + 1};
+      remember(low, high, ordinal);
       ++counts_.stored;
-      ++taken_;
     }
     extents.append({address, kPageSize, pb::SOURCE_STORED, ordinal, 0});
   }
-  if (taken_ > kFirstSlots / kSparse && known_.size() < kMaxSlots) grow();
+  if (taken_ > known_.size() / 2 && known_.size() < kMaxSlots) grow();
   if (prefix_.pages == kPagesPerChunk) flush();
 }
 

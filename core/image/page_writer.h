@@ -34,26 +34,37 @@ class PageWriter {
   // Ends the chunk begun, so that one chunk holds pages of one address space or file.
   void flush();
   // So much will be added.
-  void expect(uint64_t bytes) { count_expected(progress_, bytes); }
+  void expect(uint64_t bytes);
   // What has been added since the last call.
   Counts take_counts() { return std::exchange(counts_, {}); }
 
  private:
-  // A direct-mapped table of page hashes: bounded memory whatever the size of the tree; a page
-  // pushed out of its slot costs space in the image, nothing else. The hashes are seeded at
-  // random, so that no captured program can prepare two pages that collide.
+  // 92 bits of a page's hash, and where the page is: 16 bytes. Of 2^28 pages (1 TiB), two that
+  // differ are taken for the same with a probability of 2^-44; the hashes are seeded at random, so
+  // that no captured program can prepare such a pair.
   struct Known {
-    uint64_t low = 0, high = 0, ordinal_plus_one = 0;
+    static constexpr int kOrdinalBits = 36;  // 256 TiB of pages; later ones are not remembered
+    static constexpr uint64_t kOrdinals = uint64_t{1} << kOrdinalBits;
+
+    uint64_t hash = 0, more_hash_and_next = 0;  // of the ordinal, the next one; 0: nothing is known
+
+    uint64_t next_ordinal() const { return more_hash_and_next % kOrdinals; }
+    bool is_of(uint64_t low, uint64_t high) const {
+      return hash == low && more_hash_and_next >> kOrdinalBits == high >> kOrdinalBits &&
+             next_ordinal() != 0;
+    }
   };
-  static constexpr size_t kMaxSlots = size_t{1} << 20;  // 24 MiB: the last 4 GiB of distinct pages
-  // To clear the full table takes milliseconds: a good part of a small capture.
-  static constexpr size_t kFirstSlots = kMaxSlots / 8;
-  // So many slots for a page: more than half a table would push a fifth of them out.
-  static constexpr size_t kSparse = 16;
+  // A cache line. The hash says in which one a page may be known; where that is full, the oldest
+  // page makes room, which costs space in the image, nothing else.
+  static constexpr size_t kGroup = 4;
+  // Memory is bounded whatever the size of the tree.
+  static constexpr size_t kFirstSlots = size_t{1} << 15;  // 512 KiB
+  static constexpr size_t kMaxSlots = size_t{1} << 20;    // 16 MiB: the last 4 GiB of pages
 
   void make_table(size_t slots);
   void grow();
-  Known& place_of(uint64_t low) { return known_[low % known_.size()]; }
+  std::span<Known, kGroup> group_of(uint64_t low);
+  void remember(uint64_t low, uint64_t high, uint64_t ordinal);
   void begin_chunk();
   // Takes over the pages that were put into the chunk behind those it has.
   void settle(Extents& extents, uint64_t address, uint64_t pages);
@@ -65,6 +76,7 @@ class PageWriter {
   std::optional<HugeMemory> known_memory_;
   std::span<Known> known_;  // all of it
   uint64_t taken_ = 0;      // pages put into it
+  uint64_t expected_ = 0;   // pages
   Bytes payload_;           // of full size; prefix_.pages of it are taken
   PagePrefix prefix_;
   Counts counts_;

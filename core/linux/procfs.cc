@@ -29,6 +29,7 @@ bool consume_suffix(std::string& text, std::string_view suffix) {
 // The kernel writes a newline in a mapping's name as \012 (fs/seq_file.c, mangle_path) and nothing
 // else, so that a backslash may stand for itself.
 std::string unmangle(std::string_view name) {
+  if (name.find('\\') == std::string_view::npos) return std::string(name);
   std::string out;
   while (!name.empty()) {
     const bool newline = name.starts_with("\\012");
@@ -67,6 +68,24 @@ std::optional<ProcMapping> parse_mapping_line(std::string_view line) {
   return mapping;
 }
 
+constexpr std::pair<std::string_view, MappingSize> kSizeKeys[] = {
+    {"Rss", MappingSize::kRss},
+    {"Pss", MappingSize::kPss},
+    {"Shared_Clean", MappingSize::kSharedClean},
+    {"Shared_Dirty", MappingSize::kSharedDirty},
+    {"Private_Clean", MappingSize::kPrivateClean},
+    {"Private_Dirty", MappingSize::kPrivateDirty},
+    {"Anonymous", MappingSize::kAnonymous},
+    {"Swap", MappingSize::kSwap},
+    {"Locked", MappingSize::kLocked},
+    {"KernelPageSize", MappingSize::kKernelPageSize},
+    {"AnonHugePages", MappingSize::kAnonHugePages},
+    {"ShmemPmdMapped", MappingSize::kShmemPmdMapped},
+    {"FilePmdMapped", MappingSize::kFilePmdMapped},
+    {"Shared_Hugetlb", MappingSize::kSharedHugetlb},
+    {"Private_Hugetlb", MappingSize::kPrivateHugetlb},
+};
+
 // "Rss:   123 kB", "ProtectionKey: 0", "VmFlags: rd wr"
 void parse_attribute(ProcMapping& mapping, std::string_view line) {
   const size_t colon = line.find(':');
@@ -77,8 +96,9 @@ void parse_attribute(ProcMapping& mapping, std::string_view line) {
     mapping.flags = value;
   else if (key == "ProtectionKey")
     mapping.protection_key = parse_number<uint32_t>(number).value_or(0);
-  else if (value.ends_with(" kB"))
-    mapping.sizes.emplace_back(key, parse_number<uint64_t>(number).value_or(0) * 1024);
+  for (const auto& [name, which] : kSizeKeys)
+    if (key == name)
+      mapping.sizes[static_cast<size_t>(which)] = parse_number<uint64_t>(number).value_or(0) * 1024;
 }
 
 std::vector<std::string> list_directory(int directory, const char* name, const std::string& path) {
@@ -116,15 +136,20 @@ ProcStat parse_stat(std::string_view text) {
   const size_t open = text.find('('), close = text.rfind(')');
   if (open == std::string_view::npos || close == std::string_view::npos || close < open)
     throw Error("cannot read /proc/PID/stat", "it has no name in parentheses");
-  // fields[0] is the state, which proc(5) counts as field 3.
-  const auto fields = split_blank(trim(text.substr(close + 1)));
+  // By the numbers of proc(5); the state is field 3. One blank stands before each.
+  std::array<std::string_view, 53> fields;
+  std::string_view rest = trim(text.substr(close + 1));
+  for (size_t i = 3; i < fields.size() && !rest.empty(); ++i) {
+    const size_t end = std::min(rest.find(' '), rest.size());
+    fields[i] = rest.substr(0, end);
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+  }
   const auto field = [&]<typename Number>(size_t number, Number& out) {
-    if (number - 3 < fields.size())
-      out = parse_number<Number>(fields[number - 3]).value_or(Number{});
+    out = parse_number<Number>(fields[number]).value_or(Number{});
   };
   ProcStat stat;
   stat.name = text.substr(open + 1, close - open - 1);
-  if (!fields.empty() && !fields[0].empty()) stat.state = fields[0][0];
+  if (!fields[3].empty()) stat.state = fields[3][0];
   field(4, stat.parent);
   field(5, stat.group);
   field(6, stat.session);
@@ -150,11 +175,6 @@ ProcStat parse_stat(std::string_view text) {
   field(51, stat.env_end);
   field(52, stat.exit_status);
   return stat;
-}
-
-uint64_t ProcMapping::size_of(std::string_view key) const {
-  const auto found = std::ranges::find(sizes, key, &std::pair<std::string, uint64_t>::first);
-  return found == sizes.end() ? 0 : found->second;
 }
 
 bool ProcMapping::has_flag(std::string_view two_letters) const {

@@ -34,6 +34,26 @@ struct ProcStat {
 };
 ProcStat parse_stat(std::string_view text);
 
+// What smaps tells of a mapping's pages: "Rss: 12 kB".
+enum class MappingSize {
+  kRss,
+  kPss,
+  kSharedClean,
+  kSharedDirty,
+  kPrivateClean,
+  kPrivateDirty,
+  kAnonymous,
+  kSwap,
+  kLocked,
+  kKernelPageSize,
+  kAnonHugePages,
+  kShmemPmdMapped,
+  kFilePmdMapped,
+  kSharedHugetlb,
+  kPrivateHugetlb,
+};
+inline constexpr size_t kMappingSizes = 15;
+
 // One mapping of /proc/PID/smaps (or maps, then without what follows `name`). Sizes in bytes.
 struct ProcMapping {
   uint64_t start = 0, end = 0, offset = 0, inode = 0;
@@ -42,11 +62,11 @@ struct ProcMapping {
   uint32_t device_major = 0, device_minor = 0;
   std::string name;  // without " (deleted)"
   bool deleted = false;
-  std::vector<std::pair<std::string, uint64_t>> sizes;  // {"Rss", bytes}, as smaps lists them
-  std::string flags;                                    // VmFlags
+  std::array<uint64_t, kMappingSizes> sizes{};  // bytes, of smaps
+  std::string flags;                            // VmFlags
   uint32_t protection_key = 0;
 
-  uint64_t size_of(std::string_view key) const;
+  uint64_t size(MappingSize which) const { return sizes[static_cast<size_t>(which)]; }
   bool has_flag(std::string_view two_letters) const;
 };
 std::vector<ProcMapping> parse_mappings(std::string_view text);

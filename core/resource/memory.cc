@@ -21,19 +21,19 @@ using Mappings = google::protobuf::RepeatedPtrField<pb::Vma>;
 // ---- The mappings, as smaps shows them ---------------------------------------------------------
 
 struct SizeColumn {
-  std::string_view key;
+  MappingSize which;
   void (pb::Vma::*set)(uint64_t);
 };
 constexpr SizeColumn kSizes[] = {
-    {"Rss", &pb::Vma::set_rss},
-    {"Pss", &pb::Vma::set_pss},
-    {"Shared_Clean", &pb::Vma::set_shared_clean},
-    {"Shared_Dirty", &pb::Vma::set_shared_dirty},
-    {"Private_Clean", &pb::Vma::set_private_clean},
-    {"Private_Dirty", &pb::Vma::set_private_dirty},
-    {"Anonymous", &pb::Vma::set_anonymous},
-    {"Swap", &pb::Vma::set_swap},
-    {"Locked", &pb::Vma::set_locked},
+    {MappingSize::kRss, &pb::Vma::set_rss},
+    {MappingSize::kPss, &pb::Vma::set_pss},
+    {MappingSize::kSharedClean, &pb::Vma::set_shared_clean},
+    {MappingSize::kSharedDirty, &pb::Vma::set_shared_dirty},
+    {MappingSize::kPrivateClean, &pb::Vma::set_private_clean},
+    {MappingSize::kPrivateDirty, &pb::Vma::set_private_dirty},
+    {MappingSize::kAnonymous, &pb::Vma::set_anonymous},
+    {MappingSize::kSwap, &pb::Vma::set_swap},
+    {MappingSize::kLocked, &pb::Vma::set_locked},
 };
 
 pb::Vma to_record(const ProcMapping& mapping) {
@@ -50,10 +50,11 @@ pb::Vma to_record(const ProcMapping& mapping) {
   vma.set_deleted(mapping.deleted);
   vma.set_flags(mapping.flags);
   vma.set_protection_key(mapping.protection_key);
-  vma.set_page_size(static_cast<uint32_t>(mapping.size_of("KernelPageSize")));
-  vma.set_huge(mapping.size_of("AnonHugePages") + mapping.size_of("ShmemPmdMapped") +
-               mapping.size_of("FilePmdMapped"));
-  for (const SizeColumn& column : kSizes) (vma.*column.set)(mapping.size_of(column.key));
+  vma.set_page_size(static_cast<uint32_t>(mapping.size(MappingSize::kKernelPageSize)));
+  vma.set_huge(mapping.size(MappingSize::kAnonHugePages) +
+               mapping.size(MappingSize::kShmemPmdMapped) +
+               mapping.size(MappingSize::kFilePmdMapped));
+  for (const SizeColumn& column : kSizes) (vma.*column.set)(mapping.size(column.which));
   return vma;
 }
 

@@ -72,6 +72,9 @@ std::vector<MemoryRun> plan_memory(const FrozenProcess& frozen, const pb::Proces
                                    const FileRegistry& files, const MemoryOptions& options,
                                    const PreCopy* early);
 
+// Bytes of an address space, below which reading them takes less time than making a twin does.
+inline constexpr uint64_t kWorthATwin = uint64_t{6} << 20;
+
 // Memory of ours for what has to be read while the tree is stopped. Of fixed size, and in place
 // before the stop: fresh pages would cost more than what is read into them.
 class Stash {

@@ -65,12 +65,12 @@ PreCopy::PreCopy(Pid pid, const ProcDirectory& proc, const std::vector<ProcMappi
   host.task.detach_if_alive(host.task.signal_on_its_way());
   for (const ProcMapping& mapping : mappings) {
     // Always the whole of a mapping, also when letting go: mremap(2) fails where one is split.
-    const uint64_t size = mapping.size_of("Anonymous");
+    const uint64_t size = mapping.size(MappingSize::kAnonymous);
     if (is_private_anonymous(mapping) && size >= kWorthTracking &&
         tracker_->add(mapping.start, mapping.end)) {
       to_copy_ += size;
-      ways_.push_back(
-          way_to_read(false, mapping.size_of("Shared_Clean"), mapping.size_of("Shared_Dirty")));
+      ways_.push_back(way_to_read(false, mapping.size(MappingSize::kSharedClean),
+                                  mapping.size(MappingSize::kSharedDirty)));
     }
   }
 }

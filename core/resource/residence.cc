@@ -18,7 +18,7 @@ constexpr size_t kPagesAtOnce = 4096;  // a byte each, in the process's scratch 
 // swap, whoever put it there (shmem_partial_swap_usage(), Linux 4.5).
 bool is_swapped_in_part(const std::vector<ProcMapping>& mappings, const MemoryRun& run) {
   const auto behind = std::ranges::upper_bound(mappings, run.start, {}, &ProcMapping::start);
-  return behind == mappings.begin() || std::prev(behind)->size_of("Swap") != 0;
+  return behind == mappings.begin() || std::prev(behind)->size(MappingSize::kSwap) != 0;
 }
 
 class Asking {

@@ -14,9 +14,6 @@
 namespace snapgdb {
 namespace {
 
-// Below that, reading takes less time than making a twin does.
-constexpr uint64_t kWorthATwin = uint64_t{6} << 20;
-
 // Where orphans below a process may become its children: it would see our twin end.
 std::optional<std::string> why_not_above_orphans(const FrozenProcess& frozen,
                                                  CaptureContext& context) {

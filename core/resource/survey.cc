@@ -11,6 +11,7 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/linux/host_task.h"
+#include "core/resource/memory.h"
 
 namespace snapgdb {
 namespace {
@@ -125,13 +126,19 @@ Survey* Surveys::find(Pid pid) {
   return found == surveys_.end() ? nullptr : &found->second;
 }
 
-uint64_t Surveys::resident() const {
+uint64_t Surveys::to_secure() const {
   uint64_t bytes = 0;
-  for (const auto& [pid, survey] : surveys_)
-    for (const ProcMapping& mapping : survey.mappings)
-      for (const char* key :
-           {mapping.shared ? "Rss" : "Anonymous", "Private_Hugetlb", "Shared_Hugetlb", "Swap"})
-        bytes += mapping.size_of(key);
+  for (const auto& [pid, survey] : surveys_) {
+    uint64_t copied = 0;
+    for (const ProcMapping& mapping : survey.mappings) {
+      const bool is_copied = survey.precopy && survey.precopy->tracks(mapping.start, mapping.end);
+      for (const MappingSize which :
+           {mapping.shared ? MappingSize::kRss : MappingSize::kAnonymous,
+            MappingSize::kPrivateHugetlb, MappingSize::kSharedHugetlb, MappingSize::kSwap})
+        (is_copied ? copied : bytes) += mapping.size(which);
+    }
+    bytes += std::min(copied, kWorthATwin);
+  }
   return bytes;
 }
 

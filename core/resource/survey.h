@@ -29,10 +29,12 @@ class Surveys {
   void refresh(PageWriter& pages);
 
   Survey* find(Pid pid);
-  // Bytes in memory that are no file's, of all that were looked at.
-  uint64_t resident() const;
+  // Bytes in memory, of all that were looked at, that are no file's and that a stop may have to
+  // read: of what was copied, little is written again, or a twin is made.
+  uint64_t to_secure() const;
   GadgetFinder& gadgets() { return gadgets_; }
-  // Lets the processes write again without our being told. They may notice if it happens at once.
+  // Lets the processes write again without our being told, slowly: they may notice if it happens at
+  // once.
   void release();
 
  private:

@@ -140,7 +140,7 @@ uint64_t taken_up_by(const char* memory, std::initializer_list<Pid> processes) {
     for (const ProcMapping& mapping : parse_mappings(ProcDirectory::of(pid).read("smaps")))
       if (mapping.start <= reinterpret_cast<uint64_t>(memory) &&
           reinterpret_cast<uint64_t>(memory) < mapping.end)
-        bytes += mapping.size_of("Pss");
+        bytes += mapping.size(MappingSize::kPss);
   return bytes;
 }
 

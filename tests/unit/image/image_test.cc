@@ -46,6 +46,35 @@ TEST_CASE("zero pages and equal pages get no bytes of their own", "[image]") {
   CHECK(extents.all()[3].where == extents.all()[0].where);
 }
 
+TEST_CASE("pages are known again while the table of known ones grows, and only themselves",
+          "[image]") {
+  constexpr uint64_t kPages = 40'000;  // more than twice what the first table is for
+  const TemporaryDirectory directory;
+  ImageWriter image(OutputFile::create(directory.file("x")), {.level = 0});
+  PageWriter pages(image);
+  std::vector<std::byte> page(kPageSize);
+  Extents first, second;
+  const auto add_all = [&](Extents& extents) {
+    for (uint64_t i = 0; i < kPages; ++i) {
+      put(page, 8 * (i % 500), i + 1);
+      pages.add(extents, i * kPageSize, page);
+      put(page, 8 * (i % 500), uint64_t{0});
+    }
+    return pages.take_counts();
+  };
+  CHECK(add_all(first).stored == kPages);
+  CHECK(add_all(second).shared > kPages * 9 / 10);
+  const auto ordinal = [](const Extents& extents, uint64_t i) {
+    const Extent& extent = *extents.find(i * kPageSize);
+    return extent.where + (i - extent.start / kPageSize);
+  };
+  const uint64_t last = ordinal(first, kPages - 1);
+  uint64_t taken_for_others = 0;
+  for (uint64_t i = 0; i < kPages; ++i)
+    if (ordinal(second, i) != ordinal(first, i) && ordinal(second, i) <= last) ++taken_for_others;
+  CHECK(taken_for_others == 0);
+}
+
 TEST_CASE("an image holds several snapshots, which share their pages and files", "[image]") {
   const TemporaryDirectory directory;
   const std::string path = sample_image(directory, 1, "aba");

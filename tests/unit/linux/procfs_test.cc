@@ -50,7 +50,7 @@ TEST_CASE("mappings are read with their attributes and odd names") {
   CHECK(mappings[0].inode == 1234);
   CHECK(mappings[0].name == "/a b\nc");
   CHECK(mappings[0].deleted);
-  CHECK(mappings[0].size_of("Private_Dirty") == 8192);
+  CHECK(mappings[0].size(MappingSize::kPrivateDirty) == 8192);
   CHECK(mappings[0].protection_key == 3);
   CHECK(mappings[0].has_flag("dd"));
   CHECK_FALSE(mappings[0].has_flag("d"));
