@@ -106,9 +106,10 @@ void RestoredTree::bear(const Birth& birth) {
                                 .clone(fmt::format("make process {}", birth.pid), flags, SIGCHLD,
                                        all_numbers(snapshot_, process)));
   cgroups_.put(plan_, process, Pid{seeds_.at(birth.pid).tid().value});
+  const pb::Process& above = process_of(first_above(birth.other));
   const uint64_t ipc = ipc_of(process);
-  if (ipc && ipc != ipc_of(process_of(first_above(birth.other))))
-    enter_ipc(context(), process, ipc, seeds_.at(birth.pid));
+  if (ipc && ipc != ipc_of(above)) enter_ipc(context(), process, ipc, seeds_.at(birth.pid));
+  enter_clocks(plan_, process, above, seeds_.at(birth.pid));
 }
 
 // Nobody is sent a signal at its end.

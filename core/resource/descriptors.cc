@@ -265,7 +265,7 @@ void open_late_files(RestoreContext& context) {
     const OpenLate open = own_way(file, &DescriptorRestorer::open_late);
     if (!open) continue;
     const pb::Process& opener = opener_of(context.snapshot, file);
-    LateOpening opening{context.snapshot, opener, context.seed_of(opener), ended};
+    LateOpening opening{context, opener, context.seed_of(opener), ended};
     Fd opened = open(opening, *file.descriptor);
     if (!opened.valid()) continue;
     for (const pb::Process& process : context.snapshot.processes())

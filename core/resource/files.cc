@@ -171,15 +171,15 @@ std::optional<std::string> rest_of_ended(const Snapshot& snapshot,
   return path.substr(end_of_task_in(path));
 }
 
-// "net:[4026531840]": one that somebody of the tree is in; "" if nobody is, or it is something
-// else.
-std::string path_of_namespace(const Snapshot& snapshot, const std::string& target) {
+// Who is in the namespace that this names: "net:[4026531840]"; nullptr: nobody is, or it is
+// something else.
+const pb::Process* process_in(const Snapshot& snapshot, const std::string& target) {
   const std::string kind = target.substr(0, target.find(":["));
   for (const pb::Process& process : snapshot.processes())
     if (const uint64_t own = namespace_in(process.namespaces(), kind);
         own && !is_zombie(process) && target == fmt::format("{}:[{}]", kind, own))
-      return fmt::format("/proc/{}/ns/{}", tree_number(snapshot, process), kind);
-  return "";
+      return &process;
+  return nullptr;
 }
 
 // What only a task of the tree can open; "" for everything else.
@@ -187,8 +187,11 @@ std::string late_path(const Snapshot& snapshot, const pb::Descriptor& descriptor
   if (is_below(snapshot, mounts_of(snapshot, descriptor)))
     return descriptor.file().unlinked() ? "" : descriptor.target();
   if (rest_of_ended(snapshot, descriptor)) return descriptor.target();
-  const std::string path = path_of_task(snapshot, descriptor.target());
-  return path.empty() ? path_of_namespace(snapshot, descriptor.target()) : path;
+  return path_of_task(snapshot, descriptor.target());
+}
+
+bool is_opened_late(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
+  return process_in(snapshot, descriptor.target()) || !late_path(snapshot, descriptor).empty();
 }
 
 Fd open_by(LateOpening& opening, const std::string& path, const pb::Descriptor& descriptor) {
@@ -214,20 +217,35 @@ Fd open_of_ended(LateOpening& opening, const std::string& rest, const pb::Descri
   return fd;
 }
 
+// By us: who is in it may have no number where it is held open.
+Fd open_namespace(const LateOpening& opening, const pb::Process& member,
+                  const pb::Descriptor& descriptor) {
+  const std::string& target = descriptor.target();
+  const std::string path =
+      fmt::format("/proc/{}/ns/{}", opening.context.seed_of(member).tid().value,
+                  target.substr(0, target.find(':')));
+  Fd fd(::open(path.c_str(), static_cast<int>(descriptor.flags()) | O_CLOEXEC));
+  if (!fd.valid()) throw_errno("cannot open {}, which is held open", path);
+  return fd;
+}
+
 Fd open_proc_late(LateOpening& opening, const pb::Descriptor& descriptor) {
-  if (const auto rest = rest_of_ended(opening.snapshot, descriptor))
+  const Snapshot& snapshot = opening.context.snapshot;
+  if (const pb::Process* member = process_in(snapshot, descriptor.target()))
+    return open_namespace(opening, *member, descriptor);
+  if (const auto rest = rest_of_ended(snapshot, descriptor))
     return open_of_ended(opening, *rest, descriptor);  // where reading finds nothing
-  const std::string path = late_path(opening.snapshot, descriptor);
+  const std::string path = late_path(snapshot, descriptor);
   if (path.empty()) return Fd();
   Fd fd = open_by(opening, path, descriptor);
-  if (descriptor.position()) go_to_position(fd, descriptor);  // namespaces have none
+  if (descriptor.position()) go_to_position(fd, descriptor);
   return fd;
 }
 
 // Something to stand for it until then.
 Fd open_unless_late(OpeningContext& context, const pb::Descriptor& descriptor,
                     Fd (*open)(OpeningContext&, const pb::Descriptor&)) {
-  if (late_path(context.snapshot, descriptor).empty()) return open(context, descriptor);
+  if (!is_opened_late(context.snapshot, descriptor)) return open(context, descriptor);
   Fd fd(::open("/", O_PATH | O_CLOEXEC));
   if (!fd.valid()) throw_errno("cannot open /");
   return fd;
@@ -267,8 +285,7 @@ Fd open_directory(OpeningContext& context, const pb::Descriptor& descriptor) {
 
 std::string path_obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
   struct stat status {};
-  if (!late_path(snapshot, descriptor).empty() &&
-      !is_below(snapshot, mounts_of(snapshot, descriptor)))
+  if (is_opened_late(snapshot, descriptor) && !is_below(snapshot, mounts_of(snapshot, descriptor)))
     return "";
   const pb::NamespaceState* mounts = mounts_of(snapshot, descriptor);
   if (is_below(snapshot, mounts) && (descriptor.removed() || descriptor.has_pipe()))

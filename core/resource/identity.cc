@@ -95,10 +95,18 @@ bool is_at_or_below(const Snapshot& snapshot, uint64_t pids, uint64_t above) {
   return true;
 }
 
+// A zombie shows no namespaces. It was born in the one that its parent is in, or has for children.
+uint64_t pids_of(const Snapshot& snapshot, const pb::Process& process) {
+  const pb::Process* parent = is_zombie(process) ? snapshot.process(process.parent()) : nullptr;
+  if (!parent) return namespace_in(process.namespaces(), "pid");
+  return depth_of(*parent) == depth_of(process)
+             ? pids_of(snapshot, *parent)
+             : namespace_in(parent->namespaces(), "pid_for_children");
+}
+
 bool sees(const Snapshot& snapshot, const pb::Process& viewer, const pb::Process& process) {
   return depth_of(viewer) == 1 ||
-         is_at_or_below(snapshot, namespace_in(process.namespaces(), "pid"),
-                        namespace_in(viewer.namespaces(), "pid"));
+         is_at_or_below(snapshot, pids_of(snapshot, process), pids_of(snapshot, viewer));
 }
 
 }  // namespace

@@ -27,11 +27,12 @@ void capture(CaptureContext&, const OpenDescriptor& open, pb::Descriptor& out) {
 
 // By which the opener knows it; 0: it is not of the tree, has ended, or is out of her sight.
 int32_t number_of(const LateOpening& opening, const pb::PidFd& pidfd) {
-  for (const pb::Process& process : opening.snapshot.processes()) {
-    if (process.pid() == pidfd.pid()) return number_for(opening.snapshot, process, opening.process);
+  const Snapshot& snapshot = opening.context.snapshot;
+  for (const pb::Process& process : snapshot.processes()) {
+    if (process.pid() == pidfd.pid()) return number_for(snapshot, process, opening.process);
     const auto thread = std::ranges::find(process.threads(), pidfd.pid(), &pb::Thread::tid);
     if (pidfd.of_thread() && thread != process.threads().end())
-      return number_for(opening.snapshot, *thread, process, opening.process);
+      return number_for(snapshot, *thread, process, opening.process);
   }
   return 0;
 }

@@ -267,7 +267,7 @@ void settle_epolls(RestoreContext& context);
 
 // What is opened once the tree is there, by a task of it.
 struct LateOpening {
-  const Snapshot& snapshot;
+  const RestoreContext& context;
   const pb::Process& process;
   Seed& opener;  // a task of that one
   // A process of the tree's pid namespace that has ended, and is not reaped before all is open.

@@ -477,17 +477,30 @@ void enter_mount_spaces(RestoreContext& context) {
   }
 }
 
+namespace {
+
+void enter(const RestorePlan& plan, const pb::Namespace& one, Seed& seed) {
+  if (const auto place = place_of(plan, one.inode()))
+    seed.add(fmt::format("enter a {} namespace", one.kind()), SYS_setns,
+             {first_descriptor(plan) + *place, static_cast<uint64_t>(namespace_flag(one.kind()))});
+}
+
+}  // namespace
+
+void enter_clocks(const RestorePlan& plan, const pb::Process& process, const pb::Process& above,
+                  Seed& seed) {
+  const uint64_t there = namespace_in(above.namespaces(), "time");
+  for (const pb::Namespace& one : process.namespaces())
+    if (one.kind() == "time" && one.inode() != there) enter(plan, one, seed);
+  seed.perform();
+}
+
 // A user namespace last: whoever is there has no rights outside any more.
 void enter_spaces(const RestorePlan& plan, const pb::Process& process, Seed& seed) {
-  const size_t base = first_descriptor(plan);
-  const auto enter = [&](const pb::Namespace& one) {
-    if (const auto place = place_of(plan, one.inode()))
-      seed.add(fmt::format("enter a {} namespace", one.kind()), SYS_setns,
-               {base + *place, static_cast<uint64_t>(namespace_flag(one.kind()))});
-  };
   for (const bool users : {false, true})
     for (const pb::Namespace& one : process.namespaces())
-      if ((one.kind() == "user") == users && namespace_flag(one.kind())) enter(one);
+      if ((one.kind() == "user") == users && one.kind() != "time" && namespace_flag(one.kind()))
+        enter(plan, one, seed);
   seed.perform();
 }
 

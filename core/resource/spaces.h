@@ -72,11 +72,17 @@ void give_children_pids(const Snapshot& snapshot, const pb::Process& process, Se
 void enter_ipc(const RestoreContext& context, const pb::Process& process, uint64_t space,
                Seed& seed);
 
+// Has a process enter the time namespace that it was in, if `above`, whose child it was born, is in
+// another one. Before it has children: who shares its memory with another process cannot.
+void enter_clocks(const RestorePlan& plan, const pb::Process& process, const pb::Process& above,
+                  Seed& seed);
+
 // Makes those of mounts, and has their processes enter them: when all are born, and are in no other
 // namespaces yet.
 void enter_mount_spaces(RestoreContext& context);
 
-// Has a process, which has one thread, enter those that it was in: the end of its rights outside.
+// Has a process, which has one thread, enter the others that it was in: the end of its rights
+// outside.
 void enter_spaces(const RestorePlan& plan, const pb::Process& process, Seed& seed);
 
 }  // namespace snapgdb
