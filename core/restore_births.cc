@@ -64,17 +64,25 @@ class Births {
 
   using Numbers = google::protobuf::RepeatedField<int32_t>;
 
+  // Those of a leader that is gone, from the pid namespace of `process` up to that of the tree;
+  // empty where one does not know it. `numbers`: of all of them, outermost first.
+  std::vector<int32_t> numbers_of(int32_t leader, const pb::Process& process,
+                                  const Numbers& numbers) const {
+    if (process.ns_pids_size() <= 1) return {leader};
+    const int above = std::max(snapshot_.root().ns_pids_size(), 1) - 1;
+    if (numbers.size() != process.ns_pids_size() || numbers.size() <= above) return {};
+    std::vector<int32_t> known(numbers.rbegin(), numbers.rend() - above);
+    return std::ranges::find(known, 0) == known.end() ? known : std::vector<int32_t>{};
+  }
+
   // Number of its leader, also of one that is gone; where that is known outside of the process's
-  // pid namespace only, that one, negated. `numbers`: in the process's pid namespaces, outermost
-  // first.
+  // pid namespace only, that one, negated.
   int32_t number_of(int32_t leader, int32_t outside, const pb::Process& process,
                     const Numbers& numbers) const {
     if (const pb::Process* one = snapshot_.process(leader)) return tree_number(snapshot_, *one);
     if (leader == outside) return kOutside;
-    const int levels = snapshot_.root().ns_pids_size();
-    if (process.ns_pids_size() <= 1) return leader;
-    const bool is_known = process.ns_pids_size() == levels && numbers.size() == levels;
-    return is_known && numbers[levels - 1] > 0 ? numbers[levels - 1] : -leader;
+    const auto known = numbers_of(leader, process, numbers);
+    return known.empty() ? -leader : known.back();
   }
   int32_t session_of(const pb::Process& process) const {
     return number_of(process.session(), session_outside_, process, process.ns_sessions());
@@ -145,17 +153,21 @@ class Births {
   void adopt_all(const pb::Process& parent, int32_t session, int32_t mother, int32_t bearer) {
     add(Step::kAdoptOrphans, tree_number(snapshot_, parent), 1);
     add(Step::kTemporary, mother, bearer);
-    if (mother == session) add(Step::kSetsid, mother), begun_.insert(session);
     const auto is_among = [&](const pb::Process* orphan) {
       return orphan->parent() == parent.pid() && session_of(*orphan) == session;
     };
     Processes adopted;
     std::ranges::copy_if(orphans_, std::back_inserter(adopted), is_among);
     std::erase_if(orphans_, is_among);
+    const pb::Process& first = *adopted.front();
+    if (mother == session) {
+      plan_.births.back().numbers = numbers_of(first.session(), first, first.ns_sessions());
+      add(Step::kSetsid, mother), begun_.insert(session);
+    }
     if (mother == session && session < 0)  // it gets any number in their pid namespace
       plan_.notes.push_back(fmt::format(
           "process {}: its session, whose leader is gone, has another number than it had",
-          adopted.front()->pid()));
+          first.pid()));
     for (const pb::Process* orphan : adopted) bear(*orphan, mother, session);
     add(Step::kEnd, mother, bearer);
     add(Step::kAdoptOrphans, tree_number(snapshot_, parent), 0);
@@ -214,8 +226,10 @@ class Births {
                         member->pid(), member->group()));
       return;
     }
-    const int32_t bearer = tree_number(snapshot_, *members.front());
+    const pb::Process& first = *members.front();
+    const int32_t bearer = tree_number(snapshot_, first);
     add(Step::kTemporary, group, bearer);
+    plan_.births.back().numbers = numbers_of(first.group(), first, first.ns_groups());
     add(Step::kSetpgid, group, group);
     for (const pb::Process* member : members)
       add(Step::kSetpgid, tree_number(snapshot_, *member), group);

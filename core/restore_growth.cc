@@ -116,9 +116,8 @@ void RestoredTree::bear(const Birth& birth) {
 void RestoredTree::bear_for_a_moment(const Birth& birth) {
   if (!plan_.lazy) restore_memory_of(memory_giver(birth.other));
   temporary_[birth.pid] = birth.other;
-  const std::span<const int32_t> number(&birth.pid, birth.pid > 0 ? 1 : 0);
   seeds_.emplace(birth.pid,
-                 seeds_.at(birth.other).clone("make a process for a moment", 0, 0, number));
+                 seeds_.at(birth.other).clone("make a process for a moment", 0, 0, birth.numbers));
 }
 
 void RestoredTree::end_temporary(const Birth& birth) {

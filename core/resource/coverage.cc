@@ -101,7 +101,8 @@ constexpr Coverage kCoverage[] = {
     {kThread, "scheduling", "policy, nice, priorities, processors allowed, timer slack",
      "all of it; what rights forbid is said", "", ""},
     // ---- Descriptors ----------------------------------------------------------------------------
-    {kDescriptor, "pipe", "capacity, what is queued, which end; of FIFOs too",
+    {kDescriptor, "pipe",
+     "capacity, what is queued, its packets as such (O_DIRECT), which end; of FIFOs too",
      "all of it; a FIFO's content if it is empty then; removed ones, too", "",
      "removed ones: a place to make them again"},
     {kDescriptor, "memfd", "name, seals, content", "all of it", "", ""},

@@ -58,6 +58,8 @@ struct Birth {
   int32_t other =
       0;  // kClone, kTemporary, kEnd: the parent, 0: none of the tree; kSetpgid: the group
   uint64_t shares = 0;  // kClone: with the parent, flags of clone(2)
+  // kTemporary: also in pid namespaces below, as all_numbers() has those of others.
+  std::vector<int32_t> numbers = {};
 };
 
 // What becomes of the System V objects of one ipc namespace; those that are not made are there, and

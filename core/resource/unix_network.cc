@@ -258,6 +258,11 @@ class UnixNetwork {
         notes_.push_back(fmt::format("sockets tell another maker than process {}, user {}: {}",
                                      known.pid, known.uid, error.what()));
     }
+    try {
+      if (std::exchange(who.pid, 0)) return perform_by(who, work);  // the user at least
+    } catch (const NoStandIn&) {
+      // She is not ours to be: told above.
+    }
     if (!place || (who.root < 0 && who.directory < 0)) return work();
     perform_by(as_ourselves, work);
   }

@@ -79,6 +79,32 @@ TEST_CASE("so does an isolated one: removed, renumbered, known to the kernel onl
   CHECK(end.ok());
 }
 
+TEST_CASE("what is queued in pipes comes back, packets as such") {
+  check_restored("pipes");
+}
+
+TEST_CASE("so does what is queued in an ordinary user's pipes") {
+  if (skip_unless(geteuid() == 0, "to become an ordinary user, one must be root")) return;
+  check_restored("pipes", {}, kNobody);
+}
+
+TEST_CASE("a queue that is partly in packets is named as missing") {
+  const TempDir directory;
+  Running python({"python3", "-c",
+                  "import fcntl, os, sys\n"
+                  "end, other = os.pipe()\n"
+                  "for flags, what in (os.O_DIRECT, b'some'), (0, b'more'):\n"
+                  "  fcntl.fcntl(other, fcntl.F_SETFL, flags)\n"
+                  "  os.write(other, what)\n"
+                  "print('ready', flush=True); sys.stdin.read()\n"},
+                 {.input = RunOptions::kPipe});
+  python.wait_for_line("ready");
+  const Result captured =
+      snapgdb({"capture", std::to_string(python.pid()), "-o", directory / "image"});
+  INFO(captured);
+  CHECK(contains(captured.err, "some of it is in packets, some is not"));
+}
+
 TEST_CASE("what stands around a program comes back: leases being broken, stops, logins") {
   check_restored("circumstances", geteuid() == 0 ? Words{"--root"} : Words{});
 }

@@ -68,6 +68,26 @@ void expect_at(const char* what, int fd, const std::string& expected, off_t at) 
 
 // ---- Files --------------------------------------------------------------------------------------
 
+// Each packet is read by itself.
+Object make_packets(const Surroundings& around) {
+  int ends[2];
+  setup("pipe2", pipe2(ends, O_DIRECT | O_NONBLOCK));
+  std::vector<std::string> packets(around.random.below(12));
+  for (std::string& packet : packets) {
+    packet = around.random.bytes(1 + around.random.below(around.random.one_in(3) ? 4096 : 3));
+    write_to(ends[1], packet);
+  }
+  return {{ends[0], ends[1]}, [end = ends[0], packets] {
+            std::string seen(4097, '\0');
+            for (const std::string& packet : packets) {
+              const long n = expect_call("a packet", read(end, seen.data(), seen.size()));
+              if (n < 0 || seen.substr(0, static_cast<size_t>(n)) != packet)
+                differs("a packet of %zu bytes is another one, of %ld", packet.size(), n);
+            }
+            expect_next("behind the packets", end, "");
+          }};
+}
+
 Object make_pipe(const Surroundings& around) {
   int ends[2];
   setup("pipe2", pipe2(ends, around.random.one_in(3) ? O_NONBLOCK : 0));
@@ -403,7 +423,7 @@ const std::vector<Kind>& kinds() {
       {"pidfd", make_pidfd},       {"pair", make_pair},
       {"in-flight", send_pipe},    {"unix", listen_unix},
       {"tcp", connect_tcp},        {"udp", bind_udp},
-      {"terminal", open_terminal},
+      {"terminal", open_terminal}, {"packets", make_packets},
   };
   return kAll;
 }
