@@ -159,6 +159,33 @@ void print_missing(const Snapshot& snapshot, const Processes&) {
   table.print();
 }
 
+// Of an image that was cut off, the record of the moment is lost: it is written last.
+bool has_record(const Snapshot& snapshot) {
+  return snapshot.record().realtime_ns() != 0;
+}
+
+void print_moment(const Snapshot& snapshot) {
+  const pb::SnapshotRecord& record = snapshot.record();
+  if (!has_record(snapshot)) {
+    fmt::print("taken     not known: the image lacks its record of when, where, why and how\n");
+    return;
+  }
+  fmt::print("taken     {} on {} (Linux {}, {})\n", local_time(record.realtime_ns()),
+             printable(record.host().node_name()), printable(record.host().os_release()),
+             printable(record.host().cpu_model()));
+  fmt::print("reason    {}\n", printable(record.reason()));
+  const auto secured = secured_by(snapshot);
+  fmt::print("stopped   for {}, memory by {}\n", human_duration(record.pause_ns()),
+             secured.front());
+  for (const std::string& line : secured | std::views::drop(1)) fmt::print("          {}\n", line);
+}
+
+std::string words_for_missing(const Snapshot& snapshot) {
+  const auto& missing = snapshot.record().missing();
+  return missing.empty() ? "nothing"
+                         : counted(static_cast<uint64_t>(missing.size()), "thing", "things");
+}
+
 void print_summary(const Snapshot& snapshot, const Processes&) {
   const pb::SnapshotRecord& record = snapshot.record();
   const pb::Process& root = snapshot.root();
@@ -173,24 +200,17 @@ void print_summary(const Snapshot& snapshot, const Processes&) {
   fmt::print("tree      {}, {}, root {}\n",
              counted(snapshot.processes().size(), "process", "processes"),
              counted(threads, "thread", "threads"), root.pid());
-  fmt::print("taken     {} on {} (Linux {}, {})\n", local_time(record.realtime_ns()),
-             printable(record.host().node_name()), printable(record.host().os_release()),
-             printable(record.host().cpu_model()));
-  fmt::print("reason    {}\n", printable(record.reason()));
-  const auto secured = secured_by(snapshot);
-  fmt::print("stopped   for {}, memory by {}\n", human_duration(record.pause_ns()),
-             secured.front());
-  for (const std::string& line : secured | std::views::drop(1)) fmt::print("          {}\n", line);
-  fmt::print("memory    {} readable; {} stored, {} shared, {} zero (files included)\n",
-             human_size(memory), human_size(record.stored_pages() * kPageSize),
-             human_size(record.shared_pages() * kPageSize),
-             human_size(record.zero_pages() * kPageSize));
+  print_moment(snapshot);
+  fmt::print("memory    {} readable", human_size(memory));
+  if (has_record(snapshot))
+    fmt::print("; {} stored, {} shared, {} zero (files included)",
+               human_size(record.stored_pages() * kPageSize),
+               human_size(record.shared_pages() * kPageSize),
+               human_size(record.zero_pages() * kPageSize));
+  fmt::print("\n");
   fmt::print("files     {} carried\n",
              std::ranges::count_if(snapshot.files(), &pb::FileRecord::embedded));
-  fmt::print("missing   {}\n",
-             record.missing().empty()
-                 ? std::string("nothing")
-                 : counted(static_cast<uint64_t>(record.missing_size()), "thing", "things"));
+  fmt::print("missing   {}\n", words_for_missing(snapshot));
   for (const std::string& line : left_out(snapshot)) fmt::print("left out  {}\n", line);
   fmt::print("\n");
   print_tree(snapshot, {&root});

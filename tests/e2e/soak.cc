@@ -18,7 +18,7 @@ namespace {
 // All but sockets of the network, whose connections and queues only root makes again.
 const std::string kOrdinary =
     "pipe,file,memfd,directory,device,eventfd,epoll,timerfd,signalfd,inotify,pidfd,pair,in-flight,"
-    "unix,terminal";
+    "unix,terminal,packets";
 
 struct Seeds {
   int first = 3, last = 9;
