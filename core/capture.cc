@@ -36,9 +36,9 @@ constexpr size_t kHelpers = 7;
 
 // Putting it in place takes time, too (up to 1 ms for 1 MiB in a virtual machine): no more than a
 // small tree can need, with something for what it may grow until it is stopped. (What shared memory
-// holds may be in no page table.)
+// and files without a name hold may be in no page table.)
 size_t stash_size(const Surveys& surveys) {
-  constexpr size_t kRoom = size_t{8} << 20;
+  constexpr size_t kRoom = size_t{16} << 20;
   const uint64_t known = surveys.to_secure();
   return known ? std::min<uint64_t>(kMaxStash, kRoom + known * 5 / 4) : kMaxStash;
 }
