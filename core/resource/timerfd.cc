@@ -1,7 +1,10 @@
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/timerfd.h>
 #include <time.h>
+
+#include <algorithm>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
@@ -44,16 +47,32 @@ void ask_what_is_left(CaptureContext& context, const OpenDescriptor& open, pb::T
                          "pidfd_getfd(2) is refused");
   const ProcFields now(open.process.task_proc.read(fmt::format("fdinfo/{}", open.number).c_str()));
   timerfd.set_ticks(now.number("ticks"));
-  timerfd.set_value_ns(nanoseconds(left.it_value));
+  timerfd.set_value_ns(std::max<uint64_t>(nanoseconds(left.it_value), 1));  // 0: it is due again
+}
+
+void record_time(const ProcFields& info, pb::TimerFd& timerfd) {
+  timerfd.set_ticks(info.number("ticks"));
+  timerfd.set_value_ns(nanoseconds(info.text("it_value")));
+}
+
+// One that is due, while its interrupt has not come yet, looks as if it had never been set.
+void look_again(const OpenDescriptor& open, pb::TimerFd& timerfd) {
+  constexpr int kLooks = 3;
+  for (int looks = 0; looks < kLooks && !timerfd.ticks() && !timerfd.value_ns(); ++looks) {
+    ::sched_yield();
+    record_time(
+        ProcFields(open.process.task_proc.read(fmt::format("fdinfo/{}", open.number).c_str())),
+        timerfd);
+  }
 }
 
 void capture(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor& out) {
   pb::TimerFd& timerfd = *out.mutable_timerfd();
   timerfd.set_clock(static_cast<int32_t>(open.info.number("clockid")));
-  timerfd.set_ticks(open.info.number("ticks"));
   timerfd.set_settime_flags(static_cast<uint32_t>(open.info.number("settime flags", 8)));
-  timerfd.set_value_ns(nanoseconds(open.info.text("it_value")));
   timerfd.set_interval_ns(nanoseconds(open.info.text("it_interval")));
+  record_time(open.info, timerfd);
+  look_again(open, timerfd);
   const bool is_waiting = timerfd.ticks() && !timerfd.value_ns() && timerfd.interval_ns();
   if (is_waiting) ask_what_is_left(context, open, timerfd);
   if (timerfd.value_ns())

@@ -132,6 +132,7 @@ void hold_deadline(std::vector<Check>& checks) {
 void hold_expired(std::vector<Check>& checks) {
   const int once = make_timer(CLOCK_MONOTONIC, 0, 1, 0);
   const int periodic = make_timer(CLOCK_MONOTONIC, 0, 1, kSecond / 100);
+  const int always = make_timer(CLOCK_MONOTONIC, 0, 1, 1000);  // due again whenever one looks
   const uint64_t since = target::now_ns();
   const int off = make_timer(CLOCK_BOOTTIME, 0, 1000 * kSecond, 5 * kSecond);
   const itimerspec none{};
@@ -140,7 +141,7 @@ void hold_expired(std::vector<Check>& checks) {
   const uint64_t ticks = UINT64_MAX - 1;
   // Where the kernel has it.
   const bool set = ioctl(many, _IOW('T', 0, uint64_t), &ticks) == 0;
-  for (const int fd : {once, periodic})
+  for (const int fd : {once, periodic, always})
     if (!is_ready(fd, 10'000)) target::cannot("see a timer expire");
   checks.push_back([=] {
     expect_equal("expiries of a timer", read_count(once), 1);
@@ -150,6 +151,8 @@ void hold_expired(std::vector<Check>& checks) {
     if (seen + 2000 < expected || seen > expected + 2)
       target::differs("a periodic timer has expired %lu times, not %lu", seen, expected);
     if (!is_ready(periodic, 10'000)) target::differs("a periodic timer has stopped");
+    if (read_count(always) == 0 || !is_ready(always, 10'000))
+      target::differs("a timer that is always due has stopped");
     itimerspec seen_off{};
     target::expect_call("timerfd_gettime", timerfd_gettime(off, &seen_off));
     expect_equal("a timer that is off", ns(seen_off.it_value), 0);
