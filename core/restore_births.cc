@@ -226,13 +226,20 @@ class Births {
                         member->pid(), member->group()));
       return;
     }
-    const pb::Process& first = *members.front();
-    const int32_t bearer = tree_number(snapshot_, first);
+    // Where the innermost one is, the leader has a number for all of them.
+    const pb::Process& innermost = **std::ranges::max_element(
+        members, {}, [](const pb::Process* member) { return member->ns_pids_size(); });
+    const auto numbers_for = [&](const pb::Process& member) {
+      return numbers_of(member.group(), member, member.ns_groups());
+    };
+    const int32_t bearer = tree_number(snapshot_, innermost);
     add(Step::kTemporary, group, bearer);
-    plan_.births.back().numbers = numbers_of(first.group(), first, first.ns_groups());
+    plan_.births.back().numbers = numbers_for(innermost);
     add(Step::kSetpgid, group, group);
-    for (const pb::Process* member : members)
+    for (const pb::Process* member : members) {
       add(Step::kSetpgid, tree_number(snapshot_, *member), group);
+      plan_.births.back().numbers = numbers_for(*member);
+    }
     add(Step::kEnd, group, bearer);
   }
 

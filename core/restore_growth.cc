@@ -109,7 +109,7 @@ void RestoredTree::bear(const Birth& birth) {
   const pb::Process& above = process_of(first_above(birth.other));
   const uint64_t ipc = ipc_of(process);
   if (ipc && ipc != ipc_of(above)) enter_ipc(context(), process, ipc, seeds_.at(birth.pid));
-  enter_clocks(plan_, process, above, seeds_.at(birth.pid));
+  enter_clocks(context(), process, above, seeds_.at(birth.pid));
 }
 
 // Nobody is sent a signal at its end.
@@ -171,7 +171,8 @@ void RestoredTree::join_group(const Birth& birth) {
     seeds_.at(of).call(what, SYS_setpgid,
                        {static_cast<uint64_t>(number), static_cast<uint64_t>(group)});
   };
-  if (!process || !leader) return join(birth.pid, 0, birth.other);
+  if (!process) return join(birth.pid, 0, 0);  // one that leads it for a moment
+  if (!leader) return join(birth.pid, 0, birth.numbers.front());
   const pid_t wanted = seeds_.at(birth.other).tid().value;
   if (::getpgid(seeds_.at(birth.pid).tid().value) == wanted) return;  // it was born into it
   if (const int32_t group = number_for(snapshot_, *leader, *process))

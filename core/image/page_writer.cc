@@ -118,7 +118,7 @@ void PageWriter::settle(Extents& extents, uint64_t address, uint64_t pages) {
       extents.append({address, kPageSize, pb::SOURCE_ZERO, 0, 0});
       continue;
     }
-    const auto [low, high] = *hashes[i];
+    const uint64_t low = hashes[i]->low64, high = hashes[i]->high64;
     const auto group = group_of(low);
     const auto known =
         std::ranges::find_if(group, [&](const Known& one) { return one.is_of(low, high); });

@@ -1,8 +1,10 @@
 #include <fcntl.h>
+#include <limits.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "core/base/error.h"
@@ -24,12 +26,14 @@ size_t queued_in(const Fd& end) {
   return static_cast<size_t>(queued);
 }
 
-// Another pipe with what is queued, which stays where it is: tee(2) duplicates it, packets as such.
-PipeEnds copy_of(const Fd& end, int capacity, size_t queued) {
+// Another pipe with the first `size` bytes of what is queued, which stays where it is: tee(2)
+// duplicates it, packets as such.
+PipeEnds copy_of(const Fd& end, size_t size, int capacity = 0) {
   PipeEnds copy = make_pipe(O_NONBLOCK);
-  if (::fcntl(copy.write.get(), F_SETPIPE_SZ, capacity) < 0)
+  if (capacity && ::fcntl(copy.write.get(), F_GETPIPE_SZ) != capacity &&
+      ::fcntl(copy.write.get(), F_SETPIPE_SZ, capacity) < 0)
     throw_errno("cannot make a pipe of {} bytes", capacity);
-  if (::tee(end.get(), copy.write.get(), queued, SPLICE_F_NONBLOCK) < 0)
+  if (::tee(end.get(), copy.write.get(), size, SPLICE_F_NONBLOCK) < 0)
     throw_errno("cannot copy what is queued in a pipe");
   return copy;
 }
@@ -43,44 +47,48 @@ std::string read_once(const Fd& copy, size_t size) {
   return bytes;
 }
 
-// Whether the rest is lost of what begins, or ends, with a packet, if only so many bytes are read.
-bool is_rest_lost(const Fd& copy, size_t read) {
-  const size_t before = queued_in(copy);
-  read_once(copy, read);
-  return queued_in(copy) + read != before;
+// Of one that has more than a byte, reading less loses the rest; one of a byte ends what is read.
+bool begins_with_packet(const Fd& end) {
+  if (read_once(copy_of(end, 2).read, 2).size() == 1) return true;
+  const PipeEnds copy = copy_of(end, 2);
+  read_once(copy.read, 1);
+  return queued_in(copy.read) == 0;
 }
 
-// Of one byte, the last one, nothing can be lost; but what comes behind is not read with a packet.
-bool is_packet_of_a_byte(const PipeEnds& copy) {
+// Of the last byte, nothing can be lost; but what comes behind is not read with a packet.
+bool is_packet_of_a_byte(const Fd& end) {
+  const PipeEnds copy = copy_of(end, 1);
   write_all(copy.write.get(), std::as_bytes(std::span("", 1)), "a pipe");
   return read_once(copy.read, 2).size() == 1;
 }
 
+[[noreturn]] void refuse_mixture() {
+  throw Error("cannot tell what is queued in a pipe", "some of it is in packets, some is not");
+}
+
+void record_packets(const Fd& end, int capacity, pb::Pipe& pipe) {
+  const PipeEnds copy = copy_of(end, pipe.queued(), capacity);
+  while (const size_t left = queued_in(copy.read)) {
+    if (left == 1 ? !is_packet_of_a_byte(copy.read) : !begins_with_packet(copy.read))
+      refuse_mixture();
+    const std::string packet = read_once(copy.read, std::min<size_t>(left, PIPE_BUF));
+    pipe.mutable_content()->append(packet);
+    pipe.add_packets(static_cast<uint32_t>(packet.size()));
+  }
+}
+
+// Its last byte by itself: a packet at the end would lose it to who reads less.
+void record_stream(const Fd& end, int capacity, pb::Pipe& pipe) {
+  const PipeEnds copy = copy_of(end, pipe.queued(), capacity);
+  if (pipe.queued() > 1) pipe.set_content(read_once(copy.read, pipe.queued() - 1));
+  if (queued_in(copy.read) != 1 || is_packet_of_a_byte(copy.read)) refuse_mixture();
+  pipe.mutable_content()->append(read_once(copy.read, 1));
+}
+
 // Packets are no flag of the pipe, but of what was written while its end had O_DIRECT: pipe(2).
 void record_content(const Fd& end, int capacity, pb::Pipe& pipe) {
-  const size_t queued = pipe.queued();
-  const PipeEnds copy = copy_of(end, capacity, queued), beginnings = copy_of(end, capacity, queued),
-                 ends = copy_of(end, capacity, queued);
-  std::vector<uint32_t> sizes;
-  while (const size_t left = queued_in(copy.read)) {
-    const std::string piece = read_once(copy.read, left);
-    pipe.mutable_content()->append(piece);
-    sizes.push_back(static_cast<uint32_t>(piece.size()));
-    bool begins = true, is_ended = true;
-    if (piece.size() > 1) {
-      begins = is_rest_lost(beginnings.read, 1);
-      is_ended = is_rest_lost(ends.read, piece.size() - 1);
-    } else if (left == 1) {
-      begins = is_ended = is_packet_of_a_byte(ends);
-    } else {
-      read_once(beginnings.read, 1), read_once(ends.read, 1);
-    }
-    if (begins && is_ended) continue;
-    if (!begins && !is_ended && piece.size() == queued) return;
-    pipe.clear_content();
-    throw Error("cannot tell what is queued in a pipe", "some of it is in packets, some is not");
-  }
-  pipe.mutable_packets()->Assign(sizes.begin(), sizes.end());
+  const bool in_packets = pipe.queued() == 1 ? is_packet_of_a_byte(end) : begins_with_packet(end);
+  (in_packets ? record_packets : record_stream)(end, capacity, pipe);
 }
 
 // Both ends have the same inode; the access mode tells which end this is.
@@ -101,6 +109,7 @@ void capture(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor
   try {
     record_content(end, capacity, pipe);
   } catch (const Error& error) {
+    pipe.clear_content(), pipe.clear_packets();
     context.lacks(open.process.pid, {}, "queue of " + open.target, error.what());
   }
 }
@@ -136,12 +145,6 @@ PipeEnds make_pipe_like(const pb::Descriptor& descriptor) {
 }
 
 void write_packets(const Fd& end, const pb::Pipe& pipe) {
-  const int flags = ::fcntl(end.get(), F_GETFL);
-  const auto set = [&](int wanted) {
-    if (flags < 0 || ::fcntl(end.get(), F_SETFL, wanted) != 0)
-      throw_errno("cannot write packets to a pipe");
-  };
-  set(flags | O_DIRECT);
   auto rest = std::as_bytes(std::span(pipe.content()));
   for (const uint32_t size : pipe.packets()) {
     if (size > rest.size())
@@ -149,14 +152,23 @@ void write_packets(const Fd& end, const pb::Pipe& pipe) {
     write_all(end.get(), rest.first(size), "a pipe");
     rest = rest.subspan(size);
   }
-  set(flags);
 }
 
-// Not beside what others have queued in it: it may be the same.
+// Not beside what others have queued in it: it may be the same. Its end may be for packets already,
+// and this a stream.
 void queue_content(const Fd& end, const pb::Pipe& pipe) {
   if (queued_in(end) != 0) return;
-  if (!pipe.packets().empty()) return write_packets(end, pipe);
-  write_all(end.get(), std::as_bytes(std::span(pipe.content())), "a pipe");
+  const int flags = ::fcntl(end.get(), F_GETFL);
+  const auto set_flags = [&](int wanted) {
+    if (flags < 0 || ::fcntl(end.get(), F_SETFL, wanted) != 0)
+      throw_errno("cannot choose between packets and a stream");
+  };
+  set_flags((flags & ~O_DIRECT) | (pipe.packets().empty() ? 0 : O_DIRECT));
+  if (pipe.packets().empty())
+    write_all(end.get(), std::as_bytes(std::span(pipe.content())), "a pipe");
+  else
+    write_packets(end, pipe);
+  set_flags(flags);
 }
 
 // The first description of an end is the end itself; another one is opened through it, and has
@@ -176,8 +188,10 @@ Fd open_end(OpeningContext& context, const pb::Descriptor& descriptor) {
       throw_errno("cannot duplicate an end of a pipe");
     return same;
   }
-  Fd another = reopened(end, status | static_cast<int>(access));
-  if (!another.valid()) throw_errno("cannot open an end of a pipe");
+  // open(2) refuses O_DIRECT for pipes; fcntl(2) does not.
+  Fd another = reopened(end, (status & ~O_DIRECT) | static_cast<int>(access));
+  if (!another.valid() || (status & O_DIRECT && ::fcntl(another.get(), F_SETFL, status) != 0))
+    throw_errno("cannot open an end of a pipe");
   return another;
 }
 

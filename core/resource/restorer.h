@@ -58,7 +58,8 @@ struct Birth {
   int32_t other =
       0;  // kClone, kTemporary, kEnd: the parent, 0: none of the tree; kSetpgid: the group
   uint64_t shares = 0;  // kClone: with the parent, flags of clone(2)
-  // kTemporary: also in pid namespaces below, as all_numbers() has those of others.
+  // kTemporary: also in pid namespaces below, as all_numbers() has those of others. kSetpgid: those
+  // of a leader who is there for a moment, as the process knows them.
   std::vector<int32_t> numbers = {};
 };
 

@@ -89,6 +89,7 @@ SpaceCopy::SpaceCopy(const FrozenProcess& frozen, const pb::Process& process,
   method_ = early ? "pre-copy" : "copied while stopped";
   if (survey && !survey->why_not.empty()) why_not_better_ = "no first copies: " + survey->why_not;
   why_no_twin_ = why_not_cloned(process);
+  is_tracked_ = early != nullptr;
 }
 
 uint64_t SpaceCopy::to_secure() const {
@@ -154,7 +155,14 @@ const Extents& SpaceCopy::copy(const Stash& stash, PageWriter& pages) {
 }
 
 void SpaceCopy::settle(pb::Process& process, const MemoryOptions& options) {
-  if (!extents_) settle_mappings(frozen_->task_proc, process, plan_, options);
+  if (extents_) return;
+  settle_mappings(frozen_->task_proc, process, plan_, options);
+  if (!is_tracked_) return;
+  constexpr std::string_view kOurs =
+      " uw";  // VM_UFFD_WP: proc(5). Who has it from others is not tracked
+  for (pb::Vma& vma : *process.mutable_mappings())
+    if (const size_t at = vma.flags().find(kOurs); at != std::string::npos)
+      vma.mutable_flags()->erase(at, kOurs.size());
 }
 
 }  // namespace snapgdb

@@ -49,6 +49,7 @@ class SpaceCopy {
   std::optional<Extents> extents_;
   std::string method_, why_not_better_;
   const char* why_no_twin_;  // nullptr: one may be tried
+  bool is_tracked_;          // by a userfaultfd of ours, until that is let go
 };
 
 }  // namespace snapgdb

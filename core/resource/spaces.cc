@@ -477,30 +477,29 @@ void enter_mount_spaces(RestoreContext& context) {
   }
 }
 
-namespace {
-
-void enter(const RestorePlan& plan, const pb::Namespace& one, Seed& seed) {
-  if (const auto place = place_of(plan, one.inode()))
-    seed.add(fmt::format("enter a {} namespace", one.kind()), SYS_setns,
-             {first_descriptor(plan) + *place, static_cast<uint64_t>(namespace_flag(one.kind()))});
-}
-
-}  // namespace
-
-void enter_clocks(const RestorePlan& plan, const pb::Process& process, const pb::Process& above,
-                  Seed& seed) {
-  const uint64_t there = namespace_in(above.namespaces(), "time");
-  for (const pb::Namespace& one : process.namespaces())
-    if (one.kind() == "time" && one.inode() != there) enter(plan, one, seed);
-  seed.perform();
+// Who was born of one in another time namespace may be in that of the tree's first process.
+void enter_clocks(const RestoreContext& context, const pb::Process& process,
+                  const pb::Process& above, Seed& seed) {
+  const uint64_t own = namespace_in(process.namespaces(), "time");
+  if (own == 0 || own == namespace_in(above.namespaces(), "time")) return;
+  const Pid first{context.seed_of(context.snapshot.root()).tid().value};
+  const Fd space = place_of(context.plan, own) ? space_of(context, "time", own)
+                                               : ProcDirectory::of(first).open("ns/time", O_RDONLY);
+  enter(context, process, "time", space, seed);
 }
 
 // A user namespace last: whoever is there has no rights outside any more.
 void enter_spaces(const RestorePlan& plan, const pb::Process& process, Seed& seed) {
+  const size_t base = first_descriptor(plan);
+  const auto enter = [&](const pb::Namespace& one) {
+    if (const auto place = place_of(plan, one.inode()))
+      seed.add(fmt::format("enter a {} namespace", one.kind()), SYS_setns,
+               {base + *place, static_cast<uint64_t>(namespace_flag(one.kind()))});
+  };
   for (const bool users : {false, true})
     for (const pb::Namespace& one : process.namespaces())
       if ((one.kind() == "user") == users && one.kind() != "time" && namespace_flag(one.kind()))
-        enter(plan, one, seed);
+        enter(one);
   seed.perform();
 }
 

@@ -74,8 +74,8 @@ void enter_ipc(const RestoreContext& context, const pb::Process& process, uint64
 
 // Has a process enter the time namespace that it was in, if `above`, whose child it was born, is in
 // another one. Before it has children: who shares its memory with another process cannot.
-void enter_clocks(const RestorePlan& plan, const pb::Process& process, const pb::Process& above,
-                  Seed& seed);
+void enter_clocks(const RestoreContext& context, const pb::Process& process,
+                  const pb::Process& above, Seed& seed);
 
 // Makes those of mounts, and has their processes enter them: when all are born, and are in no other
 // namespaces yet.

@@ -251,17 +251,21 @@ class UnixNetwork {
       who.pid = tree_number_of(known.pid), who.user = numbers_.user(known.uid),
       who.group = numbers_.group(known.gid);
     }
+    const auto note = [&](const std::string& what, const Error& why) {
+      if (known.pid && unknown_.insert(credentials).second)
+        notes_.push_back(fmt::format("sockets tell another {} than process {}, user {}: {}", what,
+                                     known.pid, known.uid, why.what()));
+    };
     try {
       if (who.pid) return perform_by(who, work);
-    } catch (const NoStandIn& error) {
-      if (unknown_.insert(credentials).second)
-        notes_.push_back(fmt::format("sockets tell another maker than process {}, user {}: {}",
-                                     known.pid, known.uid, error.what()));
-    }
-    try {
-      if (std::exchange(who.pid, 0)) return perform_by(who, work);  // the user at least
-    } catch (const NoStandIn&) {
-      // She is not ours to be: told above.
+    } catch (const NoStandIn& why) {
+      who.pid = 0;  // the user at least
+      try {
+        perform_by(who, work);
+        return note("number", why);
+      } catch (const NoStandIn&) {
+        note("maker", why);
+      }
     }
     if (!place || (who.root < 0 && who.directory < 0)) return work();
     perform_by(as_ourselves, work);

@@ -89,14 +89,17 @@ TEST_CASE("so does what is queued in an ordinary user's pipes") {
 }
 
 TEST_CASE("a queue that is partly in packets is named as missing") {
+  const char* what = GENERATE("(os.O_DIRECT, b'some'), (0, b'more')",  // a full page takes no more
+                              "(0, b'x' * 4096), (os.O_DIRECT, b'y')");
   const TempDir directory;
   Running python({"python3", "-c",
-                  "import fcntl, os, sys\n"
-                  "end, other = os.pipe()\n"
-                  "for flags, what in (os.O_DIRECT, b'some'), (0, b'more'):\n"
-                  "  fcntl.fcntl(other, fcntl.F_SETFL, flags)\n"
-                  "  os.write(other, what)\n"
-                  "print('ready', flush=True); sys.stdin.read()\n"},
+                  fmt::format("import fcntl, os, sys\n"
+                              "end, other = os.pipe()\n"
+                              "for flags, what in {}:\n"
+                              "  fcntl.fcntl(other, fcntl.F_SETFL, flags)\n"
+                              "  os.write(other, what)\n"
+                              "print('ready', flush=True); sys.stdin.read()\n",
+                              what)},
                  {.input = RunOptions::kPipe});
   python.wait_for_line("ready");
   const Result captured =

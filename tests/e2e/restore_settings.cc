@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <optional>
 
 #include "tests/e2e/restoring.h"
 
@@ -57,6 +58,10 @@ Setting in_namespaces(bool from_inside, std::optional<uid_t> user = {}) {
 void check(const Setting& setting, const std::string& name, const Words& options) {
   CAPTURE(name, options);
   const TempDir directory;
+  // Nobody else takes its ports, and connections that have ended (TIME-WAIT) are not in the way.
+  const bool is_alone = !setting.from_inside && geteuid() == 0;
+  std::optional<OwnNetwork> network;
+  if (is_alone) network.emplace();
   if (setting.user) std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
   Words words(setting.before.begin() + 1, setting.before.end());
   words.push_back(target_path(name));
@@ -69,6 +74,8 @@ void check(const Setting& setting, const std::string& name, const Words& options
   capture(first, directory / "image", {"--kill", "--all-memory"}, {.user = setting.user});
   target.running().wait();
   for (const pid_t pid : pids) await_end(pid);
+  network.reset();
+  if (is_alone) network.emplace();
   const Result end = run_again(directory / "image", options, {.user = setting.user});
   INFO(end);
   CHECK(end.ok());
@@ -80,8 +87,10 @@ void check_all(const Setting& setting, const Words& options = {}) {
   for (const std::string& name : kOfRoot) check(setting, name, options);
 }
 
-bool can_make_namespaces() {
-  return run({"unshare", "--map-root-user", "--time", "--fork", "true"}).ok();
+bool can_make_namespaces(std::optional<uid_t> user = {}) {
+  Words words = in_namespaces(true, user).before;
+  words.emplace_back("true");
+  return run(words, {.user = user}).ok();
 }
 
 TEST_CASE("the program of each resource is restored in a tree with others") {
@@ -104,8 +113,40 @@ TEST_CASE("the program of each resource is restored with the program that made i
 }
 TEST_CASE("an ordinary user's program of each resource is restored in namespaces of its own") {
   if (skip_unless(geteuid() == 0, "to become an ordinary user, one must be root")) return;
-  if (skip_unless(can_make_namespaces(), "namespaces cannot be made here")) return;
+  if (skip_unless(can_make_namespaces(kNobody), "namespaces cannot be made here")) return;
   check_all(in_namespaces(true, kNobody));
+}
+
+// The first process of a job has ended; the other says by its status whether it is still in it.
+constexpr const char* kJob = R"(
+import os, sys
+told, telling = os.pipe()
+leader = os.fork()
+if leader == 0:
+    os.setpgid(0, 0)
+    group = os.getpid()
+    if os.fork() == 0:
+        os.write(telling, b"x")
+        sys.stdin.read()
+        os._exit(0 if os.getpgid(0) == group else 7)
+    os._exit(0)
+os.waitpid(leader, 0)
+os.read(told, 1)
+print("ready", flush=True)
+os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
+)";
+
+TEST_CASE("a job in a pid namespace below is the same though its first process has ended") {
+  if (skip_unless(geteuid() == 0 || can_make_namespaces(), "namespaces cannot be made here"))
+    return;
+  const TempDir directory;
+  Running job({"unshare", geteuid() == 0 ? "-pf" : "-Urpf", "python3", "-c", kJob},
+              {.input = RunOptions::kPipe});
+  job.wait_for_line("ready");
+  take_away(job, directory / "image");
+  const Result end = run_again(directory / "image");
+  INFO(end);
+  CHECK(end.ok());
 }
 
 }  // namespace

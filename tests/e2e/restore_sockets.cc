@@ -33,7 +33,7 @@ void check_restored(const Words& options, std::optional<uid_t> user = {}) {
     const Result end = run_again(directory / "image", options, {.user = user});
     INFO(end);
     CHECK(end.ok());
-    CHECK_FALSE(contains(end.err, "sockets tell another maker"));
+    CHECK_FALSE(contains(end.err, "sockets tell another"));
     CHECK_FALSE(contains(end.err, "lacks"));
     REQUIRE(run({"rm", "-rf", scratch}).ok());
     REQUIRE(run({"cp", "-a", directory / "saved", scratch}).ok());

@@ -131,6 +131,35 @@ Check former_packets() {
   };
 }
 
+// A stream, though its ends are for packets by now; of one, there is another description.
+Check future_packets() {
+  const Ends ends = open_pipe(O_NONBLOCK);
+  const std::string path = "/proc/self/fd/" + std::to_string(ends.write);
+  const int again = setup("open", open(path.c_str(), O_WRONLY | O_NONBLOCK));
+  fill(ends.write, "a stream"), fill(again, " of two");
+  for (const int end : {ends.write, again})
+    setup("F_SETFL", fcntl(end, F_SETFL, O_NONBLOCK | O_DIRECT));
+  return [=] {
+    expect_equal("another's O_DIRECT", fcntl(again, F_GETFL) & O_DIRECT, O_DIRECT);
+    fill(again, "a packet");
+    expect_read("the beginning of a stream", ends.read, 3, "a s");
+    expect_read("its rest, and a packet", ends.read, 100, "tream of twoa packet");
+  };
+}
+
+// No room for another buffer.
+Check smallest() {
+  const Ends stream = open_pipe(O_NONBLOCK), packet = open_pipe(O_NONBLOCK | O_DIRECT);
+  for (const Ends& ends : {stream, packet}) {
+    setup("F_SETPIPE_SZ", fcntl(ends.write, F_SETPIPE_SZ, 4096));
+    fill(ends.write, "x");
+  }
+  return [=] {
+    expect_read("a byte in the smallest pipe", stream.read, 100, "x");
+    expect_read("a packet in the smallest pipe", packet.read, 100, "x");
+  };
+}
+
 Check last_words() {
   const Ends ends = open_pipe(0);
   fill(ends.write, "the last words");
@@ -155,10 +184,13 @@ Check fifo(const std::string& path) {
   setup("mkfifo", mkfifo(path.c_str(), 0640));
   const int both = setup("open", open(path.c_str(), O_RDWR | O_NONBLOCK));
   const int reader = setup("open", open(path.c_str(), O_RDONLY | O_NONBLOCK));
-  fill(both, "in a FIFO");
+  setup("F_SETFL", fcntl(both, F_SETFL, O_NONBLOCK | O_DIRECT));
+  fill(both, "in a "), fill(both, "FIFO");
   return [=] {
     expect_equal("what waits in a FIFO", queued(reader), 9);
-    expect_read("a FIFO", reader, 100, "in a FIFO");
+    expect_equal("O_DIRECT of a FIFO", fcntl(both, F_GETFL) & O_DIRECT, O_DIRECT);
+    expect_read("a packet in a FIFO", reader, 100, "in a ");
+    expect_read("another one", reader, 100, "FIFO");
     expect_empty("a FIFO", both);
     unlink(path.c_str());
   };
@@ -191,9 +223,17 @@ int main() {
   target::Family family;
   Check to_child;
   const pid_t child = read_by_child(family, to_child);
-  std::vector<Check> checks{to_child,     full(),       begun(),
-                            packets(),    one_packet(), former_packets(),
-                            last_words(), no_reader(),  fifo(scratch.path("fifo"))};
+  std::vector<Check> checks{to_child,
+                            full(),
+                            begun(),
+                            packets(),
+                            one_packet(),
+                            former_packets(),
+                            future_packets(),
+                            smallest(),
+                            last_words(),
+                            no_reader(),
+                            fifo(scratch.path("fifo"))};
   family.wait_for_announcements(1);
   target::ready();
   target::wait_for_end();
