@@ -370,5 +370,46 @@ TEST_CASE("so does one with bubblewrap itself, which is outside") {
   check_bubblewrap(Captured::kWithItsMaker);
 }
 
+// Its child has set its own clocks ahead after it had a child, which has not.
+constexpr const char* kClocks = R"(
+import ctypes, os, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+told, telling = os.pipe()
+end, ending = os.pipe()
+def clocks(pid): return os.stat(f"/proc/{pid}/ns/time").st_ino
+child = os.fork()
+if child == 0:
+    os.close(ending)
+    if os.fork() == 0:
+        os.read(end, 1)
+        os._exit(0)
+    if libc.unshare(0x80) != 0: os._exit(1)  # CLONE_NEWTIME
+    with open("/proc/self/timens_offsets", "w") as offsets: offsets.write("monotonic 1000000 0")
+    space = os.open("/proc/self/ns/time_for_children", os.O_RDONLY)
+    if libc.setns(space, 0x80) != 0: os._exit(1)
+    os.close(space)
+    os.write(telling, b"x")
+    os.read(end, 1)
+    os._exit(0 if time.clock_gettime(time.CLOCK_MONOTONIC) > 1000000 else 2)
+os.read(told, 1)
+grandchild = int(open(f"/proc/{child}/task/{child}/children").read())
+print("ready", flush=True)
+os.read(0, 1)
+own, ahead, left = clocks(os.getpid()), clocks(child), clocks(grandchild)
+os.close(ending)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if own == left != ahead else 3)
+)";
+
+TEST_CASE("who was born before its parent set its clocks ahead has those of the tree") {
+  if (skip_unless(geteuid() == 0, "needs root")) return;
+  const TempDir directory;
+  Running clocks({"python3", "-c", kClocks}, {.input = RunOptions::kPipe});
+  clocks.wait_for_line("ready");
+  take_away(clocks, directory / "image");
+  const Result end = run_again(directory / "image");
+  INFO(end);
+  CHECK(end.ok());
+}
+
 }  // namespace
 }  // namespace snapgdb::e2e
