@@ -180,12 +180,6 @@ void print_moment(const Snapshot& snapshot) {
   for (const std::string& line : secured | std::views::drop(1)) fmt::print("          {}\n", line);
 }
 
-std::string words_for_missing(const Snapshot& snapshot) {
-  const auto& missing = snapshot.record().missing();
-  return missing.empty() ? "nothing"
-                         : counted(static_cast<uint64_t>(missing.size()), "thing", "things");
-}
-
 void print_summary(const Snapshot& snapshot, const Processes&) {
   const pb::SnapshotRecord& record = snapshot.record();
   const pb::Process& root = snapshot.root();
@@ -210,7 +204,10 @@ void print_summary(const Snapshot& snapshot, const Processes&) {
   fmt::print("\n");
   fmt::print("files     {} carried\n",
              std::ranges::count_if(snapshot.files(), &pb::FileRecord::embedded));
-  fmt::print("missing   {}\n", words_for_missing(snapshot));
+  fmt::print("missing   {}\n",
+             record.missing().empty()
+                 ? std::string("nothing")
+                 : counted(static_cast<uint64_t>(record.missing_size()), "thing", "things"));
   for (const std::string& line : left_out(snapshot)) fmt::print("left out  {}\n", line);
   fmt::print("\n");
   print_tree(snapshot, {&root});

@@ -163,11 +163,11 @@ class Births {
     if (mother == session) {
       plan_.births.back().numbers = numbers_of(first.session(), first, first.ns_sessions());
       add(Step::kSetsid, mother), begun_.insert(session);
+      if (session < 0)  // it gets any number in their pid namespace
+        plan_.notes.push_back(fmt::format(
+            "process {}: its session, whose leader is gone, has another number than it had",
+            first.pid()));
     }
-    if (mother == session && session < 0)  // it gets any number in their pid namespace
-      plan_.notes.push_back(fmt::format(
-          "process {}: its session, whose leader is gone, has another number than it had",
-          first.pid()));
     for (const pb::Process* orphan : adopted) bear(*orphan, mother, session);
     add(Step::kEnd, mother, bearer);
     add(Step::kAdoptOrphans, tree_number(snapshot_, parent), 0);

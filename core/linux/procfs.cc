@@ -68,7 +68,8 @@ std::optional<ProcMapping> parse_mapping_line(std::string_view line) {
   return mapping;
 }
 
-constexpr std::pair<std::string_view, MappingSize> kSizeKeys[] = {
+using SizeKey = std::pair<std::string_view, MappingSize>;
+constexpr SizeKey kSizeKeys[] = {
     {"Rss", MappingSize::kRss},
     {"Pss", MappingSize::kPss},
     {"Shared_Clean", MappingSize::kSharedClean},
@@ -96,9 +97,10 @@ void parse_attribute(ProcMapping& mapping, std::string_view line) {
     mapping.flags = value;
   else if (key == "ProtectionKey")
     mapping.protection_key = parse_number<uint32_t>(number).value_or(0);
-  for (const auto& [name, which] : kSizeKeys)
-    if (key == name)
-      mapping.sizes[static_cast<size_t>(which)] = parse_number<uint64_t>(number).value_or(0) * 1024;
+  else if (const auto size = std::ranges::find(kSizeKeys, key, &SizeKey::first);
+           size != std::end(kSizeKeys))
+    mapping.sizes[static_cast<size_t>(size->second)] =
+        parse_number<uint64_t>(number).value_or(0) * 1024;
 }
 
 std::vector<std::string> list_directory(int directory, const char* name, const std::string& path) {

@@ -14,6 +14,7 @@
 #include "core/resource/mounts.h"
 #include "core/resource/namespaces.h"
 #include "core/resource/resources.h"
+#include "core/resource/spaces.h"
 #include "core/resource/terminal.h"
 
 namespace snapgdb {
@@ -173,13 +174,12 @@ std::optional<std::string> rest_of_ended(const Snapshot& snapshot,
 
 // Who is in the namespace that this names: "net:[4026531840]"; nullptr: nobody is, or it is
 // something else.
-const pb::Process* process_in(const Snapshot& snapshot, const std::string& target) {
-  const std::string kind = target.substr(0, target.find(":["));
-  for (const pb::Process& process : snapshot.processes())
-    if (const uint64_t own = namespace_in(process.namespaces(), kind);
-        own && !is_zombie(process) && target == fmt::format("{}:[{}]", kind, own))
-      return &process;
-  return nullptr;
+const pb::Process* process_in(const Snapshot& snapshot, std::string_view target) {
+  const size_t colon = target.find(":[");
+  if (colon == std::string_view::npos || !target.ends_with(']')) return nullptr;
+  const std::string_view number = target.substr(colon + 2, target.size() - colon - 3);
+  const uint64_t inode = parse_number<uint64_t>(number).value_or(0);
+  return inode ? member_of(snapshot, target.substr(0, colon), inode) : nullptr;
 }
 
 // What only a task of the tree can open; "" for everything else.

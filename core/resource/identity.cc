@@ -99,9 +99,8 @@ bool is_at_or_below(const Snapshot& snapshot, uint64_t pids, uint64_t above) {
 uint64_t pids_of(const Snapshot& snapshot, const pb::Process& process) {
   const pb::Process* parent = is_zombie(process) ? snapshot.process(process.parent()) : nullptr;
   if (!parent) return namespace_in(process.namespaces(), "pid");
-  return depth_of(*parent) == depth_of(process)
-             ? pids_of(snapshot, *parent)
-             : namespace_in(parent->namespaces(), "pid_for_children");
+  const bool is_beside = depth_of(*parent) == depth_of(process);
+  return namespace_in(parent->namespaces(), is_beside ? "pid" : "pid_for_children");
 }
 
 bool sees(const Snapshot& snapshot, const pb::Process& viewer, const pb::Process& process) {

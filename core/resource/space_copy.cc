@@ -158,8 +158,8 @@ void SpaceCopy::settle(pb::Process& process, const MemoryOptions& options) {
   if (extents_) return;
   settle_mappings(frozen_->task_proc, process, plan_, options);
   if (!is_tracked_) return;
-  constexpr std::string_view kOurs =
-      " uw";  // VM_UFFD_WP: proc(5). Who has it from others is not tracked
+  // VM_UFFD_WP, proc(5). Mappings that have it from others are not tracked.
+  constexpr std::string_view kOurs = " uw";
   for (pb::Vma& vma : *process.mutable_mappings())
     if (const size_t at = vma.flags().find(kOurs); at != std::string::npos)
       vma.mutable_flags()->erase(at, kOurs.size());

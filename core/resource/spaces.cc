@@ -393,12 +393,14 @@ size_t first_descriptor(const RestorePlan& plan) {
   return static_cast<size_t>(plan.file_base) + plan.files.size() + kDeliverySockets;
 }
 
-// Also before anybody has entered it: one below, or else the tree's.
+// Also before anybody has entered it: one below, or else the tree's. The tree's clocks are those of
+// the keeper's children.
 Fd space_of(const RestoreContext& context, std::string_view kind, uint64_t inode) {
   const RestorePlan& plan = context.plan;
   if (const auto place = place_of(plan, inode))
     return duplicate_descriptor(context.keeper, static_cast<int>(first_descriptor(plan) + *place));
-  return ProcDirectory::of(Pid{context.keeper.value}).open(fmt::format("ns/{}", kind), O_RDONLY);
+  const std::string name = kind == "time" ? "ns/time_for_children" : fmt::format("ns/{}", kind);
+  return ProcDirectory::of(Pid{context.keeper.value}).open(name, O_RDONLY);
 }
 
 Fd pids_of(const RestoreContext& context, const pb::Process& process) {
@@ -482,10 +484,7 @@ void enter_clocks(const RestoreContext& context, const pb::Process& process,
                   const pb::Process& above, Seed& seed) {
   const uint64_t own = namespace_in(process.namespaces(), "time");
   if (own == 0 || own == namespace_in(above.namespaces(), "time")) return;
-  const Pid first{context.seed_of(context.snapshot.root()).tid().value};
-  const Fd space = place_of(context.plan, own) ? space_of(context, "time", own)
-                                               : ProcDirectory::of(first).open("ns/time", O_RDONLY);
-  enter(context, process, "time", space, seed);
+  enter(context, process, "time", space_of(context, "time", own), seed);
 }
 
 // A user namespace last: whoever is there has no rights outside any more.

@@ -35,6 +35,10 @@ uint64_t nanoseconds(const timespec& time) {
   return static_cast<uint64_t>(time.tv_sec) * kSecond + static_cast<uint64_t>(time.tv_nsec);
 }
 
+std::string info_now(const OpenDescriptor& open) {
+  return open.process.task_proc.read(fmt::format("fdinfo/{}", open.number).c_str());
+}
+
 // Once a periodic one has expired, the kernel counts no further, and shows no time, until somebody
 // asks for either (fs/timerfd.c, timerfd_read(), do_timerfd_gettime()). Asking changes nothing that
 // reading it would not find the same: what is to be read stays.
@@ -45,7 +49,7 @@ void ask_what_is_left(CaptureContext& context, const OpenDescriptor& open, pb::T
     return context.lacks(open.process.pid, {},
                          fmt::format("time left of descriptor {}, {}", open.number, open.target),
                          "pidfd_getfd(2) is refused");
-  const ProcFields now(open.process.task_proc.read(fmt::format("fdinfo/{}", open.number).c_str()));
+  const ProcFields now(info_now(open));
   timerfd.set_ticks(now.number("ticks"));
   timerfd.set_value_ns(std::max<uint64_t>(nanoseconds(left.it_value), 1));  // 0: it is due again
 }
@@ -60,9 +64,7 @@ void look_again(const OpenDescriptor& open, pb::TimerFd& timerfd) {
   constexpr int kLooks = 3;
   for (int looks = 0; looks < kLooks && !timerfd.ticks() && !timerfd.value_ns(); ++looks) {
     ::sched_yield();
-    record_time(
-        ProcFields(open.process.task_proc.read(fmt::format("fdinfo/{}", open.number).c_str())),
-        timerfd);
+    record_time(ProcFields(info_now(open)), timerfd);
   }
 }
 

@@ -239,6 +239,17 @@ class UnixNetwork {
     return process ? tree_number(snapshot_, *process) : pid;
   }
 
+  // nullopt: it is done.
+  static std::optional<std::string> why_not_by(const StandIn& who,
+                                               const std::function<void()>& work) {
+    try {
+      perform_by(who, work);
+      return std::nullopt;
+    } catch (const NoStandIn& error) {
+      return error.what();
+    }
+  }
+
   // `credentials`: struct ucred, or "".
   void perform_as(const std::string& credentials, const Place* place,
                   const std::function<void()>& work) {
@@ -251,21 +262,15 @@ class UnixNetwork {
       who.pid = tree_number_of(known.pid), who.user = numbers_.user(known.uid),
       who.group = numbers_.group(known.gid);
     }
-    const auto note = [&](const std::string& what, const Error& why) {
-      if (known.pid && unknown_.insert(credentials).second)
-        notes_.push_back(fmt::format("sockets tell another {} than process {}, user {}: {}", what,
-                                     known.pid, known.uid, why.what()));
-    };
-    try {
-      if (who.pid) return perform_by(who, work);
-    } catch (const NoStandIn& why) {
-      who.pid = 0;  // the user at least
-      try {
-        perform_by(who, work);
-        return note("number", why);
-      } catch (const NoStandIn&) {
-        note("maker", why);
-      }
+    if (who.pid) {
+      const auto why = why_not_by(who, work);
+      if (!why) return;
+      who.pid = 0;
+      const bool is_by_user = !why_not_by(who, work);
+      if (unknown_.insert(credentials).second)
+        notes_.push_back(fmt::format("sockets tell another {} than process {}, user {}: {}",
+                                     is_by_user ? "number" : "maker", known.pid, known.uid, *why));
+      if (is_by_user) return;
     }
     if (!place || (who.root < 0 && who.directory < 0)) return work();
     perform_by(as_ourselves, work);
