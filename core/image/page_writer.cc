@@ -50,8 +50,11 @@ void PageWriter::grow() {
   const std::vector<Known> before(known_.begin(), known_.end());
   make_table(std::min<uint64_t>(slots, kMaxSlots));
   for (const Known& one : before)
-    if (one.next_ordinal())
-      *std::ranges::min_element(group_of(one.hash), {}, &Known::next_ordinal) = one;
+    if (one.next_ordinal()) put(one);
+}
+
+void PageWriter::put(const Known& one) {
+  *std::ranges::min_element(group_of(one.hash), {}, &Known::next_ordinal) = one;
 }
 
 std::span<PageWriter::Known, PageWriter::kGroup> PageWriter::group_of(uint64_t low) {
@@ -60,8 +63,7 @@ std::span<PageWriter::Known, PageWriter::kGroup> PageWriter::group_of(uint64_t l
 
 void PageWriter::remember(uint64_t low, uint64_t high, uint64_t ordinal) {
   if (ordinal + 1 >= Known::kOrdinals) return;
-  *std::ranges::min_element(group_of(low), {}, &Known::next_ordinal) = {
-      low, high >> Known::kOrdinalBits << Known::kOrdinalBits | (ordinal + 1)};
+  put({low, high >> Known::kOrdinalBits << Known::kOrdinalBits | (ordinal + 1)});
   ++taken_;
 }
 

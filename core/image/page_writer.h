@@ -64,6 +64,7 @@ class PageWriter {
   void make_table(size_t slots);
   void grow();
   std::span<Known, kGroup> group_of(uint64_t low);
+  void put(const Known& one);
   void remember(uint64_t low, uint64_t high, uint64_t ordinal);
   void begin_chunk();
   // Takes over the pages that were put into the chunk behind those it has.

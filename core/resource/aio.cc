@@ -12,6 +12,7 @@
 
 #include "core/base/error.h"
 #include "core/linux/remote_memory.h"
+#include "core/resource/memory.h"
 #include "core/resource/resources.h"
 #include "core/resource/sharing.h"
 
@@ -23,10 +24,6 @@ struct Ring {  // struct aio_ring, fs/aio.c
 };
 constexpr uint32_t kMagic = 0xa10a10a1;
 static_assert(sizeof(Ring) == sizeof(io_event));
-
-uint64_t size_of(const pb::Vma& ring) {
-  return ring.end() - ring.start();
-}
 
 // The kernel makes room for twice as many events as are asked for, and two, and fills up pages
 // (ioctx_alloc()): this many lead to the same size.

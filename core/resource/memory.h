@@ -28,6 +28,9 @@ struct MemoryOptions {
   bool include_dontdump = false;
 };
 
+inline uint64_t size_of(const pb::Vma& vma) {
+  return vma.end() - vma.start();
+}
 // Of its file.
 dev_t device_of(const pb::Vma& vma);
 // Whether it has that flag of two letters (VmFlags of smaps).

@@ -21,9 +21,6 @@ inline bool is_segment(const pb::Vma& vma) {
 inline std::optional<uint32_t> key_in(const pb::Vma& vma) {
   return parse_number<uint32_t>(std::string_view(vma.name()).substr(kSystemVName.size()), 16);
 }
-inline uint64_t size_of(const pb::Vma& vma) {
-  return vma.end() - vma.start();
-}
 
 IpcObject object_of(const pb::SharedMemorySegment& segment);
 IpcObject object_of(const pb::SemaphoreSet& set);
