@@ -6,11 +6,8 @@
 // closed at last. Names that no file bears any more are bound in a file system that nobody sees.
 
 #include "core/resource/unix_network.h"
-#include "core/resource/mounts.h"
 
 #include <fcntl.h>
-#include <linux/un.h>
-#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -19,111 +16,18 @@
 #include <algorithm>
 #include <cstring>
 #include <deque>
-#include <filesystem>
 #include <set>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
-#include "core/linux/stand_in.h"
 #include "core/linux/task.h"
+#include "core/resource/mounts.h"
 #include "core/resource/spaces.h"
+#include "core/resource/unix_makers.h"
+#include "core/resource/unix_records.h"
 
 namespace snapgdb {
 namespace {
-
-namespace fs = std::filesystem;
-
-constexpr uint32_t kShutReceive = 1, kShutSend = 2;
-
-bool is_unix(const pb::Descriptor& descriptor) {
-  return descriptor.has_socket() && descriptor.socket().domain() == AF_UNIX;
-}
-bool is_listening(const pb::Socket& socket) {
-  return socket.state() == "listening";
-}
-bool is_connected(const pb::Socket& socket) {
-  return !socket.remote_address().empty();
-}
-bool is_datagram(const pb::Socket& socket) {
-  return socket.type() == SOCK_DGRAM;
-}
-std::string name_of(const pb::Socket& socket) {
-  return unix_name(socket.local_address());
-}
-std::string remote_name_of(const pb::Socket& socket) {
-  return unix_name(socket.remote_address());
-}
-bool is_path(const std::string& name) {
-  return !name.empty() && name[0] != '\0';
-}
-// Others find it by its name. That of a connection leads to who listened, or to nobody.
-bool owns_name(const pb::Socket& socket) {
-  return !name_of(socket).empty() && (is_datagram(socket) || !is_connected(socket));
-}
-bool has_file(const pb::Socket& socket) {
-  return owns_name(socket) && socket.has_file() && !socket.file().gone();
-}
-
-// The first of the snapshot's unix sockets for which `is_it` holds.
-const pb::Descriptor* find_socket(const Snapshot& snapshot, const auto& is_it) {
-  const pb::Descriptor* found = nullptr;
-  for (const pb::Process& process : snapshot.processes())
-    for_each_descriptor(process, [&](const pb::Descriptor& descriptor) {
-      if (!found && is_unix(descriptor) && is_it(descriptor)) found = &descriptor;
-    });
-  return found;
-}
-
-bool is_in_tree(const Snapshot& snapshot, uint64_t inode) {
-  return inode != 0 &&
-         find_socket(snapshot, [&](const pb::Descriptor& other) { return other.inode() == inode; });
-}
-
-// Connected to a listening socket of the tree, which has not accepted it.
-bool waits_in_tree(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
-  return find_socket(snapshot, [&](const pb::Descriptor& other) {
-    const auto& waiting = other.socket().waiting();
-    return std::ranges::find(waiting, descriptor.inode()) != waiting.end();
-  });
-}
-
-bool lost_its_peer(const pb::Socket& socket) {
-  return socket.peer_inode() == 0 &&
-         (is_datagram(socket) || socket.shutdown() == (kShutReceive | kShutSend));
-}
-
-// ---- System calls -------------------------------------------------------------------------------
-
-Fd make_socket(int type) {
-  Fd socket(::socket(AF_UNIX, type | SOCK_CLOEXEC, 0));
-  if (!socket.valid()) throw_errno("cannot make a unix socket");
-  return socket;
-}
-
-std::pair<const sockaddr*, socklen_t> address_in(const std::string& bytes) {
-  return {reinterpret_cast<const sockaddr*>(bytes.data()), static_cast<socklen_t>(bytes.size())};
-}
-
-Fd open_directory(int base, const std::string& path) {
-  Fd directory(::openat(base, path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-  if (!directory.valid()) throw_errno("cannot open {}", printable(path));
-  return directory;
-}
-
-// A file system in memory that is mounted nowhere.
-Fd make_hidden_files() {
-  const Fd context(::fsopen("tmpfs", FSOPEN_CLOEXEC));
-  if (!context.valid() || ::fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0)
-    throw_errno("cannot make a file system for the names of sockets");
-  Fd files(::fsmount(context.get(), FSMOUNT_CLOEXEC, 0));
-  if (!files.valid()) throw_errno("cannot make a file system for the names of sockets");
-  return files;
-}
-
-// From where a name leads to a socket.
-struct Place {
-  Fd root, directory;  // not valid: ours
-};
 
 struct End {
   const pb::Descriptor* record = nullptr;
@@ -146,8 +50,8 @@ class UnixNetwork {
   explicit UnixNetwork(OpeningContext& context)
       : snapshot_(context.snapshot),
         spaces_(*context.spaces),
-        numbers_(context.numbers),
-        notes_(context.notes) {
+        notes_(context.notes),
+        makers_(context.snapshot, context.numbers, context.notes) {
     find_ends();
     find_peers();
     for (End* end : all_)
@@ -232,82 +136,7 @@ class UnixNetwork {
     all_.push_back(&peer);
   }
 
-  // ---- As whom, and from where ------------------------------------------------------------------
-
-  int32_t tree_number_of(int32_t pid) const {
-    const pb::Process* process = snapshot_.process(pid);
-    return process ? tree_number(snapshot_, *process) : pid;
-  }
-
-  // nullopt: it is done.
-  static std::optional<std::string> why_not_by(const StandIn& who,
-                                               const std::function<void()>& work) {
-    try {
-      perform_by(who, work);
-      return std::nullopt;
-    } catch (const NoStandIn& error) {
-      return error.what();
-    }
-  }
-
-  // `credentials`: struct ucred, or "".
-  void perform_as(const std::string& credentials, const Place* place,
-                  const std::function<void()>& work) {
-    StandIn who;
-    if (place) who.root = place->root.get(), who.directory = place->directory.get();
-    const StandIn as_ourselves = who;
-    ucred known{};
-    if (credentials.size() == sizeof known) {
-      std::memcpy(&known, credentials.data(), sizeof known);
-      who.pid = tree_number_of(known.pid), who.user = numbers_.user(known.uid),
-      who.group = numbers_.group(known.gid);
-    }
-    if (who.pid) {
-      const auto why = why_not_by(who, work);
-      if (!why) return;
-      who.pid = 0;
-      const bool is_by_user = !why_not_by(who, work);
-      if (unknown_.insert(credentials).second)
-        notes_.push_back(fmt::format("sockets tell another {} than process {}, user {}: {}",
-                                     is_by_user ? "number" : "maker", known.pid, known.uid, *why));
-      if (is_by_user) return;
-    }
-    if (!place || (who.root < 0 && who.directory < 0)) return work();
-    perform_by(as_ourselves, work);
-  }
-
-  // A root directory of its own for each name.
-  Place hidden_place(const std::string& name) {
-    if (!hidden_.valid()) hidden_ = make_hidden_files();
-    const std::string root = std::to_string(hidden_count_++);
-    const std::string path = root + "/" + name;
-    for (size_t slash = path.find('/'); slash != std::string::npos;
-         slash = path.find('/', slash + 1))
-      if (::mkdirat(hidden_.get(), path.substr(0, slash).c_str(), 0755) != 0 && errno != EEXIST)
-        throw_errno("cannot make a directory for the name of a socket");
-    return {open_directory(hidden_.get(), root), open_directory(hidden_.get(), root)};
-  }
-
-  // From where its name leads to its file; nullopt: from nowhere that is known.
-  static std::optional<Place> place_of_file(const pb::Socket& socket) {
-    std::string name = name_of(socket);
-    while (name.starts_with("./")) name.erase(0, 2);
-    const std::string& path = socket.file().path();
-    if (!path.ends_with(name)) return std::nullopt;
-    const std::string base = path.substr(0, path.size() - name.size());
-    Place place;
-    if (name.starts_with('/') && !base.empty()) place.root = open_directory(AT_FDCWD, base);
-    if (!name.starts_with('/')) place.directory = open_directory(AT_FDCWD, base);
-    return place;
-  }
-
-  void bind_at(const Fd& fd, const std::string& address, const Place* place) {
-    perform_as("", place, [&] {
-      const auto [bytes, size] = address_in(address);
-      if (::bind(fd.get(), bytes, size) != 0)
-        throw_errno("cannot bind a socket to {}", printable(unix_name(address)));
-    });
-  }
+  // ---- Names ------------------------------------------------------------------------------------
 
   // What its name means is told by the mounts of who has it.
   bool is_below(const End& end) const {
@@ -320,7 +149,7 @@ class UnixNetwork {
   void bind(End& end) {
     const std::string name = name_of(end.socket());
     if (!is_path(name)) {
-      if (!name.empty()) bind_at(end.fd, end.socket().local_address(), nullptr);
+      if (!name.empty()) makers_.bind(end.fd, end.socket().local_address(), nullptr);
       return;
     }
     std::optional<Place> place;
@@ -335,35 +164,18 @@ class UnixNetwork {
         notes_.push_back(fmt::format(
             "{}, to which {} is bound, is not there: it was removed, or lay where nobody told",
             printable(name), printable(end.record->target())));
-      end.place = hidden_place(name);
-      return bind_at(end.fd, end.socket().local_address(), &end.place);
+      end.place = makers_.hidden_place(name);
+      return makers_.bind(end.fd, end.socket().local_address(), &end.place);
     }
     end.place = std::move(*place);
-    bind_to_file(end);
-  }
-
-  // What lies there is what the program saw, or what a socket has left that was bound to it.
-  void bind_to_file(End& end) {
-    const pb::SocketFile& file = end.socket().file();
-    struct stat status {};
-    if (::lstat(file.path().c_str(), &status) == 0 && S_ISSOCK(status.st_mode) &&
-        ::unlink(file.path().c_str()) != 0)
-      throw_errno("cannot remove {}", printable(file.path()));
-    bind_at(end.fd, end.socket().local_address(), &end.place);
-    if (::chmod(file.path().c_str(), file.mode() & 07777) != 0)
-      throw_errno("cannot set the rights of {}", printable(file.path()));
-    const uint32_t owner = numbers_.user(file.owner()), group = numbers_.group(file.group());
-    const bool is_ours = owner == ::geteuid() && group == ::getegid();
-    if (!is_ours && ::lchown(file.path().c_str(), owner, group) != 0)
-      notes_.push_back(fmt::format("{} belongs to another user than {}: {}", printable(file.path()),
-                                   file.owner(), errno_text(errno)));
+    makers_.bind_to_file(end.fd, end.socket(), end.place);
   }
 
   // ---- Sockets and connections ------------------------------------------------------------------
 
   Fd make_socket_of(const pb::Socket& record, int type) const {
     Fd made;
-    spaces_.in("net", record.network_namespace(), [&] { made = make_socket(type); });
+    spaces_.in("net", record.network_namespace(), [&] { made = make_unix_socket(type); });
     return made;
   }
   Fd make_socket_of(const pb::Socket& record) const {
@@ -377,7 +189,7 @@ class UnixNetwork {
 
   void make_pair(End& one, End& other) {
     spaces_.in("net", one.socket().network_namespace(), [&] {
-      perform_as(one.socket().peer_credentials(), nullptr, [&] {
+      makers_.perform_as(one.socket().peer_credentials(), nullptr, [&] {
         int ends[2];
         if (::socketpair(AF_UNIX, one.socket().type() | SOCK_CLOEXEC, 0, ends) != 0)
           throw_errno("cannot make a pair of sockets");
@@ -394,7 +206,7 @@ class UnixNetwork {
   }
 
   void listen(End& end, const std::string& credentials) {
-    perform_as(credentials, nullptr, [&] {
+    makers_.perform_as(credentials, nullptr, [&] {
       if (::listen(end.fd.get(), static_cast<int>(end.socket().backlog())) != 0)
         throw_errno("cannot listen as {}", printable(end.socket().local()));
     });
@@ -447,7 +259,7 @@ class UnixNetwork {
   }
 
   void connect_to(End& from, const End& to, const std::string& credentials) {
-    perform_as(credentials, &to.place, [&] {
+    makers_.perform_as(credentials, &to.place, [&] {
       const auto [address, size] = address_in(to.socket().local_address());
       if (::connect(from.fd.get(), address, size) != 0)
         throw_errno("cannot connect to {}", printable(name_of(to.socket())));
@@ -510,7 +322,8 @@ class UnixNetwork {
   // To one end of a connection, by the other.
   void send_all(End& to, const auto& messages) {
     for (const pb::QueuedMessage& message : messages)
-      perform_as(message.credentials(), nullptr, [&] { send(to.peer->fd, message, nullptr); });
+      makers_.perform_as(message.credentials(), nullptr,
+                         [&] { send(to.peer->fd, message, nullptr); });
   }
 
   // Who sent a datagram: whoever has that name, or one who has it for a moment.
@@ -540,8 +353,8 @@ class UnixNetwork {
     const End& from = sender_of(message, to);
     const std::string& address = to.socket().local_address();
     const bool by_name = !(from.connected && from.peer == &to);
-    perform_as(message.credentials(), by_name ? &to.place : nullptr,
-               [&] { send(from.fd, message, by_name ? &address : nullptr); });
+    makers_.perform_as(message.credentials(), by_name ? &to.place : nullptr,
+                       [&] { send(from.fd, message, by_name ? &address : nullptr); });
   } catch (const SystemError& error) {
     notes_.push_back(fmt::format("{} lacks a message of {} bytes: {}",
                                  printable(to.record->target()), message.content().size(),
@@ -639,43 +452,19 @@ class UnixNetwork {
 
   const Snapshot& snapshot_;
   const NestedSpaces& spaces_;
-  const UserNumbers numbers_;
   std::vector<std::string>& notes_;
+  UnixMakers makers_;
   std::map<uint64_t, End> ends_;  // of the tree, by inode
   std::deque<End> imitated_;
   std::deque<pb::Descriptor> records_;  // of those
   std::vector<End*> all_;
   std::map<std::string, End*> senders_;  // that nobody else is, by name
   std::set<const End*> filled_;
-  std::set<std::string> unknown_;  // credentials that cannot be had
-  Fd hidden_;
-  size_t hidden_count_ = 0;
   const RestorePlan* plan_ = nullptr;
   std::span<const Fd> files_;
 };
 
 // ---- Of SocketFamily ----------------------------------------------------------------------------
-
-std::string unix_obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
-  const pb::Socket& socket = descriptor.socket();
-  if (!is_connected(socket) || is_in_tree(snapshot, socket.peer_inode()) || lost_its_peer(socket))
-    return "";
-  if (socket.peer_inode() == 0)
-    return waits_in_tree(snapshot, descriptor) ? ""
-                                               : "it waits to be accepted from outside of the tree";
-  const std::string name = remote_name_of(socket);
-  if (!is_datagram(socket) || name.empty()) return "its other end is outside of the tree";
-  struct stat status {};
-  const bool is_there =
-      !is_path(name) || (::stat(name.c_str(), &status) == 0 && S_ISSOCK(status.st_mode));
-  return is_there ? "" : printable(name) + ", to which it is connected, is not there";
-}
-
-bool is_unix_socket_from_outside(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
-  const pb::Socket& socket = descriptor.socket();
-  return is_connected(socket) && !is_in_tree(snapshot, socket.peer_inode()) &&
-         !waits_in_tree(snapshot, descriptor);
-}
 
 Fd open_unix_socket(OpeningContext& context, const pb::Descriptor& descriptor) {
   if (!context.unix_sockets) context.unix_sockets = std::make_shared<UnixNetwork>(context);
@@ -685,63 +474,6 @@ Fd open_unix_socket(OpeningContext& context, const pb::Descriptor& descriptor) {
 void finish_unix_sockets(OpeningContext& context, const RestorePlan& plan,
                          std::span<const Fd> files) {
   if (context.unix_sockets) context.unix_sockets->finish(context, plan, files);
-}
-
-// ---- Names that others have ---------------------------------------------------------------------
-
-namespace {
-
-bool is_bound_to(const struct stat& file) {
-  constexpr uint8_t kEstablished = 1;  // include/net/tcp_states.h
-  const auto sockets = unix_sockets(Fd());
-  return std::ranges::any_of(sockets, [&](const auto& known) {
-    return known.second.file_inode == file.st_ino && known.second.state != kEstablished;
-  });
-}
-
-bool has_directory(const std::string& path) {
-  return fs::is_directory(fs::path(path).parent_path());
-}
-
-std::string file_obstacle(const std::string& path) {
-  struct stat status {};
-  if (::lstat(path.c_str(), &status) != 0) return "";
-  if (!S_ISSOCK(status.st_mode)) return "something else lies there";
-  return is_bound_to(status) ? "somebody else is bound to it" : "";
-}
-
-std::string abstract_obstacle(const pb::Socket& socket) {
-  const Fd trial = make_socket(socket.type());
-  const auto [address, size] = address_in(socket.local_address());
-  return ::bind(trial.get(), address, size) == 0 ? "" : errno_text(errno);
-}
-
-}  // namespace
-
-// In a sandbox nobody else has names.
-void check_unix_names(const Snapshot& snapshot, RestorePlan& plan) {
-  const auto why_not = [&](const pb::Socket& socket) -> std::string {
-    if (!is_path(name_of(socket)))
-      return plan.isolated || plan.network || is_in_space(plan, socket.network_namespace())
-                 ? ""
-                 : abstract_obstacle(socket);
-    if (!has_file(socket)) return "";
-    const auto outside = path_outside(plan.mounts, socket.file().path());
-    if (!outside) return "";
-    const std::string& path = *outside;
-    if (!has_directory(path)) return "its directory is not there";
-    return plan.isolated ? "" : file_obstacle(path);
-  };
-  for (const PlannedFile& file : plan.files) {
-    if (file.how != PlannedFile::How::kOpened || !file.descriptor || !is_unix(*file.descriptor))
-      continue;
-    const pb::Socket& socket = file.descriptor->socket();
-    if (!owns_name(socket)) continue;
-    if (const std::string why = why_not(socket); !why.empty())
-      plan.obstacles.push_back(
-          {snapshot.root().pid(), "the name of a socket, " + printable(name_of(socket)), why,
-           plan.isolated ? "--without socket" : "--isolated, or --without socket"});
-  }
 }
 
 }  // namespace snapgdb

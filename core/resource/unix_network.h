@@ -6,9 +6,6 @@
 
 namespace snapgdb {
 
-// What stands in a struct sockaddr_un: a path, an abstract name with its leading NUL, or "".
-std::string unix_name(const std::string& address);
-
 // Of SocketFamily. All sockets of a tree are made together, when the first of them is opened.
 std::string unix_obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor);
 Fd open_unix_socket(OpeningContext& context, const pb::Descriptor& descriptor);

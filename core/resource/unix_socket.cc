@@ -18,6 +18,7 @@
 #include "core/linux/message_queue.h"
 #include "core/resource/resources.h"
 #include "core/resource/unix_network.h"
+#include "core/resource/unix_records.h"
 
 namespace snapgdb {
 namespace {
