@@ -1,57 +1,10 @@
-#include <sys/mman.h>
+// What runs, as a debugger hears of it and has its will.
 
 #include <catch2/catch.hpp>
-#include <csignal>
 
-#include "conversation.h"
-#include "core/base/error.h"
-#include "fake_target.h"
+#include "running.h"
 
 namespace snapgdb::gdbstub {
-namespace {
-
-using Kind = Event::Kind;
-
-constexpr std::string_view kFeatures =
-    "multiprocess+;swbreak+;hwbreak+;fork-events+;vfork-events+;exec-events+;no-resumed+";
-const ThreadId kFirst{Pid{16}, Tid{16}}, kSecond{Pid{16}, Tid{17}}, kOther{Pid{32}, Tid{32}};
-const ThreadId kChild{Pid{48}, Tid{48}};
-
-std::shared_ptr<const Snapshot> tree() {
-  SnapshotBuilder builder;
-  builder.process(16)
-      .thread(16, 0x401000, 0x7000)
-      .thread(17, 0x402000, 0x8000)
-      .memory(0x1000, "first", PROT_READ | PROT_WRITE);
-  builder.process(32, 16).thread(32).memory(0x1000, "second", PROT_READ);
-  return builder.build();
-}
-
-struct Debugger {
-  explicit Debugger(bool multi = false, std::string_view features = kFeatures)
-      : client(tree(), {.multi = multi, .launch = launcher(script)}, features) {}
-
-  // What a program does after it was resumed so, as the client hears of it.
-  std::string told(std::string_view request, const Event& event) {
-    script.events.push_back(event);
-    return client.ask(request);
-  }
-  bool was_asked(std::string_view what) const {
-    return std::ranges::find(script.done, what) != script.done.end();
-  }
-
-  Script script;
-  Conversation client;
-};
-
-struct Lost : FakeTarget {
-  using FakeTarget::FakeTarget;
-  std::optional<Event> next_event() override { throw Error("cannot wait", "it is gone"); }
-};
-
-const std::string kContinue = "vCont;c:p10.-1";
-
-}  // namespace
 
 TEST_CASE("whoever waits is told when nothing runs any more") {
   Debugger debugger;
@@ -254,41 +207,6 @@ TEST_CASE("a child of a fork is attached to, with the breakpoints of its parent"
   CHECK(debugger.client.ask("qfThreadInfo") == "mp10.10,p10.11");
 }
 
-TEST_CASE("in non-stop mode each of several children runs on when the client detaches from it") {
-  Debugger debugger;
-  debugger.client.ask("QNonStop:1");
-  debugger.client.ask("vCont;c");
-  const ThreadId other{Pid{49}, Tid{49}};
-  debugger.script.events = {{.kind = Kind::kFork, .thread = kFirst, .child = kChild},
-                            {.kind = Kind::kFork, .thread = kSecond, .child = other}};
-  debugger.client.session.on_event();
-  debugger.client.ask("vStopped");
-  debugger.client.ask("vStopped");
-  CHECK(debugger.client.ask("D;30") == "OK");
-  CHECK(debugger.client.ask("vCont;c:p10.10") == "OK");  // one parent, while the other stands still
-  CHECK(debugger.client.ask("D;31") == "OK");
-  CHECK(debugger.was_asked("detach 48"));
-  CHECK(debugger.was_asked("detach 49"));
-}
-
-TEST_CASE("in non-stop mode nobody runs on of whom the client has not heard yet") {
-  Debugger debugger;
-  debugger.client.ask("QNonStop:1");
-  debugger.client.ask("vCont;c");
-  debugger.script.events = {{.kind = Kind::kStepped, .thread = kFirst},
-                            {.kind = Kind::kFork, .thread = kSecond, .child = kChild}};
-  debugger.client.session.on_event();
-  debugger.client.ask("vCont;c");
-  CHECK(debugger.was_asked("resume c0:0.0 but 16.16 but 16.17 but 48.48"));
-  debugger.client.ask("vStopped");
-  debugger.client.ask("vCont;c:p10.10");
-  CHECK(debugger.was_asked("resume c0:16.16 but 16.17 but 48.48"));
-  debugger.client.ask("vStopped");
-  CHECK(debugger.client.ask("D;30") == "OK");
-  debugger.client.ask("vCont;c");
-  CHECK(debugger.script.done.back() == "resume c0:0.0");
-}
-
 TEST_CASE("a process that ends leaves, and with the last one what ran") {
   Debugger debugger(true);
   debugger.client.ask("vAttach;10");
@@ -348,19 +266,6 @@ TEST_CASE("a launch that fails is a refusal in words") {
   CHECK(contains(from_hex(replies[0].substr(1)).value_or(""),
                  "nothing has run: cannot restore: the pid is taken"));
   CHECK(replies[1] == "T00thread:p10.10;core:0;");
-}
-
-TEST_CASE("in non-stop mode a launch that fails is a stop of every thread that was to run") {
-  Conversation client(
-      tree(),
-      {.launch = [](const SnapshotTarget&, std::span<const Pid>) -> std::unique_ptr<RunningTarget> {
-        throw Error("cannot restore", "the pid is taken");
-      }});
-  client.ask("QNonStop:1");
-  const std::string out = client.session.feed(frame("vCont;s:p10.11"));
-  CHECK(out.starts_with("$OK#9a%Stop:T00thread:p10.11;"));
-  CHECK(contains(client.session.take_aside(), "nothing has run: cannot restore"));
-  CHECK(client.ask("vStopped") == "OK");
 }
 
 TEST_CASE("what is otherwise than in the snapshot is shown once, and told when it is asked for") {
@@ -555,100 +460,6 @@ TEST_CASE("thread by thread a client hears of clones and ends, the last option t
   CHECK(wishes.exits == std::set<ThreadId>{kSecond});
 }
 
-TEST_CASE("in non-stop mode threads stop one by one, each with a notice") {
-  Debugger debugger;
-  auto& client = debugger.client;
-  CHECK(client.ask("QNonStop:1") == "OK");
-  CHECK(client.ask("?").starts_with("T00thread:p10.10;"));
-  CHECK(client.ask("vStopped") == "OK");
-  // gdb aborts if it connects to more than one that stands still.
-  CHECK_FALSE(contains(client.session.feed(frame("Hgp10.10")), "%Stop"));
-  CHECK(contains(client.session.feed(frame("g")), "%Stop:T00thread:p10.11;"));
-  CHECK(client.ask("vStopped") == "OK");
-  CHECK_FALSE(contains(client.session.feed(frame("g")), "%Stop"));
-  CHECK(client.ask("vCont;c:p10.10") == "OK");
-  debugger.script.events = {{.kind = Kind::kSoftwareBreakpoint, .thread = kFirst},
-                            {.kind = Kind::kStopped, .thread = kSecond}};
-  debugger.script.output = "said";
-  CHECK(client.session.on_event().starts_with("%Stop:T05swbreak:;thread:p10.10;"));
-  CHECK(client.session.take_aside() == "said");
-  CHECK(client.session.take_aside().empty());
-  debugger.script.events = {{.kind = Kind::kExited, .thread = {Pid{16}, {}}}};
-  CHECK(client.session.on_event().empty());  // one notification at a time
-  CHECK(client.ask("vStopped").starts_with("T00thread:p10.11;"));
-  CHECK_FALSE(debugger.was_asked("halt"));
-}
-
-TEST_CASE("in non-stop mode attaching is confirmed, and each thread of the process has a notice") {
-  Debugger debugger(true);
-  auto& client = debugger.client;
-  client.ask("QNonStop:1");
-  const std::string out = client.session.feed(frame("vAttach;10"));
-  CHECK(out.starts_with("$OK#9a%Stop:T00thread:p10.10;"));
-  CHECK(client.ask("vStopped").starts_with("T00thread:p10.11;"));
-  CHECK(client.ask("vStopped") == "OK");
-}
-
-TEST_CASE("in non-stop mode a tree that is lost is a stop of every thread") {
-  Script script;
-  Conversation client(tree(), {.launch = [&](const SnapshotTarget& from, std::span<const Pid>) {
-                        return std::make_unique<Lost>(from, script);
-                      }});
-  client.ask("QNonStop:1");
-  CHECK(client.ask("vCont;c") == "OK");
-  CHECK(client.session.on_event().starts_with("%Stop:T00thread:p10.10;"));
-  CHECK(contains(client.session.take_aside(), "cannot wait: it is gone"));
-  CHECK(client.ask("vStopped").starts_with("T00thread:p10.11;"));
-  CHECK(client.ask("vStopped") == "OK");
-}
-
-TEST_CASE("in non-stop mode threads are stopped by name, or interrupted") {
-  Debugger debugger;
-  auto& client = debugger.client;
-  client.ask("QNonStop:1");
-  CHECK(client.ask("vCont;t:p10.11") == "OK");  // nothing runs yet
-  CHECK(debugger.script.launched == 0);
-  client.ask("vCont;c");
-  CHECK(client.ask("vCont;t:p10.11") == "OK");
-  CHECK(debugger.was_asked("stop 16.17"));
-  CHECK(client.ask("vCtrlC") == "OK");
-  CHECK(debugger.was_asked("interrupt"));
-  CHECK(client.ask("QNonStop:0") == "OK");
-  CHECK(debugger.was_asked("halt"));
-}
-
-TEST_CASE("restart drops what runs and what was changed, and keeps breakpoints") {
-  Debugger debugger;
-  auto& client = debugger.client;
-  client.ask("Z0,401000,1");
-  client.ask("M1000,1:41");
-  debugger.told(kContinue, {.kind = Kind::kStepped, .thread = kFirst});
-  client.ask("M1000,1:42");
-  const std::string text = client.monitor("restart");
-  CHECK(contains(text, "maintenance flush register-cache"));
-  CHECK(debugger.script.dropped == 1);
-  CHECK(client.ask("m1000,1") == to_hex("f"));
-  debugger.script.done.clear();
-  client.ask_all(kContinue);
-  CHECK(debugger.was_asked("insert 16 0 401000"));
-}
-
-TEST_CASE("gdb's run is a restart, of its own program only") {
-  Debugger debugger(true);
-  auto& client = debugger.client;
-  client.ask("vAttach;20");
-  debugger.told("vCont;c:p20.-1", {.kind = Kind::kStepped, .thread = kOther});
-  CHECK(client.ask("vKill;20") == "OK");
-  CHECK(client.ask("vRun;") == "T00thread:p20.20;core:0;");
-  // gdb goes on at once: that is where the program is to be, and not some time later.
-  CHECK(client.ask("vCont;c:p20.-1") == "T00thread:p20.20;core:0;");
-  CHECK(debugger.script.launched == 1);
-  debugger.told("vCont;c:p20.-1", {.kind = Kind::kStepped, .thread = kOther});
-  CHECK(debugger.script.launched == 2);
-  CHECK(client.ask("vRun;2f62696e2f7472756500").starts_with('E'));
-  CHECK(client.ask("qC") == "QCp20.20");
-}
-
 TEST_CASE("the program's terminal gets a line when it is told to") {
   Debugger debugger;
   CHECK(contains(debugger.client.monitor("input yes"), "Nothing runs"));
@@ -671,153 +482,6 @@ TEST_CASE("the signal of a thread that runs can be changed, that of a snapshot c
   CHECK(client.ask("qXfer:siginfo:write::1:\7\7") == "2");
   CHECK(script.done.back() == "siginfo 01070704");
   CHECK(client.ask("qXfer:siginfo:write::5:\7\7") == "E16");
-}
-
-// ---- Function calls, as gdb 13 makes them ----
-
-namespace {
-
-// Sets the stack pointer and the program counter of the first thread.
-void go_to_function(Debugger& debugger, const char* rsp, const char* rip) {
-  debugger.client.ask(fmt::format("P7={}", rsp));
-  debugger.client.ask(fmt::format("P10={}", rip));
-}
-
-std::string call(Debugger& debugger) {
-  debugger.client.ask("qXfer:siginfo:read::0,80");
-  debugger.client.ask("M1000,1:7a");  // its arguments
-  go_to_function(debugger, "f06f000000000000", "0090400000000000");
-  return debugger.told(kContinue, {.kind = Kind::kSoftwareBreakpoint, .thread = kFirst});
-}
-
-}  // namespace
-
-TEST_CASE("a call in a diversion leaves nothing behind but what was changed before it") {
-  Debugger debugger;
-  auto& client = debugger.client;
-  CHECK(contains(client.monitor("diversion on"), "Diversion is on"));
-  client.ask("M1001,1:79");
-  const std::string before = client.ask("g");
-  call(debugger);
-  CHECK(debugger.script.launched == 1);
-  CHECK(client.ask("m1000,2") == "7a79");
-  client.ask("P7=0070000000000000");
-  CHECK(debugger.script.dropped == 0);  // the program counter is still the function's
-  client.ask("P10=0010400000000000");
-  CHECK(client.ask("m1000,2") == to_hex("f") + "79");
-  CHECK(client.ask("g") == before);
-  call(debugger);
-  CHECK(debugger.script.launched == 2);
-  CHECK(debugger.script.dropped == 1);
-  CHECK(contains(client.monitor("diversion off"), "the snapshot again"));
-  CHECK(debugger.script.dropped == 2);
-  CHECK(client.ask("g") == before);
-}
-
-TEST_CASE("a string for a call stays where a call of malloc has made room for it") {
-  Debugger debugger;
-  auto& client = debugger.client;
-  client.monitor("diversion on");
-  client.ask("P0=0410000000000000");
-  const std::string before = client.ask("g");
-  call(debugger);  // returns 0x1004
-  go_to_function(debugger, "0070000000000000", "0010400000000000");
-  CHECK(client.ask("z0,402000,1") == "OK");
-  CHECK(client.ask("M1004,2:6869") == "OK");
-  CHECK(client.ask("m1000,1") == "7a");
-  call(debugger);
-  CHECK(debugger.script.launched == 1);
-  CHECK(client.ask("m1004,2") == "6869");
-  go_to_function(debugger, "0070000000000000", "0010400000000000");
-  CHECK(client.ask("m1004,1") == to_hex("t"));
-  CHECK(client.ask("g") == before);
-  CHECK(client.ask("M1005,1:41") == "OK");  // elsewhere: the user's own
-  CHECK(client.ask("m1000,1") == to_hex("f"));
-}
-
-TEST_CASE("a call without a diversion goes on from where it ended, and restart from before it") {
-  Debugger debugger;
-  auto& client = debugger.client;
-  const std::string before = client.ask("g");
-  call(debugger);
-  client.ask("P7=0070000000000000");
-  client.ask("P10=0010400000000000");
-  CHECK(debugger.script.dropped == 0);
-  CHECK(contains(client.monitor("diversion on"), "counts from the snapshot only"));
-  client.monitor("restart");
-  CHECK(client.ask("g") == before);
-  CHECK(client.ask("m1000,1") == to_hex("f"));
-}
-
-TEST_CASE("a register that the user has changed is no call, and no end of one") {
-  Debugger debugger;
-  auto& client = debugger.client;
-  client.ask("qXfer:siginfo:read::0,80");  // p $_siginfo
-  client.ask("P0=4100000000000000");
-  debugger.told(kContinue, {.kind = Kind::kStepped, .thread = kFirst});
-  client.ask("P0=4100000000000000");
-  CHECK(debugger.script.dropped == 0);
-  client.monitor("diversion off");
-  CHECK(client.ask("p0") == "4100000000000000");
-}
-
-// ---- Several snapshots ----
-
-namespace {
-
-class TwoMoments : public Image {
- public:
-  TwoMoments() {
-    for (uint64_t sequence : {1, 2}) {
-      SnapshotBuilder builder;
-      auto& process = builder.process(16).thread(16).memory(0x1000, fmt::format("{}", sequence),
-                                                            PROT_READ | PROT_WRITE);
-      if (sequence == 2) process.thread(17);
-      builder.record().set_sequence(sequence);
-      builder.record().set_reason(fmt::format("step\x1b {}", sequence));
-      moments_.push_back(builder.build());
-    }
-    SnapshotBuilder other;
-    other.process(99).thread(99);
-    other.record().set_sequence(3);
-    moments_.push_back(other.build());
-  }
-  std::vector<uint64_t> snapshots() const override { return {1, 2, 3}; }
-  std::shared_ptr<const Snapshot> snapshot(uint64_t sequence) const override {
-    return moments_.at(sequence - 1);
-  }
-  Verification verify(Progress*) const override { return {}; }
-
- private:
-  std::vector<std::shared_ptr<const Snapshot>> moments_;
-};
-
-}  // namespace
-
-TEST_CASE("the snapshots of an image are listed, and one goes from one to another") {
-  const auto image = std::make_shared<TwoMoments>();
-  Script script;
-  Conversation client(image->snapshot(2), {.image = image, .launch = launcher(script)});
-  const std::string list = client.monitor("snapshots");
-  CHECK(contains(list, "    1  "));
-  CHECK(contains(list, "*   2  "));
-  CHECK(contains(list, "1 process  step\\033 2"));
-  client.ask("Hgp10.11");
-  client.ask("M1000,1:78");
-  script.events.push_back({.kind = Kind::kStepped, .thread = kSecond});
-  client.ask(kContinue);
-  CHECK(contains(client.monitor("goto 1"), "This is snapshot 1 of 3"));
-  CHECK(script.dropped == 1);
-  CHECK(client.ask("m1000,1") == to_hex("1"));
-  CHECK(client.ask("qC") == "QCp10.10");  // the other thread is not there yet
-  client.monitor("goto 2");
-  CHECK(client.ask("m1000,1") == to_hex("2"));  // without what was changed
-  CHECK(contains(client.monitor("goto 3"), "No process that you look at"));
-  for (const char* nowhere : {"goto", "goto 0", "goto 4", "goto x"}) {
-    INFO(nowhere);
-    CHECK(contains(client.monitor(nowhere), "There is no snapshot"));
-  }
-  CHECK(client.ask("m1000,1") == to_hex("2"));
 }
 
 TEST_CASE("what the stub can do to what runs is in its list") {

@@ -1,0 +1,188 @@
+// Back to the snapshot: restarts, calls in a diversion, other snapshots.
+
+#include <catch2/catch.hpp>
+
+#include "running.h"
+
+namespace snapgdb::gdbstub {
+
+TEST_CASE("restart drops what runs and what was changed, and keeps breakpoints") {
+  Debugger debugger;
+  auto& client = debugger.client;
+  client.ask("Z0,401000,1");
+  client.ask("M1000,1:41");
+  debugger.told(kContinue, {.kind = Kind::kStepped, .thread = kFirst});
+  client.ask("M1000,1:42");
+  const std::string text = client.monitor("restart");
+  CHECK(contains(text, "maintenance flush register-cache"));
+  CHECK(debugger.script.dropped == 1);
+  CHECK(client.ask("m1000,1") == to_hex("f"));
+  debugger.script.done.clear();
+  client.ask_all(kContinue);
+  CHECK(debugger.was_asked("insert 16 0 401000"));
+}
+
+TEST_CASE("gdb's run is a restart, of its own program only") {
+  Debugger debugger(true);
+  auto& client = debugger.client;
+  client.ask("vAttach;20");
+  debugger.told("vCont;c:p20.-1", {.kind = Kind::kStepped, .thread = kOther});
+  CHECK(client.ask("vKill;20") == "OK");
+  CHECK(client.ask("vRun;") == "T00thread:p20.20;core:0;");
+  // gdb goes on at once: that is where the program is to be, and not some time later.
+  CHECK(client.ask("vCont;c:p20.-1") == "T00thread:p20.20;core:0;");
+  CHECK(debugger.script.launched == 1);
+  debugger.told("vCont;c:p20.-1", {.kind = Kind::kStepped, .thread = kOther});
+  CHECK(debugger.script.launched == 2);
+  CHECK(client.ask("vRun;2f62696e2f7472756500").starts_with('E'));
+  CHECK(client.ask("qC") == "QCp20.20");
+}
+
+// ---- Function calls, as gdb 13 makes them ----
+
+namespace {
+
+// Sets the stack pointer and the program counter of the first thread.
+void go_to_function(Debugger& debugger, const char* rsp, const char* rip) {
+  debugger.client.ask(fmt::format("P7={}", rsp));
+  debugger.client.ask(fmt::format("P10={}", rip));
+}
+
+std::string call(Debugger& debugger) {
+  debugger.client.ask("qXfer:siginfo:read::0,80");
+  debugger.client.ask("M1000,1:7a");  // its arguments
+  go_to_function(debugger, "f06f000000000000", "0090400000000000");
+  return debugger.told(kContinue, {.kind = Kind::kSoftwareBreakpoint, .thread = kFirst});
+}
+
+}  // namespace
+
+TEST_CASE("a call in a diversion leaves nothing behind but what was changed before it") {
+  Debugger debugger;
+  auto& client = debugger.client;
+  CHECK(contains(client.monitor("diversion on"), "Diversion is on"));
+  client.ask("M1001,1:79");
+  const std::string before = client.ask("g");
+  call(debugger);
+  CHECK(debugger.script.launched == 1);
+  CHECK(client.ask("m1000,2") == "7a79");
+  client.ask("P7=0070000000000000");
+  CHECK(debugger.script.dropped == 0);  // the program counter is still the function's
+  client.ask("P10=0010400000000000");
+  CHECK(client.ask("m1000,2") == to_hex("f") + "79");
+  CHECK(client.ask("g") == before);
+  call(debugger);
+  CHECK(debugger.script.launched == 2);
+  CHECK(debugger.script.dropped == 1);
+  CHECK(contains(client.monitor("diversion off"), "the snapshot again"));
+  CHECK(debugger.script.dropped == 2);
+  CHECK(client.ask("g") == before);
+}
+
+TEST_CASE("a string for a call stays where a call of malloc has made room for it") {
+  Debugger debugger;
+  auto& client = debugger.client;
+  client.monitor("diversion on");
+  client.ask("P0=0410000000000000");
+  const std::string before = client.ask("g");
+  call(debugger);  // returns 0x1004
+  go_to_function(debugger, "0070000000000000", "0010400000000000");
+  CHECK(client.ask("z0,402000,1") == "OK");
+  CHECK(client.ask("M1004,2:6869") == "OK");
+  CHECK(client.ask("m1000,1") == "7a");
+  call(debugger);
+  CHECK(debugger.script.launched == 1);
+  CHECK(client.ask("m1004,2") == "6869");
+  go_to_function(debugger, "0070000000000000", "0010400000000000");
+  CHECK(client.ask("m1004,1") == to_hex("t"));
+  CHECK(client.ask("g") == before);
+  CHECK(client.ask("M1005,1:41") == "OK");  // elsewhere: the user's own
+  CHECK(client.ask("m1000,1") == to_hex("f"));
+}
+
+TEST_CASE("a call without a diversion goes on from where it ended, and restart from before it") {
+  Debugger debugger;
+  auto& client = debugger.client;
+  const std::string before = client.ask("g");
+  call(debugger);
+  client.ask("P7=0070000000000000");
+  client.ask("P10=0010400000000000");
+  CHECK(debugger.script.dropped == 0);
+  CHECK(contains(client.monitor("diversion on"), "counts from the snapshot only"));
+  client.monitor("restart");
+  CHECK(client.ask("g") == before);
+  CHECK(client.ask("m1000,1") == to_hex("f"));
+}
+
+TEST_CASE("a register that the user has changed is no call, and no end of one") {
+  Debugger debugger;
+  auto& client = debugger.client;
+  client.ask("qXfer:siginfo:read::0,80");  // p $_siginfo
+  client.ask("P0=4100000000000000");
+  debugger.told(kContinue, {.kind = Kind::kStepped, .thread = kFirst});
+  client.ask("P0=4100000000000000");
+  CHECK(debugger.script.dropped == 0);
+  client.monitor("diversion off");
+  CHECK(client.ask("p0") == "4100000000000000");
+}
+
+// ---- Several snapshots ----
+
+namespace {
+
+class TwoMoments : public Image {
+ public:
+  TwoMoments() {
+    for (uint64_t sequence : {1, 2}) {
+      SnapshotBuilder builder;
+      auto& process = builder.process(16).thread(16).memory(0x1000, fmt::format("{}", sequence),
+                                                            PROT_READ | PROT_WRITE);
+      if (sequence == 2) process.thread(17);
+      builder.record().set_sequence(sequence);
+      builder.record().set_reason(fmt::format("step\x1b {}", sequence));
+      moments_.push_back(builder.build());
+    }
+    SnapshotBuilder other;
+    other.process(99).thread(99);
+    other.record().set_sequence(3);
+    moments_.push_back(other.build());
+  }
+  std::vector<uint64_t> snapshots() const override { return {1, 2, 3}; }
+  std::shared_ptr<const Snapshot> snapshot(uint64_t sequence) const override {
+    return moments_.at(sequence - 1);
+  }
+  Verification verify(Progress*) const override { return {}; }
+
+ private:
+  std::vector<std::shared_ptr<const Snapshot>> moments_;
+};
+
+}  // namespace
+
+TEST_CASE("the snapshots of an image are listed, and one goes from one to another") {
+  const auto image = std::make_shared<TwoMoments>();
+  Script script;
+  Conversation client(image->snapshot(2), {.image = image, .launch = launcher(script)});
+  const std::string list = client.monitor("snapshots");
+  CHECK(contains(list, "    1  "));
+  CHECK(contains(list, "*   2  "));
+  CHECK(contains(list, "1 process  step\\033 2"));
+  client.ask("Hgp10.11");
+  client.ask("M1000,1:78");
+  script.events.push_back({.kind = Kind::kStepped, .thread = kSecond});
+  client.ask(kContinue);
+  CHECK(contains(client.monitor("goto 1"), "This is snapshot 1 of 3"));
+  CHECK(script.dropped == 1);
+  CHECK(client.ask("m1000,1") == to_hex("1"));
+  CHECK(client.ask("qC") == "QCp10.10");  // the other thread is not there yet
+  client.monitor("goto 2");
+  CHECK(client.ask("m1000,1") == to_hex("2"));  // without what was changed
+  CHECK(contains(client.monitor("goto 3"), "No process that you look at"));
+  for (const char* nowhere : {"goto", "goto 0", "goto 4", "goto x"}) {
+    INFO(nowhere);
+    CHECK(contains(client.monitor(nowhere), "There is no snapshot"));
+  }
+  CHECK(client.ask("m1000,1") == to_hex("2"));
+}
+
+}  // namespace snapgdb::gdbstub
