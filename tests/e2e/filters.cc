@@ -44,14 +44,6 @@ const Shared& shared() {
   return kShared;
 }
 
-void check_says(const Result& result, const Words& parts) {
-  INFO(result);
-  for (const std::string& part : parts) {
-    INFO("expected: " << part);
-    CHECK(contains(result.out + result.err, part));
-  }
-}
-
 // Whatever opens an image, and what it needs besides.
 std::vector<Words> reading_commands(const TempDir& directory, const std::string& image) {
   return {{"show", image},

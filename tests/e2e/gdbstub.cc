@@ -32,14 +32,6 @@ struct Served {
   Target target;
 };
 
-void check_says(const Result& result, const Words& parts) {
-  INFO(result);
-  for (const std::string& part : parts) {
-    INFO("expected: " << part);
-    CHECK(contains(result.out + result.err, part));
-  }
-}
-
 TEST_CASE("gdb shows every thread by its name, however odd") {
   const Served served;
   const Result result = served.gdb_says({"info threads"});

@@ -113,6 +113,14 @@ std::ostream& operator<<(std::ostream& stream, const Result& result) {
   return stream;
 }
 
+void check_says(const Result& result, const Words& parts) {
+  INFO(result);
+  for (const std::string& part : parts) {
+    INFO("expected: " << part);
+    CHECK(contains(result.out + result.err, part));
+  }
+}
+
 namespace {
 
 // The kernel does not order writes to a memory file by its position: threads that print at the same

@@ -59,6 +59,8 @@ struct Result {
   bool ok() const { return status == 0; }
 };
 std::ostream& operator<<(std::ostream& stream, const Result& result);
+// Each of them, on one of its streams.
+void check_says(const Result& result, const Words& parts);
 
 struct RunOptions {
   enum Input { kNothing, kPipe };  // /dev/null, or a pipe that Running holds
