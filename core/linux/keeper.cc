@@ -23,6 +23,7 @@
 #include <fstream>
 #include <iterator>
 #include <new>
+#include <sstream>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
@@ -45,6 +46,13 @@ pid_t clone3(CloneArguments arguments) {
 // What the parent reads: a line that says why it failed, or an empty one.
 void report(const Fd& to, std::string_view line) {
   write_all(to.get(), std::as_bytes(std::span(line)), "a pipe");
+}
+
+// The last one is empty.
+std::string lines_of(const std::vector<std::string>& notes) {
+  std::string lines;
+  for (const std::string& note : notes) lines += note + "\n";
+  return lines + "\n";
 }
 
 void see_own_processes() {
@@ -87,11 +95,14 @@ void place(std::vector<Fd> files, int base) {
 
 // The tree's first process, where it is the first of a pid namespace. It has a mount namespace of
 // its own, since /proc is that of its pid namespace there, and at first a table of descriptors in
-// common with the keeper, which opens what it shall have.
+// common with the keeper. What the tree has open it opens itself: there it is known by its number.
 class Init {
  public:
+  using Open = std::function<Keeper::OpenedFiles()>;
+
   // Precondition: the seed is planted.
-  Init(const Keeper::Options& options, std::vector<std::string>& notes) : answers_(make_pipe()) {
+  Init(const Keeper::Options& options, const Open& open, std::vector<std::string>& notes)
+      : answers_(make_pipe()) {
     void* page = ::mmap(nullptr, sizeof(std::atomic<int>), PROT_READ | PROT_WRITE,
                         MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (page == MAP_FAILED) throw_errno("cannot share memory with the first process");
@@ -105,13 +116,21 @@ class Init {
         .set_tid = reinterpret_cast<uint64_t>(&number),
         .set_tid_size = 1};
     pid_ = clone3(arguments);
-    if (pid_ == 0) live(options);
+    if (pid_ == 0) live(options, open);
     if (pid_ < 0) throw_errno("cannot make the first process of a pid namespace");
     process_ = Fd(pidfd);
-    for (std::string line; !(line = read_line()).empty();) notes.push_back(line);
+    read_lines(notes);
   }
 
   pid_t pid() const { return pid_; }
+  // What it has opened. Once.
+  Keeper::OpenedFiles take_files() {
+    Keeper::OpenedFiles opened;
+    std::istringstream numbers(read_line());
+    for (int number = 0; numbers >> number;) opened.files.emplace_back(number);
+    read_lines(opened.notes);
+    return opened;
+  }
   // Sees the mounts that it sees.
   void enter_mounts() const {
     const Fd mounts(::open(fmt::format("/proc/self/fd/{}/ns/mnt", directory().get()).c_str(),
@@ -131,27 +150,32 @@ class Init {
   }
 
  private:
-  [[noreturn]] void live(const Keeper::Options& options) {
+  [[noreturn]] void live(const Keeper::Options& options, const Open& open) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-    std::string lines;
     try {
-      // The keeper's /proc is not the tree's.
-      if (options.make_mounts && !options.sandbox) ::umount2("/proc", MNT_DETACH);
-      if (options.make_mounts)
-        for (const std::string& note : options.make_mounts()) lines += note + "\n";
-      else if (options.sandbox)
-        Sandbox::mount_proc("/proc");
-      else
-        see_own_processes();
+      report(answers_.write, lines_of(make_mounts(options)));
+      auto [files, notes] = open();
+      std::string numbers;
+      for (Fd& file : files) numbers += fmt::format("{} ", file.release());
+      report(answers_.write, numbers + "\n" + lines_of(notes));
     } catch (const std::exception& error) {
       report(answers_.write, fmt::format("!{}\n", error.what()));
       ::_exit(1);
     }
-    report(answers_.write, lines + "\n");
     while (*go_ < 0) ::syscall(SYS_futex, go_, FUTEX_WAIT, -1, nullptr, nullptr, 0);
     const int answer = *go_;
     if (::unshare(CLONE_FILES) != 0) ::_exit(1);
     Seed::park_and_wait(options.seed_base, answer, Pid{0});
+  }
+
+  static std::vector<std::string> make_mounts(const Keeper::Options& options) try {
+    // The keeper's /proc is not the tree's.
+    if (options.make_mounts && !options.sandbox) ::umount2("/proc", MNT_DETACH);
+    if (options.make_mounts) return options.make_mounts();
+    options.sandbox ? Sandbox::mount_proc("/proc") : see_own_processes();
+    return {};
+  } catch (const std::exception& error) {
+    throw Error("cannot make the tree's mounts", error.what());
   }
 
   Fd directory() const {
@@ -170,8 +194,12 @@ class Init {
       if (::read(answers_.read.get(), &byte, 1) != 1 || byte == '\n' || byte == '\0') break;
       line += byte;
     }
-    if (line.starts_with('!')) throw Error("cannot make the tree's mounts", line.substr(1));
+    if (line.starts_with('!')) throw Error(line.substr(1), "");
     return line;
+  }
+  // Up to an empty one.
+  void read_lines(std::vector<std::string>& lines) {
+    for (std::string line; !(line = read_line()).empty();) lines.push_back(line);
   }
 
   // Common to both: where it is to answer that it is parked, once it may (futex(2)). Descriptors of
@@ -259,14 +287,14 @@ struct KeptOpen {
 
 // The mounts of the tree, if it has its own; and its first process, where that has to be there for
 // them. The seed is planted.
-std::optional<Init> enter_mounts(const Keeper::Options& options, KeptOpen& kept,
-                                 std::vector<std::string>& notes) {
+std::optional<Init> enter_mounts(const Keeper::Options& options, const Init::Open& open,
+                                 KeptOpen& kept, std::vector<std::string>& notes) {
   if (options.make_mounts && options.sandbox) {
     kept.mounts = Fd(::open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC));
     if (!kept.mounts.valid()) throw_errno("cannot hold the mounts of the sandbox");
   }
   if (options.root_pid == 1) {
-    std::optional<Init> init(std::in_place, options, notes);
+    std::optional<Init> init(std::in_place, options, open, notes);
     if (options.make_mounts) init->enter_mounts();
     return init;
   }
@@ -345,8 +373,9 @@ constexpr char kGo = 0, kGoAlone = 1;  // Keeper::We
     Seed::kernel_parts();
     Seed::plant(options.seed_base);
     std::optional<DescriptorsInReach> reach(std::in_place);
-    std::optional<Init> init = enter_mounts(options, kept, notes);
-    auto [files, more_notes] = open_files(sandbox ? &*sandbox : nullptr);
+    const auto open = [&] { return open_files(sandbox ? &*sandbox : nullptr); };
+    std::optional<Init> init = enter_mounts(options, open, kept, notes);
+    auto [files, more_notes] = init ? init->take_files() : open();
     reach.reset();
     std::ranges::copy(more_notes, std::back_inserter(notes));
     planned = files.size();
@@ -361,9 +390,7 @@ constexpr char kGo = 0, kGoAlone = 1;  // Keeper::We
     if (init) init->go();
     root = init ? init->pid() : bear_root(options);
     if (root < 0) report(kept.report, kTaken), ::_exit(1);
-    std::string lines = "\n";
-    for (const std::string& note : notes) lines += note + "\n";
-    report(kept.report, lines + "\n");
+    report(kept.report, "\n" + lines_of(notes));
   } catch (const std::exception& error) {
     report(kept.report, fmt::format("{}\n", error.what()));
     ::_exit(1);

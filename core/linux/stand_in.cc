@@ -17,6 +17,7 @@ namespace {
 struct Task {
   const StandIn& who;
   const std::function<void()>& work;
+  bool is_thread;
   std::exception_ptr failure;
 };
 
@@ -49,7 +50,7 @@ void become(const StandIn& who) {
   } catch (...) {
     task.failure = std::current_exception();
   }
-  ::_exit(0);
+  while (true) ::syscall(task.is_thread ? SYS_exit : SYS_exit_group, 0);
 }
 
 // As vfork(2), but with a number of choice: the kernel lets us go on when the other has ended.
@@ -64,12 +65,21 @@ void become(const StandIn& who) {
   return pid;
 }
 
+// It lets us go on a little before it is gone.
+void await_end_of_thread(long tid) {
+  while (::syscall(SYS_tgkill, ::getpid(), tid, 0) == 0) ::sched_yield();
+}
+
 }  // namespace
 
 void perform_by(const StandIn& who, const std::function<void()>& work) {
-  Task task{who, work, nullptr};
+  // Our own number is that of all our threads.
+  const bool is_thread = who.pid > 0 && who.pid == ::getpid();
+  Task task{who, work, is_thread, nullptr};
   CloneArguments arguments{.flags = CLONE_VM | CLONE_VFORK | CLONE_FILES};
-  if (who.pid > 0)
+  if (is_thread)
+    arguments.flags |= CLONE_THREAD | CLONE_SIGHAND;
+  else if (who.pid > 0)
     arguments.set_tid = reinterpret_cast<uint64_t>(&who.pid), arguments.set_tid_size = 1;
   // Another user's memory is not to be dumped, and the memory is ours, too.
   const int dumpable = ::prctl(PR_GET_DUMPABLE);
@@ -77,7 +87,10 @@ void perform_by(const StandIn& who, const std::function<void()>& work) {
   if (pid < 0)
     throw NoStandIn(fmt::format("cannot make a process with number {}", who.pid),
                     static_cast<int>(-pid));
-  ::waitpid(static_cast<pid_t>(pid), nullptr, __WALL);
+  if (is_thread)
+    await_end_of_thread(pid);
+  else
+    ::waitpid(static_cast<pid_t>(pid), nullptr, __WALL);
   if (dumpable == 1) ::prctl(PR_SET_DUMPABLE, 1);
   if (task.failure) std::rethrow_exception(task.failure);
 }

@@ -23,9 +23,9 @@ class NoStandIn : public SystemError {
   using SystemError::SystemError;
 };
 
-// In a transient process that shares our memory and descriptors, while we wait. It keeps our
-// capabilities, whoever it is. Throws NoStandIn, and what `work` throws. Precondition: we have one
-// thread.
+// In a transient process that shares our memory and descriptors, while we wait; or, by our own
+// number, in a thread of ours that shares neither directories nor users. It keeps our capabilities,
+// whoever it is. Throws NoStandIn, and what `work` throws. Precondition: we have one thread.
 void perform_by(const StandIn& who, const std::function<void()>& work);
 
 }  // namespace snapgdb
