@@ -11,6 +11,7 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/linux/abilities.h"
+#include "core/linux/debug_registers.h"
 #include "core/linux/host.h"
 #include "core/version.h"
 
@@ -46,9 +47,15 @@ std::string why_no_lldb() {
   return version_of("lldb") ? "" : "there is none in PATH";
 }
 
+std::string why_no_debug_registers() {
+  return debug_registers_stop() ? "" : "the processor's debug registers stop nobody here";
+}
+
 constexpr Ability kToDebug[] = {
     {"gdb", false, why_no_gdb, "install gdb, version 13 or later"},
     {"lldb", false, why_no_lldb, "only if you prefer it: install lldb"},
+    {"breakpoints and watchpoints of the processor", false, why_no_debug_registers,
+     "without, watching goes instruction by instruction, and for writes only"},
 };
 
 // Returns whether something essential is lacking.

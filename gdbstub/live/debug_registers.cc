@@ -72,6 +72,29 @@ bool DebugRegisters::empty() const {
   return std::ranges::none_of(slots_, [](const auto& slot) { return slot.has_value(); });
 }
 
+bool DebugRegisters::watches_memory() const {
+  return std::ranges::any_of(
+      slots_, [](const auto& slot) { return slot && slot->kind != BreakpointKind::kHardware; });
+}
+
+bool DebugRegisters::has_code_at(uint64_t address) const {
+  return std::ranges::any_of(slots_, [&](const auto& slot) {
+    return slot && slot->kind == BreakpointKind::kHardware && slot->address == address;
+  });
+}
+
+std::optional<DebugRegisters::Met> DebugRegisters::changed(const Read& read) {
+  std::optional<Met> met;
+  for (auto& slot : slots_) {
+    if (!slot || slot->kind == BreakpointKind::kHardware) continue;
+    std::vector<std::byte> now(slot->size);
+    if (read(slot->address, now) != now.size()) continue;
+    if (slot->content && *slot->content != now) met = Met{slot->kind, slot->address};
+    slot->content = std::move(now);
+  }
+  return met;
+}
+
 std::array<uint64_t, DebugRegisters::kAddresses> DebugRegisters::addresses() const {
   std::array<uint64_t, kAddresses> out{};
   for (size_t i = 0; i < slots_.size(); ++i)

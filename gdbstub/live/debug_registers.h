@@ -1,8 +1,11 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "gdbstub/running_target.h"
@@ -30,11 +33,20 @@ class DebugRegisters {
   };
   std::optional<Met> met(uint64_t status) const;
 
+  // Where they stop nobody (debug_registers_stop()), threads that are watched go step by step, and
+  // what is watched is compared after each. `read`: as Target::read_memory(). Writes that change
+  // nothing are not met then.
+  using Read = std::function<size_t(uint64_t address, std::span<std::byte> out)>;
+  bool watches_memory() const;
+  std::optional<Met> changed(const Read& read);
+  bool has_code_at(uint64_t address) const;
+
  private:
   struct Slot {
     BreakpointKind kind;
     uint64_t address, size;
     int users = 0;
+    std::optional<std::vector<std::byte>> content = {};  // when it was compared last
   };
   std::array<std::optional<Slot>, kAddresses> slots_;
 

@@ -164,26 +164,32 @@ std::optional<Event> LiveTarget::on_signal(Thread& thread) {
 std::optional<Event> LiveTarget::on_trap(Thread& thread) {
   const siginfo_t info = thread.task.siginfo();
   if (info.si_code == SI_KERNEL) return on_breakpoint(thread);
-  const Process& owner = process(thread.id.pid);
-  if (!owner.debug_registers.empty()) {
-    const uint64_t status = thread.task.debug_register(DebugRegisters::kStatus);
-    thread.task.set_debug_register(DebugRegisters::kStatus, 0);
-    if (const auto met = owner.debug_registers.met(status)) {
-      const bool is_code = met->kind == BreakpointKind::kHardware;
-      return Event{.kind = is_code ? Event::Kind::kHardwareBreakpoint : Event::Kind::kWatchpoint,
-                   .thread = thread.id,
-                   .signal = SIGTRAP,
-                   .value = met->address,
-                   .watch = met->kind};
-    }
+  Process& owner = process(thread.id.pid);
+  if (const auto met = met_by(thread, owner)) {
+    const bool is_code = met->kind == BreakpointKind::kHardware;
+    return Event{.kind = is_code ? Event::Kind::kHardwareBreakpoint : Event::Kind::kWatchpoint,
+                 .thread = thread.id,
+                 .signal = SIGTRAP,
+                 .value = met->address,
+                 .watch = met->kind};
   }
   if (thread.wanted.step) return on_step(thread);
+  if (is_watched_step_by_step(owner)) return std::nullopt;
   return Event{.kind = Event::Kind::kSignal, .thread = thread.id, .signal = SIGTRAP};
+}
+
+std::optional<DebugRegisters::Met> LiveTarget::met_by(Thread& thread, Process& owner) {
+  if (owner.debug_registers.empty()) return std::nullopt;
+  if (!debug_registers_stop_) return owner.debug_registers.changed(owner.reader());
+  const uint64_t status = thread.task.debug_register(DebugRegisters::kStatus);
+  thread.task.set_debug_register(DebugRegisters::kStatus, 0);
+  return owner.debug_registers.met(status);
 }
 
 std::optional<Event> LiveTarget::on_breakpoint(Thread& thread) {
   user_regs_struct registers = thread.task.registers();
-  const AgentCode* code = process(thread.id.pid).memory->breakpoint(registers.rip - 1);
+  const Process& owner = process(thread.id.pid);
+  const AgentCode* code = owner.memory->breakpoint(registers.rip - 1);
   if (!code)  // one of the program's own
     return Event{.kind = Event::Kind::kSignal, .thread = thread.id, .signal = SIGTRAP};
   --registers.rip;
@@ -194,7 +200,11 @@ std::optional<Event> LiveTarget::on_breakpoint(Thread& thread) {
   const bool is_reached =
       code->conditions.empty() || std::ranges::any_of(code->conditions, holds_here);
   if (is_reached && code->commands.empty())
-    return Event{.kind = Event::Kind::kSoftwareBreakpoint, .thread = thread.id, .signal = SIGTRAP};
+    return Event{.kind = owner.debug_registers.has_code_at(registers.rip)
+                             ? Event::Kind::kHardwareBreakpoint
+                             : Event::Kind::kSoftwareBreakpoint,
+                 .thread = thread.id,
+                 .signal = SIGTRAP};
   thread.passes = true;
   thread.prints = is_reached;
   return std::nullopt;

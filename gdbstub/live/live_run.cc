@@ -77,11 +77,16 @@ void LiveTarget::go(Thread& thread) {
   load_debug_registers(thread);
   thread.moved = false;
   const int signal = std::exchange(thread.deliver, 0);
-  const Tracee::Until until = thread.wanted.step ? Tracee::Until::kNextInstruction
+  const bool steps = thread.wanted.step || is_watched_step_by_step(process(thread.id.pid));
+  const Tracee::Until until = steps ? Tracee::Until::kNextInstruction
                               : wishes_.system_calls.contains(thread.id.pid)
                                   ? Tracee::Until::kNextSystemCall
                                   : Tracee::Until::kNextReport;
   thread.task.resume_if_alive(signal, until);
+}
+
+bool LiveTarget::is_watched_step_by_step(const Process& owner) const {
+  return !debug_registers_stop_ && owner.debug_registers.watches_memory();
 }
 
 // They belong to each thread, and a new one has none.
@@ -188,8 +193,13 @@ bool LiveTarget::insert(Pid pid, const Breakpoint& breakpoint) {
   Process& owner = process(pid);
   if (breakpoint.kind == BreakpointKind::kSoftware)
     return owner.memory->insert(breakpoint.address, breakpoint.code);
+  const bool is_code = breakpoint.kind == BreakpointKind::kHardware;
+  if (!debug_registers_stop_ && breakpoint.kind == BreakpointKind::kAccess) return false;
   if (!owner.debug_registers.insert(breakpoint)) return false;
   ++owner.debug_generation;
+  if (debug_registers_stop_) return true;
+  if (is_code) return owner.memory->insert(breakpoint.address, breakpoint.code);
+  owner.debug_registers.changed(owner.reader());
   return true;
 }
 
@@ -199,6 +209,8 @@ bool LiveTarget::remove(Pid pid, const Breakpoint& breakpoint) {
   if (breakpoint.kind == BreakpointKind::kSoftware) return owner.memory->remove(breakpoint.address);
   owner.debug_registers.remove(breakpoint);
   ++owner.debug_generation;
+  if (!debug_registers_stop_ && breakpoint.kind == BreakpointKind::kHardware)
+    return owner.memory->remove(breakpoint.address);
   return true;
 }
 

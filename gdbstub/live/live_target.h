@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/linux/debug_registers.h"
 #include "core/linux/tracee.h"
 #include "core/restore.h"
 #include "gdbstub/live/debug_registers.h"
@@ -84,6 +85,10 @@ class LiveTarget : public RunningTarget {
     std::shared_ptr<LiveMemory> memory;  // of vfork(2): its parent's
     DebugRegisters debug_registers;
     uint64_t debug_generation = 1;  // of debug_registers
+
+    DebugRegisters::Read reader() const {
+      return [this](uint64_t address, auto out) { return memory->read(address, out); };
+    }
   };
   // Why a running thread was asked to stop.
   enum class Asked { kNothing, kHalt, kPause, kStop, kInterrupt };
@@ -138,6 +143,7 @@ class LiveTarget : public RunningTarget {
   void ask(Thread& thread, Asked why);
   void deliver_on_resume(Thread& thread, int signal);
   void load_debug_registers(Thread& thread);
+  bool is_watched_step_by_step(const Process& owner) const;
   void step_over(Thread& thread);
   void pass_breakpoints();
   void take_if_any(Thread& thread);
@@ -156,6 +162,7 @@ class LiveTarget : public RunningTarget {
   bool fails_at_breakpoint(Thread& thread, int signal);
   std::optional<Event> on_signal(Thread& thread);
   std::optional<Event> on_trap(Thread& thread);
+  std::optional<DebugRegisters::Met> met_by(Thread& thread, Process& owner);
   std::optional<Event> on_breakpoint(Thread& thread);
   void perform_commands(const Thread& thread);
   std::optional<Event> on_step(Thread& thread);
@@ -191,6 +198,7 @@ class LiveTarget : public RunningTarget {
   std::vector<ThreadId> paused_;   // that go on in a moment
   std::vector<ThreadId> passing_;  // at breakpoints that are none of theirs
   bool looks_now_and_then_ = false;
+  const bool debug_registers_stop_ = debug_registers_stop();
   Wishes wishes_;
 };
 

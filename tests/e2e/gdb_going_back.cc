@@ -152,7 +152,8 @@ TEST_CASE("the same script says the same on the live process and on its snapshot
   const Script kScripts[] = {
       {"count",
        {"set var go = 1", "break bump if by > 18", "continue", "bt", "info registers rip rdi rsi",
-        "finish", "next", "step", "info frame", "watch bytes[3]", "delete 1", "continue", "stepi",
+        "finish", "next", "step", "info frame",
+        can_watch_natively() ? "watch bytes[3]" : "break at_end", "delete 1", "continue", "stepi",
         "x/3i $pc", "print counter"}},
       {"signals",
        {"set var go = 1", "continue", "print $_siginfo", "bt 3", "continue", "signal 0",

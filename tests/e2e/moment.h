@@ -54,6 +54,11 @@ inline void await_listening(const Running& server) {
   for (int i = 0; i < 30000 && !contains(server.err(), "listening"); ++i) usleep(2000);
 }
 
+// Natively, watchpoints would stop nobody.
+inline bool can_watch_natively() {
+  return !contains(snapgdb({"doctor"}).out, "debug registers stop nobody");
+}
+
 // From a thread of gdb's own python, as a terminal would.
 inline const std::string kInterruptSoon =
     "python import os, signal, threading; "

@@ -1,6 +1,9 @@
 #include "gdbstub/live/debug_registers.h"
 
+#include <algorithm>
+#include <array>
 #include <catch2/catch.hpp>
+#include <span>
 
 namespace snapgdb::gdbstub {
 namespace {
@@ -63,6 +66,30 @@ TEST_CASE("DR6 tells which one was met") {
   CHECK(met->kind == Kind::kAccess);
   CHECK_FALSE(registers.met(kAlwaysOne));
   CHECK_FALSE(registers.met(kAlwaysOne | 8));
+}
+
+TEST_CASE("where debug registers stop nobody, what is watched is met by having changed") {
+  DebugRegisters registers;
+  std::array<std::byte, 16> memory{};
+  const auto read = [&](uint64_t address, std::span<std::byte> out) {
+    std::copy_n(memory.begin() + static_cast<std::ptrdiff_t>(address), out.size(), out.begin());
+    return out.size();
+  };
+  REQUIRE(registers.insert({.kind = Kind::kHardware, .address = 4, .size = 1}));
+  CHECK_FALSE(registers.watches_memory());
+  CHECK(registers.has_code_at(4));
+  REQUIRE(registers.insert(watch(8, 4)));
+  CHECK(registers.watches_memory());
+  CHECK_FALSE(registers.has_code_at(8));
+  CHECK_FALSE(registers.changed(read));  // since when?
+  memory[4] = memory[12] = std::byte{1};
+  CHECK_FALSE(registers.changed(read));
+  memory[11] = std::byte{1};
+  const auto met = registers.changed(read);
+  REQUIRE(met);
+  CHECK(met->address == 8);
+  CHECK(met->kind == Kind::kWrite);
+  CHECK_FALSE(registers.changed(read));
 }
 
 }  // namespace
