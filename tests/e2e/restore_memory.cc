@@ -49,7 +49,9 @@ TEST_CASE("what parent and children had in common takes memory once") {
   CHECK(tree.size() == 5);
   const uint64_t after = kib_of(tree);
   INFO(before << " KiB before, " << after << " KiB after");
-  CHECK(after < before * 11 / 10);
+  // It goes on changing pages, each of which is one's own then; nothing in common would be four
+  // times as much.
+  CHECK(after < before * 3 / 2);
   restored.close_input();
   for (const pid_t pid : tree) await_end(pid);
 }
