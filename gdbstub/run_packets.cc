@@ -125,7 +125,9 @@ Reply resume_threads(SessionState& state, Scanner arguments) {
   // The first action is that of the thread the user is looking at.
   const ResumeAction& first = actions.front();
   const ThreadPattern pattern{first.pid.value_or(Pid{}).value, first.tid.value_or(Tid{}).value};
-  return run(state, actions, state.thread(pattern));
+  // Of a process that has ended already, there is to be told just that.
+  const bool has_ended = state.running.target && state.threads(pattern).empty();
+  return run(state, actions, has_ended ? ThreadId{} : state.thread(pattern));
 }
 
 Reply continue_thread(SessionState& state, Scanner arguments) {

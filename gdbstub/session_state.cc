@@ -30,7 +30,10 @@ void SessionState::detach(Pid pid) {
   if (selected.pid != pid) return;
   chosen = false;
   selected = {};
-  if (!attached.empty()) select(thread({attached.front().value, -1}));
+  // Others may have ended as well, of which the client is to hear next.
+  const auto has_threads = [&](Pid other) { return !target->threads(other).empty(); };
+  const auto next = std::ranges::find_if(attached, has_threads);
+  if (next != attached.end()) select(thread({next->value, -1}));
 }
 
 void SessionState::select(ThreadId thread) {

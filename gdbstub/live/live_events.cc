@@ -16,17 +16,23 @@ namespace {
 
 constexpr std::chrono::milliseconds kPatience{10'000};
 
+bool is_end(const Event& event) {
+  return event.kind == Event::Kind::kExited || event.kind == Event::Kind::kKilled;
+}
+
 }  // namespace
 
 // ---- Asking -------------------------------------------------------------------------------------
 
 // Threads take turns: one that stops again and again does not keep the others from being heard.
+// Ends of processes come in their order: a parent that has waited for its child ends after it.
 std::optional<Event> LiveTarget::next_event() {
   collect();
   if (events_.empty()) return std::nullopt;
-  const auto next = std::ranges::find_if(
+  auto chosen = std::ranges::find_if(
       events_, [&](const Event& event) { return event.thread > last_reported_; });
-  const auto chosen = next == events_.end() ? events_.begin() : next;
+  if (chosen == events_.end()) chosen = events_.begin();
+  if (is_end(*chosen)) chosen = std::ranges::find_if(events_, is_end);
   Event event = std::move(*chosen);
   events_.erase(chosen);
   last_reported_ = event.thread;
@@ -38,7 +44,12 @@ void LiveTarget::collect() {
   while (::read(child_signals_.get(), signals.data(), sizeof signals) > 0) continue;
   uint64_t times = 0;
   if (looks_now_and_then_) (void)!::read(timer_.get(), &times, sizeof times);
-  while (const auto real = Tracee::next_to_report()) take(*real);
+  // Who waits for a process goes on when we have heard of its end: the client comes first.
+  while (const auto real = Tracee::next_to_report()) {
+    const size_t known = events_.size();
+    take(*real);
+    if (events_.size() > known && is_end(events_.back())) break;
+  }
   pass_breakpoints();
 }
 

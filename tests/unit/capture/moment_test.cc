@@ -164,7 +164,8 @@ TEST_CASE("memory is of one moment where no twin can be made, and it is said why
     WARN("passed over: only root can run a program as somebody else");
     return;
   }
-  const Counter counter({.pages = 2 * kLarge, .pause_us = 0, .may_not_fork = true});
+  const Counter counter(
+      {.pages = 2 * kLarge, .pause_us = 0, .own_userfault = true, .may_not_fork = true});
   const auto snapshot = captured(counter);
   counter.check(*snapshot);
   CHECK(snapshot->record().memory_method() == "stop-copy");

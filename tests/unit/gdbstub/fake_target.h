@@ -30,6 +30,7 @@ struct Script {
   bool breakpoints_fit = true;
   bool standing = false;
   std::optional<ThreadId> dying;  // is gone after halt()
+  std::vector<Pid> ended;         // have no threads any more after halt()
 };
 
 // A tree of nothing but the records of the snapshot, and children that events have told of.
@@ -44,11 +45,12 @@ class FakeTarget : public RunningTarget {
 
   std::vector<Pid> processes() const override { return memory_.processes(); }
   std::vector<Tid> threads(Pid pid) const override {
+    if (has_ended(pid)) return {};
     const auto known = memory_.threads(pid);
     return known.empty() && pid == child_.pid ? std::vector{child_.tid} : known;
   }
   bool has(ThreadId thread) const override {
-    return thread != dead_ && (memory_.has(thread) || thread == child_);
+    return thread != dead_ && !has_ended(thread.pid) && (memory_.has(thread) || thread == child_);
   }
   Tid focus(Pid pid) const override { return threads(pid).front(); }
   ThreadDescription describe(ThreadId thread) const override {
@@ -100,6 +102,7 @@ class FakeTarget : public RunningTarget {
   void halt() override {
     note("halt");
     dead_ = script_.dying.value_or(ThreadId{});
+    ended_ = script_.ended;
   }
   void interrupt() override { note("interrupt"); }
   bool runs(ThreadId) const override { return false; }
@@ -145,12 +148,14 @@ class FakeTarget : public RunningTarget {
   void send_input(std::string_view text) override { note("input " + std::string(text)); }
 
  private:
+  bool has_ended(Pid pid) const { return std::ranges::find(ended_, pid) != ended_.end(); }
   void note(std::string text) { script_.done.push_back(std::move(text)); }
 
   SnapshotTarget memory_;
   Script& script_;
   Fd readable_;
   ThreadId child_ = {}, dead_ = {};
+  std::vector<Pid> ended_ = {};
 };
 
 inline Launcher launcher(Script& script) {

@@ -220,6 +220,19 @@ TEST_CASE("a process that ends leaves, and with the last one what ran") {
   CHECK(debugger.client.ask("vAttach;20").starts_with("T00thread:p20.20;"));
 }
 
+TEST_CASE("a process may have ended before the client has heard of another one's end") {
+  Debugger debugger(true);
+  debugger.client.ask("vAttach;10");
+  debugger.client.ask("vAttach;20");
+  debugger.script.ended = {Pid{32}, Pid{16}};
+  CHECK(debugger.told("vCont;c", {.kind = Kind::kExited, .thread = {Pid{32}, {}}}) ==
+        "W00;process:20");
+  CHECK(debugger.client.ask("g").starts_with("E"));
+  CHECK(debugger.told("vCont;c", {.kind = Kind::kExited, .thread = {Pid{16}, {}}, .value = 1}) ==
+        "W01;process:10");
+  CHECK(debugger.script.dropped == 1);
+}
+
 TEST_CASE("detaching drops what runs, unless it is to run on") {
   Debugger dropping;
   dropping.told(kContinue, {.kind = Kind::kStepped, .thread = kFirst});
