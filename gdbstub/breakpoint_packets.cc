@@ -73,7 +73,7 @@ void insert(SessionState& state, Pid pid, const Breakpoint& breakpoint) {
   if (state.running.tree() && !state.running.tree()->insert(pid, breakpoint))
     throw PacketError{kCannot, breakpoint.kind == BreakpointKind::kSoftware
                                    ? "there is no memory to put the breakpoint into"
-                                   : "the processor's debug registers do not suffice for it"};
+                                   : "the processor cannot watch it, or not so many"};
   list.push_back(breakpoint);
 }
 

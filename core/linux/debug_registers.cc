@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 
@@ -32,23 +33,29 @@ bool set(pid_t child, size_t number, uint64_t value) {
          0;
 }
 
+int wait_for(pid_t child) {
+  int status = 0;
+  while (::waitpid(child, &status, __WALL) < 0 && errno == EINTR) {
+  }
+  return status;
+}
+
 // Whoever cannot try it finds out by the first breakpoint.
 bool find_out() {
   const pid_t child = ::fork();
   if (child == 0) write_to_watched_word();
   if (child < 0) return true;
-  int status = 0;
-  ::waitpid(child, &status, __WALL);
+  int status = wait_for(child);
   const bool is_set = WIFSTOPPED(status) &&
                       set(child, 0, reinterpret_cast<uint64_t>(&watched_word)) &&
                       set(child, 7, kWatchDr0);
   if (is_set) {
     ::ptrace(PTRACE_CONT, child, nullptr, nullptr);
-    ::waitpid(child, &status, __WALL);
+    status = wait_for(child);
   }
   if (!WIFSTOPPED(status)) return !is_set;
   ::kill(child, SIGKILL);
-  ::waitpid(child, nullptr, __WALL);
+  wait_for(child);
   return true;
 }
 

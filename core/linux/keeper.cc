@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstring>
@@ -126,7 +127,7 @@ class Init {
   // What it has opened. Once.
   Keeper::OpenedFiles take_files() {
     Keeper::OpenedFiles opened;
-    std::istringstream numbers(read_line());
+    std::istringstream numbers(*read_line());
     for (int number = 0; numbers >> number;) opened.files.emplace_back(number);
     read_lines(opened.notes);
     return opened;
@@ -142,7 +143,7 @@ class Init {
   void go() {
     *go_ = answers_.write.get();
     ::syscall(SYS_futex, go_, FUTEX_WAKE, 1, nullptr, nullptr, 0);
-    read_line();
+    while (said_.empty()) hear();  // one byte (Seed::park_and_wait())
   }
   void move_descriptors(int lowest) {
     for (Fd* fd : {&answers_.read, &answers_.write, &process_})
@@ -153,13 +154,16 @@ class Init {
   [[noreturn]] void live(const Keeper::Options& options, const Open& open) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     try {
-      report(answers_.write, lines_of(make_mounts(options)));
+      std::optional<DescriptorsInReach> reach(std::in_place);
+      say(make_mounts(options));
       auto [files, notes] = open();
+      reach.reset();
       std::string numbers;
       for (Fd& file : files) numbers += fmt::format("{} ", file.release());
-      report(answers_.write, numbers + "\n" + lines_of(notes));
+      report(answers_.write, kLine + numbers + "\n");
+      say(notes);
     } catch (const std::exception& error) {
-      report(answers_.write, fmt::format("!{}\n", error.what()));
+      report(answers_.write, kFailure + std::string(error.what()) + "\n");
       ::_exit(1);
     }
     while (*go_ < 0) ::syscall(SYS_futex, go_, FUTEX_WAIT, -1, nullptr, nullptr, 0);
@@ -182,30 +186,44 @@ class Init {
     return Fd(::open(fmt::format("/proc/{}", pid_).c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   }
 
-  // What it says; it may end without a word, and we have the other end of the pipe, too.
-  std::string read_line() {
-    std::string line;
-    for (char byte = 0;;) {
-      pollfd events[] = {{answers_.read.get(), POLLIN, 0}, {process_.get(), POLLIN, 0}};
-      if (::poll(events, 2, -1) < 0 && errno != EINTR) throw_errno("cannot wait for a process");
-      if (!(events[0].revents & POLLIN) && (events[1].revents & POLLIN))
-        throw Error("cannot prepare the first process", "it was killed, or could not be parked");
-      if (!(events[0].revents & POLLIN)) continue;
-      if (::read(answers_.read.get(), &byte, 1) != 1 || byte == '\n' || byte == '\0') break;
-      line += byte;
-    }
-    if (line.starts_with('!')) throw Error(line.substr(1), "");
-    return line;
+  // How what it says begins: what it cannot do; something else; that this was all.
+  static constexpr char kFailure = '!', kLine = ' ', kEnd = '.';
+
+  void say(const std::vector<std::string>& lines) const {
+    std::string text;
+    for (const std::string& line : lines) text += kLine + line + "\n";
+    report(answers_.write, text + kEnd + "\n");
   }
-  // Up to an empty one.
+  // It may end without a word, and we have the other end of the pipe, too.
+  void hear() {
+    pollfd events[] = {{answers_.read.get(), POLLIN, 0}, {process_.get(), POLLIN, 0}};
+    if (::poll(events, 2, -1) < 0 && errno != EINTR) throw_errno("cannot wait for a process");
+    if (events[0].revents & POLLIN) {
+      std::array<char, 4096> piece;
+      const ssize_t n = ::read(answers_.read.get(), piece.data(), piece.size());
+      said_.append(piece.data(), static_cast<size_t>(std::max<ssize_t>(n, 0)));
+    } else if (events[1].revents & POLLIN) {
+      throw Error("cannot prepare the first process", "it was killed, or could not be parked");
+    }
+  }
+  // nullopt: that was all.
+  std::optional<std::string> read_line() {
+    size_t end = 0;
+    while ((end = said_.find('\n')) == said_.npos) hear();
+    const std::string line = said_.substr(0, end);
+    said_.erase(0, end + 1);
+    if (line.starts_with(kFailure)) throw Error(line.substr(1), "");
+    return line.starts_with(kEnd) ? std::nullopt : std::optional(line.substr(1));
+  }
   void read_lines(std::vector<std::string>& lines) {
-    for (std::string line; !(line = read_line()).empty();) lines.push_back(line);
+    while (auto line = read_line()) lines.push_back(*std::move(line));
   }
 
   // Common to both: where it is to answer that it is parked, once it may (futex(2)). Descriptors of
   // the common table move meanwhile.
   std::atomic<int>* go_ = nullptr;
   PipeEnds answers_;
+  std::string said_;  // and was not read yet
   Fd process_;
   pid_t pid_ = -1;
 };

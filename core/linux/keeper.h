@@ -14,8 +14,9 @@
 
 namespace snapgdb {
 
-// The process below which a restored tree lives: it opens the tree's files and bears its first
-// process. It dies with us, and the tree with it, until it is told to let go.
+// The process below which a restored tree lives: it opens the tree's files (or has the first
+// process do so, where that is number 1) and bears its first process. It dies with us, and the tree
+// with it, until it is told to let go.
 class Keeper {
  public:
   struct Options {
@@ -59,8 +60,9 @@ class Keeper {
     int64_t monotonic_ns = 0, boottime_ns = 0;
     ClockOffsets our_clocks = {};  // of who restores
   };
-  // Runs in the keeper and returns what descriptors from file_base on will be, and what is
-  // otherwise than asked for. nullptr: no sandbox.
+  // Runs in the keeper, or in a first process that is number 1, whose memory the keeper does not
+  // see; the caller's objects are never destroyed there. Returns what descriptors from file_base on
+  // will be, and what is otherwise than asked for. nullptr: no sandbox.
   struct OpenedFiles {
     std::vector<Fd> files;
     std::vector<std::string> notes;

@@ -136,7 +136,7 @@ struct RestorePlan {
 // The first thread's; or, once that has exited alone, the next one's.
 using SeedOf = std::function<Seed&(const pb::Process&)>;
 
-class UnixNetwork;  // of unix_socket_restore.cc
+class UnixNetwork;  // of unix_network.cc
 class NestedSpaces;
 
 // What opens files knows of each other: two descriptions of one pipe, of one memfd.
@@ -239,7 +239,8 @@ Obstacle seccomp_obstacle(const pb::Process& process, const pb::Thread& thread, 
 // The task must not perform any system call of ours afterwards.
 void restore_dispatch(const pb::Thread& thread, Tracee& task);
 
-// Opens what is planned, in the keeper; in the order of plan.files. Nothing else stays open.
+// Opens what is planned, where Keeper::OpenFiles runs; in the order of plan.files. Nothing else
+// stays open.
 std::vector<Fd> open_files(OpeningContext& context, const RestorePlan& plan);
 // When all of them are open: what sockets hold of each other and of other files.
 void finish_sockets(OpeningContext& context, const RestorePlan& plan, std::span<const Fd> files);

@@ -77,12 +77,6 @@ bool DebugRegisters::watches_memory() const {
       slots_, [](const auto& slot) { return slot && slot->kind != BreakpointKind::kHardware; });
 }
 
-bool DebugRegisters::has_code_at(uint64_t address) const {
-  return std::ranges::any_of(slots_, [&](const auto& slot) {
-    return slot && slot->kind == BreakpointKind::kHardware && slot->address == address;
-  });
-}
-
 std::optional<DebugRegisters::Met> DebugRegisters::changed(const Read& read) {
   std::optional<Met> met;
   for (auto& slot : slots_) {
@@ -93,6 +87,14 @@ std::optional<DebugRegisters::Met> DebugRegisters::changed(const Read& read) {
     slot->content = std::move(now);
   }
   return met;
+}
+
+void DebugRegisters::take_note(const Read& read, uint64_t address, uint64_t size) {
+  for (auto& slot : slots_) {
+    if (!slot || slot->address >= address + size || address >= slot->address + slot->size) continue;
+    slot->content.emplace(slot->size);
+    if (read(slot->address, *slot->content) != slot->size) slot->content.reset();
+  }
 }
 
 std::array<uint64_t, DebugRegisters::kAddresses> DebugRegisters::addresses() const {

@@ -39,7 +39,8 @@ class DebugRegisters {
   using Read = std::function<size_t(uint64_t address, std::span<std::byte> out)>;
   bool watches_memory() const;
   std::optional<Met> changed(const Read& read);
-  bool has_code_at(uint64_t address) const;
+  // What is there now has been written by the client, or was there before it was watched.
+  void take_note(const Read& read, uint64_t address, uint64_t size);
 
  private:
   struct Slot {

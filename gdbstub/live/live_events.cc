@@ -44,13 +44,30 @@ void LiveTarget::collect() {
   while (::read(child_signals_.get(), signals.data(), sizeof signals) > 0) continue;
   uint64_t times = 0;
   if (looks_now_and_then_) (void)!::read(timer_.get(), &times, sizeof times);
-  // Who waits for a process goes on when we have heard of its end: the client comes first.
-  while (const auto real = Tracee::next_to_report()) {
-    const size_t known = events_.size();
+  for (size_t left = threads_.size() + 1;; --left) {
+    if (left == 0) return collect_later();
+    const auto real = Tracee::next_to_report();
+    if (!real) break;
     take(*real);
-    if (events_.size() > known && is_end(events_.back())) break;
+    // Who waits for a process goes on when we have heard of its end: the client comes first.
+    if (!events_.empty() && is_end(events_.back())) break;
   }
   pass_breakpoints();
+}
+
+// Those that go step by step have the next report at once. The others get a turn, and so does the
+// client.
+void LiveTarget::collect_later() {
+  std::vector<ThreadId> all;
+  for (const auto& [id, thread] : threads_) all.push_back(id);
+  for (const ThreadId id : all)
+    if (const auto each = threads_.find(id);
+        each != threads_.end() && !each->second.task.is_stopped()) {
+      each->second.task.poll_stop();
+      take_if_any(each->second);
+    }
+  pass_breakpoints();
+  ::kill(::getpid(), SIGCHLD);
 }
 
 void LiveTarget::take(Tid real) {
@@ -155,7 +172,7 @@ std::optional<Event> LiveTarget::what_happened(Thread& thread) {
 // one on the stack, for a called function to return to.
 bool LiveTarget::fails_at_breakpoint(Thread& thread, int signal) {
   if (signal != SIGSEGV && signal != SIGILL) return false;
-  return process(thread.id.pid).memory->breakpoint(thread.task.registers().rip) != nullptr;
+  return process(thread.id.pid).memory->breakpoints(thread.task.registers().rip) != nullptr;
 }
 
 std::optional<Event> LiveTarget::on_signal(Thread& thread) {
@@ -185,7 +202,7 @@ std::optional<Event> LiveTarget::on_trap(Thread& thread) {
                  .watch = met->kind};
   }
   if (thread.wanted.step) return on_step(thread);
-  if (is_watched_step_by_step(owner)) return std::nullopt;
+  if (std::exchange(thread.steps_for_us, false)) return std::nullopt;
   return Event{.kind = Event::Kind::kSignal, .thread = thread.id, .signal = SIGTRAP};
 }
 
@@ -200,33 +217,35 @@ std::optional<DebugRegisters::Met> LiveTarget::met_by(Thread& thread, Process& o
 std::optional<Event> LiveTarget::on_breakpoint(Thread& thread) {
   user_regs_struct registers = thread.task.registers();
   const Process& owner = process(thread.id.pid);
-  const AgentCode* code = owner.memory->breakpoint(registers.rip - 1);
-  if (!code)  // one of the program's own
+  const auto* codes = owner.memory->breakpoints(registers.rip - 1);
+  if (!codes)  // one of the program's own
     return Event{.kind = Event::Kind::kSignal, .thread = thread.id, .signal = SIGTRAP};
   --registers.rip;
   thread.task.set_registers(registers);
   const auto holds_here = [&](const std::string& condition) {
     return holds(condition, *this, thread.id);
   };
-  const bool is_reached =
-      code->conditions.empty() || std::ranges::any_of(code->conditions, holds_here);
-  if (is_reached && code->commands.empty())
-    return Event{.kind = owner.debug_registers.has_code_at(registers.rip)
-                             ? Event::Kind::kHardwareBreakpoint
-                             : Event::Kind::kSoftwareBreakpoint,
-                 .thread = thread.id,
-                 .signal = SIGTRAP};
+  thread.prints = false;
+  for (const auto& [kind, code] : *codes) {
+    if (!code.conditions.empty() && std::ranges::none_of(code.conditions, holds_here)) continue;
+    if (code.commands.empty())
+      return Event{.kind = kind == BreakpointKind::kHardware ? Event::Kind::kHardwareBreakpoint
+                                                             : Event::Kind::kSoftwareBreakpoint,
+                   .thread = thread.id,
+                   .signal = SIGTRAP};
+    thread.prints = true;
+  }
   thread.passes = true;
-  thread.prints = is_reached;
   return std::nullopt;
 }
 
 // Once it is certain that the thread goes past the breakpoint: it would come to it again otherwise.
 void LiveTarget::perform_commands(const Thread& thread) {
   const uint64_t at = thread.task.registers().rip;
-  if (const AgentCode* code = process(thread.id.pid).memory->breakpoint(at))
-    for (const std::string& command : code->commands)
-      printed_ += perform(command, *this, thread.id);
+  if (const auto* codes = process(thread.id.pid).memory->breakpoints(at))
+    for (const auto& [kind, code] : *codes)
+      for (const std::string& command : code.commands)
+        printed_ += perform(command, *this, thread.id);
 }
 
 std::optional<Event> LiveTarget::on_step(Thread& thread) {

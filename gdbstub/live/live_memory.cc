@@ -60,12 +60,12 @@ bool LiveMemory::write(uint64_t address, std::span<const std::byte> bytes) {
   return true;
 }
 
-bool LiveMemory::insert(uint64_t address, AgentCode code) {
+bool LiveMemory::insert(uint64_t address, AgentCode code, BreakpointKind kind) {
   if (const auto known = sites_.find(address); known != sites_.end()) {
-    known->second.code = std::move(code);
+    known->second.codes.insert_or_assign(kind, std::move(code));
     return true;
   }
-  Site site{{}, std::move(code)};
+  Site site{{}, {{kind, std::move(code)}}};
   if (memory_.read(address, std::span(&site.original, 1)) != 1 ||
       !put(address, std::span(&kInt3, 1)))
     return false;
@@ -73,9 +73,11 @@ bool LiveMemory::insert(uint64_t address, AgentCode code) {
   return true;
 }
 
-bool LiveMemory::remove(uint64_t address) {
+bool LiveMemory::remove(uint64_t address, BreakpointKind kind) {
   const auto site = sites_.find(address);
   if (site == sites_.end()) return true;
+  site->second.codes.erase(kind);
+  if (!site->second.codes.empty()) return true;
   std::byte now{};
   const bool is_there = memory_.read(address, std::span(&now, 1)) == 1;
   if (is_there && now == kInt3) put(address, std::span(&site->second.original, 1));
@@ -84,12 +86,20 @@ bool LiveMemory::remove(uint64_t address) {
 }
 
 void LiveMemory::remove_all() {
-  while (!sites_.empty()) remove(sites_.begin()->first);
+  while (!sites_.empty())
+    remove(sites_.begin()->first, sites_.begin()->second.codes.begin()->first);
 }
 
-const AgentCode* LiveMemory::breakpoint(uint64_t address) const {
+const LiveMemory::Codes* LiveMemory::breakpoints(uint64_t address) const {
   const auto site = sites_.find(address);
-  return site == sites_.end() ? nullptr : &site->second.code;
+  return site == sites_.end() ? nullptr : &site->second.codes;
+}
+
+void LiveMemory::uncover(uint64_t address) {
+  put(address, std::span(&sites_.at(address).original, 1));
+}
+void LiveMemory::cover(uint64_t address) {
+  put(address, std::span(&kInt3, 1));
 }
 
 }  // namespace snapgdb::gdbstub

@@ -9,6 +9,7 @@
 
 #include "core/linux/remote_memory.h"
 #include "gdbstub/agent_expression.h"
+#include "gdbstub/running_target.h"
 
 namespace snapgdb::gdbstub {
 
@@ -25,18 +26,23 @@ class LiveMemory {
   // All or (false) nothing. Also where the program itself may not write.
   bool write(uint64_t address, std::span<const std::byte> bytes);
 
-  // False: there is no memory. A second one at an address takes the place of the first.
-  bool insert(uint64_t address, AgentCode code);
+  // False: there is no memory. A second one of that kind takes the place of the first. `kind`: also
+  // kHardware, where the processor has none.
+  bool insert(uint64_t address, AgentCode code, BreakpointKind kind = BreakpointKind::kSoftware);
   // False: the memory is gone, and the breakpoint with it.
-  bool remove(uint64_t address);
+  bool remove(uint64_t address, BreakpointKind kind = BreakpointKind::kSoftware);
   void remove_all();
-  // What is to be done at the breakpoint there; nullptr: there is none.
-  const AgentCode* breakpoint(uint64_t address) const;
+  // What is to be done at the breakpoints there, by kind; nullptr: there is none.
+  using Codes = std::map<BreakpointKind, AgentCode>;
+  const Codes* breakpoints(uint64_t address) const;
+  // For one instruction, the program's own is there. Precondition: there is a breakpoint.
+  void uncover(uint64_t address);
+  void cover(uint64_t address);
 
  private:
   struct Site {
     std::byte original;
-    AgentCode code;
+    Codes codes;
   };
   bool put(uint64_t address, std::span<const std::byte> bytes);
 

@@ -77,7 +77,8 @@ void LiveTarget::go(Thread& thread) {
   load_debug_registers(thread);
   thread.moved = false;
   const int signal = std::exchange(thread.deliver, 0);
-  const bool steps = thread.wanted.step || is_watched_step_by_step(process(thread.id.pid));
+  thread.steps_for_us = !thread.wanted.step && is_watched_step_by_step(process(thread.id.pid));
+  const bool steps = thread.wanted.step || thread.steps_for_us;
   const Tracee::Until until = steps ? Tracee::Until::kNextInstruction
                               : wishes_.system_calls.contains(thread.id.pid)
                                   ? Tracee::Until::kNextSystemCall
@@ -188,29 +189,32 @@ void LiveTarget::end_vfork(Pid child) {
 
 // ---- Breakpoints --------------------------------------------------------------------------------
 
+bool LiveTarget::is_in_memory(const Breakpoint& breakpoint) const {
+  return breakpoint.kind == BreakpointKind::kSoftware ||
+         (breakpoint.kind == BreakpointKind::kHardware && !debug_registers_stop_);
+}
+
 bool LiveTarget::insert(Pid pid, const Breakpoint& breakpoint) {
   if (!processes_.contains(pid)) return false;
   Process& owner = process(pid);
-  if (breakpoint.kind == BreakpointKind::kSoftware)
-    return owner.memory->insert(breakpoint.address, breakpoint.code);
-  const bool is_code = breakpoint.kind == BreakpointKind::kHardware;
+  if (is_in_memory(breakpoint))
+    return owner.memory->insert(breakpoint.address, breakpoint.code, breakpoint.kind);
   if (!debug_registers_stop_ && breakpoint.kind == BreakpointKind::kAccess) return false;
   if (!owner.debug_registers.insert(breakpoint)) return false;
+  if (!debug_registers_stop_)
+    owner.debug_registers.take_note(owner.reader(), breakpoint.address, breakpoint.size);
   ++owner.debug_generation;
-  if (debug_registers_stop_) return true;
-  if (is_code) return owner.memory->insert(breakpoint.address, breakpoint.code);
-  owner.debug_registers.changed(owner.reader());
+  go_anew(pid);
   return true;
 }
 
 bool LiveTarget::remove(Pid pid, const Breakpoint& breakpoint) {
   if (!processes_.contains(pid)) return true;
   Process& owner = process(pid);
-  if (breakpoint.kind == BreakpointKind::kSoftware) return owner.memory->remove(breakpoint.address);
+  if (is_in_memory(breakpoint)) return owner.memory->remove(breakpoint.address, breakpoint.kind);
   owner.debug_registers.remove(breakpoint);
   ++owner.debug_generation;
-  if (!debug_registers_stop_ && breakpoint.kind == BreakpointKind::kHardware)
-    return owner.memory->remove(breakpoint.address);
+  go_anew(pid);
   return true;
 }
 
@@ -250,6 +254,12 @@ void LiveTarget::pass_breakpoints() {
   }
 }
 
+// Those that run pause, and go on with what is in force now.
+void LiveTarget::go_anew(Pid pid) {
+  passing_.push_back({pid, {}});
+  pass_breakpoints();
+}
+
 void LiveTarget::take_if_any(Thread& thread) {
   if (thread.task.is_stopped() || thread.task.status().gone()) take(thread);
 }
@@ -257,18 +267,13 @@ void LiveTarget::take_if_any(Thread& thread) {
 void LiveTarget::step_over(Thread& thread) {
   LiveMemory& memory = *process(thread.id.pid).memory;
   const uint64_t at = thread.task.registers().rip;
-  const auto* found = memory.breakpoint(at);
-  if (!found) return paused_.push_back(thread.id);
-  const AgentCode code = *found;
-  memory.remove(at);
+  if (!memory.breakpoints(at)) return paused_.push_back(thread.id);
+  memory.uncover(at);
+  thread.steps_for_us = !thread.wanted.step;
   thread.task.resume_if_alive(std::exchange(thread.deliver, 0), Tracee::Until::kNextInstruction);
   constexpr std::chrono::milliseconds kOneInstruction{200};
   await(thread, kOneInstruction);
-  memory.insert(at, code);
-  const WaitStatus status = thread.task.status();
-  const bool stepped = status.signal_delivery() && status.signal() == SIGTRAP;
-  if (stepped && !thread.wanted.step) return paused_.push_back(thread.id);
-  // What else it reports is dealt with as ever.
+  memory.cover(at);
   if (thread.asked == Asked::kNothing) thread.asked = Asked::kPause;
   take_if_any(thread);
 }

@@ -243,7 +243,11 @@ size_t LiveTarget::read_memory(Pid pid, uint64_t address, std::span<std::byte> o
 }
 
 bool LiveTarget::write_memory(Pid pid, uint64_t address, std::span<const std::byte> bytes) {
-  return processes_.contains(pid) && process(pid).memory->write(address, bytes);
+  if (!processes_.contains(pid) || !process(pid).memory->write(address, bytes)) return false;
+  Process& owner = process(pid);
+  if (is_watched_step_by_step(owner))
+    owner.debug_registers.take_note(owner.reader(), address, bytes.size());
+  return true;
 }
 
 std::optional<Mapping> LiveTarget::mapping_at_or_after(Pid pid, uint64_t address) const {

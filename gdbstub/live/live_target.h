@@ -97,11 +97,12 @@ class LiveTarget : public RunningTarget {
     Tracee task;
     ResumeAction wanted = {};
     Asked asked = Asked::kNothing;
-    int deliver = 0;      // the signal that it gets when it goes on
-    int unreported = 0;   // a signal of which the client knows already
-    bool moved = false;   // by the client, since it stopped: a signal was meant for elsewhere
-    bool passes = false;  // has come to a breakpoint that is not to be reported
-    bool prints = false;  // and whose commands are to be performed
+    int deliver = 0;            // the signal that it gets when it goes on
+    int unreported = 0;         // a signal of which the client knows already
+    bool moved = false;         // by the client, since it stopped: a signal was meant for elsewhere
+    bool passes = false;        // has come to a breakpoint that is not to be reported
+    bool prints = false;        // and whose commands are to be performed
+    bool steps_for_us = false;  // instruction by instruction, of which the client hears nothing
     // Its child by vfork(2): it cannot be stopped before that has let go of its memory.
     std::optional<Pid> vfork_child = {};
     uint64_t debug_generation = 0;  // what its debug registers hold
@@ -144,7 +145,9 @@ class LiveTarget : public RunningTarget {
   void deliver_on_resume(Thread& thread, int signal);
   void load_debug_registers(Thread& thread);
   bool is_watched_step_by_step(const Process& owner) const;
+  bool is_in_memory(const Breakpoint& breakpoint) const;
   void step_over(Thread& thread);
+  void go_anew(Pid pid);
   void pass_breakpoints();
   void take_if_any(Thread& thread);
   void end_vfork(Pid child);
@@ -154,6 +157,7 @@ class LiveTarget : public RunningTarget {
 
   // live_events.cc
   void collect();
+  void collect_later();
   void take(Tid real);
   void take(Thread& thread);
   void let_trap_come(Thread& thread);

@@ -92,16 +92,6 @@ Words command_in(const Setting& setting, const Program& program) {
   return words;
 }
 
-// Until the terminal of another test has gone whose number one of the tree's had.
-Result run_in_its_terminals(const std::string& image, const Words& options, const RunOptions& run) {
-  Result end = run_again(image, options, run);
-  for (int tries = 1; tries < 20 && met_another_terminal(end); ++tries) {
-    usleep(200'000);
-    end = run_again(image, options, run);
-  }
-  return end;
-}
-
 void check(const Setting& setting, const Program& program, const Words& options) {
   CAPTURE(setting.name, program.name, options);
   const TempDir directory;

@@ -17,11 +17,7 @@ void check_restored(const Words& options, std::optional<uid_t> user = {}) {
   Target target("terminals", {"--queues"}, {.user = user});
   take_away(target.running(), directory / "image", {.user = user});
   for (int round = 0; round < 2; ++round) {
-    Result end = run_again(directory / "image", options, {.user = user});
-    for (int tries = 1; tries < 20 && met_another_terminal(end); ++tries) {
-      usleep(200'000);
-      end = run_again(directory / "image", options, {.user = user});
-    }
+    const Result end = run_in_its_terminals(directory / "image", options, {.user = user});
     INFO(end);
     CHECK(end.ok());
   }

@@ -54,6 +54,15 @@ Result run_again(const std::string& image, const Words& options, RunOptions run,
   return restored.wait();
 }
 
+Result run_in_its_terminals(const std::string& image, const Words& options, const RunOptions& run) {
+  Result end = run_again(image, options, run);
+  for (int tries = 1; tries < 20 && met_another_terminal(end); ++tries) {
+    usleep(200'000);
+    end = run_again(image, options, run);
+  }
+  return end;
+}
+
 void check_killed_at_any_moment(const Words& command, int rounds, useconds_t longest,
                                 const std::vector<pid_t>& pids) {
   std::mt19937 random(20261123);

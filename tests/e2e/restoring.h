@@ -15,6 +15,9 @@ void take_away(Running& program, const std::string& image, RunOptions options = 
 Result run_again(const std::string& image, const Words& options = {}, RunOptions run = {},
                  const std::string& input = "");
 
+// The same, again and again until no terminal of another test has the number of one of the tree's.
+Result run_in_its_terminals(const std::string& image, const Words& options, const RunOptions& run);
+
 // Whether a terminal of another test's had the number of one of the tree's: to be tried again.
 inline bool met_another_terminal(const Result& restored) {
   return contains(restored.err, "the terminal gets another number");

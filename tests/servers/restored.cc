@@ -32,6 +32,17 @@ void ask_for_a_while(Scene& scene, const Server& server) {
   CHECK(scene.asks(server.sums).ok());
 }
 
+// Of a restore with --detach, among what the server itself says.
+pid_t first_process_of(const Result& restore) {
+  const std::vector<std::string> lines = lines_of(restore.out);
+  const auto is_number = [](const std::string& line) {
+    return !line.empty() && std::ranges::all_of(line, [](char c) { return c >= '0' && c <= '9'; });
+  };
+  const auto found = std::ranges::find_if(lines, is_number);
+  REQUIRE(found != lines.end());
+  return std::stoi(*found);
+}
+
 // Servers that keep something know it again, however often they are brought back.
 void check_comes_back(const Server& server, Who who) {
   CAPTURE(server.name, who.server, who.snapgdb);
@@ -47,7 +58,7 @@ void check_comes_back(const Server& server, Who who) {
   const Result back = restore.wait();
   INFO(back);
   REQUIRE((back.status == 0 || back.status == 3));
-  const pid_t pid = std::stoi(back.out);
+  const pid_t pid = first_process_of(back);
   ask_for_a_while(scene, server);
   const std::vector<pid_t> pids = tree_of(pid);
   kill(pid, SIGTERM);
@@ -93,7 +104,7 @@ void check_stays_connected(const Server& server) {
     const Result back = restore.wait();
     INFO(back);
     REQUIRE((back.status == 0 || back.status == 3));
-    pid = std::stoi(back.out);
+    pid = first_process_of(back);
   }
   usleep(700'000);
   scene.stop_clients();

@@ -77,10 +77,8 @@ TEST_CASE("where debug registers stop nobody, what is watched is met by having c
   };
   REQUIRE(registers.insert({.kind = Kind::kHardware, .address = 4, .size = 1}));
   CHECK_FALSE(registers.watches_memory());
-  CHECK(registers.has_code_at(4));
   REQUIRE(registers.insert(watch(8, 4)));
   CHECK(registers.watches_memory());
-  CHECK_FALSE(registers.has_code_at(8));
   CHECK_FALSE(registers.changed(read));  // since when?
   memory[4] = memory[12] = std::byte{1};
   CHECK_FALSE(registers.changed(read));
@@ -90,6 +88,12 @@ TEST_CASE("where debug registers stop nobody, what is watched is met by having c
   CHECK(met->address == 8);
   CHECK(met->kind == Kind::kWrite);
   CHECK_FALSE(registers.changed(read));
+  memory[9] = std::byte{1};
+  registers.take_note(read, 9, 1);  // written by the client
+  CHECK_FALSE(registers.changed(read));
+  memory[9] = std::byte{2};
+  registers.take_note(read, 12, 4);
+  CHECK(registers.changed(read));
 }
 
 }  // namespace

@@ -51,9 +51,9 @@ TEST_CASE("a breakpoint is in memory, and nobody who reads it here sees it") {
   CHECK(child.page[2] == 0xcc);
   CHECK(read_at(memory, child.at(0)) == kNops);
   CHECK(read_at(memory, child.at(2)) == kNops);
-  REQUIRE(memory.breakpoint(child.at(2)));
-  CHECK(memory.breakpoint(child.at(2))->conditions.front() == "condition");
-  CHECK_FALSE(memory.breakpoint(child.at(1)));
+  REQUIRE(memory.breakpoints(child.at(2)));
+  CHECK(memory.breakpoints(child.at(2))->begin()->second.conditions.front() == "condition");
+  CHECK_FALSE(memory.breakpoints(child.at(1)));
   memory.remove(child.at(2));
   CHECK(child.page[2] == 0x90);
   memory.remove(child.at(2));
