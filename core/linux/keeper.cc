@@ -104,10 +104,10 @@ class Init {
   // Precondition: the seed is planted.
   Init(const Keeper::Options& options, const Open& open, std::vector<std::string>& notes)
       : answers_(make_pipe()) {
-    void* page = ::mmap(nullptr, sizeof(std::atomic<int>), PROT_READ | PROT_WRITE,
-                        MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    void* page =
+        ::mmap(nullptr, sizeof(Orders), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (page == MAP_FAILED) throw_errno("cannot share memory with the first process");
-    go_ = new (page) std::atomic<int>(-1);
+    orders_ = new (page) Orders;
     const int32_t number = 1;
     int pidfd = -1;
     const CloneArguments arguments{
@@ -124,8 +124,10 @@ class Init {
   }
 
   pid_t pid() const { return pid_; }
-  // What it has opened. Once.
-  Keeper::OpenedFiles take_files() {
+  // What it has opened, while we do nothing else: who makes a socket in another's name cannot be
+  // looked at meanwhile. Once.
+  Keeper::OpenedFiles open_files() {
+    order(Step::kOpen);
     Keeper::OpenedFiles opened;
     std::istringstream numbers(*read_line());
     for (int number = 0; numbers >> number;) opened.files.emplace_back(number);
@@ -141,8 +143,8 @@ class Init {
   }
   // It has all the descriptors that there are now, and becomes a seed.
   void go() {
-    *go_ = answers_.write.get();
-    ::syscall(SYS_futex, go_, FUTEX_WAKE, 1, nullptr, nullptr, 0);
+    orders_->answer = answers_.write.get();
+    order(Step::kGo);
     while (said_.empty()) hear();  // one byte (Seed::park_and_wait())
   }
   void move_descriptors(int lowest) {
@@ -151,11 +153,29 @@ class Init {
   }
 
  private:
+  enum class Step { kMount, kOpen, kGo };
+  // Common to both.
+  struct Orders {
+    std::atomic<Step> step = Step::kMount;
+    // Where it is to say that it is parked: descriptors of the common table move meanwhile.
+    int answer = -1;
+  };
+
+  void order(Step step) {
+    orders_->step = step;
+    ::syscall(SYS_futex, &orders_->step, FUTEX_WAKE, 1, nullptr, nullptr, 0);
+  }
+  void await(Step step) const {
+    for (Step now; (now = orders_->step) < step;)
+      ::syscall(SYS_futex, &orders_->step, FUTEX_WAIT, now, nullptr, nullptr, 0);
+  }
+
   [[noreturn]] void live(const Keeper::Options& options, const Open& open) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     try {
       std::optional<DescriptorsInReach> reach(std::in_place);
       say(make_mounts(options));
+      await(Step::kOpen);
       auto [files, notes] = open();
       reach.reset();
       std::string numbers;
@@ -166,8 +186,8 @@ class Init {
       report(answers_.write, kFailure + std::string(error.what()) + "\n");
       ::_exit(1);
     }
-    while (*go_ < 0) ::syscall(SYS_futex, go_, FUTEX_WAIT, -1, nullptr, nullptr, 0);
-    const int answer = *go_;
+    await(Step::kGo);
+    const int answer = orders_->answer;
     if (::unshare(CLONE_FILES) != 0) ::_exit(1);
     Seed::park_and_wait(options.seed_base, answer, Pid{0});
   }
@@ -219,9 +239,7 @@ class Init {
     while (auto line = read_line()) lines.push_back(*std::move(line));
   }
 
-  // Common to both: where it is to answer that it is parked, once it may (futex(2)). Descriptors of
-  // the common table move meanwhile.
-  std::atomic<int>* go_ = nullptr;
+  Orders* orders_ = nullptr;
   PipeEnds answers_;
   std::string said_;  // and was not read yet
   Fd process_;
@@ -390,10 +408,11 @@ constexpr char kGo = 0, kGoAlone = 1;  // Keeper::We
       notes.push_back("the tree's clocks jump: " + why);
     Seed::kernel_parts();
     Seed::plant(options.seed_base);
-    std::optional<DescriptorsInReach> reach(std::in_place);
+    std::optional<DescriptorsInReach> reach;
+    if (options.root_pid != 1) reach.emplace();  // else of whoever opens the files
     const auto open = [&] { return open_files(sandbox ? &*sandbox : nullptr); };
     std::optional<Init> init = enter_mounts(options, open, kept, notes);
-    auto [files, more_notes] = init ? init->take_files() : open();
+    auto [files, more_notes] = init ? init->open_files() : open();
     reach.reset();
     std::ranges::copy(more_notes, std::back_inserter(notes));
     planned = files.size();
