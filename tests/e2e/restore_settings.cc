@@ -63,26 +63,50 @@ const Words kNamespaces{"--mount",  "--net",  "--pid",  "--ipc",        "--uts",
                         "--cgroup", "--time", "--fork", "--mount-proc", "--kill-child"};
 constexpr const char* kWithLoopback = R"(ip link set lo up && exec "$@")";
 
+// Runs what follows in a user namespace with all users.
+constexpr const char* kUserNamespace = R"(
+import ctypes, os, sys
+there, is_there = os.pipe()
+mapped, is_mapped = os.pipe()
+child = os.fork()
+if child == 0:
+    if ctypes.CDLL(None).unshare(0x10000000) != 0: os._exit(99)
+    os.write(is_there, b"x")
+    os.read(mapped, 1)
+    os.execvp(sys.argv[1], sys.argv[1:])
+os.read(there, 1)
+for kind in "uid_map", "gid_map":
+    with open(f"/proc/{child}/{kind}", "w") as ranges: ranges.write("0 0 65536")
+os.write(is_mapped, b"x")
+sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+)";
+
 struct Setting {
   std::string name;
-  Words before;              // what starts the program
-  bool from_inside = false;  // whether what starts it stays outside of the tree
+  Words before;     // what starts the program
+  int outside = 0;  // how many processes of that stay outside of the tree
   std::optional<uid_t> user = {};
 };
 
 Setting alone(std::optional<uid_t> user = {}) {
-  return {user ? kUsersAlone : "alone", {}, false, user};
+  return {user ? kUsersAlone : "alone", {}, 0, user};
 }
 Setting among_others() {
   return {"among others", {"python3", "-c", kParent}};
 }
-Setting in_namespaces(bool from_inside, std::optional<uid_t> user = {}) {
+Setting in_namespaces(int outside, std::optional<uid_t> user = {}) {
   Words words{"unshare"};
   if (user || geteuid() != 0) words.push_back("--map-root-user");
   words.insert(words.end(), kNamespaces.begin(), kNamespaces.end());
   for (const char* word : {"sh", "-c", kWithLoopback, "sh"}) words.emplace_back(word);
-  const char* name = user ? kUsersNamespaces : from_inside ? "process 1 of its own" : kWithMaker;
-  return {name, words, from_inside, user};
+  const char* name = user ? kUsersNamespaces : outside ? "process 1 of its own" : kWithMaker;
+  return {name, words, outside, user};
+}
+Setting in_user_namespace() {
+  Words words{"python3", "-c", kUserNamespace};
+  const Words inner = in_namespaces(1).before;
+  words.insert(words.end(), inner.begin(), inner.end());
+  return {"process 1 of its own, with users of its own", words, 2};
 }
 
 Words command_in(const Setting& setting, const Program& program) {
@@ -96,7 +120,7 @@ void check(const Setting& setting, const Program& program, const Words& options)
   CAPTURE(setting.name, program.name, options);
   const TempDir directory;
   // Nobody else takes its ports, and connections that have ended (TIME-WAIT) are not in the way.
-  const bool is_alone = !setting.from_inside && geteuid() == 0;
+  const bool is_alone = setting.outside == 0 && geteuid() == 0;
   std::optional<OwnNetwork> network;
   if (is_alone) network.emplace();
   if (setting.user) std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
@@ -105,7 +129,8 @@ void check(const Setting& setting, const Program& program, const Words& options)
   words.erase(words.begin());
   Target target = Target::at(command, words, {.user = setting.user});
   std::ofstream(target.scratch() + "/restored").put('\n');
-  const pid_t first = setting.from_inside ? children_of(target.pid()).at(0) : target.pid();
+  pid_t first = target.pid();
+  for (int i = 0; i < setting.outside; ++i) first = children_of(first).at(0);
   const std::vector<pid_t> pids = tree_of(target.pid());
   const Result captured = snapgdb(
       {"capture", std::to_string(first), "-o", directory / "image", "--kill", "--all-memory"},
@@ -136,7 +161,7 @@ void check_all(const Setting& setting, const Words& options = {}) {
 }
 
 bool can_make_namespaces(std::optional<uid_t> user = {}) {
-  Words words = in_namespaces(true, user).before;
+  Words words = in_namespaces(1, user).before;
   words.emplace_back("true");
   return run(words, {.user = user}).ok();
 }
@@ -152,15 +177,20 @@ TEST_CASE("the program of each resource is restored in isolation, in a tree with
 }
 TEST_CASE("the program of each resource is restored as process 1 of namespaces of its own") {
   if (skip_unless(can_make_namespaces(), "namespaces cannot be made here")) return;
-  check_all(in_namespaces(true));
+  check_all(in_namespaces(1));
 }
 TEST_CASE("the program of each resource is restored in isolation, as process 1 of its own") {
   if (skip_unless(can_make_namespaces(), "namespaces cannot be made here")) return;
-  check_all(in_namespaces(true), {"--isolated"});
+  check_all(in_namespaces(1), {"--isolated"});
+}
+TEST_CASE("the program of each resource is restored in a user namespace with all users") {
+  if (skip_unless(geteuid() == 0, "only root may give all users")) return;
+  for (const Words& options : {Words{}, Words{"--isolated"}})
+    check_all(in_user_namespace(), options);
 }
 TEST_CASE("the program of each resource is restored with the program that made its namespaces") {
   if (skip_unless(can_make_namespaces(), "namespaces cannot be made here")) return;
-  check_all(in_namespaces(false));
+  check_all(in_namespaces(0));
 }
 TEST_CASE("an ordinary user's program of each resource is restored, and in isolation") {
   if (skip_unless(geteuid() == 0, "to become an ordinary user, one must be root")) return;
@@ -169,7 +199,7 @@ TEST_CASE("an ordinary user's program of each resource is restored, and in isola
 TEST_CASE("an ordinary user's program of each resource is restored in namespaces of its own") {
   if (skip_unless(geteuid() == 0, "to become an ordinary user, one must be root")) return;
   if (skip_unless(can_make_namespaces(kNobody), "namespaces cannot be made here")) return;
-  check_all(in_namespaces(true, kNobody));
+  check_all(in_namespaces(1, kNobody));
 }
 
 // The first process of a job has ended; the other says by its status whether it is still in it.
