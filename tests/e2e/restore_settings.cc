@@ -42,7 +42,7 @@ const Program kPrograms[] = {
     {"terminals", {"--queues"}},
     {"kinds", {"--no-userfaultfd"}},
     {"witness"},
-    // Who made those of a pid namespace below has no number (said); some options take root.
+    // Who made those of a pid namespace below has no number (said); it wants to be several users.
     {.name = "unix_sockets", .lacks_something = true, .not_there = {kWithMaker, kUsersNamespaces}},
     {.name = "inet_sockets", .needs_root = true},
     {.name = "rare_sockets", .needs_root = true},
