@@ -49,13 +49,6 @@ void report(const Fd& to, std::string_view line) {
   write_all(to.get(), std::as_bytes(std::span(line)), "a pipe");
 }
 
-// The last one is empty.
-std::string lines_of(const std::vector<std::string>& notes) {
-  std::string lines;
-  for (const std::string& note : notes) lines += note + "\n";
-  return lines + "\n";
-}
-
 void see_own_processes() {
   if (::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
       ::mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) != 0)
@@ -427,7 +420,9 @@ constexpr char kGo = 0, kGoAlone = 1;  // Keeper::We
     if (init) init->go();
     root = init ? init->pid() : bear_root(options);
     if (root < 0) report(kept.report, kTaken), ::_exit(1);
-    report(kept.report, "\n" + lines_of(notes));
+    std::string lines = "\n";
+    for (const std::string& note : notes) lines += note + "\n";
+    report(kept.report, lines + "\n");
   } catch (const std::exception& error) {
     report(kept.report, fmt::format("{}\n", error.what()));
     ::_exit(1);

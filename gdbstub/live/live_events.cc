@@ -8,6 +8,7 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/linux/debug_registers.h"
 #include "gdbstub/agent_expression.h"
 #include "gdbstub/live/live_target.h"
 
@@ -208,7 +209,7 @@ std::optional<Event> LiveTarget::on_trap(Thread& thread) {
 
 std::optional<DebugRegisters::Met> LiveTarget::met_by(Thread& thread, Process& owner) {
   if (owner.debug_registers.empty()) return std::nullopt;
-  if (!debug_registers_stop_) return owner.debug_registers.changed(owner.reader());
+  if (!debug_registers_stop()) return owner.debug_registers.changed(owner.reader());
   const uint64_t status = thread.task.debug_register(DebugRegisters::kStatus);
   thread.task.set_debug_register(DebugRegisters::kStatus, 0);
   return owner.debug_registers.met(status);

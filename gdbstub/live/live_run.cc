@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "core/base/error.h"
+#include "core/linux/debug_registers.h"
 #include "gdbstub/live/live_target.h"
 
 namespace snapgdb::gdbstub {
@@ -87,7 +88,7 @@ void LiveTarget::go(Thread& thread) {
 }
 
 bool LiveTarget::is_watched_step_by_step(const Process& owner) const {
-  return !debug_registers_stop_ && owner.debug_registers.watches_memory();
+  return owner.debug_registers.watches_memory() && !debug_registers_stop();
 }
 
 // They belong to each thread, and a new one has none.
@@ -191,7 +192,7 @@ void LiveTarget::end_vfork(Pid child) {
 
 bool LiveTarget::is_in_memory(const Breakpoint& breakpoint) const {
   return breakpoint.kind == BreakpointKind::kSoftware ||
-         (breakpoint.kind == BreakpointKind::kHardware && !debug_registers_stop_);
+         (breakpoint.kind == BreakpointKind::kHardware && !debug_registers_stop());
 }
 
 bool LiveTarget::insert(Pid pid, const Breakpoint& breakpoint) {
@@ -199,9 +200,10 @@ bool LiveTarget::insert(Pid pid, const Breakpoint& breakpoint) {
   Process& owner = process(pid);
   if (is_in_memory(breakpoint))
     return owner.memory->insert(breakpoint.address, breakpoint.code, breakpoint.kind);
-  if (!debug_registers_stop_ && breakpoint.kind == BreakpointKind::kAccess) return false;
+  const bool is_emulated = !debug_registers_stop();
+  if (is_emulated && breakpoint.kind == BreakpointKind::kAccess) return false;
   if (!owner.debug_registers.insert(breakpoint)) return false;
-  if (!debug_registers_stop_)
+  if (is_emulated)
     owner.debug_registers.take_note(owner.reader(), breakpoint.address, breakpoint.size);
   ++owner.debug_generation;
   go_anew(pid);

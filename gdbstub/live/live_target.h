@@ -9,7 +9,6 @@
 #include <utility>
 #include <vector>
 
-#include "core/linux/debug_registers.h"
 #include "core/linux/tracee.h"
 #include "core/restore.h"
 #include "gdbstub/live/debug_registers.h"
@@ -202,7 +201,6 @@ class LiveTarget : public RunningTarget {
   std::vector<ThreadId> paused_;   // that go on in a moment
   std::vector<ThreadId> passing_;  // at breakpoints that are none of theirs
   bool looks_now_and_then_ = false;
-  const bool debug_registers_stop_ = debug_registers_stop();
   Wishes wishes_;
 };
 

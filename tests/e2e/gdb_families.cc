@@ -226,47 +226,41 @@ TEST_CASE("every process can be called into in snapgdb debug, and thrown back by
   }));
 }
 
-TEST_CASE("lldb calls, breaks, steps, watches and runs to the end") {
-  const Moment moment("count");
+// lldb, connected.
+Result lldb(const Moment& moment, const Words& commands) {
   Running server(
       {program(), "serve", moment.image, "--listen", "unix:" + moment.directory / "socket"});
   await_listening(server);
-  const Words commands{
-      "process connect --plugin gdb-remote unix-connect://" + moment.directory / "socket",
-      "expression twice(21)",
-      "expression go = 1",
-      "breakpoint set -n bump -c 'by == 5'",
-      "continue",
-      "frame variable",
-      "finish",
-      "breakpoint delete -f",
-      "watchpoint set variable bytes[3]",
-      "continue",
-      "expression counter",
-      "continue"};
-  Words words{"lldb", "--no-lldbinit", "--batch"};
+  Words words{"lldb", "--no-lldbinit", "--batch", "-o",
+              "process connect --plugin gdb-remote unix-connect://" + moment.directory / "socket"};
   for (const std::string& command : commands) words.insert(words.end(), {"-o", command});
-  const Result result = run(words);
-  check_succeeds(result, {"= 42", "stop reason = breakpoint", "by = 5", "Return value: (long) $",
-                          "stop reason = watchpoint", "= 210", "exited with status = 0"});
+  return run(words);
+}
+
+TEST_CASE("lldb calls, breaks, steps, watches and runs to the end") {
+  const Moment moment("count");
+  const Words commands{"expression twice(21)",
+                       "expression go = 1",
+                       "breakpoint set -n bump -c 'by == 5'",
+                       "continue",
+                       "frame variable",
+                       "finish",
+                       "breakpoint delete -f",
+                       "watchpoint set variable bytes[3]",
+                       "continue",
+                       "expression counter",
+                       "continue"};
+  check_succeeds(lldb(moment, commands),
+                 {"= 42", "stop reason = breakpoint", "by = 5", "Return value: (long) $",
+                  "stop reason = watchpoint", "= 210", "exited with status = 0"});
 }
 
 TEST_CASE("lldb looks at variables by expressions, and nothing has run") {
   const Moment moment("count");
-  Running server(
-      {program(), "serve", moment.image, "--listen", "unix:" + moment.directory / "socket"});
-  await_listening(server);
-  const Words commands{
-      "process connect --plugin gdb-remote unix-connect://" + moment.directory / "socket",
-      "expression counter * 2 + 14",
-      "expression counter = 5",
-      "expression (long)bytes[3] + counter",
-      "process plugin packet monitor notes",
-      "expression twice(counter)",
-      "expression counter + 1"};
-  Words words{"lldb", "--no-lldbinit", "--batch"};
-  for (const std::string& command : commands) words.insert(words.end(), {"-o", command});
-  check_succeeds(run(words), {"= 14", "= 5", "Nothing has run yet", "= 10", "= 6"});
+  const Words commands{"expression counter * 2 + 14",         "expression counter = 5",
+                       "expression (long)bytes[3] + counter", "process plugin packet monitor notes",
+                       "expression twice(counter)",           "expression counter + 1"};
+  check_succeeds(lldb(moment, commands), {"= 14", "= 5", "Nothing has run yet", "= 10", "= 6"});
 }
 
 }  // namespace
