@@ -6,6 +6,7 @@
 #include <linux/close_range.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -15,6 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define CATCH_CONFIG_EXTERNAL_INTERFACES  // listeners
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <cstdlib>
@@ -472,6 +474,21 @@ void check_refused(const Result& result, int status, const Words& parts) {
     CHECK(contains(result.err, part));
   }
 }
+
+namespace {
+
+// System V and POSIX objects that a failed test leaves behind end with its process; those of root
+// would otherwise use up what the kernel gives a user (RLIMIT_MSGQUEUE), for later tests, too.
+struct OwnIpc : Catch::TestEventListenerBase {
+  using TestEventListenerBase::TestEventListenerBase;
+  void testRunStarting(const Catch::TestRunInfo& info) override {
+    TestEventListenerBase::testRunStarting(info);
+    unshare(CLONE_NEWIPC);  // an ordinary user stays where they are
+  }
+};
+CATCH_REGISTER_LISTENER(OwnIpc)
+
+}  // namespace
 
 bool skip_unless(bool possible, const std::string& reason) {
   if (!possible) WARN("skipped: " << reason);

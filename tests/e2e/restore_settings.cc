@@ -1,5 +1,5 @@
 // snapgdb restore: the program of each resource where trees live: among others, as process 1 of
-// namespaces of its own, and with the program outside that made those.
+// namespaces of its own, and with the program outside that made those; in isolation, and plainly.
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -116,8 +116,8 @@ Words command_in(const Setting& setting, const Program& program) {
   return words;
 }
 
-void check(const Setting& setting, const Program& program, const Words& options) {
-  CAPTURE(setting.name, program.name, options);
+void check(const Setting& setting, const Program& program) {
+  CAPTURE(setting.name, program.name);
   const TempDir directory;
   // Nobody else takes its ports, and connections that have ended (TIME-WAIT) are not in the way.
   const bool is_alone = setting.outside == 0 && geteuid() == 0;
@@ -139,11 +139,14 @@ void check(const Setting& setting, const Program& program, const Words& options)
   CHECK((captured.ok() || (captured.status == 3 && program.lacks_something)));
   target.running().wait();
   for (const pid_t pid : pids) await_end(pid);
-  network.reset();
-  if (is_alone) network.emplace();
-  const Result end = run_in_its_terminals(directory / "image", options, {.user = setting.user});
-  INFO(end);
-  CHECK(end.ok());
+  // Isolated first: that leaves everything outside as it was, for the other to find and clear away.
+  for (const Words& options : {Words{"--isolated"}, Words{}}) {
+    network.reset();
+    if (is_alone) network.emplace();
+    const Result end = run_in_its_terminals(directory / "image", options, {.user = setting.user});
+    INFO(end);
+    CHECK(end.ok());
+  }
 }
 
 // SNAPGDB_ROUNDS: how often.
@@ -152,12 +155,12 @@ int rounds() {
   return text ? std::atoi(text) : 1;
 }
 
-void check_all(const Setting& setting, const Words& options = {}) {
+void check_all(const Setting& setting) {
   const bool has_root = geteuid() == 0 && !setting.user;
   for (int round = 0; round < rounds(); ++round)
     for (const Program& program : kPrograms)
       if ((has_root || !program.needs_root) && !std::ranges::count(program.not_there, setting.name))
-        check(setting, program, options);
+        check(setting, program);
 }
 
 bool can_make_namespaces(std::optional<uid_t> user = {}) {
@@ -166,35 +169,27 @@ bool can_make_namespaces(std::optional<uid_t> user = {}) {
   return run(words, {.user = user}).ok();
 }
 
-TEST_CASE("the program of each resource is restored alone, and in isolation") {
-  for (const Words& options : {Words{}, Words{"--isolated"}}) check_all(alone(), options);
+TEST_CASE("the program of each resource is restored alone") {
+  check_all(alone());
 }
 TEST_CASE("the program of each resource is restored in a tree with others") {
   check_all(among_others());
-}
-TEST_CASE("the program of each resource is restored in isolation, in a tree with others") {
-  check_all(among_others(), {"--isolated"});
 }
 TEST_CASE("the program of each resource is restored as process 1 of namespaces of its own") {
   if (skip_unless(can_make_namespaces(), "namespaces cannot be made here")) return;
   check_all(in_namespaces(1));
 }
-TEST_CASE("the program of each resource is restored in isolation, as process 1 of its own") {
-  if (skip_unless(can_make_namespaces(), "namespaces cannot be made here")) return;
-  check_all(in_namespaces(1), {"--isolated"});
-}
 TEST_CASE("the program of each resource is restored in a user namespace with all users") {
   if (skip_unless(geteuid() == 0, "only root may give all users")) return;
-  for (const Words& options : {Words{}, Words{"--isolated"}})
-    check_all(in_user_namespace(), options);
+  check_all(in_user_namespace());
 }
 TEST_CASE("the program of each resource is restored with the program that made its namespaces") {
   if (skip_unless(can_make_namespaces(), "namespaces cannot be made here")) return;
   check_all(in_namespaces(0));
 }
-TEST_CASE("an ordinary user's program of each resource is restored, and in isolation") {
+TEST_CASE("an ordinary user's program of each resource is restored") {
   if (skip_unless(geteuid() == 0, "to become an ordinary user, one must be root")) return;
-  for (const Words& options : {Words{}, Words{"--isolated"}}) check_all(alone(kNobody), options);
+  check_all(alone(kNobody));
 }
 TEST_CASE("an ordinary user's program of each resource is restored in namespaces of its own") {
   if (skip_unless(geteuid() == 0, "to become an ordinary user, one must be root")) return;
