@@ -245,17 +245,20 @@ void Detour::advance() {
   }
 }
 
-// With it, the way home.
-void Detour::expect_let_pass(const SystemCall& call) const {
-  if (place_.filters.empty()) return;
+bool Detour::is_let_pass(const SystemCall& call) const {
+  if (place_.filters.empty()) return true;
   const auto passes = [&](const SystemCall& tried, uint64_t code, uint64_t size) {
     return let_pass(place_.filters, tried, code + size);
   };
   constexpr uint64_t kSyscall = 2, kShortest = 7, kLongest = 9;  // bytes: forms of Gadgets
   const SystemCall home{.number = SYS_rt_sigreturn};
-  if (!passes(call, place_.gadgets.syscall_return, kSyscall) ||
-      !passes(home, place_.gadgets.sigreturn, kShortest) ||
-      !passes(home, place_.gadgets.sigreturn, kLongest))
+  return passes(call, place_.gadgets.syscall_return, kSyscall) &&
+         passes(home, place_.gadgets.sigreturn, kShortest) &&
+         passes(home, place_.gadgets.sigreturn, kLongest);
+}
+
+void Detour::expect_let_pass(const SystemCall& call) const {
+  if (!is_let_pass(call))
     fail("perform system calls", fmt::format("its seccomp filter might forbid {}", call.number));
 }
 

@@ -61,6 +61,8 @@ class Detour {
   bool proceed();
   std::vector<int32_t> finish();
   static constexpr size_t room_for(size_t calls) { return (calls + kOwnSteps) * kStepSize; }
+  // Whether no filter of system calls is in the way of this one, and of the way home.
+  bool is_let_pass(const SystemCall& call) const;
   // clone(2), by the flags without a signal at its exit; the new task is ours from its birth on,
   // stopped before its first instruction, which is the `ret` at `stack`.
   Tracee clone(uint64_t flags, uint64_t stack);

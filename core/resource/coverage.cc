@@ -83,8 +83,9 @@ constexpr Coverage kCoverage[] = {
      "number, name", "", ""},
     {kThread, "alternate stack",
      "alternate stack, address of its number, death signal, TSC mode, machine check policy, rseq, "
-     "robust futexes",
-     "all of it", "", ""},
+     "robust futexes; keyrings, described",
+     "all but the keyrings", "only the kernel has what is in keys: those that are lost are told of",
+     "keyrings: no seccomp filter that forbids to ask"},
     {kThread, "registers",
      "all, to the last vector bit (XSAVE with AVX-512, AMX), the interrupted system call",
      "all of them; a system call goes on as after SIGCONT",

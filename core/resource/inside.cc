@@ -1,3 +1,4 @@
+#include <linux/keyctl.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -12,6 +13,7 @@
 #include "core/linux/remote_memory.h"
 #include "core/linux/task.h"
 #include "core/resource/hosts.h"
+#include "core/resource/keyrings.h"
 #include "core/resource/resources.h"
 #include "core/resource/sharing.h"
 
@@ -75,12 +77,13 @@ class Inquiry {
       : detour_(host, place, room_for(answers, calls)), memory_(answers) {}
   static size_t room_for(size_t answers, size_t calls) { return answers + Detour::room_for(calls); }
 
-  // Where the kernel is to write what will be `out`.
+  // Where the kernel finds what is in `out`, and is to write what will be.
   template <typename Answer>
   uint64_t address_for(Answer& out) {
     const size_t at = (used_ + alignof(Answer) - 1) / alignof(Answer) * alignof(Answer);
     used_ = at + sizeof(Answer);
     answers_.push_back({at, std::as_writable_bytes(std::span(&out, 1))});
+    std::memcpy(&memory_[at], &out, sizeof out);
     return detour_.scratch() + at;
   }
   // `result`: gets what the call returns.
@@ -88,8 +91,11 @@ class Inquiry {
     calls_.push_back({number, arguments});
     results_.push_back(result);
   }
+  bool may_call(long number, const SystemCallArguments& arguments) const {
+    return detour_.is_let_pass({number, arguments});
+  }
   void begin() {
-    detour_.write(detour_.scratch(), memory_);  // zeros: what a call leaves alone reads as that
+    detour_.write(detour_.scratch(), memory_);  // what a call leaves alone reads as it was
     detour_.begin(calls_);
   }
   bool proceed() { return detour_.proceed(); }
@@ -141,7 +147,7 @@ constexpr size_t kProcessCalls = kSignals + 3 + 6;
 // What only a thread itself is told.
 class ThreadQuestions {
  public:
-  static constexpr size_t kCalls = 6, kAnswers = 48;
+  static constexpr size_t kCalls = 9, kAnswers = 64;
 
   void ask(Inquiry& inquiry) {
     inquiry.call(SYS_sigaltstack, {0, inquiry.address_for(stack_)});
@@ -150,8 +156,9 @@ class ThreadQuestions {
     inquiry.call(SYS_prctl, {PR_GET_TSC, inquiry.address_for(tsc_)});
     inquiry.call(SYS_prctl, {PR_GET_SECUREBITS}, &securebits_);
     inquiry.call(SYS_prctl, {PR_MCE_KILL_GET}, &machine_check_);
+    ask_for_keyrings(inquiry);
   }
-  void answer(pb::Thread& thread) const {
+  void answer(CaptureContext& context, Pid pid, pb::Thread& thread) const {
     pb::AlternateStack& stack = *thread.mutable_alternate_stack();
     stack.set_address(stack_.address);
     stack.set_size(stack_.size);
@@ -161,12 +168,37 @@ class ThreadQuestions {
     thread.set_tsc_mode(static_cast<uint32_t>(tsc_));
     thread.set_machine_check_policy(unless_refused(machine_check_));
     thread.mutable_credentials()->set_securebits(unless_refused(securebits_));
+    thread.set_keyrings_untold(keyrings_untold_);
+    describe_keyrings(context, pid, keyrings_, thread);
   }
 
  private:
+  // Without side effects: none of these makes a keyring. Container runtimes forbid them.
+  void ask_for_keyrings(Inquiry& inquiry) {
+    const auto special = [](int id) { return static_cast<uint64_t>(int64_t{id}); };
+    const uint64_t name = inquiry.address_for(session_name_);
+    const struct {
+      long number;
+      SystemCallArguments arguments;
+      int32_t& result;
+    } questions[] = {
+        {SYS_keyctl, {KEYCTL_READ, special(KEY_SPEC_THREAD_KEYRING)}, keyrings_.thread},
+        {SYS_keyctl, {KEYCTL_READ, special(KEY_SPEC_PROCESS_KEYRING)}, keyrings_.process},
+        {SYS_request_key, {name, name + sizeof session_name_.type}, keyrings_.session},
+    };
+    for (const auto& [number, arguments, result] : questions)
+      if (inquiry.may_call(number, arguments))
+        inquiry.call(number, arguments, &result);
+      else
+        keyrings_untold_ = true;
+  }
+
   KernelStack stack_{};
   uint64_t tid_address_ = 0;
   int32_t signal_ = 0, tsc_ = 0, securebits_ = 0, machine_check_ = 0;
+  SessionKeyringName session_name_;
+  KeyringAnswers keyrings_;
+  bool keyrings_untold_ = false;
 };
 
 size_t answers_of_process(size_t timers) {
@@ -231,7 +263,7 @@ class ProcessQuestion : public Question {
   }
 
   void answer() {
-    of_host_.answer(host_);
+    of_host_.answer(context_, Pid{process_.pid()}, host_);
     for (uint32_t i = 0; i < kSignals; ++i) add_action(i + 1, answers_.actions[i], process_);
     for (uint32_t which = 0; which < 3; ++which) {
       pb::IntervalTimer& out = *process_.add_interval_timers();
@@ -309,7 +341,7 @@ class ThreadQuestion : public Question {
   void finish() override {
     try {
       inquiry_.finish();
-      questions_.answer(thread_);
+      questions_.answer(context_, pid_, thread_);
     } catch (const Error& error) {
       context_.lacks(pid_, Tid{thread_.tid()}, kInsideThread.name, error.what());
     }
@@ -330,6 +362,7 @@ void capture_thread(CaptureContext& context, const StoppedTask& stopped, pb::Thr
   const Pid pid = stopped.process.pid;
   if (!host.task || !host.place.filters.empty())  // which may keep it from being asked
     thread.set_clear_child_tid(tid_address_in_glibc(stopped));
+  thread.set_keyrings_untold(!host.task);
   if (!host.task)
     return context.lacks(pid, stopped.task.tid,
                          thread.clear_child_tid() ? "alternate stack"

@@ -84,6 +84,8 @@ struct CaptureContext {
   Questions questions{};
   std::set<Tid> asked{};
   std::map<Tid, std::vector<uint32_t>> filters{};  // Thread.seccomp, until the thread's turn
+  std::map<int32_t, pb::Keyring> sessions{};       // their keyrings, by serial number
+  std::set<Pid> told_of_keys{};                    // in the keyring that its threads share
 
   // May be called by several threads.
   void lacks(Pid pid, Tid tid, std::string_view resource, std::string_view reason);
