@@ -158,7 +158,7 @@ void RestoredTree::start_keeper(const std::string& scratch) {
     OpeningContext context = std::move(opening);
     context.sandbox = sandbox;
     context.spaces = &*spaces;
-    Keeper::OpenedFiles opened{open_files(context, plan_), {}};
+    OpenedFiles opened{open_files(context, plan_), {}};
     add_delivery_sockets(opened.files);
     spaces->add_to(opened.files);
     opened.notes = std::move(context.notes);

@@ -19,9 +19,9 @@
 
 #include "core/base/error.h"
 #include "core/base/fd.h"
+#include "core/linux/child.h"
 #include "core/linux/pagemap.h"
 #include "core/linux/procfs.h"
-#include "core/linux/seed.h"
 #include "core/linux/task.h"
 #include "core/linux/write_tracker.h"
 
@@ -54,9 +54,7 @@ std::string in_child(std::string (*attempt)()) {
   }
   answer.write.reset();
   std::string why_not = read_whole(answer.read.get(), "the answer of a child");
-  int status = 0;
-  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
+  const int status = wait_for(child);
   return status == 0 ? why_not : fmt::format("the attempt ended with status {:#x}", status);
 }
 
@@ -136,9 +134,8 @@ std::string choose_number() {
     if (free < 0 || ::waitpid(free, nullptr, 0) != free) return errno_text(errno);
     wanted = free;
   }
-  const CloneArguments arguments{
-      .exit_signal = SIGCHLD, .set_tid = reinterpret_cast<uint64_t>(&wanted), .set_tid_size = 1};
-  const auto child = static_cast<pid_t>(::syscall(SYS_clone3, &arguments, sizeof arguments));
+  const pid_t child = clone3(
+      {.exit_signal = SIGCHLD, .set_tid = reinterpret_cast<uint64_t>(&wanted), .set_tid_size = 1});
   if (child == 0) ::_exit(0);
   return unless(child > 0 && ::waitpid(child, nullptr, 0) == child);
 }

@@ -12,6 +12,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/linux/child.h"
+
 namespace snapgdb {
 namespace {
 
@@ -31,13 +33,6 @@ constexpr uint64_t kWatchDr0 = 1 | 1 << 16 | 2 << 18;
 bool set(pid_t child, size_t number, uint64_t value) {
   return ::ptrace(PTRACE_POKEUSER, child, offsetof(struct user, u_debugreg) + number * 8, value) ==
          0;
-}
-
-int wait_for(pid_t child) {
-  int status = 0;
-  while (::waitpid(child, &status, __WALL) < 0 && errno == EINTR) {
-  }
-  return status;
 }
 
 // Whoever cannot try it finds out by the first breakpoint.

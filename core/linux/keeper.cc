@@ -1,9 +1,7 @@
 #include "core/linux/keeper.h"
 
 #include <fcntl.h>
-#include <linux/futex.h>
 #include <net/if.h>
-#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
@@ -12,22 +10,18 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
-#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <fstream>
 #include <iterator>
-#include <new>
-#include <sstream>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/linux/child.h"
 #include "core/linux/freezer.h"
 #include "core/linux/procfs.h"
 #include "core/linux/reopened.h"
@@ -38,21 +32,11 @@ namespace {
 
 constexpr std::chrono::seconds kPatience{10};
 
-pid_t clone3(CloneArguments arguments) {
-  return static_cast<pid_t>(::syscall(SYS_clone3, &arguments, sizeof arguments));
-}
-
 // ---- In the keeper ------------------------------------------------------------------------------
 
 // What the parent reads: a line that says why it failed, or an empty one.
 void report(const Fd& to, std::string_view line) {
   write_all(to.get(), std::as_bytes(std::span(line)), "a pipe");
-}
-
-void see_own_processes() {
-  if (::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
-      ::mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) != 0)
-    throw_errno("cannot mount /proc for the restored tree");
 }
 
 // Whoever is born from now on sees them so. "": it worked.
@@ -87,169 +71,16 @@ void place(std::vector<Fd> files, int base) {
   }
 }
 
-// The tree's first process, where it is the first of a pid namespace. It has a mount namespace of
-// its own, since /proc is that of its pid namespace there, and at first a table of descriptors in
-// common with the keeper. What the tree has open it opens itself: there it is known by its number.
-class Init {
- public:
-  using Open = std::function<Keeper::OpenedFiles()>;
-
-  // Precondition: the seed is planted.
-  Init(const Keeper::Options& options, const Open& open, std::vector<std::string>& notes)
-      : answers_(make_pipe()) {
-    void* page =
-        ::mmap(nullptr, sizeof(Orders), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (page == MAP_FAILED) throw_errno("cannot share memory with the first process");
-    orders_ = new (page) Orders;
-    const int32_t number = 1;
-    int pidfd = -1;
-    const CloneArguments arguments{
-        .flags = uint64_t{CLONE_NEWPID | CLONE_NEWNS | CLONE_FILES | CLONE_PIDFD},
-        .pidfd = reinterpret_cast<uint64_t>(&pidfd),
-        .exit_signal = SIGCHLD,
-        .set_tid = reinterpret_cast<uint64_t>(&number),
-        .set_tid_size = 1};
-    pid_ = clone3(arguments);
-    if (pid_ == 0) live(options, open);
-    if (pid_ < 0) throw_errno("cannot make the first process of a pid namespace");
-    process_ = Fd(pidfd);
-    read_lines(notes);
-  }
-
-  pid_t pid() const { return pid_; }
-  // What it has opened, while we do nothing else: who makes a socket in another's name cannot be
-  // looked at meanwhile. Once.
-  Keeper::OpenedFiles open_files() {
-    order(Step::kOpen);
-    Keeper::OpenedFiles opened;
-    std::istringstream numbers(*read_line());
-    for (int number = 0; numbers >> number;) opened.files.emplace_back(number);
-    read_lines(opened.notes);
-    return opened;
-  }
-  // Sees the mounts that it sees.
-  void enter_mounts() const {
-    const Fd mounts(::open(fmt::format("/proc/self/fd/{}/ns/mnt", directory().get()).c_str(),
-                           O_RDONLY | O_CLOEXEC));
-    if (!mounts.valid() || ::setns(mounts.get(), CLONE_NEWNS) != 0)
-      throw_errno("cannot see the tree's mounts");
-  }
-  // It has all the descriptors that there are now, and becomes a seed.
-  void go() {
-    orders_->answer = answers_.write.get();
-    order(Step::kGo);
-    while (said_.empty()) hear();  // one byte (Seed::park_and_wait())
-  }
-  void move_descriptors(int lowest) {
-    for (Fd* fd : {&answers_.read, &answers_.write, &process_})
-      *fd = moved_up(std::move(*fd), lowest);
-  }
-
- private:
-  enum class Step { kMount, kOpen, kGo };
-  // Common to both.
-  struct Orders {
-    std::atomic<Step> step = Step::kMount;
-    // Where it is to say that it is parked: descriptors of the common table move meanwhile.
-    int answer = -1;
-  };
-
-  void order(Step step) {
-    orders_->step = step;
-    ::syscall(SYS_futex, &orders_->step, FUTEX_WAKE, 1, nullptr, nullptr, 0);
-  }
-  void await(Step step) const {
-    for (Step now; (now = orders_->step) < step;)
-      ::syscall(SYS_futex, &orders_->step, FUTEX_WAIT, now, nullptr, nullptr, 0);
-  }
-
-  [[noreturn]] void live(const Keeper::Options& options, const Open& open) {
-    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-    try {
-      std::optional<DescriptorsInReach> reach(std::in_place);
-      say(make_mounts(options));
-      await(Step::kOpen);
-      auto [files, notes] = open();
-      reach.reset();
-      std::string numbers;
-      for (Fd& file : files) numbers += fmt::format("{} ", file.release());
-      report(answers_.write, kLine + numbers + "\n");
-      say(notes);
-    } catch (const std::exception& error) {
-      report(answers_.write, kFailure + std::string(error.what()) + "\n");
-      ::_exit(1);
-    }
-    await(Step::kGo);
-    const int answer = orders_->answer;
-    if (::unshare(CLONE_FILES) != 0) ::_exit(1);
-    Seed::park_and_wait(options.seed_base, answer, Pid{0});
-  }
-
-  static std::vector<std::string> make_mounts(const Keeper::Options& options) try {
-    // The keeper's /proc is not the tree's.
-    if (options.make_mounts && !options.sandbox) ::umount2("/proc", MNT_DETACH);
-    if (options.make_mounts) return options.make_mounts();
-    options.sandbox ? Sandbox::mount_proc("/proc") : see_own_processes();
-    return {};
-  } catch (const std::exception& error) {
-    throw Error("cannot make the tree's mounts", error.what());
-  }
-
-  Fd directory() const {
-    return Fd(::open(fmt::format("/proc/{}", pid_).c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-  }
-
-  // How what it says begins: what it cannot do; something else; that this was all.
-  static constexpr char kFailure = '!', kLine = ' ', kEnd = '.';
-
-  void say(const std::vector<std::string>& lines) const {
-    std::string text;
-    for (const std::string& line : lines) text += kLine + line + "\n";
-    report(answers_.write, text + kEnd + "\n");
-  }
-  // It may end without a word, and we have the other end of the pipe, too.
-  void hear() {
-    pollfd events[] = {{answers_.read.get(), POLLIN, 0}, {process_.get(), POLLIN, 0}};
-    if (::poll(events, 2, -1) < 0 && errno != EINTR) throw_errno("cannot wait for a process");
-    if (events[0].revents & POLLIN) {
-      std::array<char, 4096> piece;
-      const ssize_t n = ::read(answers_.read.get(), piece.data(), piece.size());
-      said_.append(piece.data(), static_cast<size_t>(std::max<ssize_t>(n, 0)));
-    } else if (events[1].revents & POLLIN) {
-      throw Error("cannot prepare the first process", "it was killed, or could not be parked");
-    }
-  }
-  // nullopt: that was all.
-  std::optional<std::string> read_line() {
-    size_t end = 0;
-    while ((end = said_.find('\n')) == said_.npos) hear();
-    const std::string line = said_.substr(0, end);
-    said_.erase(0, end + 1);
-    if (line.starts_with(kFailure)) throw Error(line.substr(1), "");
-    return line.starts_with(kEnd) ? std::nullopt : std::optional(line.substr(1));
-  }
-  void read_lines(std::vector<std::string>& lines) {
-    while (auto line = read_line()) lines.push_back(*std::move(line));
-  }
-
-  Orders* orders_ = nullptr;
-  PipeEnds answers_;
-  std::string said_;  // and was not read yet
-  Fd process_;
-  pid_t pid_ = -1;
-};
-
 // What the keeper says where somebody has the number of the first process.
 constexpr const char* kTaken = "taken\n";
 
 // Returns its number here; -1: somebody has the one that it had.
 pid_t bear_root(const Keeper::Options& options) {
   const int32_t wanted = options.root_pid;
-  const CloneArguments arguments{
-      .exit_signal = SIGCHLD, .set_tid = reinterpret_cast<uint64_t>(&wanted), .set_tid_size = 1};
   PipeEnds parked = make_pipe();
   const Pid keeper{::getpid()};
-  const pid_t pid = clone3(arguments);
+  const pid_t pid = clone3(
+      {.exit_signal = SIGCHLD, .set_tid = reinterpret_cast<uint64_t>(&wanted), .set_tid_size = 1});
   if (pid == 0) Seed::park_and_wait(options.seed_base, parked.write.get(), keeper);
   if (pid < 0 && errno == EEXIST) return -1;
   if (pid < 0) throw_errno("cannot make process {}", wanted);
@@ -314,16 +145,29 @@ struct KeptOpen {
   Fd mounts = {};   // of the sandbox, where the tree has others
 };
 
+// As the first process of a pid namespace sees them.
+std::vector<std::string> make_mounts_of_init(const Keeper::Options& options) try {
+  // The keeper's /proc is not the tree's.
+  if (options.make_mounts && !options.sandbox) ::umount2("/proc", MNT_DETACH);
+  if (options.make_mounts) return options.make_mounts();
+  options.sandbox ? Sandbox::mount_proc("/proc") : see_own_processes();
+  return {};
+} catch (const std::exception& error) {
+  throw Error("cannot make the tree's mounts", error.what());
+}
+
 // The mounts of the tree, if it has its own; and its first process, where that has to be there for
 // them. The seed is planted.
-std::optional<Init> enter_mounts(const Keeper::Options& options, const Init::Open& open,
-                                 KeptOpen& kept, std::vector<std::string>& notes) {
+std::optional<Init> enter_mounts(const Keeper::Options& options,
+                                 const std::function<OpenedFiles()>& open, KeptOpen& kept,
+                                 std::vector<std::string>& notes) {
   if (options.make_mounts && options.sandbox) {
     kept.mounts = Fd(::open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC));
     if (!kept.mounts.valid()) throw_errno("cannot hold the mounts of the sandbox");
   }
   if (options.root_pid == 1) {
-    std::optional<Init> init(std::in_place, options, open, notes);
+    const Init::Tasks tasks{options.seed_base, [&] { return make_mounts_of_init(options); }, open};
+    std::optional<Init> init(std::in_place, tasks, notes);
     if (options.make_mounts) init->enter_mounts();
     return init;
   }

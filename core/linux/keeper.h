@@ -7,6 +7,7 @@
 
 #include "core/base/fd.h"
 #include "core/base/ids.h"
+#include "core/linux/init.h"
 #include "core/linux/ipc_settings.h"
 #include "core/linux/namespaces.h"
 #include "core/linux/sandbox.h"
@@ -63,10 +64,6 @@ class Keeper {
   // Runs in the keeper, or in a first process that is number 1, whose memory the keeper does not
   // see; the caller's objects are never destroyed there. Returns what descriptors from file_base on
   // will be, and what is otherwise than asked for. nullptr: no sandbox.
-  struct OpenedFiles {
-    std::vector<Fd> files;
-    std::vector<std::string> notes;
-  };
   using OpenFiles = std::function<OpenedFiles(const Sandbox*)>;
   // Throws Error, also what `open_files` throws.
   Keeper(const Options& options, const OpenFiles& open_files);

@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -236,6 +237,12 @@ Fd make_time_namespace(const Fd& owner, int64_t monotonic_ns, int64_t boottime_n
       },
       HelperDescriptors::kOurs);
   return made;
+}
+
+void see_own_processes() {
+  if (::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+      ::mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) != 0)
+    throw_errno("cannot mount /proc for the restored tree");
 }
 
 }  // namespace snapgdb

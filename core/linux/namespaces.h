@@ -58,6 +58,10 @@ struct UserMaps {
 };
 Fd make_user_namespace(const Fd& parent, const UserMaps& maps);
 
+// In a new mount namespace, and a new pid namespace: no change of a mount leads out of it, and
+// /proc shows that pid namespace.
+void see_own_processes();
+
 // What a time namespace shows beyond the clocks of the machine, ns.
 struct ClockOffsets {
   int64_t monotonic = 0, boottime = 0;

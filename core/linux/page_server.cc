@@ -14,6 +14,7 @@
 #include <filesystem>
 
 #include "core/base/error.h"
+#include "core/linux/child.h"
 
 namespace snapgdb {
 namespace {
@@ -92,9 +93,7 @@ void end_tree(const ServedTree& tree) {
 
 [[noreturn]] void watch(int server, const ServedTree& tree) {
   ::prctl(PR_SET_NAME, "snapgdb-watch");
-  int status = 0;
-  while (::waitpid(server, &status, 0) < 0 && errno == EINTR) {
-  }
+  const int status = wait_for(server);
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) ::_exit(0);
   if (WIFSIGNALED(status))
     say("what brings the tree its memory was killed by signal " + std::to_string(WTERMSIG(status)));
@@ -123,8 +122,7 @@ void leave_session() {
 }
 
 pid_t fork_with(uint64_t flags) {
-  const CloneArguments arguments{.flags = flags, .exit_signal = SIGCHLD};
-  const auto pid = static_cast<pid_t>(::syscall(SYS_clone3, &arguments, sizeof arguments));
+  const pid_t pid = clone3({.flags = flags, .exit_signal = SIGCHLD});
   if (pid < 0) throw_errno("cannot start what brings the tree its memory");
   return pid;
 }
@@ -134,11 +132,7 @@ pid_t fork_with(uint64_t flags) {
 void start_page_server(std::vector<LazySpace> spaces, const PageSource& source,
                        const ServedTree& tree) {
   // A child of a child, so that nobody of the caller's has to wait for it.
-  if (const pid_t child = fork_with(0); child != 0) {
-    while (::waitpid(child, nullptr, 0) < 0 && errno == EINTR) {
-    }
-    return;
-  }
+  if (const pid_t child = fork_with(0); child != 0) return void(wait_for(child));
   try {
     if (fork_with(0) != 0) ::_exit(0);
     leave_session();

@@ -9,16 +9,11 @@
 #include <string_view>
 #include <vector>
 
+#include "core/linux/child.h"
 #include "core/linux/signal_frame.h"
 #include "core/linux/tracee.h"
 
 namespace snapgdb {
-
-// struct clone_args of clone3(2), as far as it is needed.
-struct CloneArguments {
-  uint64_t flags = 0, pidfd = 0, child_tid = 0, parent_tid = 0, exit_signal = 0, stack = 0,
-           stack_size = 0, tls = 0, set_tid = 0, set_tid_size = 0;
-};
 
 // A task of our own making that is to become another: its address space holds nothing but a few
 // instructions, which perform lists of system calls that we write into it. It is under our ptrace

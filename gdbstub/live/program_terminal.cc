@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -11,6 +10,7 @@
 #include <cerrno>
 
 #include "core/base/error.h"
+#include "core/linux/child.h"
 
 namespace snapgdb::gdbstub {
 namespace {
@@ -66,11 +66,8 @@ void ProgramTerminal::send_input(std::string_view text) {
 void ProgramTerminal::leave_reader() {
   const pid_t child = ::fork();
   if (child < 0) throw_errno("cannot leave a process to read the program's terminal");
-  if (child > 0) {
-    // The reader itself is nobody's child of ours, whom nobody would wait for.
-    while (::waitpid(child, nullptr, 0) < 0 && errno == EINTR) continue;
-    return;
-  }
+  // The reader itself is nobody's child of ours, whom nobody would wait for.
+  if (child > 0) return void(wait_for(child));
   ::setsid();
   if (::fork() != 0) ::_exit(0);
   const int kept = ours_.get() == 0 ? 0 : ::dup2(ours_.get(), 0);
