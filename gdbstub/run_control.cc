@@ -162,8 +162,12 @@ void resume(SessionState& state, std::vector<ResumeAction> actions) {
     return action != running.resumed.end() && is_outrun(event, *action);
   });
   // What has happened before is told first; nobody moves for that.
-  if (std::ranges::none_of(running.events, [&](const Event& e) { return is_due(state, e); }))
-    running.target->resume(running.resumed, not_known_to_stand(running));
+  if (std::ranges::none_of(running.events, [&](const Event& e) { return is_due(state, e); })) try {
+      running.target->resume(running.resumed, not_known_to_stand(running));
+    } catch (const Error&) {
+      running.waiting = false;  // what comes in its place is an answer already
+      throw;
+    }
   if (std::exchange(running.interrupted, false)) running.target->interrupt();
 }
 
@@ -178,23 +182,33 @@ std::optional<Event> next_event(SessionState& state) {
   return std::nullopt;
 }
 
-std::optional<Event> stop_at_event(SessionState& state) {
+std::optional<std::string> stop_at_event(SessionState& state) {
+  Running& running = state.running;
   std::optional<Event> event = next_event(state);
-  if (!event && state.running.target->stands_still()) return Event{Kind::kNothingRuns};
+  if (!event && running.target->stands_still()) event = Event{Kind::kNothingRuns};
+  if (event && event->kind != Kind::kNothingRuns) running.target->halt();
+  state.console += running.target->take_output();
   if (!event) return std::nullopt;
-  state.running.target->halt();
-  while (event && !is_there(state, *event)) event = next_event(state);
-  if (event) return event;
-  for (ResumeAction& action : state.running.resumed) action.signal = 0;  // it was delivered
-  state.running.target->resume(state.running.resumed, {});
+  for (; event; event = next_event(state))
+    if (auto reply = is_there(state, *event) ? tell_if_there(state, *event) : std::nullopt)
+      return reply;
+  for (ResumeAction& action : running.resumed) action.signal = 0;  // it was delivered
+  running.target->resume(running.resumed, {});
+  return std::nullopt;
+}
+
+std::optional<std::string> tell_if_there(SessionState& state, const Event& event) try {
+  return tell(state, event);
+} catch (const SystemError& error) {
+  if (error.error_number() != ESRCH) throw;
   return std::nullopt;
 }
 
 std::string tell(SessionState& state, const Event& event) {
+  std::string reply = stop_reply(state, event);
   state.running.told = event;
   if (event.kind == Kind::kFork || event.kind == Kind::kVfork) note_fork(state, event);
   if (event.kind == Kind::kExec) state.running.breakpoints.erase(event.thread.pid);
-  std::string reply = stop_reply(state, event);
   if (event.kind == Kind::kExited || event.kind == Kind::kKilled) {
     forget(state, event.thread.pid);
   } else if (event.kind != Kind::kNothingRuns && event.kind != Kind::kThreadExited &&
@@ -276,14 +290,13 @@ void part_with(SessionState& state, Pid pid, bool kill) {
   Running& running = state.running;
   if (running.target) {
     const bool runs_on = !kill && (running.let_go || running.forked.contains(pid));
-    if (runs_on) {
+    if (runs_on)
       running.target->detach(pid);
-      for (const Event& event : running.events)  // of children that nobody will be told of
-        if (event.thread.pid == pid && event.child.pid.value != 0)
-          running.target->detach(event.child.pid);
-    } else {
+    else
       running.target->kill(pid);
-    }
+    for (const Event& event : running.events)  // of children that nobody will be told of
+      if (event.thread.pid == pid && event.child.pid.value != 0 && event.child.pid != pid)
+        running.target->detach(event.child.pid);
     if (runs_on && running.let_go && state.attached.size() == 1) running.target->let_go();
   }
   running.parted_with = pid;

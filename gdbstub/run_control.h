@@ -24,12 +24,15 @@ void resume(SessionState& state, std::vector<ResumeAction> actions);
 // meanwhile is kept until they are resumed.
 std::optional<Event> next_event(SessionState& state);
 
-// The same for a client to which everything stands still from then on.
-std::optional<Event> stop_at_event(SessionState& state);
-
 // The client is being told of this event: who is attached, and selected, follows from it. Returns
 // the reply.
 std::string tell(SessionState& state, const Event& event);
+// The same; nullopt: its thread has been killed meanwhile, of which there is to be heard yet.
+std::optional<std::string> tell_if_there(SessionState& state, const Event& event);
+
+// For a client to which everything stands still from then on: tells of the next event. Takes along
+// what the program has written.
+std::optional<std::string> stop_at_event(SessionState& state);
 
 // Tells what runs, if something does, of which events the client wants to hear.
 void tell_wishes(const SessionState& state);

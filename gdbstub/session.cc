@@ -142,13 +142,10 @@ std::string Session::on_event() {
 
 // Everything stands still before the client hears of it.
 std::string Session::stop_all() {
-  Running& running = state_.running;
-  const std::optional<Event> event = stop_at_event(state_);
-  state_.console += running.target->take_output();
-  if (!event) return console();
-  running.waiting = false;
-  const std::string reply = tell(state_, *event);
-  return console() + send(reply);
+  const auto reply = stop_at_event(state_);
+  if (!reply) return console();
+  state_.running.waiting = false;
+  return console() + send(*reply);
 }
 
 // One notification at a time: the client asks for those that follow.
@@ -157,7 +154,8 @@ std::string Session::notify() {
   const bool under_way = !running.notices.empty();
   if (running.target) state_.aside += running.target->take_output();
   while (const auto event = next_event(state_))
-    running.notices.push_back({*event, tell(state_, *event)});
+    if (const auto reply = tell_if_there(state_, *event))
+      running.notices.push_back({*event, *reply});
   if (under_way || running.notices.empty()) return "";
   return frame_notification("Stop:" + running.notices.front().reply);
 }

@@ -84,21 +84,36 @@ void LiveTarget::take(Tid real) {
     throw Error("the restored tree is gone", "the process that keeps it was killed");
   Tracee task = Tracee::adopt(real, Tracee::kDebugged);
   task.poll_stop();
+  if (task.is_stopped() && task.status().report() == WaitStatus::Report::kExec)
+    return take_new_program(std::move(task));
   if (!task.status().gone()) early_.insert_or_assign(real, std::move(task));
+}
+
+// Of a process whose first thread had ended before we traced it: whoever calls execve(2) gets that
+// one's number.
+void LiveTarget::take_new_program(Tracee task) {
+  const auto former = by_real_.find(Tid{static_cast<pid_t>(task.event_message())});
+  if (former == by_real_.end()) return;
+  auto caller = threads_.extract(former->second);
+  by_real_.erase(former);
+  Thread& thread = caller.mapped();
+  thread.task.set_status(WaitStatus::exited());
+  thread.task = std::move(task);
+  thread.id.tid = leader_of(thread.id.pid);
+  caller.key() = thread.id;
+  by_real_[thread.task.tid()] = thread.id;
+  take(threads_.insert(std::move(caller)).position->second);
 }
 
 // ---- What a report means ------------------------------------------------------------------------
 
 void LiveTarget::take(Thread& thread) {
   const Asked asked = std::exchange(thread.asked, Asked::kNothing);
-  try {
+  while_alive(thread, [&] {
     let_trap_come(thread);
     if (thread.task.status().gone()) return lost(thread, asked);
     if (thread.task.is_stopped()) took_stop(thread, asked);
-  } catch (const SystemError& error) {
-    if (error.error_number() != ESRCH) throw;  // killed meanwhile: we hear of that next
-    thread.task.set_status({});
-  }
+  });
 }
 
 // A stop that was asked for comes before a trap that is there already: that of a step over a system
@@ -124,6 +139,7 @@ void LiveTarget::took_stop(Thread& thread, Asked asked) {
     const bool repeats =
         event->kind == Event::Kind::kSoftwareBreakpoint || event->kind == Event::Kind::kStepped;
     if (asked != Asked::kHalt || !repeats) events_.push_back(std::move(*event));
+    if (asked == Asked::kInterrupt) interrupt_is_due_ = true;
     return;
   }
   const bool passes = std::exchange(thread.passes, false);
@@ -179,7 +195,8 @@ bool LiveTarget::fails_at_breakpoint(Thread& thread, int signal) {
 std::optional<Event> LiveTarget::on_signal(Thread& thread) {
   const int signal = thread.task.status().signal();
   if (signal == SIGTRAP && thread.task.siginfo().si_code > 0) return on_trap(thread);
-  const bool known = std::exchange(thread.unreported, 0) == signal;
+  const bool known = thread.unreported == signal;
+  if (known) thread.unreported = 0;
   const bool passes = wishes_.passed_signals.contains(signal) && !thread.wanted.step &&
                       !fails_at_breakpoint(thread, signal);
   if (known || passes) {
@@ -219,10 +236,12 @@ std::optional<Event> LiveTarget::on_breakpoint(Thread& thread) {
   user_regs_struct registers = thread.task.registers();
   const Process& owner = process(thread.id.pid);
   const auto* codes = owner.memory->breakpoints(registers.rip - 1);
-  if (!codes)  // one of the program's own
+  const bool is_over = !codes && owner.memory->was_breakpoint(registers.rip - 1);
+  if (!codes && !is_over)  // one of the program's own
     return Event{.kind = Event::Kind::kSignal, .thread = thread.id, .signal = SIGTRAP};
   --registers.rip;
   thread.task.set_registers(registers);
+  if (is_over) return std::nullopt;
   const auto holds_here = [&](const std::string& condition) {
     return holds(condition, *this, thread.id);
   };
@@ -275,6 +294,7 @@ std::optional<Event> LiveTarget::on_stop(Thread&) {
 
 std::optional<Event> LiveTarget::on_vfork_done(Thread& thread) {
   thread.vfork_child.reset();
+  if (std::exchange(thread.lends_memory, false)) process(thread.id.pid).memory->cover_all();
   if (!wishes_.vforks) return std::nullopt;
   return Event{.kind = Event::Kind::kVforkDone, .thread = thread.id, .signal = SIGTRAP};
 }
@@ -322,6 +342,8 @@ std::optional<Event> LiveTarget::on_new_process(Thread& parent) {
   processes_.emplace(id.pid, std::move(child));
   add(id, std::move(*task));
   if (is_vfork ? !wishes_.vforks : !wishes_.forks) {
+    if (is_vfork) process(id.pid).memory->uncover_all();
+    parent.lends_memory = is_vfork;
     detach(id.pid);
     return std::nullopt;
   }
@@ -343,7 +365,7 @@ std::optional<Event> LiveTarget::on_exec(Thread& thread) {
     }
   std::erase_if(threads_,
                 [&](const auto& each) { return each.first.pid == id.pid && each.first != id; });
-  std::erase_if(events_, [&](const Event& event) { return event.thread.pid == id.pid; });
+  drop_events([&](const Event& event) { return event.thread.pid == id.pid; });
   end_vfork(id.pid);
   Process& owner = process(id.pid);
   owner.memory = std::make_shared<LiveMemory>(thread.task.tid());
@@ -364,8 +386,8 @@ void LiveTarget::lost(Thread& thread, Asked asked) {
   const ThreadId id = thread.id;
   const int status = thread.task.status().raw();
   by_real_.erase(thread.task.tid());
-  std::erase_if(events_, [&](const Event& event) { return event.thread == id; });
   threads_.erase(id);
+  drop_events([&](const Event& event) { return event.thread == id; });
   const auto code = static_cast<uint64_t>(WIFEXITED(status) ? WEXITSTATUS(status) : 0);
   if (!threads_of(id.pid).empty()) {
     if (wishes_.threads || wishes_.exits.contains(id))

@@ -23,6 +23,7 @@ LiveMemory::LiveMemory(Tid tid)
 std::unique_ptr<LiveMemory> LiveMemory::of_child(Tid tid) const {
   auto child = std::make_unique<LiveMemory>(tid);
   child->sites_ = sites_;
+  child->removed_ = removed_;
   return child;
 }
 
@@ -70,6 +71,7 @@ bool LiveMemory::insert(uint64_t address, AgentCode code, BreakpointKind kind) {
       !put(address, std::span(&kInt3, 1)))
     return false;
   sites_.emplace(address, std::move(site));
+  removed_.erase(address);
   return true;
 }
 
@@ -82,6 +84,7 @@ bool LiveMemory::remove(uint64_t address, BreakpointKind kind) {
   const bool is_there = memory_.read(address, std::span(&now, 1)) == 1;
   if (is_there && now == kInt3) put(address, std::span(&site->second.original, 1));
   sites_.erase(site);
+  removed_.insert(address);
   return is_there;
 }
 
@@ -95,11 +98,23 @@ const LiveMemory::Codes* LiveMemory::breakpoints(uint64_t address) const {
   return site == sites_.end() ? nullptr : &site->second.codes;
 }
 
+bool LiveMemory::was_breakpoint(uint64_t address) const {
+  std::byte now{};
+  return removed_.contains(address) && memory_.read(address, std::span(&now, 1)) == 1 &&
+         now != kInt3;
+}
+
 void LiveMemory::uncover(uint64_t address) {
   put(address, std::span(&sites_.at(address).original, 1));
 }
 void LiveMemory::cover(uint64_t address) {
   put(address, std::span(&kInt3, 1));
+}
+void LiveMemory::uncover_all() {
+  for (const auto& [address, site] : sites_) uncover(address);
+}
+void LiveMemory::cover_all() {
+  for (const auto& [address, site] : sites_) cover(address);
 }
 
 }  // namespace snapgdb::gdbstub

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -35,9 +36,13 @@ class LiveMemory {
   // What is to be done at the breakpoints there, by kind; nullptr: there is none.
   using Codes = std::map<BreakpointKind, AgentCode>;
   const Codes* breakpoints(uint64_t address) const;
+  // One that a thread may have met before it was removed: the program has none there.
+  bool was_breakpoint(uint64_t address) const;
   // For one instruction, the program's own is there. Precondition: there is a breakpoint.
   void uncover(uint64_t address);
   void cover(uint64_t address);
+  void uncover_all();
+  void cover_all();
 
  private:
   struct Site {
@@ -49,6 +54,7 @@ class LiveMemory {
   RemoteMemory memory_;
   Fd writable_;
   std::map<uint64_t, Site> sites_;
+  std::set<uint64_t> removed_;  // places of former ones
 };
 
 }  // namespace snapgdb::gdbstub

@@ -75,12 +75,22 @@ void add_arguments(const std::string& text, pb::Process& process) {
 
 }  // namespace
 
+LiveTarget::Free LiveTarget::Free::of(Pid real) {
+  const auto stat = stat_of_if_alive(leader_of(real));
+  return {real, stat ? stat->start_ticks : 0};
+}
+
+bool LiveTarget::Free::is_there() const {
+  const auto stat = stat_of_if_alive(leader_of(real));
+  return stat && stat->start_ticks == start_ticks;
+}
+
 // As the client knows it.
 Pid LiveTarget::pid_of(Pid real, const ProcFields& status) const {
   for (const auto& [pid, process] : processes_)
     if (process.real == real) return pid;
   for (const auto& [pid, free] : free_)
-    if (free == real) return pid;
+    if (free.real == real && free.is_there()) return pid;
   return Pid{innermost(status.text("NStgid"))};
 }
 
@@ -166,7 +176,8 @@ IpcObjects LiveTarget::ipc_objects() const {
 
 // Also of those that processes have borne which nobody traces.
 std::optional<Pid> LiveTarget::free_process(Pid pid) const {
-  if (const auto found = free_.find(pid); found != free_.end()) return found->second;
+  if (const auto found = free_.find(pid); found != free_.end() && found->second.is_there())
+    return found->second.real;
   if (processes_.contains(pid)) return std::nullopt;
   for (const Pid real : tree_below({tree_->keeper()})) {
     const auto proc = ProcDirectory::of_if_alive(real);

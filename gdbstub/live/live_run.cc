@@ -1,6 +1,7 @@
 #include <signal.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,8 +15,22 @@ namespace {
 
 constexpr std::chrono::milliseconds kPatience{10'000};
 
+// The first one may have ended before the others.
+Tid living_task_of(Pid real) {
+  const auto proc = ProcDirectory::of_if_alive(real);
+  for (const Tid tid : proc ? proc->tasks() : std::vector<Tid>{})
+    if (const auto stat = stat_of_if_alive(tid); stat && stat->state != 'Z') return tid;
+  return leader_of(real);
+}
+
 bool fits(const ResumeAction& action, ThreadId thread) {
   return (!action.pid || *action.pid == thread.pid) && (!action.tid || *action.tid == thread.tid);
+}
+
+// The kernel lets nobody but root watch what is its own, and that not before a thread goes on.
+bool is_of_user(const Breakpoint& breakpoint) {
+  constexpr uint64_t kEnd = 0x7ffffffff000;  // TASK_SIZE_MAX, with four levels of page tables
+  return breakpoint.address < kEnd && breakpoint.size <= kEnd - breakpoint.address;
 }
 
 }  // namespace
@@ -45,6 +60,7 @@ void LiveTarget::resume(std::span<const ResumeAction> actions, std::span<const T
   const bool any_runs = stopped < std::ssize(threads_);
   if (!any_runs && events_.empty()) events_.push_back({Event::Kind::kNothingRuns});
   look_now_and_then(any_runs && stopped > 0);
+  if (std::exchange(interrupt_is_due_, false)) interrupt();
 }
 
 // The kernel does not tell of the end of a first thread while others of its process are there:
@@ -70,11 +86,12 @@ void LiveTarget::deliver_on_resume(Thread& thread, int signal) {
 
 void LiveTarget::go(Thread& thread) {
   if (thread.task.status().job_control_stop()) return thread.task.listen_if_alive();
-  if (thread.restart) {
-    const user_regs_struct now = thread.task.registers();
-    const user_regs_struct& actual = thread.restart->actual;
-    if (now.rip == actual.rip && now.rsp == actual.rsp) thread.restart.reset();
-  }
+  if (thread.restart)
+    while_alive(thread, [&] {
+      const user_regs_struct now = thread.task.registers();
+      const user_regs_struct& actual = thread.restart->actual;
+      if (now.rip == actual.rip && now.rsp == actual.rsp) thread.restart.reset();
+    });
   load_debug_registers(thread);
   thread.moved = false;
   const int signal = std::exchange(thread.deliver, 0);
@@ -96,16 +113,14 @@ void LiveTarget::load_debug_registers(Thread& thread) {
   const Process& owner = process(thread.id.pid);
   if (thread.debug_generation == owner.debug_generation) return;
   if (thread.debug_generation == 0 && owner.debug_registers.empty()) return;
-  try {
+  while_alive(thread, [&] {
     thread.task.set_debug_register(DebugRegisters::kControl, 0);
     const auto addresses = owner.debug_registers.addresses();
     for (int i = 0; i < DebugRegisters::kAddresses; ++i)
       thread.task.set_debug_register(i, addresses[static_cast<size_t>(i)]);
     thread.task.set_debug_register(DebugRegisters::kControl, owner.debug_registers.control());
     thread.debug_generation = owner.debug_generation;
-  } catch (const SystemError& error) {
-    if (error.error_number() != ESRCH) throw;  // killed meanwhile
-  }
+  });
 }
 
 // ---- Stopping -----------------------------------------------------------------------------------
@@ -129,6 +144,7 @@ bool LiveTarget::stands_still() const {
 
 void LiveTarget::ask(Thread& thread, Asked why) {
   if (thread.asked == Asked::kNothing) thread.task.interrupt_if_alive();
+  if (thread.asked == Asked::kInterrupt) interrupt_is_due_ = true;
   thread.asked = why;
 }
 
@@ -202,7 +218,7 @@ bool LiveTarget::insert(Pid pid, const Breakpoint& breakpoint) {
     return owner.memory->insert(breakpoint.address, breakpoint.code, breakpoint.kind);
   const bool is_emulated = !debug_registers_stop();
   if (is_emulated && breakpoint.kind == BreakpointKind::kAccess) return false;
-  if (!owner.debug_registers.insert(breakpoint)) return false;
+  if (!is_of_user(breakpoint) || !owner.debug_registers.insert(breakpoint)) return false;
   if (is_emulated)
     owner.debug_registers.take_note(owner.reader(), breakpoint.address, breakpoint.size);
   ++owner.debug_generation;
@@ -249,11 +265,16 @@ void LiveTarget::pass_breakpoints() {
         step_over(each->second);
     std::erase_if(passing_, [&](ThreadId id) { return id.pid == pid; });
     pausing_ = false;
-    for (const ThreadId id : std::exchange(paused_, {}))
-      if (const auto each = threads_.find(id);
-          each != threads_.end() && each->second.task.is_stopped())
-        go(each->second);
+    let_paused_go();
   }
+  let_paused_go();  // who has paused late
+}
+
+void LiveTarget::let_paused_go() {
+  for (const ThreadId id : std::exchange(paused_, {}))
+    if (const auto each = threads_.find(id);
+        each != threads_.end() && each->second.task.is_stopped())
+      go(each->second);
 }
 
 // Those that run pause, and go on with what is in force now.
@@ -268,7 +289,9 @@ void LiveTarget::take_if_any(Thread& thread) {
 
 void LiveTarget::step_over(Thread& thread) {
   LiveMemory& memory = *process(thread.id.pid).memory;
-  const uint64_t at = thread.task.registers().rip;
+  uint64_t at = 0;
+  while_alive(thread, [&] { at = thread.task.registers().rip; });
+  if (!thread.task.is_stopped()) return;
   if (!memory.breakpoints(at)) return paused_.push_back(thread.id);
   memory.uncover(at);
   thread.steps_for_us = !thread.wanted.step;
@@ -276,7 +299,8 @@ void LiveTarget::step_over(Thread& thread) {
   constexpr std::chrono::milliseconds kOneInstruction{200};
   await(thread, kOneInstruction);
   memory.cover(at);
-  if (thread.asked == Asked::kNothing) thread.asked = Asked::kPause;
+  const bool is_done = thread.task.is_stopped();  // it may wait in a system call
+  if (is_done && thread.asked == Asked::kNothing) thread.asked = Asked::kPause;
   take_if_any(thread);
 }
 
@@ -285,21 +309,43 @@ void LiveTarget::step_over(Thread& thread) {
 
 void LiveTarget::attach(Pid pid) {
   const auto found = free_process(pid);
-  const auto proc = found ? ProcDirectory::of_if_alive(*found) : std::nullopt;
-  if (!proc)
+  if (!found)
     throw Error(fmt::format("cannot attach to {}", pid.value),
                 "the restored tree has no such process any more");
   const Pid real = *found;
+  processes_.emplace(pid, Process{real, std::make_shared<LiveMemory>(living_task_of(real)), {}});
+  const bool before = std::exchange(halting_, true);  // who is born now stands still, too
+  while (seize_all(pid)) {
+  }
+  halting_ = before;
+  if (threads_of(pid).empty()) {
+    processes_.erase(pid);
+    throw Error(fmt::format("cannot attach to {}", pid.value), "it has just ended");
+  }
   free_.erase(pid);
-  Process made{real, std::make_shared<LiveMemory>(leader_of(real)), {}};
-  processes_.emplace(pid, std::move(made));
-  for (const Tid tid : proc->tasks())
-    if (auto task = Tracee::seize_if_alive(tid, Tracee::kDebugged)) {
-      const ThreadId id{pid, tid.value == real.value ? leader_of(pid) : number_of(tid).tid};
-      ask(add(id, std::move(*task)), Asked::kHalt);
-    }
-  for (Thread* thread : threads_of(pid)) await(*thread, kPatience);
-  std::erase_if(by_real_, [&](const auto& each) { return !threads_.contains(each.second); });
+}
+
+// Those that /proc shows now; whoever is made by one that is not seized yet is found the next time.
+// Returns whether there were any.
+bool LiveTarget::seize_all(Pid pid) {
+  const Pid real = process(pid).real;
+  const auto proc = ProcDirectory::of_if_alive(real);
+  std::vector<ThreadId> seized;
+  for (const Tid tid : proc ? proc->tasks() : std::vector<Tid>{}) {
+    if (by_real_.contains(tid)) continue;
+    auto task = Tracee::seize_if_alive(tid, Tracee::kDebugged);
+    if (!task) continue;
+    const ThreadId id{pid, tid.value == real.value ? leader_of(pid) : number_of(tid).tid};
+    ask(add(id, std::move(*task)), Asked::kHalt);
+    seized.push_back(id);
+  }
+  for (const ThreadId id : seized) {
+    const auto each = threads_.find(id);
+    if (each == threads_.end()) continue;
+    await(each->second, kPatience);
+    take_if_any(each->second);
+  }
+  return !seized.empty() && processes_.contains(pid);
 }
 
 void LiveTarget::detach(Pid pid) {
@@ -307,23 +353,21 @@ void LiveTarget::detach(Pid pid) {
   settle(pid);
   const auto found = processes_.find(pid);
   if (found == processes_.end()) return;
-  const std::vector<Pid> children = children_to_tell_of(pid);
   if (found->second.memory.use_count() == 1) found->second.memory->remove_all();
   found->second.debug_registers = {};
   ++found->second.debug_generation;
   for (Thread* thread : threads_of(pid)) {
+    by_real_.erase(thread->task.tid());
     if (thread->task.is_stopped()) {
       load_debug_registers(*thread);
       const int signal = thread->task.signal_on_its_way();
       thread->task.detach_if_alive(signal == SIGTRAP || thread->moved ? 0 : signal);
     }
-    by_real_.erase(thread->task.tid());
   }
-  free_[pid] = found->second.real;
+  free_.insert_or_assign(pid, Free::of(found->second.real));
   std::erase_if(threads_, [&](const auto& each) { return each.first.pid == pid; });
-  std::erase_if(events_, [&](const Event& event) { return event.thread.pid == pid; });
   processes_.erase(found);
-  for (const Pid child : children) detach(child);  // that nobody will be told of
+  drop_events([&](const Event& event) { return event.thread.pid == pid; });
 }
 
 // All its threads stand still, and what they had to tell is known.
@@ -339,12 +383,24 @@ void LiveTarget::settle(Pid pid) {
   std::erase_if(passing_, is_its);
 }
 
-std::vector<Pid> LiveTarget::children_to_tell_of(Pid pid) const {
+// Children that nobody will be told of then run by themselves.
+void LiveTarget::drop_events(const std::function<bool(const Event&)>& of) {
   std::vector<Pid> children;
   for (const Event& event : events_)
-    if (event.thread.pid == pid && event.child.pid.value != 0 && event.child.pid != pid)
+    if (of(event) && event.child.pid.value != 0 && event.child.pid != event.thread.pid)
       children.push_back(event.child.pid);
-  return children;
+  std::erase_if(events_, of);
+  for (const Pid child : children) detach(child);
+}
+
+// New threads that we trace, too, and that nobody has told us of.
+void LiveTarget::take_unknown_dead(Pid real) {
+  const auto proc = ProcDirectory::of_if_alive(real);
+  for (const Tid tid : proc ? proc->tasks() : std::vector<Tid>{})
+    if (!by_real_.contains(tid) && tid != leader_of(real)) {
+      early_.erase(tid);
+      ::waitpid(tid.value, nullptr, __WALL | WNOHANG);
+    }
 }
 
 // With the first process of a pid namespace, all in it end; and it is not gone before they are,
@@ -368,7 +424,8 @@ void LiveTarget::take_dead_of_others(Pid pid) {
 void LiveTarget::kill(Pid pid) {
   const auto found = processes_.find(pid);
   if (found == processes_.end()) return;
-  ::kill(found->second.real.value, SIGKILL);
+  const Pid real = found->second.real;
+  ::kill(real.value, SIGKILL);
   const auto began = std::chrono::steady_clock::now();
   const auto waited = [&] { return std::chrono::steady_clock::now() - began; };
   const auto is_left = [&](Thread* thread) {
@@ -380,13 +437,13 @@ void LiveTarget::kill(Pid pid) {
   while (std::ranges::count_if(threads_of(pid), is_left) > 0 && waited() < kPatience) {
     ::usleep(100);
     constexpr std::chrono::milliseconds kUsual{5};
-    if (waited() > kUsual) take_dead_of_others(pid);
+    if (waited() > kUsual) take_unknown_dead(real), take_dead_of_others(pid);
   }
   std::erase_if(by_real_, [&](const auto& each) { return each.second.pid == pid; });
   std::erase_if(threads_, [&](const auto& each) { return each.first.pid == pid; });
-  std::erase_if(events_, [&](const Event& event) { return event.thread.pid == pid; });
-  processes_.erase(found);
+  processes_.erase(pid);
   end_vfork(pid);
+  drop_events([&](const Event& event) { return event.thread.pid == pid; });
 }
 
 void LiveTarget::let_go() {

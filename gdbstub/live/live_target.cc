@@ -2,9 +2,11 @@
 
 #include <elf.h>
 #include <fmt/format.h>
+#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
 #include <sys/timerfd.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -67,6 +69,12 @@ RestorePlan plan_for(const Snapshot& snapshot) {
               first.help);
 }
 
+// Its first thread may be gone.
+Pid group_of(Tid task) {
+  const ProcFields status(ProcDirectory::of(Pid{task.value}).read("status"));
+  return Pid{static_cast<pid_t>(status.number("Tgid"))};
+}
+
 template <typename T>
 std::string bytes_of(const T& value) {
   return {reinterpret_cast<const char*>(&value), sizeof value};
@@ -102,7 +110,8 @@ LiveTarget::LiveTarget(const SnapshotTarget& from, std::span<const Pid> attached
   }
   for (const pb::Process& process : snapshot_->processes())
     if (std::ranges::find(attached, Pid{process.pid()}) == attached.end())
-      if (const auto real = tree_->real_pid(process)) free_[Pid{process.pid()}] = *real;
+      if (const auto real = tree_->real_pid(process))
+        free_.emplace(Pid{process.pid()}, Free::of(*real));
   for (RestoredTree::HeldTask& held : tree_->hand_over(attached)) take_over(std::move(held), from);
   carry_over(from);
 }
@@ -110,7 +119,14 @@ LiveTarget::LiveTarget(const SnapshotTarget& from, std::span<const Pid> attached
 // Who dies while we trace it is gone only when we have waited for it.
 LiveTarget::~LiveTarget() {
   for (const Pid pid : processes()) kill(pid);
-  for (auto& [tid, task] : early_) ::kill(tid.value, SIGKILL);
+  const Tid keeper{tree_->keeper().value};
+  ::kill(keeper.value, SIGKILL);
+  // Among them those that were born just now, whom nobody has told us of.
+  for (auto ended = Tracee::next_to_report(); ended != keeper; ended = Tracee::next_to_report())
+    if (ended)
+      ::waitpid(ended->value, nullptr, __WALL | WNOHANG);
+    else
+      ::usleep(100);
 }
 
 LiveTarget::Thread& LiveTarget::add(ThreadId id, Tracee task) {
@@ -122,7 +138,7 @@ void LiveTarget::take_over(RestoredTree::HeldTask held, const SnapshotTarget& fr
   held.tracee.set_options(Tracee::kDebugged);
   const Tid real = held.tracee.tid();
   Process& owner = processes_[held.pid];
-  if (!owner.memory) owner = {Pid{real.value}, std::make_shared<LiveMemory>(real), {}};
+  if (!owner.memory) owner = {group_of(real), memory_of(held.pid, real), {}};
   Thread& thread = add({held.pid, held.tid}, std::move(held.tracee));
   const pb::Process& process = *snapshot_->process(held.pid.value);
   const auto& record = *std::ranges::find(process.threads(), held.tid.value, &pb::Thread::tid);
@@ -136,6 +152,14 @@ void LiveTarget::take_over(RestoredTree::HeldTask held, const SnapshotTarget& fr
     set.xstate = xstate_here(snapshot_->record().host(), set.xstate);
     set_registers(thread.id, std::move(set));
   }
+}
+
+// Shared with another process of the tree, where they share it.
+std::shared_ptr<LiveMemory> LiveTarget::memory_of(Pid pid, Tid real) const {
+  const auto space = [this](Pid each) { return snapshot_->process(each.value)->address_space(); };
+  for (const auto& [other, process] : processes_)
+    if (process.memory && space(other) == space(pid)) return process.memory;
+  return std::make_shared<LiveMemory>(real);
 }
 
 void LiveTarget::carry_over(const SnapshotTarget& from) {
@@ -168,7 +192,8 @@ ThreadId LiveTarget::number_of(Tid real) const {
   for (const auto& [pid, each] : processes_)
     if (each.real.value == real_group)
       return {pid, threads_.contains({pid, id.tid}) ? Tid{id.tid.value + kBeyondAll} : id.tid};
-  if (processes_.contains(id.pid) || free_.contains(id.pid))
+  const auto free = free_.find(id.pid);
+  if (processes_.contains(id.pid) || (free != free_.end() && free->second.is_there()))
     id = {Pid{id.pid.value + kBeyondAll}, Tid{id.tid.value + kBeyondAll}};
   return id;
 }

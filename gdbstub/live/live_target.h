@@ -1,7 +1,9 @@
 #pragma once
 
 #include <array>
+#include <cerrno>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -9,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/base/error.h"
 #include "core/linux/tracee.h"
 #include "core/restore.h"
 #include "gdbstub/live/debug_registers.h"
@@ -89,6 +92,13 @@ class LiveTarget : public RunningTarget {
       return [this](uint64_t address, auto out) { return memory->read(address, out); };
     }
   };
+  // One that we do not trace. Its number may be another's when it has ended.
+  struct Free {
+    Pid real;
+    uint64_t start_ticks = 0;
+    static Free of(Pid real);
+    bool is_there() const;
+  };
   // Why a running thread was asked to stop.
   enum class Asked { kNothing, kHalt, kPause, kStop, kInterrupt };
   struct Thread {
@@ -104,6 +114,7 @@ class LiveTarget : public RunningTarget {
     bool steps_for_us = false;  // instruction by instruction, of which the client hears nothing
     // Its child by vfork(2): it cannot be stopped before that has let go of its memory.
     std::optional<Pid> vfork_child = {};
+    bool lends_memory = false;      // to one by vfork(2) that nobody traces: without breakpoints
     uint64_t debug_generation = 0;  // what its debug registers hold
     // Of one that was in a system call in the snapshot: registers as they were, and as they are, so
     // that the call begins anew.
@@ -116,6 +127,7 @@ class LiveTarget : public RunningTarget {
 
   // live_target.cc
   void take_over(RestoredTree::HeldTask held, const SnapshotTarget& from);
+  std::shared_ptr<LiveMemory> memory_of(Pid pid, Tid real) const;
   void carry_over(const SnapshotTarget& from);
   ThreadId number_of(Tid real) const;
   Thread& add(ThreadId id, Tracee task);
@@ -138,7 +150,6 @@ class LiveTarget : public RunningTarget {
   // live_run.cc
   void look_now_and_then(bool wanted);
   void settle(Pid pid);
-  std::vector<Pid> children_to_tell_of(Pid pid) const;
   void go(Thread& thread);
   void ask(Thread& thread, Asked why);
   void deliver_on_resume(Thread& thread, int signal);
@@ -149,7 +160,13 @@ class LiveTarget : public RunningTarget {
   void go_anew(Pid pid);
   void pass_breakpoints();
   void take_if_any(Thread& thread);
+  bool seize_all(Pid pid);
+  void let_paused_go();
+  template <typename Do>
+  void while_alive(Thread& thread, Do&& act);
+  void drop_events(const std::function<bool(const Event&)>& of);
   void end_vfork(Pid child);
+  void take_unknown_dead(Pid real);
   void take_dead_of_others(Pid pid);
   std::vector<Thread*> pause(Pid pid);
   void await(Thread& thread, std::chrono::milliseconds patience);
@@ -159,6 +176,7 @@ class LiveTarget : public RunningTarget {
   void collect_later();
   void take(Tid real);
   void take(Thread& thread);
+  void take_new_program(Tracee task);
   void let_trap_come(Thread& thread);
   void took_stop(Thread& thread, Asked asked);
   std::optional<Event> what_happened(Thread& thread);
@@ -189,7 +207,7 @@ class LiveTarget : public RunningTarget {
   std::optional<RestoredTree> tree_;
   LiveFiles files_;
   std::map<Pid, Process> processes_;
-  std::map<Pid, Pid> free_;  // of the tree, running by themselves: their real numbers
+  std::map<Pid, Free> free_;  // of the tree, running by themselves
   Threads threads_;
   std::map<Tid, ThreadId> by_real_;
   std::map<Tid, Tracee> early_;  // heard of before their parents had told of them
@@ -197,11 +215,23 @@ class LiveTarget : public RunningTarget {
   ThreadId last_reported_ = {};
   bool halting_ = false;           // who is born now stands still
   bool vfork_ended_ = false;       // of somebody who can be stopped now
+  bool interrupt_is_due_ = false;  // ^C, where something else came first
   bool pausing_ = false;           // the same, and is among `paused_`
   std::vector<ThreadId> paused_;   // that go on in a moment
   std::vector<ThreadId> passing_;  // at breakpoints that are none of theirs
   bool looks_now_and_then_ = false;
   Wishes wishes_;
 };
+
+// Of a stopped thread. Should it be killed meanwhile, we hear of that next.
+template <typename Do>
+void LiveTarget::while_alive(Thread& thread, Do&& act) {
+  try {
+    act();
+  } catch (const SystemError& error) {
+    if (error.error_number() != ESRCH) throw;
+    thread.task.set_status({});
+  }
+}
 
 }  // namespace snapgdb::gdbstub

@@ -100,6 +100,50 @@ TEST_CASE("a grandchild that was born meanwhile, of a child nobody follows, can 
   check_succeeds(result, {"visit (thread=0)", "bear_a_grandchild", "* 2 ", "exited normally"});
 }
 
+TEST_CASE("a process that was attached to stops at breakpoints, and for ^C") {
+  const Moment moment("busy-grandchild");
+  const Result result = gdb({"target extended-remote | " + program() + " " + moment.image,
+                             "set var go = 1",
+                             "set print thread-events off",
+                             "break visit",
+                             "continue",
+                             "delete",
+                             "set $grandchild = counter",
+                             "add-inferior",
+                             "inferior 2",
+                             "eval \"attach %d\", $grandchild",
+                             "break twice",
+                             "continue",
+                             "bt 1",
+                             "continue",
+                             "delete",
+                             kInterruptSoon,
+                             "continue",
+                             "info inferiors",
+                             "kill",
+                             "inferior 1",
+                             "continue"});
+  check_succeeds(result, {"twice (value=2)", "SIGINT", "* 2 ", "exited normally"});
+}
+
+TEST_CASE("in non-stop mode, a breakpoint that is deleted has stopped nobody") {
+  const Moment moment("visitors");
+  const std::string script = moment.directory / "delete.py";
+  write_file(script, R"(
+import gdb, time
+for turn in range(20):
+    gdb.execute('break visit if counter < 0', to_string=True)
+    time.sleep(0.05)
+    gdb.execute('delete', to_string=True)
+time.sleep(0.2)
+print('running', all(thread.is_running() for thread in gdb.selected_inferior().threads()))
+)");
+  const Result result = gdb({"set non-stop on", "set print thread-events off",
+                             "target extended-remote | " + program() + " " + moment.image,
+                             "set var go = 1", "continue -a &", "source " + script, "kill"});
+  check_succeeds(result, {"running True"});
+}
+
 // As IDEs do, with a token before each command that comes back with its answer.
 TEST_CASE("a front end speaks MI to it, in non-stop mode") {
   const Moment moment("count");
@@ -196,6 +240,39 @@ TEST_CASE("a thread calls execve while the first one stands still") {
   check_succeeds(
       moment.gdb_says({"break execv", "continue", "set scheduler-locking on", "continue"}),
       {"hit Breakpoint 1", "is executing new program", "exited normally"});
+}
+
+TEST_CASE("a process whose first thread was gone gets signals, ends, and becomes another program") {
+  const TempDir directory;
+  const std::string image = directory / "image";
+  {
+    const Target target("debuggee", {"--do", "leave", "--at-once"});
+    while (state_of(target.pid()) != 'Z') usleep(1000);
+    capture(target.pid(), image);
+  }
+  const std::string connect = "target remote | " + program() + " " + image;
+  const size_t before = processes_there();
+  check_succeeds(gdb({connect, "break bump", "signal SIGKILL"}),
+                 {"terminated with signal SIGKILL"});
+  check_succeeds(gdb({connect, "print twice(4)", "kill"}), {"$1 = 8"});
+  check_succeeds(gdb({connect, "set var go = 3", "catch exec", "continue", "break at_end",
+                      "continue", "continue"}),
+                 {"is executing new program", "at_end (status=0)", "exited normally"});
+  await_processes(before);
+}
+
+TEST_CASE("a process ends while its threads are at breakpoints") {
+  const Moment moment("end-at-work");
+  for (int round = 0; round < 5; ++round)
+    check_succeeds(moment.gdb_says({"set print thread-events off", "break visit if counter < 0",
+                                    "continue", "info breakpoints"}),
+                   {"exited normally", "stop only if counter < 0"});
+  // gdb hears of each, and lets it go on.
+  const Result result = moment.gdb_says({"set print thread-events off",
+                                         "python class At(gdb.Breakpoint):\n"
+                                         "  def stop(self): return False",
+                                         "python At('visit')", "continue"});
+  check_succeeds(result, {"exited normally"});
 }
 
 TEST_CASE("a program that traces its own child is not disturbed") {

@@ -69,6 +69,23 @@ TEST_CASE("however a session ends, nothing of the tree is left") {
   }
 }
 
+// Those that have just been born are nobody's whom the stub knows.
+TEST_CASE("gdb is killed while processes and threads come and go, and nothing is left") {
+  const Moment moment("storm");
+  const size_t before = processes_there();
+  for (int round = 0; round < 8; ++round) {
+    CAPTURE(round);
+    Running gdb({"gdb", "-nx", "-q", "-batch", "-ex", "set print thread-events off", "-ex",
+                 moment.connect(), "-ex", "set var go = 1", "-ex", "break storm", "-ex", "continue",
+                 "-ex", "printf \"begins\\n\"", "-ex", "continue"});
+    gdb.wait_for_line("begins");
+    usleep(static_cast<useconds_t>(round) * 20'000);
+    ::kill(gdb.pid(), SIGKILL);
+    gdb.wait();
+    await_processes(before);
+  }
+}
+
 // The first process of a pid namespace is not gone before all in it are, whom the stub traces.
 TEST_CASE("a tree with pid namespaces below its first process ends with the session") {
   if (skip_unless(geteuid() == 0, "to make namespaces, one must be root")) return;

@@ -102,8 +102,12 @@ void fork_from_threads() {
   for (const auto& thread : threads) thread->join();
 }
 
+[[noreturn]] void wait_for_ever() {
+  while (true) pause();
+}
+
 // Its number is in `counter` when visit() is called; it ends with its parents.
-void bear_a_grandchild() {
+void bear(void (*act)()) {
   int numbers[2];
   target::setup("pipe", pipe(numbers));
   const pid_t child = target::setup("fork", fork());
@@ -112,10 +116,10 @@ void bear_a_grandchild() {
     const pid_t grandchild = fork();
     if (grandchild == 0) {
       prctl(PR_SET_PDEATHSIG, SIGKILL);
-      while (true) pause();
+      act();
     }
     if (write(numbers[1], &grandchild, sizeof grandchild) < 0) _exit(1);
-    while (true) pause();
+    wait_for_ever();
   }
   pid_t grandchild = 0;
   if (read(numbers[0], &grandchild, sizeof grandchild) < 0) target::cannot("read");
@@ -123,6 +127,43 @@ void bear_a_grandchild() {
   visit(0);
   kill(child, SIGKILL);
   waitpid(child, nullptr, 0);
+}
+
+// Threads that come and go, each with work to do.
+void visit_from_new_threads() {
+  while (go < 2) {
+    target::Thread visitor("visitor", [] {
+      visit(0);
+      twice(2);
+    });
+    visitor.join();
+  }
+}
+
+// Children and threads, until it is ended.
+void storm() {
+  std::vector<std::unique_ptr<target::Thread>> threads;
+  for (int i = 0; i < kForkers; ++i)
+    threads.push_back(std::make_unique<target::Thread>("forker", [] {
+      while (go < 2) {
+        const pid_t child = fork();
+        if (child == 0) _exit(0);
+        target::Thread visitor("visitor", [] { visit(0); });
+        visitor.join();
+        waitpid(child, nullptr, 0);
+      }
+    }));
+  for (const auto& thread : threads) thread->join();
+}
+
+// It ends while its threads do what they do all the time.
+[[noreturn]] void end_at_work() {
+  for (long i = 0; i < kForkers; ++i)
+    new target::Thread("visitor", [i] {
+      while (true) visit(i);
+    });
+  usleep(100'000);
+  exit(0);
 }
 
 void spawn() {
@@ -135,14 +176,16 @@ void spawn() {
   target::expect_equal("status", status, 0);
 }
 
-[[noreturn]] void become_another() {
+[[noreturn]] void do_nothing_anew() {
   char* words[] = {arguments[0], const_cast<char*>("--do"), const_cast<char*>("nothing"), nullptr};
+  execv("/proc/thread-self/exe", words);
+  target::cannot("execv");
+}
+
+[[noreturn]] void become_another() {
   // From another thread: its number is gone afterwards.
-  target::Thread other("execer", [&] {
-    execv("/proc/self/exe", words);
-    target::cannot("execv");
-  });
-  while (true) pause();
+  target::Thread other("execer", do_nothing_anew);
+  wait_for_ever();
 }
 
 // It traces its own child, as a debugger does.
@@ -185,6 +228,7 @@ void block_all() {
     target::expect_call("pthread_join", pthread_join(first, nullptr));
     visit(1);
     while (go < 2) usleep(1000);
+    if (go == 3) do_nothing_anew();
     at_end(target::verdict());
     exit(target::verdict());
   });
@@ -208,7 +252,11 @@ constexpr Deed kDeeds[] = {
     {"forks", fork_many},
     {"spawn", spawn},
     {"forks-of-threads", fork_from_threads},
-    {"grandchild", bear_a_grandchild},
+    {"grandchild", [] { bear(wait_for_ever); }},
+    {"busy-grandchild", [] { bear(visit_from_new_threads); }},
+    {"visitors", visit_from_new_threads},
+    {"storm", storm},
+    {"end-at-work", end_at_work},
     {"exec", become_another},
     {"trace", trace},
     {"signals", take_signals},
@@ -224,7 +272,7 @@ int main(int argc, char** argv) {
   const std::string_view wanted = target::option(argc, argv, "--do", "nothing");
   if (wanted != "nothing") {
     target::say("ready");
-    while (!go) usleep(1000);
+    while (!go && !target::has_flag(argc, argv, "--at-once")) usleep(1000);
   }
   for (const Deed& deed : kDeeds)
     if (deed.name == wanted) deed.act();
