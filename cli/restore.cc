@@ -1,8 +1,11 @@
 #include <signal.h>
+#include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <filesystem>
+#include <utility>
 
 #include "cli/command.h"
 #include "cli/image_options.h"
@@ -72,44 +75,89 @@ std::string settings_for(const RestorePlan& plan) {
 // (of editors, say) that it had then.
 class TerminalLoan {
  public:
-  TerminalLoan(Pid root, const std::string& settings) {
-    if (::tcgetpgrp(STDIN_FILENO) == ::getpgrp()) {
-      usual_ = terminal_settings(STDIN_FILENO);
-      set_terminal_settings(STDIN_FILENO, settings);
-    }
-    const pid_t group = ::getpgid(root.value);
-    if (!::isatty(STDIN_FILENO) || ::tcgetpgrp(STDIN_FILENO) != ::getpgrp() ||
-        group == ::getpgrp() || ::getsid(root.value) != ::getsid(0))
-      return;
-    ::signal(SIGTTOU, SIG_IGN);  // we are in the background afterwards
-    lent_ = ::tcsetpgrp(STDIN_FILENO, group) == 0;
+  TerminalLoan(Pid root, std::string settings)
+      : group_(::getpgid(root.value)),
+        is_job_(::isatty(STDIN_FILENO) && group_ != ::getpgrp() &&
+                ::getsid(root.value) == ::getsid(0)),
+        settings_(std::move(settings)) {
+    lend();
   }
-  ~TerminalLoan() {
-    if (lent_) ::tcsetpgrp(STDIN_FILENO, ::getpgrp());
-    if (!usual_.empty() && ::tcgetpgrp(STDIN_FILENO) == ::getpgrp())
-      set_terminal_settings(STDIN_FILENO, usual_);
-  }
+  ~TerminalLoan() { take_back(); }
   TerminalLoan(const TerminalLoan&) = delete;
   TerminalLoan& operator=(const TerminalLoan&) = delete;
 
+  // As a job of the shell's, of which it knows us only: we stop, too (^Z, or input from the
+  // background), and go on together. Where nobody could let us go on, the kernel does not stop us.
+  void stop_with_tree() {
+    if (!is_job_) return;
+    take_back();
+    const pid_t root = forward_to.exchange(0);  // it goes on when it has the terminal
+    ::kill(0, SIGTSTP);
+    forward_to = root;
+    lend();
+    ::kill(-group_, SIGCONT);
+  }
+
  private:
-  bool lent_ = false;
-  std::string usual_;
+  void lend() {
+    if (::tcgetpgrp(STDIN_FILENO) != ::getpgrp()) return;
+    usual_ = terminal_settings(STDIN_FILENO);
+    set_terminal_settings(STDIN_FILENO, settings_);
+    if (!is_job_) return;
+    ::signal(SIGTTOU, SIG_IGN);  // we are in the background afterwards
+    lent_ = ::tcsetpgrp(STDIN_FILENO, group_) == 0;
+  }
+  void take_back() {
+    if (std::exchange(lent_, false)) ::tcsetpgrp(STDIN_FILENO, ::getpgrp());
+    if (usual_.empty() || ::tcgetpgrp(STDIN_FILENO) != ::getpgrp()) return;
+    settings_ = terminal_settings(STDIN_FILENO);
+    set_terminal_settings(STDIN_FILENO, std::exchange(usual_, {}));
+  }
+
+  pid_t group_;
+  bool is_job_, lent_ = false;
+  std::string settings_, usual_ = {};  // the tree's, and those that there were before
 };
 
 // ---- What an isolated tree wrote ----------------------------------------------------------------
 
-std::string scratch_for(const Arguments& arguments) {
-  namespace fs = std::filesystem;
-  if (!arguments.isolated) return "";
-  if (arguments.scratch.empty())
-    return fs::temp_directory_path() / fmt::format("snapgdb-scratch-{}", ::getpid());
-  if (fs::exists(fs::symlink_status(arguments.scratch)))
-    throw Error("cannot save what the tree writes in " + printable(arguments.scratch),
-                "it exists already", "name a directory that does not");
-  const fs::path path = fs::absolute(arguments.scratch).lexically_normal();
-  return path.has_filename() ? path : path.parent_path();  // without a slash at its end
-}
+// Made before anything is restored, so that it is nobody else's; gone again if nothing was written.
+class Scratch {
+ public:
+  explicit Scratch(const Arguments& arguments) {
+    if (!arguments.isolated) return;
+    path_ = arguments.scratch.empty() ? made_up() : wanted(arguments.scratch);
+  }
+  ~Scratch() { remove_if_empty(); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  const std::string& path() const { return path_; }  // "": what is written is not isolated
+  void remove_if_empty() const {
+    if (!path_.empty() && !is_left_) ::rmdir(path_.c_str());
+  }
+  void leave() { is_left_ = true; }
+
+ private:
+  static std::string made_up() {
+    std::string path = std::filesystem::temp_directory_path() / "snapgdb-scratch-XXXXXX";
+    if (!::mkdtemp(path.data())) throw_errno("cannot make {}", path);
+    return path;
+  }
+  static std::string wanted(const std::string& name) {
+    const auto path = std::filesystem::absolute(name).lexically_normal();
+    // Without a slash at its end.
+    const std::string plain = path.has_filename() ? path : path.parent_path();
+    if (::mkdir(plain.c_str(), 0700) == 0) return plain;
+    const bool is_taken = errno == EEXIST;
+    throw Error("cannot save what the tree writes in " + printable(name),
+                is_taken ? "it exists already" : errno_text(errno),
+                is_taken ? "name a directory that does not" : "");
+  }
+
+  std::string path_;
+  bool is_left_ = false;
+};
 
 void report(const Keeper::End& end, const std::string& scratch) {
   if (end.files)
@@ -146,8 +194,8 @@ int run(const Arguments& arguments) {
                             plan.obstacles.size() == 1 ? "thing is" : "things are"));
   if (arguments.dry_run) return 0;
 
-  const std::string scratch = scratch_for(arguments);
-  RestoredTree tree = restored(*snapshot, plan, scratch);
+  Scratch scratch(arguments);
+  RestoredTree tree = restored(*snapshot, plan, scratch.path());
   const Pid root = tree.root();
   for (const std::string& note : tree.notes()) fmt::print(stderr, "snapgdb: {}\n", note);
   if (tree.has_own_pids() && !arguments.isolated)
@@ -157,21 +205,23 @@ int run(const Arguments& arguments) {
                root.value);
   if (arguments.detach) {
     tree.release(Keeper::We::kGo);
+    scratch.leave();
     if (arguments.isolated)
       fmt::print(stderr, "snapgdb: what it writes to files will be in {} when it has ended\n",
-                 printable(scratch));
+                 printable(scratch.path()));
     fmt::print("{}\n", root.value);
     return plan.notes.empty() && tree.notes().empty() ? 0 : 3;
   }
   forward_signals(root);
   Keeper::End end;
   {
-    const TerminalLoan loan(root, settings_for(plan));
+    TerminalLoan loan(root, settings_for(plan));
     tree.release(Keeper::We::kWait);
-    end = tree.wait();
+    end = tree.wait([&] { loan.stop_with_tree(); });
   }
   forward_to = 0;
-  report(end, scratch);
+  report(end, scratch.path());
+  scratch.remove_if_empty();
   std::fflush(nullptr);
   end_like(end.status);
 }

@@ -365,6 +365,7 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
   const FrozenTree tree = freeze(roots, tracees, options_.freeze);
   urgency.reset();
   // From here on nothing of the tree moves, and no new task can appear.
+  files_.begin_snapshot();
   CaptureContext context{tree, tracees, files_, surveys, missing};
   context.ends = options_.network.ends;
   record = record_of_moment(moment, tree.processes.front().pid, context.user_namespaces);

@@ -12,6 +12,7 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/linux/freezer.h"
+#include "core/linux/limits.h"
 #include "core/linux/page_server.h"
 #include "core/linux/task.h"
 #include "core/resource/sharing.h"
@@ -102,6 +103,7 @@ RestoredTree::RestoredTree(const Snapshot& snapshot, const RestorePlan& plan,
 }
 
 void RestoredTree::make(const std::string& scratch) {
+  allow_all_descriptors();  // two a process, where memory comes later
   const ScopedPinning pinning;
   start_keeper(scratch);
   grow();
@@ -125,6 +127,10 @@ void RestoredTree::make(const std::string& scratch) {
 }
 
 // Nothing of a tree that is not whole stays: the next one wants its names and numbers.
+RestoredTree::~RestoredTree() {
+  if (!seeds_.empty()) end_all();
+}
+
 void RestoredTree::end_all() {
   std::vector<Seed> killed;
   for (auto& [number, seed] : seeds_) {

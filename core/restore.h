@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -22,10 +23,14 @@ class RestoredTree {
  public:
   enum class Numbers { kOldIfFree, kOwn };  // of processes
   // Precondition: no obstacles in the plan. `scratch`: where to save what an isolated tree writes,
-  // a path at which there is nothing yet; "": nowhere. `progress`, or nullptr: counts memory.
+  // an empty directory; "": nowhere. `progress`, or nullptr: counts memory.
   // Throws Error, saying where it stopped.
   RestoredTree(const Snapshot& snapshot, const RestorePlan& plan, const std::string& scratch = "",
                Progress* progress = nullptr, Numbers numbers = Numbers::kOldIfFree);
+
+  RestoredTree(RestoredTree&&) = default;
+  // Ends all that was not let run.
+  ~RestoredTree();
 
   // The first process, as we see it.
   Pid root() const { return root_; }
@@ -35,8 +40,10 @@ class RestoredTree {
   const std::vector<std::string>& notes() const { return notes_; }
   // Lets every task run.
   void release(Keeper::We what);
-  // After release(): waits for the first process's end.
-  Keeper::End wait() { return keeper_->wait(); }
+  // After release(): waits for the first process's end. Calls that each time it is stopped.
+  Keeper::End wait(const std::function<void()>& when_it_stops) {
+    return keeper_->wait(when_it_stops);
+  }
 
   // One of its tasks, by its numbers in the snapshot: short of its first instruction in user space,
   // and with the signal that was being delivered in the snapshot, if there was one.
@@ -72,6 +79,7 @@ class RestoredTree {
   void bear(const Birth& birth);
   void bear_for_a_moment(const Birth& birth);
   void end_temporary(const Birth& birth);
+  int32_t foreground_group_for(const pb::Process& leader);
   int32_t first_above(int32_t number) const;
   const pb::Process& memory_giver(int32_t parent) const;
   void restore_memory_of(const pb::Process& process);

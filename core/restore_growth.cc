@@ -66,9 +66,8 @@ void RestoredTree::grow() {
   for (const pb::Process& process : snapshot_.processes()) {
     const bool leads = process.session() == process.pid() && !is_zombie(process);
     const auto master = leads ? master_for(snapshot_, plan_, process) : std::nullopt;
-    const pb::Process* group = snapshot_.process(process.foreground_group());
-    if (master && group)
-      set_foreground(seed_of(process), *master, number_for(snapshot_, *group, process));
+    const int32_t group = master ? foreground_group_for(process) : 0;
+    if (group) set_foreground(seed_of(process), *master, group);
   }
   for (const pb::Process& process : snapshot_.processes())
     if (!is_zombie(process) && process.threads_size() == 1)
@@ -77,6 +76,17 @@ void RestoredTree::grow() {
   enter_mount_spaces(shared);
   for (const pb::Process& process : snapshot_.processes())
     if (!is_zombie(process)) enter_spaces(plan_, process, seed_of(process));
+}
+
+// Of a session's terminal, as its leader sees it; 0: nobody is left in it. Its own leader may be
+// gone.
+int32_t RestoredTree::foreground_group_for(const pb::Process& leader) {
+  for (const pb::Process& member : snapshot_.processes())
+    if (member.group() > 0 && member.group() == leader.foreground_group())
+      if (const int32_t number = number_for(snapshot_, member, leader))
+        return static_cast<int32_t>(seed_of(leader).call(
+            "ask for the group of a process", SYS_getpgid, {static_cast<uint64_t>(number)}));
+  return 0;
 }
 
 // Those that are there for a moment are as that one is.
@@ -148,6 +158,9 @@ void RestoredTree::step(const Birth& birth) {
     case Birth::Step::kExit:
       seeds_.at(birth.pid).end(process_of(birth.pid).exit_status());
       seeds_.erase(birth.pid);
+      if (WCOREDUMP(process_of(birth.pid).exit_status()))
+        notes_.push_back(fmt::format("process {}: its exit status does not say that it dumped core",
+                                     process_of(birth.pid).pid()));
       break;
     case Birth::Step::kTemporary:
       bear_for_a_moment(birth);

@@ -11,7 +11,9 @@
 #include <array>
 #include <bit>
 #include <cstring>
+#include <functional>
 #include <map>
+#include <ranges>
 
 #include "core/base/error.h"
 #include "core/linux/remote_memory.h"
@@ -154,12 +156,27 @@ Detour::Detour(Tracee& task, const Place& place, size_t scratch)
   look();
   memory_ = here_;
   write(home_, chain.bytes());
-  if (signal_) queue_signal_again();
+  if (signal_) keep_signal();
+}
+
+void Detour::keep_signal() {
+  try {
+    queue_signal_again();
+  } catch (const Error&) {
+    const int signal = std::exchange(signal_, {})->si_signo;
+    if (!away_) throw;
+    go_home();
+    ::syscall(SYS_tkill, task_.tid().value, signal);  // without what came with it
+    throw;
+  }
 }
 
 // Going on from the delivery of a signal loses it. So the task sends it to itself, with everything
 // that came with it, before anything else; it stays pending until we are home.
 void Detour::queue_signal_again() {
+  // Once one of them is made, the signal is nowhere but here.
+  for (const long number : {SYS_getpid, SYS_gettid, SYS_rt_tgsigqueueinfo})
+    expect_let_pass({number, {0, 0, static_cast<uint64_t>(signal_->si_signo)}});
   const int64_t process = call(SYS_getpid), thread = call(SYS_gettid);
   const uint64_t address = home_ - sizeof(siginfo_t);
   write(address, std::as_bytes(std::span(&*signal_, 1)));
@@ -442,6 +459,24 @@ void Detour::send_again(uint64_t signals) const {
   const auto process = static_cast<pid_t>(status.number("Tgid"));
   for (int signal = 1; signal <= 64 && process > 0; ++signal)
     if (signals & bits({signal})) ::kill(process, signal);
+}
+
+bool Errand::see_to_end() {
+  const auto deadline = std::chrono::steady_clock::now() + kDetourPatience;
+  const auto has_ended = [&](Tracee& task) {
+    while (!task.status().gone() && std::chrono::steady_clock::now() < deadline) {
+      if (task.is_stopped()) task.resume_if_alive(0);
+      constexpr std::chrono::milliseconds kLook{100};
+      task.wait_stop(kLook);
+    }
+    return task.status().gone();
+  };
+  // The last one is waited for by the one before it.
+  const bool is_over =
+      std::ranges::count_if(tasks_ | std::views::reverse, std::not_fn(has_ended)) == 0;
+  if (!is_over) detour_.leave_scratch();
+  tasks_.clear();
+  return is_over;
 }
 
 Tracee take_over_clone(Tracee& parent) {

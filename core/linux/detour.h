@@ -1,8 +1,10 @@
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "core/linux/signal_frame.h"
 #include "core/linux/system_call_filter.h"
@@ -72,10 +74,13 @@ class Detour {
 
   // What the destructor does, for those who want to know whether it worked.
   void go_home();
+  // Somebody still needs the scratch memory: it is not put back.
+  void leave_scratch() { memory_.clear(); }
 
  private:
   void look();
   void write_to_task();
+  void keep_signal();
   void queue_signal_again();
   void expect_let_pass(const SystemCall& call) const;
   static constexpr size_t kStepSize = 100;  // 12 words on the way, and a result
@@ -141,5 +146,24 @@ Tracee take_over_clone(Tracee& parent);
 
 // How long a task that was set going for one system call may take: fork(2) of a large one is slow.
 inline constexpr std::chrono::seconds kDetourPatience{20};
+
+// Tasks that were made on a detour and work off frames in its scratch memory. That is not as it was
+// before they have all ended: whatever goes wrong, they are seen to their ends first, or else the
+// memory is left to them.
+class Errand {
+ public:
+  explicit Errand(Detour& detour) : detour_(detour) {}
+  Errand(const Errand&) = delete;
+  Errand& operator=(const Errand&) = delete;
+  ~Errand() { see_to_end(); }
+
+  Tracee& add(Tracee task) { return tasks_.emplace_back(std::move(task)); }
+  // False: not all have ended.
+  bool see_to_end();
+
+ private:
+  Detour& detour_;
+  std::deque<Tracee> tasks_;
+};
 
 }  // namespace snapgdb

@@ -57,12 +57,14 @@ class Freezer {
   bool stop_task(FrozenTask& task);
   void wait_for_all();
   void wait_for(Tracee& tracee);
+  static bool stops(Tracee& tracee);
   bool is_held_by_vfork(Tracee& parent);
   std::vector<Tracee*> stopped_children_of(Tid tid);
   FrozenProcess describe(Sighting process) const;
 
   const std::vector<Pid>& roots_;
   Tracees& tracees_;
+  bool is_followed_ = !tracees_.empty();  // by the caller, since it began
   FreezeOptions options_;
   std::map<Tid, FrozenTask> met_;  // every task met, as it was before we stopped it
   std::set<Tid> held_;             // stopped, about to be, or gone
@@ -104,6 +106,12 @@ std::vector<std::string> files_of(Tid tid, Pid pid) {
 size_t descriptors_to_spare() {
   rlimit limit{};
   return ::getrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur / 2 : 0;
+}
+
+bool is_traced_by_us(Tid tid) {
+  const auto task = ProcDirectory::of_if_alive(Pid{tid.value});  // threads have a /proc/TID too
+  const ProcFields status(task ? task->read_if_allowed("status").value_or("") : "");
+  return static_cast<pid_t>(status.number("TracerPid")) == ::getpid();
 }
 
 bool sleeps_deeply(Tid tid) {
@@ -159,7 +167,8 @@ std::vector<Sighting> look_around(const std::vector<Pid>& roots) {
 }
 
 FrozenTree Freezer::run() {
-  for (const Pid root : roots_) check_root(root);
+  if (!is_followed_)
+    for (const Pid root : roots_) check_root(root);
   std::vector<Sighting> seen = look();
   descriptors_ = descriptors_to_spare();
   // What tasks do is best asked before the first of them is stopped: it takes time.
@@ -275,6 +284,11 @@ bool Freezer::stop_if_new(Tid tid) {
 bool Freezer::stop_task(FrozenTask& task) {
   auto known = tracees_.find(task.tid);
   if (known == tracees_.end()) {
+    // Who was born of a task that is followed is ours already, and stops by itself.
+    if (is_followed_ && is_traced_by_us(task.tid)) {
+      tracees_.emplace(task.tid, Tracee::adopt(task.tid, tracees_.begin()->second.options()));
+      return true;
+    }
     auto tracee = Tracee::seize_if_alive(task.tid);
     if (!tracee) return false;
     known = tracees_.emplace(task.tid, std::move(*tracee)).first;
@@ -294,10 +308,21 @@ void Freezer::wait_for_all() {
     if (held_.contains(tid)) wait_for(tracee);
 }
 
+// A task that is followed may report what it is doing (fork(2), execve(2)) in the middle of it:
+// the stop that it was asked for comes after that.
+bool Freezer::stops(Tracee& tracee) {
+  while (tracee.poll_stop()) {
+    const int event = tracee.status().event();
+    if (event == 0 || event == PTRACE_EVENT_STOP) return true;
+    tracee.resume_if_alive(0);
+  }
+  return false;
+}
+
 void Freezer::wait_for(Tracee& tracee) {
   constexpr useconds_t kShort = 200, kLong = 5000;
   const auto began = Clock::now();
-  for (useconds_t pause = 20; !tracee.poll_stop(); pause = std::min(pause * 2, kLong)) {
+  for (useconds_t pause = 20; !stops(tracee); pause = std::min(pause * 2, kLong)) {
     if (tracee.status().gone()) return;
     if (pause > kShort && is_held_by_vfork(tracee)) return;
     const auto waited = Clock::now() - began;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/base/error.h"
+#include "core/linux/posix_queue.h"
 
 namespace snapgdb {
 namespace {
@@ -34,6 +35,8 @@ HostTask stop_a_host(const ProcDirectory& proc, const std::vector<ProcMapping>& 
   const std::string tried = fmt::format("cannot make {} perform system calls", proc.path());
   const ProcFields status(proc.read("status"));
   if (const auto why = guards_its_system_calls(status)) throw Error(tried, *why);
+  if (is_told_of_messages(proc, Pid{static_cast<pid_t>(status.number("Tgid"))}))
+    throw Error(tried, "it is told of messages in a queue (mq_notify(3)), and would be no more");
   std::vector<Tid> tids = proc.tasks();
   const auto gadgets = tids.empty() ? std::nullopt : finder.find(tids.front(), mappings);
   if (!gadgets || !GadgetFinder::verify(tids.front(), *gadgets))
@@ -48,6 +51,8 @@ HostTask stop_a_host(const ProcDirectory& proc, const std::vector<ProcMapping>& 
     if (directory &&
         is_under_seccomp(ProcFields(directory->read_if_allowed("status").value_or(""))))
       continue;  // threads may have filters of their own
+    // It would not stop before it wakes up, and then stand still.
+    if (const auto stat = stat_of_if_alive(tid); !stat || stat->state == 'D') continue;
     auto task = Tracee::seize_if_alive(tid);
     if (!task) continue;
     if (directory) task->set_wait_channel(wait_channel(*directory));  // it still runs

@@ -23,6 +23,7 @@
 #include "core/base/strings.h"
 #include "core/linux/child.h"
 #include "core/linux/freezer.h"
+#include "core/linux/limits.h"
 #include "core/linux/procfs.h"
 #include "core/linux/reopened.h"
 #include "core/linux/task.h"
@@ -50,11 +51,9 @@ std::string set_clocks(const Keeper::Options& options) {
   return "";
 }
 
-void allow_descriptors(int highest) {
+void expect_descriptors(int highest) {
   rlimit limit{};
   ::getrlimit(RLIMIT_NOFILE, &limit);
-  limit.rlim_cur = limit.rlim_max;
-  ::setrlimit(RLIMIT_NOFILE, &limit);
   if (limit.rlim_max <= static_cast<rlim_t>(highest))
     throw Error("cannot open the files of the tree",
                 fmt::format("it needs {} descriptors, the limit is {}", highest, limit.rlim_max),
@@ -199,21 +198,30 @@ void drop_descriptors(unsigned end) {
   ::close_range(STDERR_FILENO + 1, end - 1, 0);
 }
 
+// What the keeper says each time that the first process has stopped.
+constexpr const char* kStopped = "stopped\n";
+
 // Reaps until the first process has ended, and says how; in a namespace of its own until there is
 // nobody left.
 [[noreturn]] void keep(pid_t root, const Keeper::Options& options, const Sandbox* sandbox,
                        const KeptOpen& kept) {
+  // Nobody reads it if we were told to let go of the terminal.
+  ::signal(SIGPIPE, SIG_IGN);
+  const auto say = [&](std::string_view line) {
+    [[maybe_unused]] const ssize_t n = ::write(kept.report.get(), line.data(), line.size());
+  };
   int status = 0;
   while (true) {
-    const pid_t pid = ::waitpid(-1, &status, __WALL);
+    const pid_t pid = ::waitpid(-1, &status, __WALL | WUNTRACED);
     if (pid < 0 && errno == EINTR) continue;
     if (pid < 0) ::_exit(0);
     if (pid != root) continue;
+    if (WIFSTOPPED(status)) {
+      say(kStopped);
+      continue;
+    }
     const auto [not_saved, files] = save(options, sandbox, kept);
-    const std::string end = fmt::format("{} {} {}\n", status, files, printable(not_saved));
-    // Nobody reads it if we were told to let go of the terminal.
-    ::signal(SIGPIPE, SIG_IGN);
-    [[maybe_unused]] const ssize_t n = ::write(kept.report.get(), end.data(), end.size());
+    say(fmt::format("{} {} {}\n", status, files, printable(not_saved)));
     if (!options.own_pids) ::_exit(0);
   }
 }
@@ -243,6 +251,7 @@ constexpr char kGo = 0, kGoAlone = 1;  // Keeper::We
     if (sandbox) std::ranges::copy(sandbox->notes(), std::back_inserter(notes));
     if (const std::string why = set_clocks(options); !why.empty())
       notes.push_back("the tree's clocks jump: " + why);
+    allow_all_descriptors();  // to whoever is born from now on, too
     Seed::kernel_parts();
     Seed::plant(options.seed_base);
     std::optional<DescriptorsInReach> reach;
@@ -254,7 +263,7 @@ constexpr char kGo = 0, kGoAlone = 1;  // Keeper::We
     std::ranges::copy(more_notes, std::back_inserter(notes));
     planned = files.size();
     const int above = options.file_base + static_cast<int>(planned);
-    allow_descriptors(above + static_cast<int>(planned) + 16);
+    expect_descriptors(above + static_cast<int>(planned) + 16);
     for (Fd* fd : {&kept.report, &kept.control, &kept.save_in, &kept.mounts})
       if (fd->valid()) *fd = moved_up(std::move(*fd), above);
     if (init) init->move_descriptors(above);
@@ -401,8 +410,9 @@ void Keeper::let_go(We what) {
   holds_ = false;
 }
 
-Keeper::End Keeper::wait() {
-  const std::string line = read_line(report_);
+Keeper::End Keeper::wait(const std::function<void()>& when_it_stops) {
+  std::string line;
+  while ((line = read_line(report_)) == kStopped) when_it_stops();
   End end;
   int behind = 0;
   if (::sscanf(line.c_str(), "%d %zu %n", &end.status, &end.files, &behind) != 2)

@@ -81,13 +81,13 @@ class Keeper {
   // a job of a shell, or what timeout(1) or a test runner ends.
   enum class We { kWait, kGo };
   void let_go(We what);
-  // Waits for the first process's end.
+  // Waits for the first process's end. `when_it_stops`: each time it is stopped (wait(2)).
   struct End {
     int status = 0;         // as wait(2) gives it
     size_t files = 0;       // written or removed in the sandbox until then, and saved
     std::string not_saved;  // "", or why they are lost
   };
-  End wait();
+  End wait(const std::function<void()>& when_it_stops);
 
  private:
   Pid pid_;

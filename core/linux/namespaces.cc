@@ -240,7 +240,7 @@ Fd make_time_namespace(const Fd& owner, int64_t monotonic_ns, int64_t boottime_n
 }
 
 void see_own_processes() {
-  if (::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+  if (::mount("none", "/", nullptr, MS_REC | MS_SLAVE, nullptr) != 0 ||
       ::mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) != 0)
     throw_errno("cannot mount /proc for the restored tree");
 }

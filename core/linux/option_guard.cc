@@ -36,6 +36,7 @@ struct OptionGuard::Shared {
   // Makes system calls and nothing else: it has our memory, and locks may be held in it.
   static int watch(void* argument) {
     Shared& shared = *static_cast<Shared*>(argument);
+    ::setsid();  // who kills our process group does not kill this
     pollfd parent{shared.parent, POLLIN, 0};
     while (::poll(&parent, 1, -1) < 0) {
     }

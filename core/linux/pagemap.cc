@@ -27,8 +27,8 @@ namespace {
 
 constexpr unsigned long kPagemapScan = _IOWR('f', 16, ScanArguments);
 // A flag. What is not tracked is passed over then: the program may have mapped it anew meanwhile.
-constexpr uint64_t kScanProtect = 1 << 0;
-constexpr uint64_t kIsTracked = 1 << 0, kIsWritten = 1 << 1;  // categories
+constexpr uint64_t kScanProtect = 1 << 0, kScanOnlyTracked = 1 << 1;  // PM_SCAN_CHECK_WPASYNC
+constexpr uint64_t kIsTracked = 1 << 0, kIsWritten = 1 << 1;          // categories
 constexpr uint64_t kIsFile = 1 << 2, kIsPresent = 1 << 3, kIsSwapped = 1 << 4;
 constexpr uint64_t kIsZero = 1 << 5;
 constexpr uint64_t kIsGuard = 1 << 8;  // since 6.16
@@ -138,20 +138,36 @@ void Pagemap::classify_tracked(uint64_t start, uint64_t end, const Found& found)
   // pagemap_scan_pmd_entry). A page that is not there counts as written, too.
   ScanArguments arguments{};
   arguments.category_mask = kIsWritten;
+  // What has been mapped anew since is not tracked, and without a page table not even written.
+  arguments.flags = kScanOnlyTracked;
+  std::vector<PageRun> runs;
+  if (!try_scan(arguments, start, end, runs)) return classify_anonymous(start, end, found);
   PageRun written{start, start};
   const auto end_run = [&] {
     if (written.start < written.end) classify_anonymous(written.start, written.end, found);
   };
-  scan_written(arguments, start, end, [&](uint64_t from, uint64_t to) {
-    if (from - written.end > kWorthSkipping) {
+  for (const PageRun& run : runs) {
+    if (run.start - written.end > kWorthSkipping) {
       end_run();
-      found({written.end, from, PageClass::kAnonymous, true});
-      written.start = from;
+      found({written.end, run.start, PageClass::kAnonymous, true});
+      written.start = run.start;
     }
-    written.end = to;
-  });
+    written.end = run.end;
+  }
   end_run();
   if (written.end < end) found({written.end, end, PageClass::kAnonymous, true});
+}
+
+// False: not all of it is tracked.
+bool Pagemap::try_scan(const ScanArguments& arguments, uint64_t start, uint64_t end,
+                       std::vector<PageRun>& runs) const try {
+  scan_written(arguments, start, end, [&](uint64_t from, uint64_t to) {
+    runs.push_back({from, to});
+  });
+  return true;
+} catch (const SystemError& error) {
+  if (error.error_number() != EPERM) throw;
+  return false;
 }
 
 void Pagemap::protect_written(uint64_t start, uint64_t end, const FoundWritten& found) const {

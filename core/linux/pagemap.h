@@ -66,6 +66,8 @@ class Pagemap {
  private:
   bool scan(uint64_t start, uint64_t end, uint64_t kind, const Found& found) const;
   bool scan_ahead(uint64_t start, uint64_t end, uint64_t kinds) const;
+  bool try_scan(const ScanArguments& arguments, uint64_t start, uint64_t end,
+                std::vector<PageRun>& runs) const;
   void scan_written(ScanArguments arguments, uint64_t start, uint64_t end,
                     const FoundWritten& found) const;
   void read_entries(uint64_t start, uint64_t end, const Found& found) const;

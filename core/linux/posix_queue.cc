@@ -65,6 +65,19 @@ bool is_message_queue(const ProcDirectory& proc, int number) {
          status.f_type == kMagic;
 }
 
+bool is_told_of_messages(const ProcDirectory& proc, Pid pid) {
+  for (const std::string& name : proc.list("fd")) {
+    const auto number = parse_number<int>(name);
+    const auto target = proc.link_if_allowed("fd/" + name);  // of a queue: "/name"
+    if (!number || !target || !target->starts_with('/') || target->find('/', 1) != target->npos)
+      continue;
+    if (!is_message_queue(proc, *number)) continue;
+    const Fd queue = proc.open("fd/" + name, O_RDONLY);
+    if (queue.valid() && registration_of(queue).process == pid.value) return true;
+  }
+  return false;
+}
+
 QueueStatus status_of_queue(const Fd& queue) {
   mq_attr attributes{};
   if (::mq_getattr(queue.get(), &attributes) != 0) throw_errno("cannot ask a message queue");

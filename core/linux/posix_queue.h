@@ -29,6 +29,9 @@ struct QueueRegistration {        // of mq_notify(3)
 };
 // `queue`: opened to be read.
 QueueRegistration registration_of(const Fd& queue);
+// Whether the process is told of messages in a queue that it has open. The end of any thread with a
+// table of descriptors of its own ends that (mqueue_flush_file(), ipc/mqueue.c).
+bool is_told_of_messages(const ProcDirectory& proc, Pid pid);
 
 struct PrioritizedMessage {
   uint32_t priority = 0;

@@ -324,7 +324,6 @@ class Saving {
 }  // namespace
 
 size_t Sandbox::save(const Fd& parent, const std::string& directory) const {
-  fs::remove_all(path_in(parent, directory));
   Saving saving(path_in(parent, directory));
   const auto save_all = [&](const fs::path& from, const std::string& path) {
     for (const auto& entry : fs::recursive_directory_iterator(from)) {
@@ -346,6 +345,7 @@ size_t Sandbox::save(const Fd& parent, const std::string& directory) const {
     }
   for (const auto& [name, time] : imitated_)
     if (!fs::exists(fs::symlink_status(name))) saving.removed(name);
+  if (saving.count() == 0) fs::remove(path_in(parent, directory));
   return saving.count();
 }
 

@@ -277,6 +277,7 @@ void Seed::touch_tiles() {
 void Seed::end(int status) {
   work_off();
   const auto number = static_cast<uint64_t>(WIFSIGNALED(status) ? WTERMSIG(status) : 0);
+  if (number) push({"leave no core"}, SYS_prctl, {PR_SET_DUMPABLE, 0});
   if (number)  // by itself, so that it is the default action that ends it
     push({"send itself a signal"}, SYS_tkill,
          {static_cast<uint64_t>(try_call(SYS_gettid)), number});

@@ -33,6 +33,21 @@ long compare(Identities::Kind kind, Tid tid, int number, Tid other, int other_nu
 
 }  // namespace
 
+namespace {
+
+bool share(Identities::Kind kind, Tid a, Tid b) {
+  return compare(kind, a, 0, b, 0) <= 0;
+}
+
+}  // namespace
+
+bool share_directories(Tid a, Tid b) {
+  return share(Identities::Kind::kFileSystem, a, b);
+}
+bool share_descriptors(Tid a, Tid b) {
+  return share(Identities::Kind::kDescriptorTable, a, b);
+}
+
 bool leads_to(Tid tid, int number, const EpollSlot& slot) {
   kcmp_epoll_slot there{static_cast<uint32_t>(slot.epoll), static_cast<uint32_t>(slot.watched),
                         slot.nth};

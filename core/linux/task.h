@@ -41,6 +41,11 @@ std::optional<RobustList> robust_list_of(Tid tid);
 // set, where it is refused.
 Fd duplicate_descriptor(Tid tid, int number);
 
+// Whether two threads of a process have their root and working directory, and their table of
+// descriptors, in common, as pthread_create(3) makes them. True where kcmp(2) is refused.
+bool share_directories(Tid a, Tid b);
+bool share_descriptors(Tid a, Tid b);
+
 // What a process's children see by a clock beyond what the machine shows (time_namespaces(7)), ns;
 // 0 where nothing is told.
 int64_t clock_offset(Tid tid, int clock);

@@ -32,18 +32,17 @@ Tracee Twin::make(Tracee& host, const Detour::Place& place) {
   for (const FrameChain* chain : {&of_twin, &of_go_between, &of_thread})
     detour.write(chain->begin(), chain->bytes());
 
-  Tracee thread = detour.clone(kVisitorThread, of_thread.begin());
+  Errand errand(detour);
+  Tracee& thread = errand.add(detour.clone(kVisitorThread, of_thread.begin()));
   thread.resume_if_alive(0);
-  Tracee go_between = take_over_clone(thread);
+  Tracee& go_between = errand.add(take_over_clone(thread));
   go_between.resume_if_alive(0);
   Tracee twin = take_over_clone(go_between);
   twin.set_options(PTRACE_O_EXITKILL);
-  go_between.resume_if_alive(0);
   thread.resume_if_alive(0);
-  go_between.wait_stop(kDetourPatience);
-  thread.wait_stop(kDetourPatience);
+  const bool is_over = errand.see_to_end();
   detour.go_home();
-  if (!thread.status().gone())
+  if (!is_over)
     throw Error(fmt::format("cannot copy the memory of task {}", host.tid().value),
                 "the thread that cloned it did not come to its end");
   return twin;

@@ -22,14 +22,15 @@ void Visitor::run(const AtEnd& at_end) {
   for (const SystemCall& call : calls_) chain.call(call.number, call.arguments);
   chain.call(SYS_exit);
   detour_.write(chain.begin(), chain.bytes());
-  Tracee thread = detour_.clone(kVisitorThread, chain.begin());
+  Errand errand(detour_);
+  Tracee& thread = errand.add(detour_.clone(kVisitorThread, chain.begin()));
   thread.set_options(PTRACE_O_TRACEEXIT);
-  thread.resume_if_alive(0);
-  const bool ended = thread.wait_stop(kDetourPatience);
-  if (ended) at_end(thread.tid());
-  thread.resume_if_alive(0);
-  if (ended) thread.wait_stop(kDetourPatience);
-  if (!ended)
+  do {
+    thread.resume_if_alive(0);
+  } while (thread.wait_stop(kDetourPatience) && thread.status().event() != PTRACE_EVENT_EXIT);
+  const bool ends = thread.is_stopped();
+  if (ends) at_end(thread.tid());
+  if (!errand.see_to_end() || !ends)
     throw Error(fmt::format("cannot look into process of task {}", detour_.task().tid().value),
                 "the thread sent there did not come to its end");
 }

@@ -130,19 +130,27 @@ void add_capabilities(const pb::Credentials& wanted, Seed& seed) {
 // for the secure bit that keeps them.
 void add_credentials(const pb::Credentials& wanted, const ProcFields& status,
                      const UserNumbers& numbers, Seed& seed) {
-  constexpr uint32_t kKeepCapabilities = 1 << 4;  // SECBIT_KEEP_CAPS
+  constexpr uint32_t kKeep = 1 << 4, kKeepLocked = 1 << 5;  // SECBIT_KEEP_CAPS and its lock
   const uint64_t bounding = status.number("CapBnd", 16);
   for (uint64_t i = 0; i < 64; ++i)
     if (bounding >> i & ~(wanted.cap_bounding() >> i) & 1)
       seed.add("drop a capability", SYS_prctl, {PR_CAPBSET_DROP, i});
   const bool changes_ids = !has_ids_already(wanted, status);
-  if (changes_ids || wanted.securebits())
-    seed.add("set securebits", SYS_prctl,
-             {PR_SET_SECUREBITS, wanted.securebits() | kKeepCapabilities});
+  const uint32_t bits = wanted.securebits(), meanwhile = (bits | kKeep) & ~kKeepLocked;
+  if (changes_ids || bits)
+    seed.add("set securebits", SYS_prctl, {PR_SET_SECUREBITS, changes_ids ? meanwhile : bits});
   add_groups(wanted, numbers, seed);
   if (changes_ids) add_ids(wanted, numbers, seed);
+  if (changes_ids && bits & kKeepLocked) {
+    // That takes a capability, none of which is in effect after a change of user.
+    pb::Credentials all;
+    all.set_cap_permitted(status.number("CapPrm", 16));
+    all.set_cap_effective(all.cap_permitted());
+    add_capabilities(all, seed);
+    seed.add("set securebits", SYS_prctl, {PR_SET_SECUREBITS, bits});
+  }
   add_capabilities(wanted, seed);
-  if (changes_ids && !(wanted.securebits() & kKeepCapabilities))
+  if (changes_ids && !(bits & (kKeep | kKeepLocked)))
     seed.add("set securebits", SYS_prctl, {PR_SET_KEEPCAPS, 0});
 }
 

@@ -161,11 +161,20 @@ Fd lost_connection() {
 
 namespace {
 
+// What a sandbox has not, or not to be written to, is as if its other end had gone.
+Fd open_or_lose(OpeningContext& context, const pb::Descriptor& descriptor) try {
+  return restorer_of(descriptor)->open(context, descriptor);
+} catch (const SystemError& error) {
+  const bool is_file = descriptor.has_file() || descriptor.has_directory();
+  if (!context.sandbox || !is_file) throw;
+  context.notes.push_back(error.what());
+  return lost_connection();
+}
+
 Fd open_planned(OpeningContext& context, const PlannedFile& file) {
   const pb::Descriptor& descriptor = *file.descriptor;
   if (file.how == PlannedFile::How::kLeftOut) return lost_connection();
-  if (file.how != PlannedFile::How::kStandard)
-    return restorer_of(descriptor)->open(context, descriptor);
+  if (file.how != PlannedFile::How::kStandard) return open_or_lose(context, descriptor);
   const int number = *standard_stream(context.snapshot, descriptor);
   Fd stream(::fcntl(number, F_DUPFD_CLOEXEC, 0));
   if (!stream.valid()) throw_errno("cannot duplicate descriptor {}", number);

@@ -64,13 +64,28 @@ int64_t mtime_of(const struct stat& status) {
   return status.st_mtim.tv_sec * int64_t{1'000'000'000} + status.st_mtim.tv_nsec;
 }
 
+bool is_unchanged(const Fd& fd, const pb::FileRecord& record) {
+  struct stat status {};
+  return fd.valid() && ::fstat(fd.get(), &status) == 0 && record.mtime_ns() == mtime_of(status) &&
+         record.size() == static_cast<uint64_t>(status.st_size);
+}
+
 }  // namespace
+
+void FileRegistry::begin_snapshot() {
+  const std::lock_guard lock(mutex_);
+  looked_at_.clear();
+}
 
 uint32_t FileRegistry::id_for(const ProcDirectory& proc, const ProcMapping& mapping) {
   const Key key{mapping.device_major, mapping.device_minor, mapping.inode};
   const std::lock_guard lock(mutex_);
-  if (const auto known = ids_.find(key); known != ids_.end()) return known->second;
+  const auto known = ids_.find(key);
+  if (known != ids_.end() && looked_at_.contains(key)) return known->second;
   Fd fd = open_mapped_file(proc, mapping);
+  looked_at_.insert(key);
+  if (known != ids_.end() && known->second && is_unchanged(fd, entries_[known->second - 1].record))
+    return known->second;
   // A file that lives in memory, or has no name any more, may be gone or changed by the time that
   // files are written; code is not (the kernel refuses writes to what runs, and it is kept open).
   const bool lasting = fd.valid() && (is_elf(fd) || (!mapping.deleted && !is_memory_file(fd)));

@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -22,6 +23,8 @@ namespace snapgdb {
 // so that each file is in it once.
 class FileRegistry {
  public:
+  // Files may have changed since the last one.
+  void begin_snapshot();
   // The id of the file behind a mapping; 0 if its content must be taken now instead: it is out of
   // our reach, not a regular file, or lives in memory only. May be called by several threads.
   uint32_t id_for(const ProcDirectory& proc, const ProcMapping& mapping);
@@ -65,6 +68,7 @@ class FileRegistry {
 
   mutable std::mutex mutex_;  // while files are registered
   std::map<Key, uint32_t> ids_;
+  std::set<Key> looked_at_;                    // of this snapshot
   std::map<std::string, uint32_t> debug_ids_;  // by build-id
   std::deque<Entry> entries_;                  // id - 1; stay where they are
   size_t written_ = 0;

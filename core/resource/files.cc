@@ -1,4 +1,5 @@
 #include <fcntl.h>
+#include <linux/openat2.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -10,6 +11,7 @@
 #include "core/base/strings.h"
 #include "core/linux/device_number.h"
 #include "core/linux/task.h"
+#include "core/linux/user_for_files.h"
 #include "core/resource/brief_name.h"
 #include "core/resource/mounts.h"
 #include "core/resource/namespaces.h"
@@ -84,10 +86,19 @@ void capture_device(CaptureContext& context, const OpenDescriptor& open, pb::Des
 
 // ---- Restoring ----------------------------------------------------------------------------------
 
+const pb::Process* holder_of(const OpeningContext& context, const pb::Descriptor& descriptor) {
+  for (const pb::Process& process : context.snapshot.processes())
+    for (const pb::Descriptor& each : process.descriptors())
+      if (&each == &descriptor) return &process;
+  return nullptr;
+}
+
 // O_CREAT, O_EXCL and O_TRUNC are not among the flags of an open file.
-Fd open_path(OpeningContext&, const pb::Descriptor& descriptor) {
+Fd open_path(OpeningContext& context, const pb::Descriptor& descriptor) {
   const BriefName name(descriptor);
-  Fd fd(::open(name.path().c_str(), static_cast<int>(descriptor.flags()) | O_CLOEXEC | O_NOCTTY));
+  const int flags = static_cast<int>(descriptor.flags()) | O_CLOEXEC;
+  const pb::Process* holder = descriptor.removed() ? nullptr : holder_of(context, descriptor);
+  Fd fd = open_for(holder, context, name.path(), flags & O_PATH ? flags : flags | O_NOCTTY);
   if (!fd.valid()) throw_errno("cannot open {}", printable(descriptor.target()));
   go_to_position(fd, descriptor);
   return fd;
@@ -265,7 +276,27 @@ Fd open_device_late(LateOpening& opening, const pb::Descriptor& descriptor) {
   return descriptor.device_node().terminal() ? Fd() : open_proc_late(opening, descriptor);
 }
 
+// Devices of which each open file is something of its own (Documentation/admin-guide/devices.txt):
+// opened again, they would be nothing's.
+constexpr struct {
+  uint32_t major, minor;
+  const char* what;
+} kWithState[] = {
+    {10, 200, "a network interface (tun, tap)"},
+    {10, 229, "a file system in user space (fuse)"},
+    {10, 203, "a character device in user space (cuse)"},
+    {10, 223, "an input device in user space (uinput)"},
+    {10, 239, "an input device in user space (uhid)"},
+    {10, 238, "network of a virtual machine (vhost-net)"},
+    {10, 241, "sockets of a virtual machine (vhost-vsock)"},
+};
+
 std::string device_obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
+  const pb::Device& device = descriptor.device_node();
+  for (const auto& [major, minor, what] : kWithState)
+    if (!device.block() && device.major() == major && device.minor() == minor &&
+        !(descriptor.flags() & O_PATH))
+      return fmt::format("what it is connected with is the kernel's: {}", what);
   if (descriptor.removed() && ::geteuid() != 0)
     return "it was removed, and only root makes devices";
   const bool is_replaced =
@@ -282,6 +313,20 @@ Fd open_directory(OpeningContext& context, const pb::Descriptor& descriptor) {
 }
 
 }  // namespace
+
+Fd open_for(const pb::Process* holder, const OpeningContext& context, const std::string& path,
+            int flags) {
+  const auto open = [&] { return Fd(::open(path.c_str(), flags)); };
+  if (!holder || ::geteuid() != 0 || holder->threads().empty()) return open();
+  const pb::Credentials& whose = holder->threads(0).credentials();
+  const uint32_t user = context.numbers.user(whose.fsuid());
+  if (user == 0 || user == UserNumbers::kNone) return open();
+  const open_how how{.flags = static_cast<uint64_t>(flags), .resolve = RESOLVE_NO_SYMLINKS};
+  Fd direct(static_cast<int>(::syscall(SYS_openat2, AT_FDCWD, path.c_str(), &how, sizeof how)));
+  if (direct.valid() || (errno != ELOOP && errno != ENOSYS)) return direct;
+  const UserForFiles as_holder(user, context.numbers.group(whose.fsgid()));
+  return open();
+}
 
 std::string path_obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
   struct stat status {};

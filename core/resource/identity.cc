@@ -2,6 +2,7 @@
 #include <sys/syscall.h>
 
 #include "core/base/strings.h"
+#include "core/linux/task.h"
 #include "core/resource/namespaces.h"
 #include "core/resource/resources.h"
 
@@ -36,7 +37,18 @@ void capture_process(CaptureContext&, const FrozenProcess& frozen, pb::Process& 
   process.set_state(std::string(1, state));
 }
 
-void capture_thread(CaptureContext&, const StoppedTask& stopped, pb::Thread& thread) {
+void expect_shared(CaptureContext& context, const StoppedTask& stopped) {
+  const Tid tid = stopped.task.tid, other = stopped.process.a_task();
+  const Pid pid = stopped.process.pid;
+  if (tid == other) return;
+  constexpr std::string_view kWhy = "it had its own (unshare(2)): restored, it has its process's";
+  if (!share_directories(tid, other))
+    context.lacks(pid, tid, "root and working directory, umask", kWhy);
+  if (!share_descriptors(tid, other)) context.lacks(pid, tid, "table of descriptors", kWhy);
+}
+
+void capture_thread(CaptureContext& context, const StoppedTask& stopped, pb::Thread& thread) {
+  expect_shared(context, stopped);
   const ProcStat stat = stopped.proc().stat();
   const ProcFields& status = stopped.status();
   thread.set_name(stat.name);

@@ -177,6 +177,7 @@ void InetSockets::read(CaptureContext& context, std::vector<pb::Process>& proces
     if (!is_tcp(record)) read_datagrams(context, entry.pid, *entry.record, *entry.socket, guard());
   }
   guard_.reset();
+  sockets_.clear();  // of which we would be a holder, while the tree runs on and closes its own
 }
 
 // What all of them send before what any receives, see read_sending().

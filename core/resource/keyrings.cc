@@ -8,21 +8,12 @@
 #include <string>
 #include <vector>
 
+#include "core/linux/user_for_files.h"
+
 namespace snapgdb {
 namespace {
 
 constexpr size_t kKeySize = sizeof(int32_t);  // in what KEYCTL_READ gives of a keyring
-
-// Of this thread, while it lives: whose keys one sees goes by it.
-class UserForFiles {
- public:
-  explicit UserForFiles(uint32_t user) : before_(::syscall(SYS_setfsuid, user)) {}
-  ~UserForFiles() { ::syscall(SYS_setfsuid, before_); }
-  UserForFiles(const UserForFiles&) = delete;
-
- private:
-  long before_;
-};
 
 // "TYPE;UID;GID;PERMISSIONS;DESCRIPTION"; "" where one may not see it.
 std::string description_of(int32_t serial) {
@@ -41,8 +32,8 @@ std::vector<int32_t> keys_of(int32_t keyring) {
   return keys;
 }
 
-pb::Keyring describe_session(int32_t serial, uint32_t user) {
-  const UserForFiles as_user(user);
+pb::Keyring describe_session(int32_t serial, const pb::Credentials& whose) {
+  const UserForFiles as_user(whose.fsuid(), whose.fsgid());
   pb::Keyring out;
   out.set_kind("session");
   out.set_serial(serial);
@@ -76,7 +67,7 @@ void describe_keyrings(CaptureContext& context, Pid pid, const KeyringAnswers& a
   if (answers.session <= 0) return;
   const auto [found, is_new] = context.sessions.try_emplace(answers.session);
   if (is_new) {
-    found->second = describe_session(answers.session, thread.credentials().fsuid());
+    found->second = describe_session(answers.session, thread.credentials());
     if (std::ranges::any_of(found->second.key_descriptions(), is_session_only))
       context.lacks(pid, {}, "keys of the session's keyring",
                     "a restored tree has those of the session where it is restored");

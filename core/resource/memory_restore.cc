@@ -481,6 +481,13 @@ void prepare_shared_memory(OpeningContext& context, const RestorePlan& plan) {
   }
 }
 
+static const pb::Process* mapper_of(const OpeningContext& context, const pb::Vma& mapping) {
+  for (const pb::Process& process : context.snapshot.processes())
+    for (const pb::Vma& each : process.mappings())
+      if (&each == &mapping) return &process;
+  return nullptr;
+}
+
 Fd open_mapped(OpeningContext& context, const PlannedFile& file) {
   const pb::Vma& vma = *file.mapping;
   if (file.how == PlannedFile::How::kSharedMemory) return open_object(context, vma, file.writable);
@@ -492,7 +499,8 @@ Fd open_mapped(OpeningContext& context, const PlannedFile& file) {
     return copy;
   }
   const std::string& path = !file.path.empty() ? file.path : record ? record->path() : vma.name();
-  Fd fd(::open(path.c_str(), (file.writable ? O_RDWR : O_RDONLY) | O_CLOEXEC));
+  const pb::Process* holder = file.writable ? mapper_of(context, vma) : nullptr;
+  Fd fd = open_for(holder, context, path, (file.writable ? O_RDWR : O_RDONLY) | O_CLOEXEC);
   if (!fd.valid()) throw_errno("cannot open {}", printable(path));
   return fd;
 }

@@ -305,6 +305,12 @@ const DescriptorRestorer* restorer_of(const pb::Descriptor& descriptor);
 // Whether somebody outside of the tree gave it the socket, as a standard stream.
 bool is_socket_from_outside(const Snapshot& snapshot, const pb::Descriptor& descriptor);
 
+// Opens what had that name when it was captured, where root restores for another user (`holder`;
+// nullptr: nobody in particular): a link that has come into the way since is followed with that
+// user's rights, not with ours. Not valid, with errno: as open(2).
+Fd open_for(const pb::Process* holder, const OpeningContext& context, const std::string& path,
+            int flags);
+
 bool is_tcp_connection(const pb::Descriptor& descriptor);
 // Whether it is a TCP connection whose other end is not in the tree.
 bool is_outside_connection(const Snapshot& snapshot, const pb::Descriptor& descriptor);

@@ -41,6 +41,12 @@ const char* why_not_cloned(const pb::Process& process) {
   if (std::ranges::any_of(process.mappings(), has_huge_pages))
     return "a copy of its private huge pages (hugetlb) would use up their pool";
   if (may_be_told_of_forks(process)) return "a userfaultfd may be told of forks";
+  const auto tells_it = [&](const pb::Descriptor& descriptor) {
+    return descriptor.has_message_queue() &&
+           descriptor.message_queue().notify_pid() == process.pid();
+  };
+  if (std::ranges::any_of(process.descriptors(), tells_it))
+    return "it is told of messages in a queue (mq_notify(3)), and would be no more";
   return nullptr;
 }
 

@@ -448,6 +448,7 @@ void LiveTarget::kill(Pid pid) {
 
 void LiveTarget::let_go() {
   tree_->let_go();
+  lives_on_ = true;
   if (terminal_) terminal_->leave_reader();
 }
 

@@ -119,6 +119,7 @@ LiveTarget::LiveTarget(const SnapshotTarget& from, std::span<const Pid> attached
 // Who dies while we trace it is gone only when we have waited for it.
 LiveTarget::~LiveTarget() {
   for (const Pid pid : processes()) kill(pid);
+  if (lives_on_) return;
   const Tid keeper{tree_->keeper().value};
   ::kill(keeper.value, SIGKILL);
   // Among them those that were born just now, whom nobody has told us of.

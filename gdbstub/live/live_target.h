@@ -220,6 +220,7 @@ class LiveTarget : public RunningTarget {
   std::vector<ThreadId> paused_;   // that go on in a moment
   std::vector<ThreadId> passing_;  // at breakpoints that are none of theirs
   bool looks_now_and_then_ = false;
+  bool lives_on_ = false;  // let_go()
   Wishes wishes_;
 };
 

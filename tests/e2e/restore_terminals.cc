@@ -94,6 +94,49 @@ for options in [], ['--isolated']:
     os.write(fd, b'\n'); os.close(fd); os.waitpid(pid, 0)
 )";
 
+// A job of a shell's, restored from a shell, is one of that shell's.
+constexpr const char* kAsJob = R"PY(import os, pty, re, subprocess, sys
+snapgdb, image = sys.argv[1:]
+job = ("import os, sys; print('ready', os.getpid(), flush=True)\n"
+       "for line in sys.stdin: print('got', line.strip(), flush=True)")
+pid, fd = pty.fork()
+if pid == 0: os.execvp('bash', ['bash', '--norc', '-i'])
+seen = b''
+def until(text):
+    global seen
+    while not re.search(text, seen): seen += os.read(fd, 4096)
+    found = re.search(text, seen)
+    seen = seen[found.end():]
+    return found
+def say(text): os.write(fd, text.encode())
+say("PS1=; stty -echo; echo is-'quiet'\n"); until(b'is-quiet\r\n')
+say("exec 3<<'END'\n" + job + "\nEND\npython3 -c \"$(cat <&3)\"\n")
+first = until(rb'ready (\d+)\r\n').group(1).decode()
+subprocess.run([snapgdb, 'capture', first, '-o', image, '--all-memory', '--kill'], check=True, stdout=2)
+until(b'Killed')
+for options in '', '--isolated':
+    say(f'{snapgdb} restore {options} {image}\n')
+    say('one\n'); until(b'got one\r\n')
+    for turn in 'two', 'three':
+        say('\x1a'); until(b'Stopped')
+        say("echo is-'back'\n"); until(b'is-back\r\n')
+        say('fg\n'); say(turn + '\n'); until(b'got ' + turn.encode() + b'\r\n')
+    say('\x04'); say("echo status-'is' $?\n"); until(b'status-is 0\r\n')
+    say(f'{snapgdb} restore {options} {image} & sleep 1\n')
+    say('\n'); until(b'Stopped')
+    say('fg\n'); say('four\n'); until(b'got four\r\n')
+    say('\x04'); say("echo status-'is' $?\n"); until(b'status-is 0\r\n')
+say('exit\n')
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+)PY";
+
+TEST_CASE("a restored job stops at ^Z, and is the shell's to bring back") {
+  const TempDir directory;
+  const Result end = run({"python3", "-c", kAsJob, program(), directory / "image"});
+  INFO(end);
+  CHECK(end.ok());
+}
+
 TEST_CASE("a program that reads key by key does so in the terminal of its restore") {
   const TempDir directory;
   const Result end = run({"python3", "-c", kInTerminal, program(), directory / "image"});
