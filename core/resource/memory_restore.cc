@@ -481,12 +481,16 @@ void prepare_shared_memory(OpeningContext& context, const RestorePlan& plan) {
   }
 }
 
-static const pb::Process* mapper_of(const OpeningContext& context, const pb::Vma& mapping) {
+namespace {
+
+const pb::Process* mapper_of(const OpeningContext& context, const pb::Vma& mapping) {
   for (const pb::Process& process : context.snapshot.processes())
     for (const pb::Vma& each : process.mappings())
       if (&each == &mapping) return &process;
   return nullptr;
 }
+
+}  // namespace
 
 Fd open_mapped(OpeningContext& context, const PlannedFile& file) {
   const pb::Vma& vma = *file.mapping;

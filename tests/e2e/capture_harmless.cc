@@ -26,15 +26,33 @@ Running python(const std::string& script, RunOptions options = {}) {
   return running;
 }
 
+// Who does so makes that no first copies are made.
+bool can_read_past_cache(const TempDir& directory) {
+  const std::string path = directory / "probe";
+  return Fd(open(path.c_str(), O_RDWR | O_CREAT | O_DIRECT | O_CLOEXEC, 0600)).valid();
+}
+
+void check_captured(const Running& program, const std::string& image) {
+  const Result captured = snapgdb({"capture", std::to_string(program.pid()), "-o", image});
+  INFO(captured);
+  CHECK(captured.ok());
+}
+
+void check_ends_well(Running& program) {
+  program.close_input();
+  const Result end = program.wait();
+  INFO(end);
+  CHECK(end.ok());
+}
+
 // The third process of a twin is refused by a limit that the program is at.
 TEST_CASE("a program that may have no more processes is captured, and lives on") {
   if (skip_unless(geteuid() == 0, "to become another user, one must be root")) return;
   constexpr uid_t kNobodyElse = 54'321;
   const TempDir directory;
+  if (skip_unless(can_read_past_cache(directory), "this file system has no O_DIRECT")) return;
   std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
-  // Reading past the cache keeps first copies from being made.
   const std::string script =
-      "import mmap\n"
       "memory = bytearray(os.urandom(1 << 20)) * 90\n"
       "file = os.open('" +
       directory / "file" +
@@ -48,23 +66,15 @@ TEST_CASE("a program that may have no more processes is captured, and lives on")
                                         const rlimit limit{most, most};
                                         setrlimit(RLIMIT_NPROC, &limit);
                                       }});
-    for (int round = 0; round < 3; ++round) {
-      const std::string image =
-          directory / ("image" + std::to_string(most) + "-" + std::to_string(round));
-      const Result captured = snapgdb({"capture", std::to_string(program.pid()), "-o", image});
-      INFO(captured);
-      CHECK(captured.ok());
-    }
-    program.close_input();
-    const Result end = program.wait();
-    INFO(end);
-    CHECK(end.ok());
+    for (int round = 0; round < 3; ++round)
+      check_captured(program, directory / fmt::format("image{}-{}", most, round));
+    check_ends_well(program);
   }
 }
 
 TEST_CASE("a connection that is closed while the image is written is closed at once") {
   const TempDir directory;
-  // Reading past the cache keeps first copies from being made: all is written after the stop.
+  if (skip_unless(can_read_past_cache(directory), "this file system has no O_DIRECT")) return;
   Running program = python(
       "memory = os.urandom(150 << 20)\n"
       "file = os.open('" +
@@ -104,14 +114,8 @@ TEST_CASE("who was to be told of a message in a queue still is, and the image sa
       "print('ready', flush=True); sys.stdin.read()\n"
       "assert rt.mq_send(queue, b'x', 1, 0) == 0\n"
       "assert signal.sigtimedwait({signal.SIGUSR1}, 5) is not None\n");
-  const Result captured =
-      snapgdb({"capture", std::to_string(program.pid()), "-o", directory / "image"});
-  INFO(captured);
-  CHECK(captured.ok());
-  program.close_input();
-  const Result end = program.wait();
-  INFO(end);
-  CHECK(end.ok());
+  check_captured(program, directory / "image");
+  check_ends_well(program);
 }
 
 TEST_CASE("a crash is captured while others of the tree come and go") {
