@@ -69,6 +69,11 @@ const Fd& master_object(OpeningContext& context, const pb::Terminal& terminal) {
   if (!is_new) return master;
   const pb::Terminal& state = master_in(context.snapshot, terminal.index())->device_node().state();
   master = open_master(terminal.index());
+  unsigned number = terminal.index();  // somebody may have been faster
+  if (::ioctl(master.get(), TIOCGPTN, &number) == 0 && number != terminal.index())
+    context.notes.push_back(
+        fmt::format("/dev/pts/{} is /dev/pts/{} now: the terminal gets another number",
+                    terminal.index(), number));
   set_terminal(master, state_in(state));
   if (state.hung_up())
     put_queues(master, open_slave(master, O_RDWR), "", state.unread(), state_in(state));
