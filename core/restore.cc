@@ -103,7 +103,7 @@ RestoredTree::RestoredTree(const Snapshot& snapshot, const RestorePlan& plan,
 }
 
 void RestoredTree::make(const std::string& scratch) {
-  allow_all_descriptors();  // two a process, where memory comes later
+  allow_all_descriptors();  // also to the keeper, and whoever is born of it
   const ScopedPinning pinning;
   start_keeper(scratch);
   grow();
@@ -126,11 +126,11 @@ void RestoredTree::make(const std::string& scratch) {
   progress_ = nullptr;  // it was for as long as we are in here
 }
 
-// Nothing of a tree that is not whole stays: the next one wants its names and numbers.
 RestoredTree::~RestoredTree() {
   if (!seeds_.empty()) end_all();
 }
 
+// Nothing of a tree that is not whole stays: the next one wants its names and numbers.
 void RestoredTree::end_all() {
   std::vector<Seed> killed;
   for (auto& [number, seed] : seeds_) {

@@ -23,7 +23,6 @@
 #include "core/base/strings.h"
 #include "core/linux/child.h"
 #include "core/linux/freezer.h"
-#include "core/linux/limits.h"
 #include "core/linux/procfs.h"
 #include "core/linux/reopened.h"
 #include "core/linux/task.h"
@@ -251,7 +250,6 @@ constexpr char kGo = 0, kGoAlone = 1;  // Keeper::We
     if (sandbox) std::ranges::copy(sandbox->notes(), std::back_inserter(notes));
     if (const std::string why = set_clocks(options); !why.empty())
       notes.push_back("the tree's clocks jump: " + why);
-    allow_all_descriptors();  // to whoever is born from now on, too
     Seed::kernel_parts();
     Seed::plant(options.seed_base);
     std::optional<DescriptorsInReach> reach;

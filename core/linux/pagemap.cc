@@ -26,9 +26,10 @@ struct ScanArguments {
 namespace {
 
 constexpr unsigned long kPagemapScan = _IOWR('f', 16, ScanArguments);
-// A flag. What is not tracked is passed over then: the program may have mapped it anew meanwhile.
-constexpr uint64_t kScanProtect = 1 << 0, kScanOnlyTracked = 1 << 1;  // PM_SCAN_CHECK_WPASYNC
-constexpr uint64_t kIsTracked = 1 << 0, kIsWritten = 1 << 1;          // categories
+// Flags. What is not tracked (the program may have mapped it anew meanwhile) is passed over by the
+// one, and refused with EPERM by the other, PM_SCAN_CHECK_WPASYNC.
+constexpr uint64_t kScanProtect = 1 << 0, kScanOnlyTracked = 1 << 1;
+constexpr uint64_t kIsTracked = 1 << 0, kIsWritten = 1 << 1;  // categories
 constexpr uint64_t kIsFile = 1 << 2, kIsPresent = 1 << 3, kIsSwapped = 1 << 4;
 constexpr uint64_t kIsZero = 1 << 5;
 constexpr uint64_t kIsGuard = 1 << 8;  // since 6.16
