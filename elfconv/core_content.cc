@@ -23,21 +23,20 @@ struct Piece {
   uint64_t offset = 0;
 };
 
-// What is not zeros. Neighbouring extents go together, wherever their pages come from.
-std::vector<Piece> pieces_of(std::span<const LoadSegment> segments, const Extents& extents) {
+// What is not zeros. Neighbouring runs go together, wherever their pages come from.
+std::vector<Piece> pieces_of(std::span<const LoadSegment> segments, const Snapshot& snapshot,
+                             const pb::Process& process) {
   std::vector<Piece> pieces;
   for (const LoadSegment& segment : segments) {
     if (segment.zeros) continue;
     uint64_t end = 0;  // of the last piece of this segment
-    for (const Extent& extent : extents.overlapping(segment.address, segment.end())) {
-      const uint64_t start = std::max(extent.start, segment.address);
-      const uint64_t stop = std::min(extent.end(), segment.end());
-      if (extent.source == pb::SOURCE_ZERO || start >= stop) continue;
-      if (start > end || end == 0)
-        pieces.push_back({start, 0, segment.offset + (start - segment.address)});
-      end = std::max(end, stop);
+    snapshot.visit_memory(process, segment.address, segment.end(), [&](const ContentRun& run) {
+      if (run.kind == ContentRun::Kind::kZeros) return;
+      if (run.start > end || end == 0)
+        pieces.push_back({run.start, 0, segment.offset + (run.start - segment.address)});
+      end = run.end;
       pieces.back().size = end - pieces.back().address;
-    }
+    });
   }
   return pieces;
 }
@@ -134,7 +133,7 @@ class Copy {
 uint64_t copy_content(const Snapshot& snapshot, const pb::Process& process,
                       std::span<const LoadSegment> segments, int fd, const std::string& path,
                       Progress* progress) {
-  Copy copy(snapshot, process, pieces_of(segments, snapshot.extents(process)), fd, path, progress);
+  Copy copy(snapshot, process, pieces_of(segments, snapshot, process), fd, path, progress);
   copy.run();
   return copy.total();
 }

@@ -53,14 +53,11 @@ class MappingRuns {
   MappingRuns(const Snapshot& snapshot, const pb::Process& process, const pb::Vma& vma, bool probe)
       : snapshot_(snapshot), process_(process), probe_(probe) {
     uint64_t at = vma.start();
-    for (const Extent& extent : snapshot.extents(process).overlapping(vma.start(), vma.end())) {
-      const uint64_t start = std::max(at, extent.start);
-      const uint64_t end = std::min(vma.end(), extent.end());
-      if (start >= end) continue;
-      add({Kind::kMissing, at, start, "not captured"});
-      add_extent(extent, start, end);
-      at = end;
-    }
+    snapshot.visit_memory(process, vma.start(), vma.end(), [&](const ContentRun& run) {
+      add({Kind::kMissing, at, run.start, "not captured"});
+      add_run(run);
+      at = run.end;
+    });
     add({Kind::kMissing, at, vma.end(), "not captured"});
   }
 
@@ -75,30 +72,16 @@ class MappingRuns {
       runs_.push_back(std::move(run));
   }
 
-  void add_extent(const Extent& extent, uint64_t start, uint64_t end) {
-    switch (extent.source) {
-      case pb::SOURCE_ZERO:
-        return add({Kind::kZeros, start, end});
-      case pb::SOURCE_FILE:
-        return add_file(extent, start, end);
-      case pb::SOURCE_STORED:
-        return add_data(start, end);
+  void add_run(const ContentRun& run) {
+    switch (run.kind) {
+      case ContentRun::Kind::kZeros:
+        return add({Kind::kZeros, run.start, run.end});
+      case ContentRun::Kind::kStored:
+        return add_data(run.start, run.end);
       default:
-        return add({Kind::kMissing, start, end, snapshot_.extents(process_).reason(extent), false,
-                    !Extents::refused(extent)});
+        return add({Kind::kMissing, run.start, run.end, run.reason, run.in_file,
+                    run.kept_by == KeptBy::kNobody});
     }
-  }
-
-  void add_file(const Extent& extent, uint64_t start, uint64_t end) {
-    const pb::FileRecord* file = snapshot_.file(extent.what);
-    if (!file || !file->embedded())
-      return add({Kind::kMissing, start, end, snapshot_.missing_reason(process_, start), true});
-    // Pages wholly beyond the end of the file raise SIGBUS, mmap(2).
-    const uint64_t in_file = extent.where + (start - extent.start);
-    const uint64_t readable = page_up(file->size());
-    const uint64_t size = in_file < readable ? std::min(end - start, readable - in_file) : 0;
-    add_data(start, start + size);
-    add({Kind::kMissing, start + size, end, "beyond the end of the file", true, false});
   }
 
   void add_data(uint64_t start, uint64_t end) {

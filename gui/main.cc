@@ -108,7 +108,7 @@ void screenshot_when_settled(MainWindow& window, const std::string& file) {
 int run(const Arguments& arguments) {
   Services services;
   services.open = [options = arguments.open](const std::string& name) {
-    return open_snapshot(name, options);
+    return open_with_image(name, options);
   };
   MainWindow window(std::move(services),
                     {QString::fromStdString(arguments.tab), arguments.pid, arguments.tid});

@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
+#include <utility>
 
 namespace snapgdb {
 namespace {
@@ -38,6 +40,26 @@ size_t utf8_length(std::string_view text) {
       return 0;
   }
   return length;
+}
+
+// `sequence` is one character, utf8_length() long.
+char32_t code_point(std::string_view sequence) {
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(sequence[i]); };
+  constexpr unsigned char kOfLead[] = {0, 0x7f, 0x1f, 0x0f, 0x07};
+  char32_t point = byte(0) & kOfLead[sequence.size()];
+  for (size_t i = 1; i < sequence.size(); ++i) point = point << 6 | (byte(i) & 0x3f);
+  return point;
+}
+
+// What steers a terminal (C1 controls do, too), or makes a line look like another one: marks,
+// embeddings, overrides and isolates of direction (Unicode Standard Annex #9), separators of lines.
+bool is_control(char32_t point) {
+  static constexpr std::pair<char32_t, char32_t> kControls[] = {{0, 0x1f},        {0x7f, 0x9f},
+                                                                {0x61c, 0x61c},   {0x200e, 0x200f},
+                                                                {0x2028, 0x202e}, {0x2066, 0x2069}};
+  return std::ranges::any_of(kControls, [point](const auto& range) {
+    return point >= range.first && point <= range.second;
+  });
 }
 
 }  // namespace
@@ -110,17 +132,14 @@ std::string_view trim(std::string_view text) {
 std::string printable(std::string_view text) {
   std::string out;
   while (!text.empty()) {
-    const auto lead = static_cast<unsigned char>(text[0]);
     const size_t length = utf8_length(text);
-    // C1 controls (U+0080 to U+009F) steer terminals too.
-    const bool c1 = length == 2 && lead == 0xc2 && static_cast<unsigned char>(text[1]) < 0xa0;
-    if (length == 0 || lead < 0x20 || lead == 0x7f || c1) {
-      out += fmt::format("\\{:03o}", lead);
-      text.remove_prefix(1);
+    const std::string_view character = text.substr(0, std::max<size_t>(length, 1));
+    if (length == 0 || is_control(code_point(character))) {
+      for (const char c : character) out += fmt::format("\\{:03o}", static_cast<unsigned char>(c));
     } else {
-      out += lead == '\\' ? "\\\\" : text.substr(0, length);
-      text.remove_prefix(length);
+      out += character == "\\" ? "\\\\" : character;
     }
+    text.remove_prefix(character.size());
   }
   return out;
 }

@@ -36,8 +36,8 @@ bool has_word(std::string_view text, std::string_view word);  // as one of them
 std::vector<std::string_view> split(std::string_view text, char separator);
 std::string_view trim(std::string_view text);
 
-// Text from outside made harmless for a terminal: control characters and bytes that are not UTF-8
-// become \ooo, a backslash becomes two.
+// Text from outside made harmless for a terminal: control characters, also those of direction and
+// line that Unicode has, and bytes that are not UTF-8 become \ooo, a backslash becomes two.
 std::string printable(std::string_view text);
 
 // "1.5 MiB", "17 B": three significant digits, binary units.

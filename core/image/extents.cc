@@ -39,10 +39,12 @@ void Extents::append(const Extent& extent) {
 
 void Extents::append_missing(uint64_t start, uint64_t size, std::string_view reason,
                              KeptBy kept_by) {
-  auto known = std::find(reasons_.begin(), reasons_.end(), reason);
-  if (known == reasons_.end()) known = reasons_.insert(reasons_.end(), std::string(reason));
-  const auto index = static_cast<uint32_t>(known - reasons_.begin());
-  append({start, size, pb::SOURCE_MISSING, static_cast<uint64_t>(kept_by), index});
+  auto known = index_of_.find(reason);
+  if (known == index_of_.end()) {
+    known = index_of_.emplace(reason, static_cast<uint32_t>(reasons_.size())).first;
+    reasons_.emplace_back(reason);
+  }
+  append({start, size, pb::SOURCE_MISSING, static_cast<uint64_t>(kept_by), known->second});
 }
 
 void Extents::append_all(const Extents& later) {
@@ -93,7 +95,10 @@ Extents Extents::from_record(const pb::ExtentMap& record) {
 
   constexpr uint64_t kMaxPages = UINT64_MAX / kPageSize;
   Extents extents;
-  extents.reasons_.assign(record.reasons().begin(), record.reasons().end());
+  for (const std::string& reason : record.reasons()) {
+    extents.index_of_.emplace(reason, static_cast<uint32_t>(extents.reasons_.size()));
+    extents.reasons_.push_back(reason);
+  }
   extents.extents_.reserve(static_cast<size_t>(count));
   uint64_t page = 0;
   for (int i = 0; i < count; ++i) {

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <span>
 #include <string>
 #include <string_view>
@@ -72,6 +74,7 @@ class Extents {
  private:
   std::vector<Extent> extents_;
   std::vector<std::string> reasons_;
+  std::map<std::string, uint32_t, std::less<>> index_of_;  // of each of them, the first if equal
 };
 
 }  // namespace snapgdb

@@ -1,7 +1,6 @@
 #include "core/image/image_reader.h"
 
 #include <fcntl.h>
-#include <google/protobuf/stubs/logging.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -16,6 +15,7 @@
 #include "core/image/chunk.h"
 #include "core/image/encryption.h"
 #include "core/image/page_cache.h"
+#include "core/image/record_parser.h"
 #include "core/image/references.h"
 #include "core/image/signature.h"
 
@@ -59,15 +59,6 @@ struct Chunk {
   uint64_t end() const { return payload_offset() + header.stored_size; }
 };
 
-template <typename Record>
-Record parse(const Bytes& payload, uint32_t type) {
-  const google::protobuf::LogSilencer silencer;  // it would complain on stderr besides
-  Record record;
-  if (!record.ParseFromArray(payload.data(), static_cast<int>(payload.size())))
-    bad(fmt::format("a {} chunk does not hold what it should", chunk_type_name(type)));
-  return record;
-}
-
 class ImageFile : public Image, public std::enable_shared_from_this<ImageFile> {
  public:
   ImageFile(Fd fd, std::string path, OpenOptions options);
@@ -76,9 +67,8 @@ class ImageFile : public Image, public std::enable_shared_from_this<ImageFile> {
   std::shared_ptr<const Snapshot> snapshot(uint64_t sequence) const override;
   Verification verify(Progress* progress) const override;
 
+  // Checked. The bytes are ours: whoever changes or cuts off the file later does not change them.
   Bytes payload(const Chunk& chunk) const;
-  // That of a PAGE chunk, checked; not copied unless it has to be decoded.
-  std::shared_ptr<const Payload> pages_of(const Chunk& chunk) const;
   std::span<const Chunk> page_chunks() const { return page_chunks_; }
 
  private:
@@ -138,10 +128,11 @@ class ImagePages : public PageStore {
                        ordinal - std::prev(after)->pages.first_page < std::prev(after)->pages.pages;
     if (!found) bad(fmt::format("there is no page {}", ordinal));
     const Chunk& chunk = *std::prev(after);
-    const auto payload = cache_.get(chunk.offset, [&] { return image_->pages_of(chunk); });
+    const auto payload = cache_.get(
+        chunk.offset, [&] { return std::make_shared<const Bytes>(image_->payload(chunk)); });
     const uint64_t page = ordinal - chunk.pages.first_page;
     count = std::min(count, chunk.pages.pages - page);
-    visit(payload->bytes().subspan(PagePrefix::kSize + page * kPageSize, count * kPageSize));
+    visit(std::span(*payload).subspan(PagePrefix::kSize + page * kPageSize, count * kPageSize));
     return count;
   }
 
@@ -186,7 +177,7 @@ Bytes ImageFile::stored(const Chunk& chunk) const {
   check_size(chunk);
   Bytes stored(chunk.header.stored_size);
   if (pread_upto(fd_.get(), stored, chunk.payload_offset(), path_) != stored.size())
-    bad("it ends inside a chunk");
+    bad("it was cut off after it had been opened");  // chunk_at() found it large enough
   check_payload(chunk.header, stored);
   return stored;
 }
@@ -220,19 +211,6 @@ Bytes ImageFile::payload(const Chunk& chunk) const {
   return raw;
 }
 
-std::shared_ptr<const Payload> ImageFile::pages_of(const Chunk& chunk) const {
-  if (key_ || chunk.header.filter != Filter::kNone)
-    return std::make_shared<const Payload>(payload(chunk));
-  check_size(chunk);
-  auto pages =
-      std::make_shared<const Payload>(fd_, chunk.payload_offset(), chunk.header.stored_size, path_);
-  check_payload(chunk.header, pages->bytes());
-  if (chunk.header.codec != Codec::kNone)
-    pages = std::make_shared<const Payload>(decompress(chunk.header, pages->bytes()));
-  check_pages(chunk, pages->bytes());
-  return pages;
-}
-
 // An encrypted image says first for whom it is. A first chunk that is not whole is no matter here:
 // whoever needs it will say so.
 void ImageFile::unlock(const std::string& key_file) {
@@ -263,7 +241,7 @@ void ImageFile::read_index() {
   if (tail.header.type != kTailChunk || where.size() != sizeof(uint64_t))
     bad("its end is damaged", kCutOffHelp);
   const Chunk index_chunk = chunk_at(get<uint64_t>(where, 0));
-  const auto index = parse<pb::Index>(payload(index_chunk), kIndexChunk);
+  const auto index = RecordParser(size_).parse<pb::Index>(payload(index_chunk), kIndexChunk);
   for (const pb::ChunkEntry& entry : index.chunks()) {
     Chunk chunk = chunk_at(entry.offset());
     chunk.pages = {entry.first_page(), entry.pages()};
@@ -323,22 +301,29 @@ std::vector<uint64_t> ImageFile::snapshots() const {
 std::shared_ptr<const Snapshot> ImageFile::snapshot(uint64_t sequence) const {
   Snapshot::Contents contents;
   contents.pages = std::make_shared<ImagePages>(shared_from_this());
+  RecordParser records(size_);
   for (const Chunk& chunk : chunks_) {
     const uint32_t type = chunk.header.type;
     const bool ours = chunk.header.snapshot == sequence;
     if (type == kFileChunk && chunk.header.snapshot <= sequence) {
-      contents.files.push_back(parse<pb::FileRecord>(payload(chunk), type));
+      contents.files.push_back(records.parse<pb::FileRecord>(payload(chunk), type));
+      if (const pb::FileRecord& file = contents.files.back(); salvaging_ && file.embedded())
+        contents.salvaged_files[file.id()] =
+            pages_.without_lost(Extents::from_record(file.content()));
     } else if (type == kProcessChunk && ours) {
-      contents.processes.push_back(parse<pb::Process>(payload(chunk), type));
+      contents.processes.push_back(records.parse<pb::Process>(payload(chunk), type));
     } else if (type == kAddressSpaceChunk && ours) {
-      auto space = parse<pb::AddressSpace>(payload(chunk), type);
+      auto space = records.parse<pb::AddressSpace>(payload(chunk), type);
       const Extents extents = Extents::from_record(space.extents());
       space.clear_extents();
       contents.address_spaces[space.id()].append_all(salvaging_ ? pages_.without_lost(extents)
                                                                 : extents);
       contents.space_records.try_emplace(space.id(), std::move(space));
     } else if (type == kSnapshotChunk && ours) {
-      contents.record = parse<pb::SnapshotRecord>(payload(chunk), type);
+      if (contents.record.root_pid() != 0)
+        bad(fmt::format("it has two records of snapshot {}", sequence),
+            "it is damaged or was forged");
+      contents.record = records.parse<pb::SnapshotRecord>(payload(chunk), type);
     }
   }
   if (contents.record.root_pid() == 0) {
@@ -386,9 +371,12 @@ Verification ImageFile::verify(Progress* progress) const {
   count_expected(progress, size_);
   const Verification found{key_ != nullptr, check_chunks(progress)};
   if (pages_.overlap()) bad("two of its PAGE chunks hold pages of the same number");
+  std::set<uint32_t> hashed;  // files that snapshots share are read once
   for (const uint64_t sequence : snapshots()) {
     try {
-      check_references(*snapshot(sequence), pages_);
+      const auto read = snapshot(sequence);
+      check_references(*read, pages_);
+      check_hashes(*read, hashed);
     } catch (const Error& error) {
       throw error.within(fmt::format("snapshot {}", sequence));
     }

@@ -7,7 +7,7 @@
 #include <mutex>
 #include <unordered_map>
 
-#include "core/image/payload.h"
+#include "core/image/chunk.h"
 
 namespace snapgdb {
 
@@ -15,9 +15,9 @@ namespace snapgdb {
 // threads; two threads that miss the same chunk at once both load it, and one copy is kept.
 class PageCache {
  public:
-  using Load = std::function<std::shared_ptr<const Payload>()>;
+  using Load = std::function<std::shared_ptr<const Bytes>()>;
 
-  std::shared_ptr<const Payload> get(uint64_t key, const Load& load) {
+  std::shared_ptr<const Bytes> get(uint64_t key, const Load& load) {
     {
       const std::lock_guard lock(mutex_);
       if (const auto found = by_key_.find(key); found != by_key_.end()) {
@@ -25,7 +25,7 @@ class PageCache {
         return found->second->second;
       }
     }
-    std::shared_ptr<const Payload> bytes = load();
+    std::shared_ptr<const Bytes> bytes = load();
     const std::lock_guard lock(mutex_);
     if (by_key_.contains(key)) return bytes;
     entries_.emplace_front(key, bytes);
@@ -40,7 +40,7 @@ class PageCache {
  private:
   static constexpr size_t kChunks = 64;  // of 1 MiB each
 
-  using Entry = std::pair<uint64_t, std::shared_ptr<const Payload>>;
+  using Entry = std::pair<uint64_t, std::shared_ptr<const Bytes>>;
   std::mutex mutex_;
   std::list<Entry> entries_;
   std::unordered_map<uint64_t, std::list<Entry>::iterator> by_key_;

@@ -1,10 +1,11 @@
 #include "core/image/references.h"
 
 #include <algorithm>
-#include <set>
+#include <memory>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/image/libxxhash.h"
 
 namespace snapgdb {
 namespace {
@@ -54,9 +55,13 @@ void check_process(const Snapshot& snapshot, const pb::Process& process) {
   });
 }
 
+std::string name_of(const pb::FileRecord& file) {
+  return fmt::format("file {} ({})", file.id(), printable(file.path()));
+}
+
 void check_file(const pb::FileRecord& file, const PageSet& pages) {
   if (!file.embedded()) return;
-  const auto whose = fmt::format("file {} ({})", file.id(), printable(file.path()));
+  const std::string whose = name_of(file);
   const Extents content = Extents::from_record(file.content());
   check_stored(content, pages, whose);
   uint64_t end = 0;
@@ -65,6 +70,19 @@ void check_file(const pb::FileRecord& file, const PageSet& pages) {
     end = extent.end();
   }
   if (end != page_up(file.size())) dangling(whose, "its content is not as large as it should be");
+}
+
+// As FileRecord.hash has it.
+std::string hash_of(const Snapshot& snapshot, const pb::FileRecord& file) {
+  const std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> state(::XXH3_createState(),
+                                                                              ::XXH3_freeState);
+  ::XXH3_128bits_reset(state.get());
+  Bytes block(size_t{1} << 20);
+  for (uint64_t at = 0; const size_t n = snapshot.read_file(file, at, block); at += n)
+    ::XXH3_128bits_update(state.get(), block.data(), n);
+  XXH128_canonical_t canonical;
+  ::XXH128_canonicalFromHash(&canonical, ::XXH3_128bits_digest(state.get()));
+  return {reinterpret_cast<const char*>(canonical.digest), sizeof canonical.digest};
 }
 
 // Parents come before their children, the root first; those whose parent is outside excepted.
@@ -141,6 +159,13 @@ void check_references(const Snapshot& snapshot, const PageSet& pages) {
     if (spaces.insert(process.address_space()).second) check_memory(snapshot, process, pages);
   }
   for (const pb::FileRecord& file : snapshot.files()) check_file(file, pages);
+}
+
+void check_hashes(const Snapshot& snapshot, std::set<uint32_t>& done) {
+  for (const pb::FileRecord& file : snapshot.files())
+    if (file.embedded() && !file.hash().empty() && done.insert(file.id()).second &&
+        hash_of(snapshot, file) != file.hash())
+      dangling(name_of(file), "its content is another than its hash says");
 }
 
 }  // namespace snapgdb

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <set>
 #include <vector>
 
 #include "core/image/chunk.h"
@@ -33,5 +34,9 @@ class PageSet {
 // Throws Error naming the first reference of the snapshot that leads nowhere: from memory and files
 // to pages and to files, from processes to files, from the snapshot to its threads.
 void check_references(const Snapshot& snapshot, const PageSet& pages);
+
+// Throws Error naming the first embedded file of the snapshot whose content does not have the hash
+// that its record says. Reads the files whose ids are not in `done` yet, and adds them.
+void check_hashes(const Snapshot& snapshot, std::set<uint32_t>& done);
 
 }  // namespace snapgdb

@@ -4,7 +4,6 @@
 #include <array>
 #include <cstring>
 #include <functional>
-#include <ranges>
 
 #include "core/base/error.h"
 
@@ -34,6 +33,31 @@ std::string why_not_in(const pb::FileRecord* file) {
                      file->why_not_embedded());
 }
 
+// What one extent has of [start, end), unless it lies in a file.
+ContentRun run_of(const Extents& extents, const Extent& extent, uint64_t start, uint64_t end) {
+  switch (extent.source) {
+    case pb::SOURCE_STORED:
+      return {.kind = ContentRun::Kind::kStored, .start = start, .end = end};
+    case pb::SOURCE_ZERO:
+      return {.kind = ContentRun::Kind::kZeros, .start = start, .end = end};
+    default:
+      return {.kind = ContentRun::Kind::kMissing,
+              .start = start,
+              .end = end,
+              .reason = extents.reason(extent),
+              .kept_by = Extents::kept_by(extent)};
+  }
+}
+
+// Throws, since a file's content cannot be read at `offset`.
+[[noreturn]] void no_content(const pb::FileRecord& file, const Extents& content, uint64_t offset) {
+  const Extent* extent = content.find(offset);
+  throw Error(fmt::format("cannot read {} from the image", file.path()),
+              extent && extent->source == pb::SOURCE_MISSING
+                  ? fmt::format("at offset {} it is {}", offset, content.reason(*extent))
+                  : fmt::format("it has no content at offset {}", offset));
+}
+
 const Extents& no_extents() {
   static const Extents kNone;
   return kNone;
@@ -50,6 +74,9 @@ Snapshot::Snapshot(Contents contents) : contents_(std::move(contents)) {
     for (const Extent& extent : content.all())  // so that following origins always ends
       if (extent.source != pb::SOURCE_STORED && extent.source != pb::SOURCE_ZERO)
         contradiction(fmt::format("file {} is made of other files", file.id()));
+    if (const auto known = contents_.salvaged_files.find(file.id());
+        known != contents_.salvaged_files.end())
+      content = std::move(known->second);
     file_extents_.emplace(file.id(), std::move(content));
   }
   for (const pb::Process& process : contents_.processes)
@@ -100,36 +127,69 @@ const pb::AddressSpace& Snapshot::address_space(const pb::Process& process) cons
                                                 : found->second;
 }
 
+void Snapshot::visit_memory(const pb::Process& process, uint64_t start, uint64_t end,
+                            const VisitRun& visit) const {
+  const Extents& known = extents(process);
+  for (const Extent& extent : known.overlapping(start, end)) {
+    const uint64_t first = std::max(extent.start, start), stop = std::min(extent.end(), end);
+    if (first >= stop) continue;
+    if (extent.source == pb::SOURCE_FILE)
+      visit_file(extent, first, stop, visit);
+    else
+      visit(run_of(known, extent, first, stop));
+  }
+}
+
+// [start, end) lies within the extent.
+void Snapshot::visit_file(const Extent& extent, uint64_t start, uint64_t end,
+                          const VisitRun& visit) const {
+  using Kind = ContentRun::Kind;
+  const pb::FileRecord* origin = file(extent.what);
+  if (!origin || !origin->embedded())
+    return visit({Kind::kMissing, start, end, true, why_not_in(origin)});
+  const uint64_t base = extent.start - extent.where;  // where offset 0 would be, modulo 2^64
+  uint64_t at = start - base;                         // offsets in the file from here on
+  const uint64_t last = std::clamp(page_up(origin->size()), at, end - base);
+  const auto show_gap = [&](uint64_t next) {
+    if (at < next)
+      visit({Kind::kMissing, at + base, next + base, true,
+             fmt::format("it lies in {}, which is in the image only in part", origin->path())});
+  };
+  const Extents& content = file_extents_.at(origin->id());
+  for (const Extent& part : content.overlapping(at, last)) {
+    show_gap(part.start);
+    const uint64_t first = std::max(part.start, at), stop = std::min(part.end(), last);
+    if (first >= stop) continue;
+    ContentRun run = run_of(content, part, first + base, stop + base);
+    run.in_file = true;
+    if (run.kind == Kind::kMissing)
+      run.reason = fmt::format("it lies in {}, and is {}", origin->path(), run.reason);
+    visit(run);
+    at = stop;
+  }
+  show_gap(last);
+  if (last < end - base)
+    visit({Kind::kBeyondEnd, last + base, end, true,
+           fmt::format("beyond the end of {}", origin->path()), KeptBy::kKernel});
+}
+
 std::vector<Snapshot::Lack> Snapshot::missing_memory(const pb::Process& process) const {
   std::map<std::string, Lack> by_reason;
-  const auto add = [&](const std::string& reason, KeptBy kept_by, uint64_t bytes) {
-    by_reason.try_emplace(reason, reason, kept_by).first->second.bytes += bytes;
-  };
-  const Extents& known = extents(process);
-  for (const Extent& extent : known.all()) {
-    const pb::FileRecord* origin = extent.source == pb::SOURCE_FILE ? file(extent.what) : nullptr;
-    if (extent.source == pb::SOURCE_MISSING)
-      add(known.reason(extent), Extents::kept_by(extent), extent.size);
-    else if (extent.source == pb::SOURCE_FILE && !(origin && origin->embedded()))
-      add(why_not_in(origin), KeptBy::kNobody, extent.size);
-  }
-  const auto lacks = std::views::values(by_reason);
-  return {lacks.begin(), lacks.end()};
+  visit_memory(process, 0, UINT64_MAX, [&](const ContentRun& run) {
+    if (run.kind == ContentRun::Kind::kMissing)
+      by_reason.try_emplace(run.reason, Lack{run.reason, run.kept_by}).first->second.bytes +=
+          run.size();
+  });
+  std::vector<Lack> lacks;
+  for (auto& [reason, lack] : by_reason) lacks.push_back(std::move(lack));
+  return lacks;
 }
 
 uint64_t Snapshot::captured_bytes(const pb::Process& process, uint64_t start, uint64_t end) const {
   uint64_t bytes = 0;
-  for (const Extent& extent : extents(process).overlapping(start, end)) {
-    uint64_t until = std::min(extent.end(), end);
-    if (extent.source == pb::SOURCE_FILE) {
-      const pb::FileRecord* origin = file(extent.what);
-      const uint64_t size = origin && origin->embedded() ? page_up(origin->size()) : 0;
-      const uint64_t readable = size > extent.where ? size - extent.where : 0;
-      until = std::min(until, extent.start + std::min(readable, extent.size));
-    }
-    const uint64_t from = std::max(extent.start, start);
-    if (extent.source != pb::SOURCE_MISSING && until > from) bytes += until - from;
-  }
+  visit_memory(process, start, end, [&](const ContentRun& run) {
+    if (run.readable()) bytes += run.size();
+  });
   return bytes;
 }
 
@@ -147,15 +207,11 @@ size_t Snapshot::read_memory(const pb::Process& process, uint64_t address,
 }
 
 std::string Snapshot::missing_reason(const pb::Process& process, uint64_t address) const {
-  const Extents& known = extents(process);
-  const Extent* extent = known.find(address);
-  if (!extent) return mapping(process, address) ? "not captured" : "not mapped";
-  if (extent->source == pb::SOURCE_MISSING) return known.reason(*extent);
-  std::array<std::byte, 1> probe;
-  if (read_memory(process, address, probe) == 1) return "";
-  const pb::FileRecord* origin = file(extent->what);
-  return origin && origin->embedded() ? fmt::format("beyond the end of {}", origin->path())
-                                      : why_not_in(origin);
+  if (!extents(process).find(address))
+    return mapping(process, address) ? "not captured" : "not mapped";
+  std::string reason;
+  visit_memory(process, address, address + 1, [&](const ContentRun& run) { reason = run.reason; });
+  return reason;
 }
 
 const pb::FileRecord* Snapshot::file(uint32_t id) const {
@@ -181,27 +237,36 @@ const pb::FileRecord* Snapshot::debug_file(std::string_view build_id) const {
 
 size_t Snapshot::read_file(const pb::FileRecord& file, uint64_t offset,
                            std::span<std::byte> out) const {
-  if (offset >= file.size()) return 0;
-  out = out.first(std::min<uint64_t>(out.size(), file.size() - offset));
-  const Extents& content = file_extents_.at(file.id());
-  size_t done = 0;
-  while (done < out.size()) {
-    const size_t n = read_extents(content, offset + done, out.subspan(done));
-    if (n == 0)
-      throw Error(fmt::format("cannot read {} from the image", file.path()),
-                  fmt::format("it has no content at offset {}", offset + done));
-    done += n;
-  }
-  return done;
+  const size_t n = read_content(file, offset, out);
+  if (n < out.size() && offset + n < file.size())
+    no_content(file, file_extents_.at(file.id()), offset + n);
+  return n;
 }
 
-std::string Snapshot::file_contents(const pb::FileRecord& file) const {
+// As much as there is without a break.
+size_t Snapshot::read_content(const pb::FileRecord& file, uint64_t offset,
+                              std::span<std::byte> out) const {
+  if (offset >= file.size()) return 0;
+  out = out.first(std::min<uint64_t>(out.size(), file.size() - offset));
+  return read_extents(file_extents_.at(file.id()), offset, out);
+}
+
+std::string Snapshot::file_contents(const pb::FileRecord& file, uint64_t* lost) const {
   const Extents& content = file_extents_.at(file.id());
   if (file.size() > content.end())
     throw Error(fmt::format("cannot read {} from the image", file.path()),
                 "it claims to be larger than its content");
   std::string bytes(file.size(), '\0');
-  read_file(file, 0, std::as_writable_bytes(std::span(bytes)));
+  const auto out = std::as_writable_bytes(std::span(bytes));
+  for (uint64_t at = 0; at < file.size();) {
+    at += read_content(file, at, out.subspan(at));
+    if (at == file.size()) break;
+    const Extent* part = content.find(at);
+    if (!lost || !part || part->source != pb::SOURCE_MISSING) no_content(file, content, at);
+    const uint64_t end = std::min(part->end(), file.size());
+    *lost += end - at;
+    at = end;
+  }
   return bytes;
 }
 
@@ -249,7 +314,8 @@ size_t Snapshot::read_extent(const Extent& extent, uint64_t offset,
       const pb::FileRecord* origin = file(extent.what);
       if (!origin || !origin->embedded()) return 0;
       const uint64_t in_file = extent.where + offset;
-      const size_t n = read_file(*origin, in_file, out);
+      const size_t n = read_content(*origin, in_file, out);
+      if (n < out.size() && in_file + n < origin->size()) return n;
       // The kernel fills the page that holds the end of a file up with zeros.
       const uint64_t readable = page_up(origin->size());
       const size_t padded =

@@ -49,6 +49,26 @@ void for_each_descriptor(const pb::Process& process, const auto& visit) {
   for (const pb::Descriptor& descriptor : process.in_flight()) visit(descriptor);
 }
 
+// A run of a process's memory that is of one kind. What lies in a file is looked for there.
+struct ContentRun {
+  enum class Kind {
+    kStored,
+    kZeros,  // known to read as zeros
+    kMissing,
+    kBeyondEnd,  // of the file it lies in: the program could not read it either, mmap(2)
+  };
+  Kind kind = Kind::kStored;
+  uint64_t start = 0;
+  uint64_t end = 0;
+  bool in_file = false;  // it equals a part of a file, whether the image has that or not
+  // Of the last two kinds:
+  std::string reason = {};
+  KeptBy kept_by = KeptBy::kNobody;
+
+  uint64_t size() const { return end - start; }
+  bool readable() const { return kind == Kind::kStored || kind == Kind::kZeros; }
+};
+
 // One moment of one process tree: immutable, random access, safe to share between threads. Whoever
 // consumes it cannot tell whether it came from a file, a live tree or a test's builder.
 class Snapshot {
@@ -59,6 +79,8 @@ class Snapshot {
     std::map<uint32_t, Extents> address_spaces;
     std::map<uint32_t, pb::AddressSpace> space_records;  // without their extents
     std::vector<pb::FileRecord> files;
+    // By id: the content of files of which pages were lost, with those missing.
+    std::map<uint32_t, Extents> salvaged_files;
     std::shared_ptr<const PageStore> pages;
   };
 
@@ -80,6 +102,10 @@ class Snapshot {
   size_t read_memory(const pb::Process& process, uint64_t address, std::span<std::byte> out) const;
   // Why the byte at `address` cannot be read; "" if it can.
   std::string missing_reason(const pb::Process& process, uint64_t address) const;
+  // Shows what there is of [start, end), ascending; nothing where no extent is.
+  using VisitRun = std::function<void(const ContentRun& run)>;
+  void visit_memory(const pb::Process& process, uint64_t start, uint64_t end,
+                    const VisitRun& visit) const;
   // Memory that is not in the image, by reason.
   struct Lack {
     std::string reason;
@@ -103,13 +129,18 @@ class Snapshot {
   // is preferred to one that was deleted.
   const pb::FileRecord* embedded_file(std::string_view path) const;
   const pb::FileRecord* debug_file(std::string_view build_id) const;
-  // Like pread(2): returns 0 at the end. Precondition: file.embedded().
+  // Like pread(2): returns 0 at the end. Throws Error where some of it is lost or damaged.
+  // Precondition: file.embedded().
   size_t read_file(const pb::FileRecord& file, uint64_t offset, std::span<std::byte> out) const;
-  std::string file_contents(const pb::FileRecord& file) const;
+  // The same of all of it. With `lost`, what a salvaged image has lost of it reads as zeros, and is
+  // counted there (in bytes).
+  std::string file_contents(const pb::FileRecord& file, uint64_t* lost = nullptr) const;
 
  private:
   size_t read_extent(const Extent& extent, uint64_t offset, std::span<std::byte> out) const;
   size_t read_extents(const Extents& extents, uint64_t address, std::span<std::byte> out) const;
+  size_t read_content(const pb::FileRecord& file, uint64_t offset, std::span<std::byte> out) const;
+  void visit_file(const Extent& extent, uint64_t start, uint64_t end, const VisitRun& visit) const;
   void check() const;
 
   Contents contents_;

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "core/base/error.h"
+#include "core/base/strings.h"
 
 namespace snapgdb {
 namespace {
@@ -92,7 +93,11 @@ std::string_view ElfFile::bytes() {
     try {
       if (record_->size() > kMaxFileSize)
         throw Error(fmt::format("cannot read {}", record_->path()), "it is too large");
-      bytes_ = snapshot_->file_contents(*record_);
+      uint64_t lost = 0;
+      bytes_ = snapshot_->file_contents(*record_, &lost);
+      if (lost)
+        problem_ = fmt::format("{} bytes of {} are lost, for the image is damaged", lost,
+                               printable(record_->path()));
     } catch (const std::exception& error) {  // an Error, or memory ran out
       problem_ = error.what();
     }

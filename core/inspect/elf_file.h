@@ -33,7 +33,8 @@ class ElfFile {
   static std::unique_ptr<ElfFile> open(const Snapshot& snapshot, const pb::FileRecord& record);
   static std::unique_ptr<ElfFile> of_bytes(std::string bytes);
 
-  // Empty if the content cannot be read: problem() then says why.
+  // Empty if the content cannot be read, with zeros for what a salvaged image has lost of it:
+  // problem() then says so.
   std::string_view bytes();
   const std::string& problem() const { return problem_; }
 

@@ -386,12 +386,14 @@ std::string Unwinder::Session::why_broken() {
   const std::string message = known ? known : "the call frame information is damaged";
   if (stack_.frames.empty()) return message;
   const uint64_t pc = stack_.frames.back().lookup_pc();
-  if (std::string why = missing_file(pc); !why.empty()) return why;
-  if (!frame_info(pc).known) return why_no_frame_info(pc);
-  return read_failure_.empty() ? message : read_failure_;
+  const std::string why = missing_file(pc);
+  if (!frame_info(pc).known) return why.empty() ? why_no_frame_info(pc) : why;
+  if (!read_failure_.empty()) return read_failure_;
+  return why.empty() ? message : why;
 }
 
-// Why the file that holds the code at `pc` cannot be used; "" if it can, or if there is none.
+// Why the file that holds the code at `pc` cannot be used, or not all of it; "" if it can, or if
+// there is none.
 std::string Unwinder::Session::missing_file(uint64_t pc) const {
   if (const Module* module = modules_.find(pc)) return module->elf->problem();
   const pb::Vma* vma = snapshot_.mapping(process_, pc);

@@ -2,7 +2,7 @@
 
 #include <QFile>
 
-#include "core/image/image_reader.h"
+#include <algorithm>
 
 namespace snapgdb::gui {
 namespace {
@@ -10,7 +10,10 @@ namespace {
 LoadedImagePointer load(const ImageLoader::Open& open, const QString& name) {
   auto image = std::make_shared<LoadedImage>();
   image->name = name;
-  image->snapshot = open(QFile::encodeName(name).toStdString());
+  const Opened opened = open(QFile::encodeName(name).toStdString());
+  image->snapshot = opened.snapshot;
+  image->number = opened.number;
+  image->count = opened.count;
   image->peers = std::make_unique<const DescriptorPeers>(*image->snapshot);
   image->missing = find_missing(*image->snapshot);
   return image;
@@ -18,8 +21,15 @@ LoadedImagePointer load(const ImageLoader::Open& open, const QString& name) {
 
 }  // namespace
 
+Opened::Opened(const OpenedSnapshot& opened) : snapshot(opened.snapshot) {
+  const std::vector<uint64_t> sequences = opened.image->snapshots();
+  count = sequences.size();
+  const auto own = std::ranges::find(sequences, snapshot->record().sequence());
+  number = static_cast<size_t>(own - sequences.begin()) + 1;
+}
+
 ImageLoader::ImageLoader(QObject* parent, Open open) : QObject(parent), open_(std::move(open)) {
-  if (!open_) open_ = [](const std::string& name) { return open_snapshot(name); };
+  if (!open_) open_ = [](const std::string& name) { return open_with_image(name); };
   connect(&watcher_, &QFutureWatcherBase::finished, this, &ImageLoader::deliver);
 }
 

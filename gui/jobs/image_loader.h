@@ -8,17 +8,29 @@
 #include <string>
 #include <vector>
 
-#include "core/image/snapshot.h"
+#include "core/image/image_reader.h"
 #include "gui/jobs/background.h"
 #include "gui/models/descriptor_peers.h"
 #include "gui/models/missing_model.h"
 
 namespace snapgdb::gui {
 
+// A snapshot, and which of its image's it is: `number` of `count`, from 1.
+struct Opened {
+  Opened(std::shared_ptr<const Snapshot> only) : snapshot(std::move(only)) {}
+  Opened(const OpenedSnapshot& opened);
+
+  std::shared_ptr<const Snapshot> snapshot;
+  size_t number = 1;
+  size_t count = 1;
+};
+
 // A snapshot with what takes long to find in it.
 struct LoadedImage {
   QString name;  // as it was asked for: "IMG" or "IMG@K"
   std::shared_ptr<const Snapshot> snapshot;
+  size_t number = 1;  // of the image's snapshots, from 1
+  size_t count = 1;
   std::unique_ptr<const DescriptorPeers> peers;
   std::vector<MissingRow> missing;
 };
@@ -29,9 +41,9 @@ class ImageLoader final : public QObject {
   Q_OBJECT
 
  public:
-  using Open = std::function<std::shared_ptr<const Snapshot>(const std::string& name)>;
+  using Open = std::function<Opened(const std::string& name)>;
 
-  // `open` is called in another thread; by default it is open_snapshot().
+  // `open` is called in another thread; by default it is open_with_image().
   explicit ImageLoader(QObject* parent = nullptr, Open open = {});
 
   // An image that is still being read is forgotten; this one is wanted instead.

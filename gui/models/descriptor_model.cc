@@ -21,9 +21,14 @@ QString position(const DescriptorRow& row) {
   return has_position(*row.descriptor) ? QString::number(row.descriptor->position()) : QString();
 }
 
+QString number(const DescriptorRow& row) {
+  const int32_t fd = row.descriptor->number();
+  return fd == kInFlight ? QStringLiteral("in flight") : QString::number(fd);
+}
+
 const Column<DescriptorRow> kColumns[] = {
-    {"FD", "Descriptor number", Look::kNumber,
-     [](const DescriptorRow& row) { return QString::number(row.descriptor->number()); },
+    {"FD", "Descriptor number; in flight: in a message that the process has not received yet",
+     Look::kNumber, number,
      [](const DescriptorRow& row) { return QVariant(row.descriptor->number()); }},
     {"Kind", "What sort of thing is open", Look::kText,
      [](const DescriptorRow& row) { return line(descriptor_kind(*row.descriptor)); }},
@@ -45,11 +50,13 @@ const Column<DescriptorRow> kColumns[] = {
 };
 
 QString holder_text(const DescriptorPeers::Holder& holder, const DescriptorPeers::Holder& asker) {
-  if (holder.process == asker.process) return QStringLiteral("own fd %1").arg(holder.fd);
-  return QStringLiteral("%1 %2 fd %3")
-      .arg(text(holder.process->name()))
-      .arg(holder.process->pid())
-      .arg(holder.fd);
+  const int32_t fd = holder.descriptor->number();
+  const bool own = holder.process == asker.process;
+  const QString who = QStringLiteral("%1 %2").arg(text(holder.process->name()),
+                                                  QString::number(holder.process->pid()));
+  if (fd == kInFlight)
+    return QStringLiteral("in flight to ") + (own ? QStringLiteral("itself") : who);
+  return QStringLiteral("%1 fd %2").arg(own ? QStringLiteral("own") : who, QString::number(fd));
 }
 
 // "own fd 5, grep 4712 fd 0 and 3 more"; leaves out the descriptor that asks.
@@ -72,7 +79,7 @@ QString holders_text(std::span<const DescriptorPeers::Holder> holders,
 
 DescriptorRow make_row(const pb::Process& process, const pb::Descriptor& descriptor,
                        const DescriptorPeers& peers) {
-  const DescriptorPeers::Holder self{&process, descriptor.number()};
+  const DescriptorPeers::Holder self{&process, &descriptor};
   DescriptorRow row{&descriptor, holders_text(peers.sharing(descriptor), self), {}, {}};
   row.other_end = holders_text(peers.other_end(descriptor), self);
   if (row.other_end.isEmpty() && DescriptorPeers::has_other_end(descriptor))
@@ -90,9 +97,10 @@ void DescriptorModel::show(std::shared_ptr<const Snapshot> snapshot, const pb::P
                            const DescriptorPeers& peers) {
   std::vector<DescriptorRow> rows;
   if (process) {
-    rows.reserve(static_cast<size_t>(process->descriptors_size()));
-    for (const pb::Descriptor& descriptor : process->descriptors())
+    rows.reserve(static_cast<size_t>(process->descriptors_size() + process->in_flight_size()));
+    for_each_descriptor(*process, [&](const pb::Descriptor& descriptor) {
       rows.push_back(make_row(*process, descriptor, peers));
+    });
   }
   set_rows(std::move(rows), std::move(snapshot));
 }

@@ -15,7 +15,7 @@ struct DescriptorRow {
   QString missing;
 };
 
-// The descriptor table of one process.
+// The descriptor table of one process, and what is on its way to it in messages.
 class DescriptorModel final : public TableModel<DescriptorRow> {
  public:
   enum ColumnNumber { kFd, kKind, kTarget, kDetails, kOtherEnd, kPosition, kFlags, kSharedWith };

@@ -29,11 +29,13 @@ bool reads(const pb::Descriptor& descriptor) {
 
 DescriptorPeers::DescriptorPeers(const Snapshot& snapshot) {
   for (const pb::Process& process : snapshot.processes())
-    for (const pb::Descriptor& descriptor : process.descriptors())
-      add(descriptor, {&process, descriptor.number()});
+    for_each_descriptor(process, [&](const pb::Descriptor& descriptor) {
+      add({&process, &descriptor});
+    });
 }
 
-void DescriptorPeers::add(const pb::Descriptor& descriptor, Holder holder) {
+void DescriptorPeers::add(Holder holder) {
+  const pb::Descriptor& descriptor = *holder.descriptor;
   if (descriptor.description()) by_description_[descriptor.description()].push_back(holder);
   if (descriptor.has_pipe()) {
     const uint64_t device = descriptor.device(), inode = descriptor.inode();

@@ -12,13 +12,14 @@
 
 namespace snapgdb::gui {
 
-// Who in the tree holds what: finds the other end of pipes and sockets, and descriptors that share
-// one open file description. Built once a snapshot; immutable afterwards.
+// Who in the tree holds what, or will have it from a message: finds the other end of pipes and
+// sockets, and descriptors that share one open file description. Built once a snapshot; immutable
+// afterwards.
 class DescriptorPeers {
  public:
   struct Holder {
-    const pb::Process* process = nullptr;
-    int32_t fd = 0;
+    const pb::Process* process = nullptr;  // for one in flight: to whom
+    const pb::Descriptor* descriptor = nullptr;
     bool operator==(const Holder&) const = default;
   };
 
@@ -40,7 +41,7 @@ class DescriptorPeers {
   // Domain, type, local and remote address of a connected internet socket.
   using Connection = std::tuple<int32_t, int32_t, std::string, std::string>;
 
-  void add(const pb::Descriptor& descriptor, Holder holder);
+  void add(Holder holder);
 
   std::unordered_map<uint32_t, Holders> by_description_;
   std::map<PipeEnd, Holders> by_pipe_end_;

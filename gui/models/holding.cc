@@ -21,47 +21,19 @@ void add_lack(Holding& holding, const std::string& reason, uint64_t start, uint6
     known->bytes += bytes;
 }
 
-std::string why_file_is_missing(const pb::FileRecord* file) {
-  if (!file) return "it lies in a file that the image does not describe";
-  return "it lies in " + file->path() + ", which is not in the image: " + file->why_not_embedded();
-}
-
-// A part of one mapping with one origin.
-struct Part {
-  const Extent& extent;
-  uint64_t start;
-  uint64_t bytes;
-};
-
-void add_file_part(Holding& holding, const Snapshot& snapshot, const Part& part) {
-  const pb::FileRecord* file = snapshot.file(part.extent.what);
-  if (!file || !file->embedded()) {
-    add_lack(holding, why_file_is_missing(file), part.start, part.bytes);
-    return;
-  }
-  // The kernel fills the page that holds the end of a file up with zeros.
-  const uint64_t size = page_up(file->size());
-  const uint64_t offset = part.extent.where + (part.start - part.extent.start);
-  const uint64_t readable = offset < size ? std::min(size - offset, part.bytes) : 0;
-  holding.in_file += readable;
-  holding.beyond_end += part.bytes - readable;
-}
-
-void add_part(Holding& holding, const Snapshot& snapshot, const Extents& extents,
-              const Part& part) {
-  switch (part.extent.source) {
-    case pb::SOURCE_STORED:
-      holding.stored += part.bytes;
+void add_run(Holding& holding, const ContentRun& run) {
+  switch (run.kind) {
+    case ContentRun::Kind::kStored:
+      (run.in_file ? holding.in_file : holding.stored) += run.size();
       return;
-    case pb::SOURCE_ZERO:
-      holding.zero += part.bytes;
+    case ContentRun::Kind::kZeros:
+      (run.in_file ? holding.in_file : holding.zero) += run.size();
       return;
-    case pb::SOURCE_FILE:
-      add_file_part(holding, snapshot, part);
+    case ContentRun::Kind::kBeyondEnd:
+      holding.beyond_end += run.size();
       return;
-    default:
-      add_lack(holding, extents.reason(part.extent), part.start, part.bytes,
-               Extents::refused(part.extent));
+    case ContentRun::Kind::kMissing:
+      add_lack(holding, run.reason, run.start, run.size(), run.kept_by != KeptBy::kNobody);
   }
 }
 
@@ -81,18 +53,15 @@ uint64_t Holding::withheld() const {
 
 Holding holding(const Snapshot& snapshot, const pb::Process& process, const pb::Vma& vma) {
   Holding result;
-  const Extents& extents = snapshot.extents(process);
   uint64_t reached = vma.start();
   const auto skip_to = [&](uint64_t next) {  // what no extent covers was not captured
     if (next > reached) add_lack(result, "not captured", reached, next - reached);
   };
-  for (const Extent& extent : extents.overlapping(vma.start(), vma.end())) {
-    const uint64_t start = std::max(extent.start, vma.start());
-    const uint64_t end = std::min(extent.end(), vma.end());
-    skip_to(start);
-    add_part(result, snapshot, extents, {extent, start, end - start});
-    reached = end;
-  }
+  snapshot.visit_memory(process, vma.start(), vma.end(), [&](const ContentRun& run) {
+    skip_to(run.start);
+    add_run(result, run);
+    reached = run.end;
+  });
   skip_to(vma.end());
   return result;
 }

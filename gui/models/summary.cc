@@ -3,6 +3,8 @@
 #include <QDateTime>
 #include <QStringList>
 
+#include <algorithm>
+
 #include "gui/models/text.h"
 
 namespace snapgdb::gui {
@@ -130,6 +132,49 @@ QString control_group(const pb::Process& process) {
   return text(process.cgroups(0));
 }
 
+// A line each; of very many, the first.
+QString lines(std::vector<QString> all) {
+  constexpr size_t kMost = 200;
+  const size_t more = all.size() - std::min(all.size(), kMost);
+  all.resize(all.size() - more);
+  if (more) all.push_back(QStringLiteral("and %1 more").arg(more));
+  return QStringList(all.begin(), all.end()).join(QLatin1Char('\n'));
+}
+
+QString limits(const pb::Process& process) {
+  const auto number = [](uint64_t value) {
+    return value == UINT64_MAX ? QStringLiteral("unlimited") : QString::number(value);
+  };
+  std::vector<QString> all;
+  for (const pb::Limit& limit : process.limits())
+    all.push_back(QStringLiteral("%1: %2").arg(text(limit.name()), number(limit.soft())) +
+                  (limit.soft() == limit.hard()
+                       ? QString()
+                       : QStringLiteral(", at most %1").arg(number(limit.hard()))));
+  return lines(std::move(all));
+}
+
+// Threads mostly have the same ones.
+QString keyrings(const pb::Process& process) {
+  std::vector<QString> all;
+  for (const pb::Thread& thread : process.threads())
+    for (const pb::Keyring& ring : thread.keyrings()) {
+      QString line =
+          QStringLiteral("%1: %2").arg(text(ring.kind()), counted(ring.keys(), "key", "keys"));
+      for (const std::string& key : ring.key_descriptions())
+        line += QStringLiteral(", ") +
+                (key.empty() ? QStringLiteral("one that may not be seen") : text(key));
+      if (std::ranges::find(all, line) == all.end()) all.push_back(std::move(line));
+    }
+  return lines(std::move(all));
+}
+
+QString environment(const pb::Process& process) {
+  std::vector<QString> all;
+  for (const std::string& variable : process.environment()) all.push_back(text(variable));
+  return lines(std::move(all));
+}
+
 const FactRow<pb::Process> kProcessFacts[] = {
     {"Command line", "The arguments the program was started with", command_line},
     {"Executable", "The program file",
@@ -158,6 +203,9 @@ const FactRow<pb::Process> kProcessFacts[] = {
     {"Signals ignored", "Signals that it ignores",
      [](const pb::Process& p) { return signal_set(p.signals_ignored()); }},
     {"Control group", "Where it stands in the hierarchy of control groups", control_group},
+    {"Limits", "Its resource limits, getrlimit(2)", limits},
+    {"Keyrings", "What its threads have beside the keyrings of their user, keyrings(7)", keyrings},
+    {"Environment", "Its environment when it began", environment},
 };
 
 }  // namespace

@@ -62,9 +62,26 @@ bool has_thread(const pb::Process& process, int32_t tid) {
   return false;
 }
 
-// "SIGSEGV in 12.14 · 2024-03-01 12:00:00 · build-7 · paused for 1.24 ms"
-QString circumstances(const std::vector<Fact>& facts) {
+// "2 of 5", if there are others to be looked at.
+QString place(const LoadedImage& image) {
+  return image.count > 1 ? QStringLiteral("%1 of %2").arg(image.number).arg(image.count)
+                         : QString();
+}
+
+std::vector<Fact> facts_of(const LoadedImage& image) {
+  std::vector<Fact> facts = snapshot_facts(*image.snapshot);
+  if (const QString which = place(image); !which.isEmpty())
+    facts.insert(facts.begin(),
+                 {QStringLiteral("Snapshot"), which,
+                  QStringLiteral("Which of the image's snapshots it is; IMG@K opens the K-th")});
+  return facts;
+}
+
+// "snapshot 2 of 5 · SIGSEGV in 12.14 · 2024-03-01 12:00:00 · build-7 · paused for 1.24 ms"
+QString circumstances(const LoadedImage& image, const std::vector<Fact>& facts) {
   QStringList parts;
+  if (const QString which = place(image); !which.isEmpty())
+    parts += QStringLiteral("snapshot ") + which;
   for (const char* name : {"Reason", "Taken", "Host", "Paused for"})
     for (const Fact& fact : facts)
       if (fact.name == QLatin1String(name))
@@ -258,10 +275,10 @@ void MainWindow::show_image(const LoadedImagePointer& image) {
   tabs_->setTabText(kMissingTab, image->missing.empty()
                                      ? QString::fromUtf8(kTabs[kMissingTab].title)
                                      : QStringLiteral("M&issing (%1)").arg(image->missing.size()));
-  const std::vector<Fact> facts = snapshot_facts(*image->snapshot);
+  const std::vector<Fact> facts = facts_of(*image);
   summary_->show_snapshot(facts);
   program_->set_text(program_title(*image->snapshot));
-  circumstances_->set_text(circumstances(facts));
+  circumstances_->set_text(circumstances(*image, facts));
   setWindowTitle(QStringLiteral("%1 - snapgdb").arg(QFileInfo(image->name).fileName()));
   pages_->setCurrentIndex(1);
   set_loading({});

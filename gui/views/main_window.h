@@ -25,7 +25,7 @@ namespace snapgdb::gui {
 
 // How images are opened and threads unwound; a test puts its own in.
 struct Services {
-  ImageLoader::Open open;  // empty: open_snapshot()
+  ImageLoader::Open open;  // empty: open_with_image()
   std::function<BacktraceLoader::Unwind(std::shared_ptr<const Snapshot>)> unwinder = unwinder_of;
 };
 

@@ -159,3 +159,23 @@ TEST_CASE("of many holders the first few are named and the rest counted") {
   CHECK(others(builder, 1) ==
         "1 |  | w 2 fd 1, w 3 fd 1, w 4 fd 1, w 5 fd 1, w 6 fd 1, w 7 fd 1 and 3 more\n");
 }
+
+TEST_CASE("what is on its way in a message is shown, and found as the other end") {
+  SnapshotBuilder builder;
+  descriptor(process(builder, 10, "sh"), 1, O_WRONLY, 77).mutable_pipe();
+  pb::Process& receiver = process(builder, 11, "srv");
+  descriptor(receiver, 3, O_RDONLY, 78).mutable_pipe();
+  for (const uint64_t inode : {77, 79}) {
+    pb::Descriptor& sent = *receiver.add_in_flight();
+    sent.set_number(kInFlight);
+    sent.set_flags(O_RDONLY);
+    sent.set_inode(inode);
+    sent.set_description(7);
+    sent.mutable_pipe();
+  }
+  CHECK(others(builder, 10) == "1 | in flight to srv 11 | \n");
+  CHECK(others(builder, 11) ==
+        "3 | nobody in the snapshot | \n"
+        "in flight | sh 10 fd 1 | in flight to itself\n"
+        "in flight | nobody in the snapshot | in flight to itself\n");
+}

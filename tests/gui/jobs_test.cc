@@ -12,6 +12,7 @@
 #include "gui/jobs/backtrace_loader.h"
 #include "gui/jobs/image_loader.h"
 #include "tests/gui/model_text.h"
+#include "tests/unit/image/sample_image.h"
 
 using namespace snapgdb;
 using namespace snapgdb::gui;
@@ -58,6 +59,18 @@ TEST_CASE("an image is read in another thread and arrives by signal") {
   CHECK(image->name == "x.snapgdb");
   CHECK(image->snapshot->root().pid() == 10);
   CHECK(reader != QThread::currentThread());
+}
+
+TEST_CASE("which of an image's snapshots it is comes with it") {
+  const test::TemporaryDirectory directory;
+  ImageLoader loader;
+  LoadedImagePointer image;
+  QObject::connect(&loader, &ImageLoader::opened,
+                   [&](const LoadedImagePointer& opened) { image = opened; });
+  loader.open(QString::fromStdString(test::sample_image(directory, 1, "aba") + "@2"));
+  REQUIRE(QTest::qWaitFor([&] { return image != nullptr; }));
+  CHECK(image->number == 2);
+  CHECK(image->count == 3);
 }
 
 TEST_CASE("an image that cannot be read is a line of text") {

@@ -9,6 +9,7 @@
 #include "gui/models/holding.h"
 #include "gui/models/mapping_model.h"
 #include "gui/models/missing_model.h"
+#include "gui/models/summary.h"
 #include "gui/models/thread_model.h"
 #include "tests/gui/model_text.h"
 
@@ -195,6 +196,94 @@ TEST_CASE("what the capture noted is not told twice") {
   CHECK(as_text(model, {3, 5}) ==
         "environment | permission denied\n"
         "memory from 0x2000 on | the kernel refuses to read it\n");
+}
+
+TEST_CASE("things that lack for one reason are all told") {
+  SnapshotBuilder builder;
+  builder.process(10).thread(10).thread(11).unavailable(0x2000, 0x1000, "the kernel refuses");
+  for (const int32_t tid : {0, 11}) {
+    auto& missing = *builder.record().add_missing();
+    missing.set_pid(10);
+    missing.set_tid(tid);
+    missing.set_resource(tid ? "registers" : "timers");
+    missing.set_reason("the kernel refuses");
+  }
+  const auto snapshot = builder.build();
+  MissingModel model;
+  model.set_rows(find_missing(*snapshot), snapshot);
+  CHECK(as_text(model, {2, 3, 5}) ==
+        " | timers | the kernel refuses\n"
+        "11 | registers | the kernel refuses\n"
+        " | memory from 0x2000 on | the kernel refuses\n");
+}
+
+TEST_CASE("of a socket or a file that is told at length, the note is left out") {
+  SnapshotBuilder builder;
+  auto& sent = *builder.process(10).thread(10).record().add_in_flight();
+  sent.set_number(kInFlight);
+  sent.set_target("socket:[7]");
+  sent.mutable_socket()->set_why_incomplete("refused");
+  const auto note = [&](int32_t pid, const char* resource) {
+    auto& missing = *builder.record().add_missing();
+    missing.set_pid(pid);
+    missing.set_resource(resource);
+    missing.set_reason("refused");
+  };
+  note(10, "socket:[7]");
+  note(10, "socket:[8]");
+  const auto snapshot = builder.build();
+  MissingModel model;
+  model.set_rows(find_missing(*snapshot), snapshot);
+  CHECK(as_text(model, {3, 5}) ==
+        "socket:[8] | refused\n"
+        "part of a descriptor in flight (socket:[7]) | refused\n");
+}
+
+TEST_CASE("lost pages of a mapped file are missing from the mapping") {
+  SnapshotBuilder builder;
+  const uint32_t file = builder.file("/lib/x", std::string(2 * kPageSize, 'x'));
+  builder.process(10).thread(10).mapped_file(0x1000, 0x2000, file, 0, PROT_READ);
+  const auto whole = builder.build();
+  Snapshot::Contents contents;
+  contents.record = whole->record();
+  contents.processes = {whole->processes().begin(), whole->processes().end()};
+  contents.address_spaces.emplace(10, whole->extents(whole->root()));
+  contents.files = {whole->files().begin(), whole->files().end()};
+  contents.salvaged_files[file].append({0, kPageSize, pb::SOURCE_STORED, 0, 0});
+  contents.salvaged_files[file].append_missing(kPageSize, kPageSize, "lost");
+  const auto snapshot = std::make_shared<const Snapshot>(std::move(contents));
+  MappingModel model;
+  model.show(snapshot, &snapshot->root());
+  CHECK(cell_text(model, 0, MappingModel::kHolds) == "from file 4 KiB, missing 4 KiB");
+  const auto missing = find_missing(*snapshot);
+  REQUIRE(missing.size() == 1);
+  CHECK(missing[0].bytes == kPageSize);
+  CHECK(missing[0].missing == "it lies in /lib/x, and is lost");
+}
+
+TEST_CASE("a process is described with its limits, keyrings and environment") {
+  pb::Process process;
+  process.set_pid(10);
+  auto& limit = *process.add_limits();
+  limit.set_name("Max open files");
+  limit.set_soft(1024);
+  limit.set_hard(UINT64_MAX);
+  for (int i = 0; i < 2; ++i) {
+    auto& ring = *process.add_threads()->add_keyrings();
+    ring.set_kind("session");
+    ring.set_keys(1);
+    ring.add_key_descriptions("user;0;0;3f010000;name");
+  }
+  process.add_environment("HOME=/root");
+  process.add_environment("EVIL=\x1b[31m");
+  const auto value = [&](const char* name) {
+    for (const Fact& fact : process_facts(process))
+      if (fact.name == QLatin1String(name)) return fact.value;
+    return QString();
+  };
+  CHECK(value("Limits") == "Max open files: 1024, at most unlimited");
+  CHECK(value("Keyrings") == "session: 1 key, user;0;0;3f010000;name");
+  CHECK(value("Environment") == "HOME=/root\nEVIL=\\033[31m");
 }
 
 TEST_CASE("processes that share their memory lack it once") {

@@ -226,6 +226,24 @@ TEST_CASE("text and several files cannot be dropped") {
   CHECK_FALSE(two.isAccepted());
 }
 
+TEST_CASE("one of several snapshots is said to be that") {
+  const auto says_which = [](size_t count) {
+    MainWindow window(services([count](const std::string&) {
+      Opened opened(shell_and_child());
+      opened.number = 2;
+      opened.count = count;
+      return opened;
+    }));
+    window.show();
+    open_and_wait(window);
+    return std::ranges::any_of(window.findChildren<QLabel*>(), [](const QLabel* label) {
+      return label->accessibleName() == "Snapshot" && label->text() == "2 of 5";
+    });
+  };
+  CHECK(says_which(5));
+  CHECK_FALSE(says_which(1));
+}
+
 TEST_CASE("a window may be closed while it reads an image, and while it unwinds") {
   struct Gate {
     std::counting_semaphore<> entered{0}, open{0};

@@ -46,6 +46,14 @@ TEST_CASE("text from outside cannot steer the terminal") {
   CHECK(printable("\xc2\x9b") == "\\302\\233");           // CSI as one C1 control
   CHECK(printable("\xed\xa0\x80") == "\\355\\240\\200");  // a surrogate is not UTF-8
   CHECK(printable("\xe2\x82") == "\\342\\202");           // cut off
+  CHECK(printable("a\u202eb") == "a\\342\\200\\256b");    // right to left from here on
+  CHECK(printable("\u061c") == "\\330\\234");             // a mark of direction
+  CHECK(printable("\u2028") == "\\342\\200\\250");        // a line ends
+  for (const char* text : {"\u200e", "\u200f", "\u202a", "\u2066", "\u2069", "\u2029"})
+    CHECK(printable(text).starts_with('\\'));
+  for (const char* text :
+       {"\u200d", "\u2027", "\u202f", "\u2065", "\u206a", "\u00a0", "\U0001f600"})
+    CHECK(printable(text) == text);
 }
 
 TEST_CASE("sizes and durations have three significant digits") {

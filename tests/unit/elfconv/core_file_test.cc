@@ -276,3 +276,37 @@ TEST_CASE("a zombie has no core") {
   CHECK(why_no_core(*snapshot, snapshot->root()).empty());
   CHECK(why_no_core(*snapshot, *snapshot->process(11)).find("zombie") != std::string::npos);
 }
+
+TEST_CASE("zeros of a mapped file take no room on the disk") {
+  const TemporaryDirectory directory;
+  constexpr uint64_t kSize = 256 * kMiB;
+  const std::string start = pattern(kPageSize, 1);
+  SnapshotBuilder builder;
+  const uint32_t file = builder.file("/data/sparse", start);
+  builder.process(10)
+      .thread(10)
+      .mapped_file(0x10000000, kSize, file, 0, PROT_READ)
+      .mapped_file(0x40000000, 8 * kMiB, file, 0, PROT_READ);
+  const auto whole = builder.build();
+  Snapshot::Contents contents;
+  contents.record = whole->record();
+  contents.processes = {whole->processes().begin(), whole->processes().end()};
+  contents.address_spaces.emplace(10, whole->extents(whole->root()));
+  contents.files = {whole->files().begin(), whole->files().end()};
+  contents.pages = std::shared_ptr<const PageStore>(whole, &whole->pages());
+  Extents content = Extents::from_record(contents.files[0].content());
+  content.append({kPageSize, kSize - kPageSize, pb::SOURCE_ZERO, 0, 0});
+  *contents.files[0].mutable_content() = content.to_record();
+  contents.files[0].set_size(kSize);
+  const Snapshot snapshot(std::move(contents));
+  const WrittenCore written = write_core(snapshot, snapshot.root(), directory / "core");
+
+  for (const std::string& what : written.missing) CHECK(what.find("sparse") == std::string::npos);
+  CHECK(written.data < kMiB);
+  CHECK(on_disk(directory / "core") < 2 * kMiB);
+  const CoreView core(directory / "core");
+  CHECK(core.memory(0x10000000, kPageSize).value() == start);
+  CHECK(core.memory(0x10000000 + kSize - kMiB, kMiB).value() == std::string(kMiB, '\0'));
+  CHECK(core.memory(0x40000000, kPageSize).value() == start);
+  CHECK(core.memory(0x40000000 + kMiB, kMiB).value() == std::string(kMiB, '\0'));
+}

@@ -190,3 +190,29 @@ TEST_CASE("probing finds the pages that a damaged image has lost") {
   CHECK(memory.missing[0].reason.starts_with("damaged"));
   CHECK(memory.segments.size() == 2);
 }
+
+TEST_CASE(
+    "what a salvaged image has lost of a mapped file is missing, and said to be in the file") {
+  SnapshotBuilder builder;
+  const uint32_t file = builder.file("/lib/x", std::string(3 * kPageSize, 'x'));
+  builder.process(10).thread(10).mapped_file(0x10000, 3 * kPageSize, file, 0, PROT_READ);
+  const auto whole = builder.build();
+  Snapshot::Contents contents;
+  contents.record = whole->record();
+  contents.processes = {whole->processes().begin(), whole->processes().end()};
+  contents.address_spaces.emplace(10, whole->extents(whole->root()));
+  contents.files = {whole->files().begin(), whole->files().end()};
+  Extents& salvaged = contents.salvaged_files[file];
+  salvaged.append({0, kPageSize, pb::SOURCE_STORED, 0, 0});
+  salvaged.append_missing(kPageSize, kPageSize, "lost");
+  salvaged.append({2 * kPageSize, kPageSize, pb::SOURCE_STORED, 2, 0});
+  const Snapshot snapshot(std::move(contents));
+  const CoreMemory memory = divide_memory(snapshot, snapshot.root());
+
+  CHECK(memory.segments.size() == 2);
+  REQUIRE(memory.missing.size() == 1);
+  CHECK(memory.missing[0].address == 0x11000);
+  CHECK(memory.missing[0].size == kPageSize);
+  CHECK(memory.missing[0].in_file);
+  CHECK(memory.missing[0].lost);
+}

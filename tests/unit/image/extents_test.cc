@@ -1,6 +1,7 @@
 #include "core/image/extents.h"
 
 #include <catch2/catch.hpp>
+#include <chrono>
 
 #include "core/base/error.h"
 
@@ -70,4 +71,35 @@ TEST_CASE("a record that breaks the rules is refused") {
   pb::ExtentMap uneven = record(1, 1, pb::SOURCE_ZERO, 0, 0);
   uneven.add_gap(1);
   CHECK_THROWS_AS(Extents::from_record(uneven), Error);
+}
+
+TEST_CASE("extents that go on others keep their reasons") {
+  Extents extents, later;
+  extents.append_missing(0x1000, 0x1000, "a");
+  extents.append_missing(0x2000, 0x1000, "b");
+  later.append_missing(0x3000, 0x1000, "b");
+  later.append_missing(0x4000, 0x1000, "c");
+  later.append_missing(0x5000, 0x1000, "a");
+  extents.append_all(Extents::from_record(later.to_record()));
+  std::string reasons;
+  for (const Extent& extent : extents.all()) reasons += extents.reason(extent);
+  CHECK(reasons == "abca");  // the second and the third run became one
+}
+
+TEST_CASE("a reason for every page does not take time without end") {
+  constexpr uint64_t kPages = 200'000;
+  pb::ExtentMap record;
+  for (uint32_t i = 0; i < kPages; ++i) {
+    record.add_gap(0);
+    record.add_pages(1);
+    record.add_source(pb::SOURCE_MISSING);
+    record.add_where(0);
+    record.add_what(i);
+    record.add_reasons("reason " + std::to_string(i));
+  }
+  const auto begin = std::chrono::steady_clock::now();
+  Extents extents;
+  extents.append_all(Extents::from_record(record));
+  CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(10));
+  CHECK(extents.reason(extents.all().back()) == "reason 199999");
 }

@@ -164,6 +164,70 @@ TEST_CASE("what is whole in a cut-off image can be salvaged", "[image]") {
   check_salvaged_wherever_cut(sample_image(directory));
 }
 
+TEST_CASE("pages of an embedded file that are lost are told, not read", "[image]") {
+  const TemporaryDirectory directory;
+  const std::string path = sample_image(directory, 0);
+  std::string bytes = read_file(path);
+  bytes[bytes.find(std::string("file\0\0\0\0", 8))] = 'F';  // in its PAGE chunk
+  write_file(path, bytes);
+  const auto snapshot = open_snapshot(path, {.salvage = true});
+  const pb::Process& process = snapshot->root();
+  CHECK(snapshot->captured_bytes(process, 0x1000, 0x5000) == 3 * kPageSize);
+  const auto lacks = snapshot->missing_memory(process);
+  REQUIRE(lacks.size() == 1);
+  CHECK(lacks[0].bytes == kPageSize);
+  CHECK_THAT(lacks[0].reason, Contains("it lies in /bin/x, and is lost"));
+  CHECK(snapshot->missing_reason(process, 0x4000) == lacks[0].reason);
+  CHECK(memory(*snapshot, 0x3ffe, 4) == "aa");
+  const pb::FileRecord& file = *snapshot->embedded_file("/bin/x");
+  CHECK_THROWS_WITH(snapshot->file_contents(file),
+                    Contains("cannot read /bin/x") && Contains("lost"));
+  uint64_t lost = 0;
+  CHECK(snapshot->file_contents(file, &lost) == std::string(4, '\0'));
+  CHECK(lost == 4);
+}
+
+TEST_CASE("an image that is overwritten while it is open reads as it was, or as damaged",
+          "[image]") {
+  const TemporaryDirectory directory;
+  const std::string path = sample_image(directory, GENERATE(0, 1));
+  const auto read = open_snapshot(path), unread = open_snapshot(path);
+  CHECK(memory(*read, 0x1000, kPageSize) == page_of('a'));
+  std::string bytes = read_file(path);
+  const auto image = std::as_writable_bytes(std::span(bytes));
+  for_each_chunk(image, [&](size_t at, size_t stored) {
+    if (get<uint32_t>(image, at) == kPageChunk)
+      std::ranges::fill(image.subspan(at + ChunkHeader::kSize, stored), std::byte{'x'});
+  });
+  write_file(path, bytes);  // the same file, not a new one of its name
+  CHECK(memory(*read, 0x1000, kPageSize) == page_of('a'));
+  CHECK_THROWS_WITH(memory(*unread, 0x1000, 1), Contains("a PAGE chunk is damaged"));
+}
+
+TEST_CASE("an image that is cut off while it is open is an error", "[image]") {
+  const TemporaryDirectory directory;
+  const std::string path = sample_image(directory, GENERATE(0, 1));
+  const auto snapshot = open_snapshot(path);
+  std::filesystem::resize_file(path, ImageHeader::kSize);
+  CHECK_THROWS_WITH(memory(*snapshot, 0x1000, 1), Contains("cut off after it had been opened"));
+}
+
+TEST_CASE("a snapshot with two records of itself is refused", "[image]") {
+  const TemporaryDirectory directory;
+  const std::string path = directory.file("x");
+  {
+    ImageWriter image(OutputFile::create(path));
+    PageWriter pages(image);
+    write_sample(image, pages, 'a');
+    pb::SnapshotRecord record;
+    record.set_sequence(1);
+    record.set_root_pid(10);
+    image.add(kSnapshotChunk, record);
+    image.commit();
+  }
+  CHECK_THAT(complaint(path), Contains("two records of snapshot 1"));
+}
+
 TEST_CASE("every flipped byte is noticed", "[image]") {
   const TemporaryDirectory directory;
   const std::string whole = read_file(sample_image(directory));

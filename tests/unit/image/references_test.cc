@@ -4,6 +4,7 @@
 #include <catch2/catch.hpp>
 #include <functional>
 
+#include "core/image/libxxhash.h"
 #include "tests/unit/image/sample_image.h"
 
 using namespace snapgdb;
@@ -100,6 +101,8 @@ TEST_CASE("a reference that leads nowhere is named by verify", "[references]") {
        [](Records& r) {
          *r.file.mutable_content() = memory_at(0x1000, pb::SOURCE_ZERO, 0).to_record();
        }},
+      {"file 1 (): its content is another than its hash says",
+       [](Records& r) { r.file.set_hash(std::string(16, 'h')); }},
       {"not as large as it should be", [](Records& r) { r.file.set_size(5000); }},
       {"thread 10: it is there twice", [](Records& r) { r.process.add_threads()->set_tid(10); }},
       {"process 11: the snapshot was taken for it",
@@ -107,6 +110,15 @@ TEST_CASE("a reference that leads nowhere is named by verify", "[references]") {
       {"cannot be", [](Records& r) { r.process.mutable_mappings(0)->set_end(0x4001); }},
   };
   for (const auto& [words, change] : cases) CHECK_THAT(complaint_after(change), Contains(words));
+}
+
+TEST_CASE("a file whose content has the hash of its record is whole", "[references]") {
+  const std::string content(100, 'f');
+  XXH128_canonical_t hash;
+  ::XXH128_canonicalFromHash(&hash, ::XXH3_128bits(content.data(), content.size()));
+  CHECK(complaint_after([&](Records& records) {
+          records.file.set_hash(hash.digest, sizeof hash.digest);
+        }).empty());
 }
 
 TEST_CASE("a set of pages knows what it has and has not", "[references]") {

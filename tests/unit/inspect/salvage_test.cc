@@ -1,0 +1,74 @@
+// Files of which a salvaged image has lost a page.
+#include <algorithm>
+#include <catch2/catch.hpp>
+
+#include "core/inspect/backtrace.h"
+#include "tests/unit/inspect/self_snapshot.h"
+
+using namespace snapgdb;
+using namespace snapgdb::test;
+using Catch::Matchers::Contains;
+
+namespace {
+
+const pb::FileRecord& file_named(const Snapshot& snapshot, std::string_view part) {
+  const auto found = std::ranges::find_if(snapshot.files(), [&](const pb::FileRecord& file) {
+    return file.path().find(part) != std::string::npos;
+  });
+  REQUIRE(found != snapshot.files().end());
+  return *found;
+}
+
+// A page in the middle of the constants behind the code: no frame information, no symbols.
+uint64_t page_of_constants(const Snapshot& snapshot, const pb::FileRecord& file) {
+  const auto elf = ElfFile::open(snapshot, file);
+  REQUIRE(elf);
+  const auto code = std::ranges::find(elf->segments(), true, &ElfSegment::executable);
+  REQUIRE(code != elf->segments().end());
+  REQUIRE(std::next(code) != elf->segments().end());
+  return page_up(std::next(code)->offset) + kPageSize;
+}
+
+std::shared_ptr<const Snapshot> without_page(const std::shared_ptr<const Snapshot>& whole,
+                                             const pb::FileRecord& file, uint64_t offset) {
+  Snapshot::Contents contents;
+  contents.record = whole->record();
+  contents.processes = {whole->processes().begin(), whole->processes().end()};
+  contents.address_spaces.emplace(whole->root().address_space(), whole->extents(whole->root()));
+  contents.files = {whole->files().begin(), whole->files().end()};
+  contents.pages = std::shared_ptr<const PageStore>(whole, &whole->pages());
+  const Extents content = Extents::from_record(file.content());
+  REQUIRE(content.all().size() == 1);
+  const uint64_t behind = offset + kPageSize, first = content.all()[0].where;
+  Extents& salvaged = contents.salvaged_files[file.id()];
+  salvaged.append({0, offset, pb::SOURCE_STORED, first, 0});
+  salvaged.append_missing(offset, kPageSize, "lost");
+  salvaged.append(
+      {behind, content.end() - behind, pb::SOURCE_STORED, first + behind / kPageSize, 0});
+  return std::make_shared<const Snapshot>(std::move(contents));
+}
+
+}  // namespace
+
+TEST_CASE("what is lost of a file reads as zeros for debuggers, and that is said") {
+  const auto whole = snapshot_of_self();
+  const pb::FileRecord& file = file_named(*whole, "libc.so");
+  const uint64_t lost = page_of_constants(*whole, file);
+  const auto salvaged = without_page(whole, file, lost);
+  const auto elf = ElfFile::open(*salvaged, *salvaged->file(file.id()));
+  REQUIRE(elf);
+  std::string expected = whole->file_contents(file);
+  std::fill_n(expected.begin() + static_cast<ptrdiff_t>(lost), kPageSize, '\0');
+  CHECK((elf->bytes() == expected));
+  CHECK_THAT(elf->problem(), Contains("4096 bytes of") && Contains("libc.so"));
+}
+
+TEST_CASE("a lost page of a library does not end the backtraces through it") {
+  const auto whole = snapshot_of_self();
+  const pb::FileRecord& file = file_named(*whole, "libc.so");
+  const auto salvaged = without_page(whole, file, page_of_constants(*whole, file));
+  const pb::Process& process = salvaged->root();
+  const Backtrace trace = Backtracer(salvaged).backtrace(process, process.threads(0));
+  CHECK(trace.stopped_because == "");
+  CHECK(trace.frames.back().function == "_start");
+}
