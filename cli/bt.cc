@@ -266,6 +266,7 @@ Action define(CLI::App& app) {
   app.add_option("PID[.TID]", arguments->which, "Only this process, or this thread of it");
   app.add_option("--frames", arguments->max_frames,
                  "How many frames of each stack, inlined ones not counted")
+      ->check(CLI::Range(size_t{1}, size_t{INT32_MAX}))
       ->capture_default_str();
   app.add_flag("--no-group", arguments->no_group, "Each thread by itself, in the image's order");
   app.add_flag("--json", arguments->json, "As JSON, each thread by itself");

@@ -4,10 +4,12 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "cli/command.h"
 #include "cli/image_options.h"
+#include "cli/output.h"
 #include "cli/progress_line.h"
 #include "core/base/error.h"
 #include "core/base/strings.h"
@@ -77,6 +79,7 @@ bool write_one(const Snapshot& snapshot, const pb::Process& process, const std::
     } catch (const SystemError&) {
       throw;  // of the core's own file, which it names
     } catch (const Error& error) {
+      if (std::string_view(error.what()).starts_with("cannot write " + path)) throw;  // the same
       throw error.within(image);
     }
   }
@@ -114,6 +117,10 @@ bool export_beside(const Snapshot& snapshot, const CoreDestination& destination,
 }
 
 int write_cores(const Arguments& arguments) {
+  if (arguments.output == "-")
+    throw Error("cannot write a core to standard output", "a core needs a file that can be seeked",
+                "give -o FILE", ExitStatus::kUsage);
+  take_failed_writes_for_errors();
   const auto snapshot = open_snapshot(arguments.image, arguments.open);
   bool complete = true;
   const auto processes = with_core(*snapshot, chosen_processes(*snapshot, arguments), complete);

@@ -52,17 +52,51 @@ std::string attach_all(const std::vector<int32_t>& pids, size_t focus, const std
   return out;
 }
 
+// The thread that the user looked at may not be there any more: then another one of its process, or
+// of any, is selected. That of a process that is away has no $pc, an error that ends its
+// consideration. Of threads that are gone gdb learns when it goes through all, for which the echo
+// is; before that it would ask for their registers.
+//
 // gdb keeps what it has read over a command of the stub's, so that it has to be told to look again.
 // Its own `restart` is about checkpoints, which a remote target does not have; it asks back before
 // it is redefined.
 constexpr std::string_view kCommands =
     "set $snapgdb_confirm = $_gdb_setting(\"confirm\")\n"
     "set confirm off\n"
+    "define snapgdb-consider\n"
+    "if $pc == $pc\n"
+    "set $snapgdb_this = 1 + ($_inferior == $snapgdb_here) + ($_gthread == $snapgdb_was)\n"
+    "if $snapgdb_rank <= $snapgdb_this\n"
+    "set $snapgdb_rank = $snapgdb_this\n"
+    "set $snapgdb_inferior = $_inferior\n"
+    "set $snapgdb_thread = $_thread\n"
+    "end\n"
+    "end\n"
+    "end\n"
+    "document snapgdb-consider\n"
+    "Note this thread if there is no better one to be shown (for snapgdb-look-again).\n"
+    "end\n"
+    "define snapgdb-find-thread\n"
+    "set $snapgdb_here = $_inferior\n"
+    "set $snapgdb_was = $_gthread\n"
+    "set $snapgdb_rank = 0\n"
+    "thread apply all -q -s snapgdb-consider\n"
+    "set $snapgdb_stays = $snapgdb_rank == 3\n"
+    "end\n"
+    "document snapgdb-find-thread\n"
+    "Find the thread to be shown next (for snapgdb-look-again).\n"
+    "end\n"
     "define snapgdb-look-again\n"
+    "thread apply all -q -s echo\n"
     "maintenance flush register-cache\n"
     "maintenance flush dcache\n"
     "info threads\n"
+    "pipe with language c -- snapgdb-find-thread | cat >/dev/null\n"
+    "if $snapgdb_stays\n"
     "frame\n"
+    "else\n"
+    "thread $snapgdb_inferior.$snapgdb_thread\n"
+    "end\n"
     "end\n"
     "document snapgdb-look-again\n"
     "Forget what was read of the program, and show where it is.\n"

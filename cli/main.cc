@@ -3,9 +3,11 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <system_error>
 
 #include "cli/command.h"
 #include "cli/image_options.h"
+#include "cli/output.h"
 #include "cli/show.h"
 #include "core/base/error.h"
 #include "core/base/strings.h"
@@ -37,18 +39,17 @@ bool is_pipe_or_socket(int fd) {
 
 // `snapgdb IMG`: gdb connects its `target remote | …` to our stdin; a person has a terminal there.
 int open_image(const std::string& image, const OpenOptions& open, std::optional<int> pid) {
-  if (!is_pipe_or_socket(STDIN_FILENO)) return show_summary(image, open);
+  if (!is_pipe_or_socket(STDIN_FILENO)) return show_summary(image, open, pid);
   return gdbstub::serve_stdio([&] { return open_with_image(image, open); },
                               {.pid = pid, .launch = gdbstub::launch});
 }
 
 // A program started with a standard descriptor closed would give its number to a file it opens.
+// Writing fails as it did: nothing is to be lost without a word.
 void occupy_standard_descriptors() {
-  while (true) {
-    const int fd = ::open("/dev/null", O_RDWR);
-    if (fd > STDERR_FILENO) ::close(fd);
-    if (fd < 0 || fd > STDERR_FILENO) return;
-  }
+  for (const int number : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+    if (::fcntl(number, F_GETFD) < 0)
+      ::open("/dev/null", number == STDIN_FILENO ? O_RDWR : O_RDONLY);
 }
 
 int run(int argc, char** argv) {
@@ -59,7 +60,7 @@ int run(int argc, char** argv) {
   std::optional<int> pid;
   OpenOptions open;
   app.add_option("IMG", image, "Image to show, or to serve to gdb if standard input is a pipe");
-  app.add_option("--pid", pid, "Process to serve; without it, the root of the tree");
+  app.add_option("--pid", pid, "Process to show or serve; without it, the whole tree, or its root");
   add_open_options(app, open);
 
   Action action;
@@ -86,10 +87,17 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
   snapgdb::cli::occupy_standard_descriptors();
   try {
-    return snapgdb::cli::run(argc, argv);
+    const int status = snapgdb::cli::run(argc, argv);
+    snapgdb::cli::finish_output();
+    return status;
   } catch (const snapgdb::Error& error) {
     fmt::print(stderr, "snapgdb: {}\n", snapgdb::printable(error.what()));
     return static_cast<int>(error.status());
+  } catch (const std::system_error& error) {
+    const char* tried = std::ferror(stdout) ? "cannot write standard output: " : "";
+    fmt::print(stderr, "snapgdb: {}{}\n", tried,
+               *tried ? error.code().message() : snapgdb::printable(error.what()));
+    return static_cast<int>(snapgdb::ExitStatus::kFailed);
   } catch (const std::bad_alloc&) {
     fmt::print(stderr, "snapgdb: out of memory\n");
     return static_cast<int>(snapgdb::ExitStatus::kFailed);

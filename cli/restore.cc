@@ -226,6 +226,15 @@ int run(const Arguments& arguments) {
   end_like(end.status);
 }
 
+// Kinds of descriptors are named as the schema has them; the others are RestoreOptions::without's.
+std::vector<std::string> kinds_to_go_without() {
+  std::vector<std::string> kinds{"memory", "processor", "mounts", "network", "system-v", "cgroups"};
+  const auto* of =
+      pb::Descriptor::descriptor()->FindFieldByNumber(pb::Descriptor::kFile)->containing_oneof();
+  for (int i = 0; i < of->field_count(); ++i) kinds.push_back(of->field(i)->name());
+  return kinds;
+}
+
 Action define(CLI::App& app) {
   auto arguments = std::make_shared<Arguments>();
   app.add_option("IMG", arguments->image, "Image; IMG@K is its K-th snapshot")->required();
@@ -255,6 +264,7 @@ Action define(CLI::App& app) {
                  "Go without descriptors of these kinds (socket, timerfd, …): using one fails as "
                  "on a lost connection")
       ->delimiter(',')
+      ->check(CLI::IsMember(kinds_to_go_without()))
       ->type_name("KIND,…");
   add_open_options(app, arguments->open);
   return [arguments] { return run(*arguments); };

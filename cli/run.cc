@@ -5,6 +5,7 @@
 
 #include "cli/command.h"
 #include "cli/image_options.h"
+#include "cli/output.h"
 #include "cli/report.h"
 #include "core/base/error.h"
 #include "core/base/strings.h"
@@ -85,6 +86,8 @@ int capture_start(Supervisor& supervisor, Recorder& recorder) {
 }
 
 int run(const Arguments& arguments) {
+  // Said now, and not when the crash that was waited for is over.
+  check_can_be_written(arguments.output);
   int status = 0;
   {
     Supervisor supervisor(arguments.command);
@@ -117,6 +120,7 @@ Action define(CLI::App& app) {
   add_write_options(app, arguments->options.write);
   app.add_option("CMD", arguments->command, "Command and its arguments, after --")->required();
   return [arguments] {
+    refuse_streams(arguments->output, false);
     if (arguments->kill && arguments->on != "start")
       throw Error("cannot use --kill", "it is about --on start only", "", ExitStatus::kUsage);
     return run(*arguments);

@@ -31,6 +31,7 @@ int serve(const Arguments& arguments) {
   if (arguments.address.empty()) return gdbstub::serve_stdio(open, options);
   auto [image, snapshot] = open();
   options.image = std::move(image);
+  gdbstub::first_process(*snapshot, options.pid);  // what cannot be shown is said now, not to gdb
   const gdbstub::Listener listener(arguments.address);
   fmt::print(stderr, "snapgdb: listening on {}\n", listener.address());
   std::fflush(stderr);

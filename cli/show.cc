@@ -4,8 +4,8 @@
 #include <time.h>
 
 #include <algorithm>
-#include <functional>
 #include <map>
+#include <optional>
 #include <ranges>
 #include <set>
 
@@ -65,21 +65,39 @@ using Processes = std::vector<const pb::Process*>;
 // ---- Sections
 // ----------------------------------------------------------------------------------------
 
+struct Place {
+  const pb::Process* process;
+  size_t level;
+};
+
+// These and those below them, depth first, children in the order of the image. An image may have
+// any chain of processes, or a circle.
+std::vector<Place> places_in_tree(const Snapshot& snapshot, const Processes& roots) {
+  std::map<int32_t, Processes> children;
+  for (const pb::Process& process : snapshot.processes())
+    children[process.parent()].push_back(&process);
+  std::set<int32_t> seen;
+  std::vector<Place> places, waiting;
+  for (const pb::Process* root : roots | std::views::reverse) waiting.push_back({root, 0});
+  while (!waiting.empty()) {
+    const Place place = waiting.back();
+    waiting.pop_back();
+    if (!seen.insert(place.process->pid()).second) continue;
+    places.push_back(place);
+    for (const pb::Process* child : children[place.process->pid()] | std::views::reverse)
+      waiting.push_back({child, place.level + 1});
+  }
+  return places;
+}
+
 void print_tree(const Snapshot& snapshot, const Processes& shown) {
-  std::map<int32_t, size_t> depth;
+  constexpr size_t kDeepest = 256;  // farther in there is nothing to be seen
   Table table({">PID", ">PARENT", ">THREADS", "STATE", ">RESIDENT", "COMMAND"});
-  // Depth first, children in the order of the image.
-  const std::function<void(const pb::Process&, size_t)> visit = [&](const pb::Process& process,
-                                                                    size_t level) {
-    table.add({std::to_string(process.pid()), std::to_string(process.parent()),
-               std::to_string(process.threads_size()), process.state(),
-               human_size(resident_bytes(process)), std::string(2 * level, ' ') + title(process)});
-    for (const pb::Process& child : snapshot.processes())
-      if (child.parent() == process.pid() && depth.try_emplace(child.pid(), level).second)
-        visit(child, level + 1);
-  };
-  for (const pb::Process* process : shown)
-    if (depth.try_emplace(process->pid(), 0).second) visit(*process, 0);
+  for (const auto& [process, level] : places_in_tree(snapshot, shown))
+    table.add({std::to_string(process->pid()), std::to_string(process->parent()),
+               std::to_string(process->threads_size()), process->state(),
+               human_size(resident_bytes(*process)),
+               std::string(2 * std::min(level, kDeepest), ' ') + title(*process)});
   table.print();
 }
 
@@ -151,11 +169,23 @@ void print_environment(const Snapshot&, const Processes& shown) {
   table.print();
 }
 
-void print_missing(const Snapshot& snapshot, const Processes&) {
-  Table table({">PID", ">TID", "MISSING", "REASON"});
+// What is missing of no process in particular counts where all are shown.
+std::vector<const pb::Missing*> missing_of(const Snapshot& snapshot, const Processes& shown) {
+  const bool all = shown.size() == snapshot.processes().size();
+  std::vector<const pb::Missing*> found;
   for (const pb::Missing& missing : snapshot.record().missing())
-    table.add({std::to_string(missing.pid()), std::to_string(missing.tid()),
-               printable(missing.resource()), printable(missing.reason())});
+    if (all || std::ranges::any_of(shown, [&](const pb::Process* process) {
+          return process->pid() == missing.pid();
+        }))
+      found.push_back(&missing);
+  return found;
+}
+
+void print_missing(const Snapshot& snapshot, const Processes& shown) {
+  Table table({">PID", ">TID", "MISSING", "REASON"});
+  for (const pb::Missing* missing : missing_of(snapshot, shown))
+    table.add({std::to_string(missing->pid()), std::to_string(missing->tid()),
+               printable(missing->resource()), printable(missing->reason())});
   table.print();
 }
 
@@ -180,9 +210,12 @@ void print_moment(const Snapshot& snapshot) {
   for (const std::string& line : secured | std::views::drop(1)) fmt::print("          {}\n", line);
 }
 
-void print_summary(const Snapshot& snapshot, const Processes&) {
+// The root comes first, whatever the order of the image: others may have come to the tree from
+// elsewhere, or lost their parents.
+void print_summary(const Snapshot& snapshot, const Processes& shown) {
   const pb::SnapshotRecord& record = snapshot.record();
   const pb::Process& root = snapshot.root();
+  const auto missing = missing_of(snapshot, shown);
   size_t threads = 0;
   uint64_t memory = 0;
   std::set<uint32_t> spaces;
@@ -190,7 +223,9 @@ void print_summary(const Snapshot& snapshot, const Processes&) {
     threads += static_cast<size_t>(process.threads_size());
     if (spaces.insert(process.address_space()).second) memory += captured_bytes(snapshot, process);
   }
-  fmt::print("program   {}\n", title(root));
+  Processes roots = shown;
+  std::ranges::stable_partition(roots, [&](const pb::Process* one) { return one == &root; });
+  fmt::print("program   {}\n", title(*roots.front()));
   fmt::print("tree      {}, {}, root {}\n",
              counted(snapshot.processes().size(), "process", "processes"),
              counted(threads, "thread", "threads"), root.pid());
@@ -205,42 +240,43 @@ void print_summary(const Snapshot& snapshot, const Processes&) {
   fmt::print("files     {} carried\n",
              std::ranges::count_if(snapshot.files(), &pb::FileRecord::embedded));
   fmt::print("missing   {}\n",
-             record.missing().empty()
-                 ? std::string("nothing")
-                 : counted(static_cast<uint64_t>(record.missing_size()), "thing", "things"));
+             missing.empty() ? std::string("nothing") : counted(missing.size(), "thing", "things"));
   for (const std::string& line : left_out(snapshot)) fmt::print("left out  {}\n", line);
   fmt::print("\n");
-  print_tree(snapshot, {&root});
-  if (record.missing().empty()) return;
+  print_tree(snapshot, roots);
+  if (missing.empty()) return;
   fmt::print("\n");
-  print_missing(snapshot, {});
+  print_missing(snapshot, shown);
 }
 
 struct Section {
   const char* name;
   const char* help;
   void (*print)(const Snapshot&, const Processes&);
-  const char* field;  // of pb::Process, for --json; nullptr: of the snapshot
+  std::vector<const char*> fields = {};  // of pb::Process, for --json; none: of the snapshot
+  bool of_all = false;                   // says nothing about a single process
 };
-constexpr Section kSections[] = {
-    {"summary", "the snapshot in a few lines", print_summary, nullptr},
-    {"tree", "the process tree", print_tree, nullptr},
-    {"threads", "every thread", print_threads, "threads"},
-    {"maps", "memory maps", print_maps, "mappings"},
-    {"fds", "descriptors", print_descriptors, "descriptors"},
-    {"limits", "resource limits", print_limits, "limits"},
-    {"env", "environments", print_environment, "environment"},
-    {"files", "executables, libraries and debug files carried", print_files, nullptr},
-    {"missing", "what is not in the image, and why", print_missing, nullptr},
+const Section kSections[] = {
+    {"summary", "the snapshot in a few lines", print_summary},
+    {"tree", "the process tree", print_tree},
+    {"threads", "every thread", print_threads, {"threads"}},
+    {"maps", "memory maps", print_maps, {"mappings"}},
+    {"fds", "descriptors", print_descriptors, {"descriptors", "in_flight"}},
+    {"limits", "resource limits", print_limits, {"limits"}},
+    {"env", "environments", print_environment, {"environment"}},
+    {"files", "executables, libraries and debug files carried", print_files, {}, true},
+    {"missing", "what is not in the image, and why", print_missing},
 };
 
 // ---- JSON
 // --------------------------------------------------------------------------------------------
 
 llvm::json::Value process_json(const pb::Process& process, const Section& section) {
-  if (!section.field) return to_json(process);
+  if (section.fields.empty()) return to_json(process);
   llvm::json::Object whole = *to_json(process).getAsObject();
-  return llvm::json::Object{{"pid", process.pid()}, {section.field, *whole.get(section.field)}};
+  llvm::json::Object shown{{"pid", process.pid()}};
+  for (const char* field : section.fields) shown[field] = *whole.get(field);
+  return shown;
 }
 
 // The names and units are those of core/image/snapshot.proto.
@@ -249,7 +285,7 @@ void print_json(const Snapshot& snapshot, const Processes& shown, const Section&
   for (const pb::Process* process : shown) processes.push_back(process_json(*process, section));
   llvm::json::Object out{{"snapshot", to_json(snapshot.record())},
                          {"processes", std::move(processes)}};
-  if (!section.field) {
+  if (section.fields.empty()) {
     for (pb::FileRecord file : snapshot.files()) {
       file.clear_content();
       files.push_back(to_json(file));
@@ -265,23 +301,27 @@ void print_json(const Snapshot& snapshot, const Processes& shown, const Section&
 
 struct Arguments {
   std::string image, section = "summary";
-  int pid = 0;
+  std::optional<int> pid = {};
   bool json = false;
   OpenOptions open;
 };
 
-Processes chosen(const Snapshot& snapshot, int pid) {
+Processes chosen(const Snapshot& snapshot, std::optional<int> pid) {
   Processes shown;
   for (const pb::Process& process : snapshot.processes())
-    if (pid == 0 || process.pid() == pid) shown.push_back(&process);
-  if (shown.empty())
-    throw Error(fmt::format("cannot show process {}", pid), "it is not in the image");
+    if (!pid || process.pid() == *pid) shown.push_back(&process);
+  if (pid && shown.empty())
+    throw Error(fmt::format("cannot show process {}", *pid), "it is not in the image");
   return shown;
 }
 
 int show(const Arguments& arguments) {
-  const auto snapshot = open_snapshot(arguments.image, arguments.open);
   const Section& section = *std::ranges::find(kSections, arguments.section, &Section::name);
+  if (arguments.pid && section.of_all)
+    throw Error(fmt::format("cannot show the {} of process {}", section.name, *arguments.pid),
+                "the image has them for all processes", "maps --pid names those of one",
+                ExitStatus::kUsage);
+  const auto snapshot = open_snapshot(arguments.image, arguments.open);
   const Processes shown = chosen(*snapshot, arguments.pid);
   if (arguments.json)
     print_json(*snapshot, shown, section);
@@ -308,8 +348,8 @@ Action define(CLI::App& app) {
 
 }  // namespace
 
-int show_summary(const std::string& image, const OpenOptions& open) {
-  return show({.image = image, .open = open});
+int show_summary(const std::string& image, const OpenOptions& open, std::optional<int> pid) {
+  return show({.image = image, .pid = pid, .open = open});
 }
 
 const Command kShowCommand{"show", "What is in an image", define};

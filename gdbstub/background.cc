@@ -3,13 +3,16 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
 #include <cstdio>
 #include <cstdlib>
+#include <string_view>
 
 #include "core/base/error.h"
 #include "core/base/fd.h"
@@ -18,12 +21,26 @@
 namespace snapgdb::gdbstub {
 namespace {
 
+constexpr std::string_view kSocket = "/stub";
+
+// Where there is room for a directory, and its name leaves room for that of a socket in it.
 std::string private_directory() {
-  const char* parent = std::getenv("XDG_RUNTIME_DIR");
-  if (!parent || access(parent, W_OK) != 0) parent = std::getenv("TMPDIR");
-  std::string path = fmt::format("{}/snapgdb-XXXXXX", parent ? parent : "/tmp");
+  for (const char* parent : {std::getenv("XDG_RUNTIME_DIR"), std::getenv("TMPDIR")}) {
+    if (!parent || access(parent, W_OK | X_OK) != 0) continue;
+    std::string path = fmt::format("{}/snapgdb-XXXXXX", parent);
+    const bool fits = path.size() + kSocket.size() < sizeof(sockaddr_un::sun_path);
+    if (fits && mkdtemp(path.data())) return path;
+  }
+  std::string path = "/tmp/snapgdb-XXXXXX";
   if (!mkdtemp(path.data())) throw_errno("cannot make a directory {}", path);
   return path;
+}
+
+std::unique_ptr<Listener> listen_in(const std::string& directory) try {
+  return std::make_unique<Listener>(fmt::format("unix:{}{}", directory, kSocket));
+} catch (const Error&) {
+  rmdir(directory.c_str());
+  throw;
 }
 
 // False: `process` ended before a client came.
@@ -60,8 +77,7 @@ void serve_first(std::shared_ptr<const Snapshot> snapshot, const SessionOptions&
 std::string serve_in_background(std::shared_ptr<const Snapshot> snapshot,
                                 const SessionOptions& options) {
   const std::string directory = private_directory();
-  const std::string path = directory + "/stub";
-  auto listener = std::make_unique<Listener>("unix:" + path);
+  auto listener = listen_in(directory);
   const Fd caller(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)));
   if (!caller.valid()) throw_errno("cannot watch over the debugger");
   const pid_t child = fork();
@@ -69,7 +85,7 @@ std::string serve_in_background(std::shared_ptr<const Snapshot> snapshot,
   if (child > 0) {
     listener->disown();
     waitpid(child, nullptr, 0);
-    return path;
+    return fmt::format("{}{}", directory, kSocket);
   }
   if (fork() != 0) _exit(0);  // the one that serves has init for its parent
   leave_terminal();

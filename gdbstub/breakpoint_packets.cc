@@ -83,13 +83,13 @@ void insert(SessionState& state, Pid pid, const Breakpoint& breakpoint) {
 Reply insert_breakpoint(SessionState& state, Scanner arguments) {
   const Breakpoint breakpoint = parse_breakpoint(arguments);
   if (breakpoint.kind == BreakpointKind::kRead) return "";
-  insert(state, state.selected_thread().pid, breakpoint);
+  insert(state, state.selected_process(), breakpoint);
   return "OK";
 }
 
 Reply remove_breakpoint(SessionState& state, Scanner arguments) {
   const Breakpoint breakpoint = parse_breakpoint(arguments);
-  if (!remove(state, state.selected_thread().pid, breakpoint))
+  if (!remove(state, state.selected_process(), breakpoint))
     throw PacketError{kCannot, "the memory that the breakpoint was in is gone"};
   return "OK";
 }

@@ -58,10 +58,15 @@ std::string packed(const FileStatus& status) {
   return out;
 }
 
+// Whose view of the file system is meant.
+Pid viewer(const SessionState& state) {
+  return state.files_seen_by.value != 0 ? state.files_seen_by : state.selected.pid;
+}
+
 std::unique_ptr<File> find_file(SessionState& state, const std::string& path) {
   const FileSystem* files = state.target->files();
   if (!files) return nullptr;
-  const Pid seen_by = state.files_seen_by.value != 0 ? state.files_seen_by : state.selected.pid;
+  const Pid seen_by = viewer(state);
   const std::string mapped = state.library_files.mapped_as(*state.target, seen_by, path);
   auto file = mapped.empty() ? nullptr : files->open(seen_by, mapped);
   return file ? std::move(file) : files->open(seen_by, path);
@@ -139,9 +144,8 @@ Reply file_stat(SessionState& state, Scanner arguments) {
 Reply file_readlink(SessionState& state, Scanner arguments) {
   arguments.expect(':');
   const std::string path = arguments.hex_bytes();
-  const Pid seen_by = state.files_seen_by.value != 0 ? state.files_seen_by : state.selected.pid;
   const FileSystem* files = state.target->files();
-  const auto link = files ? files->read_link(seen_by, path) : std::nullopt;
+  const auto link = files ? files->read_link(viewer(state), path) : std::nullopt;
   if (link) return success_with(*link);
   return failure(find_file(state, path) ? FileError::kInvalid : FileError::kNoEntry);
 }

@@ -7,7 +7,8 @@
 
 namespace snapgdb::gdbstub {
 
-Reply enable_extended_mode(SessionState&, Scanner) {
+Reply enable_extended_mode(SessionState& state, Scanner) {
+  state.client.extended = true;
   return "OK";
 }
 
@@ -27,10 +28,13 @@ Reply select_thread(SessionState& state, Scanner arguments) {
   if (!general) arguments.expect('c');
   const ThreadPattern pattern = arguments.thread();
   const bool any = pattern.pid <= 0 && pattern.tid <= 0;
-  if (general) state.chosen = !any;
-  if (any) return "OK";
-  const ThreadId thread = state.thread(pattern);
-  if (general) state.select(thread);
+  if (any) {
+    if (general) state.chosen = false;
+  } else if (general) {
+    state.choose(pattern);
+  } else {
+    state.thread(pattern);
+  }
   return "OK";
 }
 

@@ -59,7 +59,7 @@ Reply host_info(SessionState& state, Scanner) {
 }
 
 Reply process_info(SessionState& state, Scanner) {
-  const Pid pid = state.selected_thread().pid;
+  const Pid pid = state.selected_process();
   const pb::Process* process = state.snapshot->process(pid.value);
   return fmt::format("pid:{:x};parent-pid:{:x};triple:{};ostype:linux;endian:little;ptrsize:8;",
                      pid.value, process ? process->parent() : 0, to_hex(kTriple));
@@ -69,7 +69,7 @@ Reply process_info(SessionState& state, Scanner) {
 // the snapshot run. Where it is, is for the moment to say, also while its tree runs: there it is
 // found again after a restart.
 Reply allocate_memory(SessionState& state, Scanner arguments) {
-  const Pid pid = state.selected_thread().pid;
+  const Pid pid = state.selected_process();
   const uint64_t size = arguments.hex();
   arguments.expect(',');
   uint32_t protection = PROT_NONE;
@@ -88,7 +88,7 @@ Reply allocate_memory(SessionState& state, Scanner arguments) {
 }
 
 Reply release_memory(SessionState& state, Scanner arguments) {
-  const Pid pid = state.selected_thread().pid;
+  const Pid pid = state.selected_process();
   const auto mapping = state.moment->release(pid, arguments.hex());
   if (!mapping) throw PacketError{kNoMemory, "no memory was allocated there"};
   if (state.running.target && !state.running.target->release(pid, *mapping))
@@ -100,7 +100,7 @@ Reply release_memory(SessionState& state, Scanner arguments) {
 Reply memory_region(SessionState& state, Scanner arguments) {
   arguments.expect(':');
   const uint64_t address = arguments.hex();
-  const auto mapping = state.target->mapping_at_or_after(state.selected_thread().pid, address);
+  const auto mapping = state.target->mapping_at_or_after(state.selected_process(), address);
   if (!mapping) return fmt::format("start:{:x};size:{:x};", address, UINT64_MAX - address);
   if (mapping->start > address)
     return fmt::format("start:{:x};size:{:x};", address, mapping->start - address);
@@ -112,7 +112,7 @@ Reply memory_region(SessionState& state, Scanner arguments) {
 // Where lldb, from version 18 on, begins its own walk along the list of the dynamic linker. Without
 // it, it would take the first entry of the list for this.
 Reply shared_library_info(SessionState& state, Scanner) {
-  const Pid pid = state.selected_thread().pid;
+  const Pid pid = state.selected_process();
   const auto slot = debug_slot(memory_of(*state.target, pid), state.target->auxv(pid).value_or(""));
   if (!slot) throw PacketError{kNotThere, "the program has no dynamic linker"};
   return fmt::format("{:x}", *slot);

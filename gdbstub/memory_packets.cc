@@ -18,7 +18,7 @@ std::string at_address(uint64_t address) {
 // What there is from `address` on, at most `size` bytes. Throws if there is nothing.
 std::string memory(const SessionState& state, uint64_t address, uint64_t size) {
   std::string bytes(size, '\0');
-  bytes.resize(state.target->read_memory(state.selected.pid, address,
+  bytes.resize(state.target->read_memory(state.selected_process(), address,
                                          std::as_writable_bytes(std::span(bytes))));
   if (bytes.empty() && size > 0) throw PacketError{kNoMemory, at_address(address)};
   return bytes;
@@ -40,7 +40,7 @@ Range parse_range(Scanner& arguments, char separator = ',') {
 Reply write(SessionState& state, const Range& range, std::string_view bytes) {
   if (bytes.size() != range.size) throw PacketError{kMalformed, "the length does not fit the data"};
   continue_diversion(state, range.address);
-  if (!state.target->write_memory(state.selected.pid, range.address,
+  if (!state.target->write_memory(state.selected_process(), range.address,
                                   std::as_bytes(std::span(bytes))))
     throw PacketError{kNoMemory, at_address(range.address)};
   return "OK";

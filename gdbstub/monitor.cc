@@ -84,7 +84,7 @@ std::string list_files(SessionState& state, std::string_view) {
 
 std::string list_missing(SessionState& state, std::string_view) {
   const Snapshot& snapshot = *state.snapshot;
-  std::string out;
+  std::string out, kept;
   for (const pb::Missing& missing : snapshot.record().missing()) {
     out += fmt::format("{}", missing.pid());
     if (missing.tid() != 0) out += fmt::format(".{}", missing.tid());
@@ -92,9 +92,10 @@ std::string list_missing(SessionState& state, std::string_view) {
   }
   for (const pb::Process& process : snapshot.processes())
     for (const Snapshot::Lack& lack : snapshot.missing_memory(process))
-      out += fmt::format("{}: {} of memory: {}\n", process.pid(), human_size(lack.bytes),
-                         printable(lack.reason));
-  return out.empty() ? "Nothing is missing.\n" : out;
+      (lack.kept_by == KeptBy::kKernel ? kept : out) += fmt::format(
+          "{}: {} of memory: {}\n", process.pid(), human_size(lack.bytes), printable(lack.reason));
+  if (out.empty()) out = "Nothing is missing.\n";
+  return kept.empty() ? out : out + "What nobody can read, the program neither:\n" + kept;
 }
 
 std::string end_connection(SessionState& state, std::string_view) {

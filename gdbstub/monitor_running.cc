@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <optional>
+#include <set>
+#include <vector>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
@@ -44,6 +46,38 @@ std::string describe(const SessionState& state, size_t k, uint64_t sequence) {
                      processes, processes == 1 ? "" : "es", printable(record.reason()));
 }
 
+std::string list(const std::vector<Pid>& pids) {
+  std::string out;
+  for (const Pid pid : pids) out += fmt::format("{}{}", out.empty() ? "" : ", ", pid.value);
+  return out;
+}
+
+// Those that there is something of to be looked at.
+std::set<Pid> shown_processes(const SnapshotTarget& moment) {
+  std::set<Pid> shown;
+  for (const Pid pid : moment.processes())
+    if (!moment.threads(pid).empty()) shown.insert(pid);
+  return shown;
+}
+
+// What the client, which goes by what it knows, has to be told of the moment that it looks at now.
+std::string differences(const SessionState& state, const std::set<Pid>& before) {
+  std::string out;
+  std::vector<Pid> more;
+  for (const Pid pid : shown_processes(*state.moment))
+    if (!before.contains(pid) && !state.is_attached(pid)) more.push_back(pid);
+  if (!state.away.empty())
+    out += fmt::format("Not in it, until you go to one that has them: {}\n", list(state.away));
+  if (!more.empty())
+    out += fmt::format("New in it: {} ({})\n", list(more),
+                       state.client.extended ? "for each: add-inferior, inferior N, attach PID"
+                                             : "`monitor process` tells how to look at one");
+  if (state.chosen && !state.target->has(state.selected))
+    out += fmt::format("The thread that you look at, {}, is not in it: choose another one.\n",
+                       state.selected.tid.value);
+  return out;
+}
+
 // nullopt: neither one nor the other.
 std::optional<bool> either(std::string_view word, std::string_view yes, std::string_view no) {
   if (word == yes) return true;
@@ -73,14 +107,18 @@ std::string go_to_snapshot(SessionState& state, std::string_view argument) {
                        printable(argument), all.size());
   const auto snapshot = open(state, all[*k - 1]);
   auto moment = std::make_unique<SnapshotTarget>(snapshot);
-  const auto is_there = [&](Pid pid) { return !moment->threads(pid).empty(); };
-  if (!state.attached.empty() && std::ranges::none_of(state.attached, is_there))
+  const std::set<Pid> shown = shown_processes(*moment), before = shown_processes(*state.moment);
+  const auto is_there = [&](Pid pid) { return shown.contains(pid); };
+  if (!state.attached.empty() && std::ranges::none_of(state.attached, is_there) &&
+      std::ranges::none_of(state.away, is_there))
     return fmt::format("No process that you look at is in snapshot {}.\n", *k);
+  state.first = is_there(state.first) ? state.first : first_process(*snapshot, std::nullopt);
   state.running.target.reset();
   state.snapshot = snapshot;
   state.moment = std::move(moment);
   return_to_snapshot(state);
-  return fmt::format("This is snapshot {} of {}.\n{}", *k, all.size(), kLookAgain);
+  return fmt::format("This is snapshot {} of {}.\n{}{}", *k, all.size(), differences(state, before),
+                     kLookAgain);
 }
 
 std::string choose_diversion(SessionState& state, std::string_view argument) {

@@ -15,8 +15,8 @@ Pid pid_argument(Scanner& arguments) {
   return pid;
 }
 
-void require_attached(const SessionState& state, Pid pid) {
-  if (!state.is_attached(pid))
+void require_known(const SessionState& state, Pid pid) {
+  if (!state.is_attached(pid) && !state.is_away(pid))
     throw PacketError{kNoSuchThread, fmt::format("not attached to {}", pid.value)};
 }
 
@@ -35,7 +35,7 @@ std::string shell_quoted(std::string_view word) {
 
 // What gdb shows as `args`: those that the program of the snapshot got.
 Reply program_and_arguments(SessionState& state, Scanner) {
-  const Pid pid = state.attached.empty() ? state.first : state.selected.pid;
+  const Pid pid = state.attached.empty() ? state.first : state.selected_process();
   const pb::Process* process = state.snapshot->process(pid.value);
   const auto program = state.moment->executable(pid);
   if (!process || !program) return "U";
@@ -59,10 +59,11 @@ Reply attach_process(SessionState& state, Scanner arguments) {
 Reply detach_process(SessionState& state, Scanner arguments) {
   if (arguments.at_end()) {
     while (!state.attached.empty()) part_with(state, state.attached.back(), false);
+    state.away.clear();
     return "OK";
   }
   const Pid pid = pid_argument(arguments);
-  require_attached(state, pid);
+  require_known(state, pid);
   part_with(state, pid, false);
   return "OK";
 }
@@ -70,7 +71,7 @@ Reply detach_process(SessionState& state, Scanner arguments) {
 // A process of a snapshot leaves the client's view, and can be attached to again.
 Reply kill_process(SessionState& state, Scanner arguments) {
   const Pid pid = pid_argument(arguments);
-  require_attached(state, pid);
+  require_known(state, pid);
   part_with(state, pid, true);
   return "OK";
 }

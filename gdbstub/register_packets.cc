@@ -29,6 +29,13 @@ std::span<const Register> sent_together(const SessionState& state) {
   return state.client.lldb ? layout.registers() : layout.general();
 }
 
+// gdb never takes the last thread from a process, and shows it also where the process is away: with
+// registers of which nothing is known. An error would end its list of threads.
+RegisterSet registers_of_selected(const SessionState& state) {
+  if (state.chosen && state.is_away(state.selected.pid)) return {};
+  return state.target->registers(state.selected_thread());
+}
+
 // The first time after it has connected in non-stop mode, the client has dealt with the first
 // thread.
 void notify_of_others(SessionState& state) {
@@ -42,7 +49,7 @@ void notify_of_others(SessionState& state) {
 Reply read_registers(SessionState& state, Scanner arguments) {
   arguments.expect_end();
   notify_of_others(state);
-  const RegisterSet set = state.target->registers(state.selected_thread());
+  const RegisterSet set = registers_of_selected(state);
   std::string reply;
   for (const Register& each : sent_together(state)) reply += shown(set, each);
   return reply;
@@ -71,7 +78,7 @@ Reply write_registers(SessionState& state, Scanner arguments) {
 Reply read_register(SessionState& state, Scanner arguments) {
   const Register& wanted = numbered(state.target->layout(), arguments.hex());
   arguments.expect_end();
-  return shown(state.target->registers(state.selected_thread()), wanted);
+  return shown(registers_of_selected(state), wanted);
 }
 
 Reply write_register(SessionState& state, Scanner arguments) {

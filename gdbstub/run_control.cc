@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <iterator>
 #include <ranges>
 #include <utility>
 
@@ -112,6 +113,7 @@ void launch(SessionState& state) {
 void note_fork(SessionState& state, const Event& event) {
   Running& running = state.running;
   state.attached.push_back(event.child.pid);
+  std::erase(state.away, event.child.pid);
   state.last_selected[event.child.pid] = event.child.tid;
   running.forked.insert({event.thread.pid, event.child.pid});
   running.breakpoints[event.child.pid] = running.breakpoints[event.thread.pid];
@@ -251,15 +253,20 @@ void begin_anew(SessionState& state) {
 
 void look_again(SessionState& state) {
   const auto gone = [&](Pid pid) { return state.target->threads(pid).empty(); };
-  for (const Pid pid : std::vector(state.attached))
-    if (gone(pid))
-      state.detach(pid);
-    else if (!state.target->has({pid, state.last_selected[pid]}))
+  std::vector<Pid> known = std::exchange(state.attached, {});
+  std::ranges::move(std::exchange(state.away, {}), std::back_inserter(known));
+  for (const Pid pid : known) {
+    (gone(pid) ? state.away : state.attached).push_back(pid);
+    if (!gone(pid) && !state.target->has({pid, state.last_selected[pid]}))
       state.last_selected[pid] = state.target->focus(pid);
+  }
   const auto of_gone = [&](const auto& entry) { return gone(entry.first); };
   std::erase_if(state.running.breakpoints, of_gone);
   std::erase_if(state.running.wishes.system_calls, of_gone);
-  if (!state.attached.empty()) state.select(state.selected_thread());
+  state.library_files = {};  // another program may have been there
+  if (state.chosen) return;  // the client still means that one, there or not
+  state.selected = {};
+  if (!state.attached.empty()) state.select(state.thread({}));
 }
 
 void note_call(SessionState& state) {
@@ -287,6 +294,7 @@ void continue_diversion(SessionState& state, uint64_t address) {
 // Most clients detach when they quit, and nothing may be left behind then. But the one of two after
 // a fork that the client does not follow has to run on, for the other may wait for it.
 void part_with(SessionState& state, Pid pid, bool kill) {
+  if (std::erase(state.away, pid) != 0) return;
   Running& running = state.running;
   if (running.target) {
     const bool runs_on = !kill && (running.let_go || running.forked.contains(pid));

@@ -43,7 +43,8 @@ void return_to_snapshot(SessionState& state);
 // The same, and what was changed there is as it was.
 void begin_anew(SessionState& state);
 
-// There is another snapshot than before: who is not in it is not attached to any more.
+// There is another snapshot than before: who is not in it is away, and who was and is in it is
+// attached to again.
 void look_again(SessionState& state);
 
 // The client asks for a thread's signal: perhaps the beginning of a function call.

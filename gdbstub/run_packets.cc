@@ -152,7 +152,7 @@ Reply stop_reason(SessionState& state, Scanner) {
   Running& running = state.running;
   if (!running.non_stop) {
     if (state.attached.empty()) return "W00";  // how the protocol says that there is no process
-    return standing_reply(state, state.selected_thread());
+    return standing_reply(state, state.thread({}));
   }
   running.notices.clear();
   running.standing.clear();

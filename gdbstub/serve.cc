@@ -88,6 +88,21 @@ Fd bind_tcp(const addrinfo& where, std::string_view name) {
   return made;
 }
 
+// What a client whose machine is gone for good never says: without, the next one would wait for
+// ever. A unix socket knows no such options.
+void set_up(const Fd& client) {
+  struct Option {
+    int level, name, value;
+  };
+  static constexpr Option kOptions[] = {
+      {IPPROTO_TCP, TCP_NODELAY, 1},  // whoever asks waits for the answer
+      {SOL_SOCKET, SO_KEEPALIVE, 1},    {IPPROTO_TCP, TCP_KEEPIDLE, 60},  // seconds
+      {IPPROTO_TCP, TCP_KEEPINTVL, 15}, {IPPROTO_TCP, TCP_KEEPCNT, 4},
+  };
+  for (const auto& [level, name, value] : kOptions)
+    setsockopt(client.get(), level, name, &value, sizeof value);
+}
+
 // A socket left behind by a listener that was killed: nobody answers there.
 void remove_stale(const std::string& path, const sockaddr_un& where) {
   struct stat status {};
@@ -234,11 +249,15 @@ void Listener::listen_tcp(std::string_view host_and_port) {
     throw Error(
         fmt::format("cannot listen on tcp:{}", host_and_port), "the host or port is missing",
         "write tcp:127.0.0.1:PORT to be reached from this machine only", ExitStatus::kUsage);
-  const std::string port(host_and_port.substr(colon + 1));
+  const auto port = parse_number<uint16_t>(host_and_port.substr(colon + 1));
+  if (!port)  // getaddrinfo(3) would take the lower bits of a larger one
+    throw Error(fmt::format("cannot listen on tcp:{}", host_and_port),
+                "the port is no number from 0 to 65535", "0 takes a free one", ExitStatus::kUsage);
   addrinfo hints{}, *found = nullptr;
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = AI_NUMERICSERV;
-  if (const int failed = getaddrinfo(without_brackets(host).c_str(), port.c_str(), &hints, &found))
+  if (const int failed = getaddrinfo(without_brackets(host).c_str(), std::to_string(*port).c_str(),
+                                     &hints, &found))
     throw Error(fmt::format("cannot listen on tcp:{}", host_and_port), gai_strerror(failed));
   const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owner(found, freeaddrinfo);
   socket_ = bind_tcp(*found, host_and_port);
@@ -249,8 +268,7 @@ Fd Listener::accept() const {
   while (true) {
     Fd client(::accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC));
     if (client.valid()) {
-      const int on = 1;  // whoever asks waits for the answer; a unix socket knows no such option
-      setsockopt(client.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+      set_up(client);
       return client;
     }
     if (errno != EINTR && errno != ECONNABORTED) throw_errno("cannot accept a debugger");
@@ -260,10 +278,10 @@ Fd Listener::accept() const {
 void serve_next(std::shared_ptr<const Snapshot> snapshot, const SessionOptions& options,
                 const Listener& listener) {
   const Fd client = listener.accept();
-  Session session(std::move(snapshot), options);
   try {
+    Session session(std::move(snapshot), options);
     serve(session, client.get(), client.get());
-  } catch (const SystemError& error) {  // one client's connection is not the next one's
+  } catch (const Error& error) {  // what one client has met is not the next one's
     transmit(STDERR_FILENO, fmt::format("snapgdb: {}\n", error.what()));
   }
 }

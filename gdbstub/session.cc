@@ -12,34 +12,6 @@
 #include "gdbstub/stop_replies.h"
 
 namespace snapgdb::gdbstub {
-namespace {
-
-bool has_threads(const Snapshot& snapshot, int32_t pid) {
-  const pb::Process* process = snapshot.process(pid);
-  return process && process->threads_size() > 0;
-}
-
-std::string list_of_pids(const Snapshot& snapshot) {
-  std::string out;
-  for (const pb::Process& process : snapshot.processes())
-    out +=
-        fmt::format("{}{} ({})", out.empty() ? "" : ", ", process.pid(), printable(process.name()));
-  return out;
-}
-
-Pid first_process(const Snapshot& snapshot, const SessionOptions& options) {
-  const pb::SnapshotRecord& record = snapshot.record();
-  const int32_t fallback =
-      has_threads(snapshot, record.focus_pid()) ? record.focus_pid() : record.root_pid();
-  const int32_t pid = options.pid.value_or(fallback);
-  if (has_threads(snapshot, pid)) return Pid{pid};
-  throw Error(fmt::format("cannot show process {}", pid),
-              snapshot.process(pid) ? "nothing is left of it but its exit status"
-                                    : "it is not in this snapshot",
-              fmt::format("there are {}", list_of_pids(snapshot)));
-}
-
-}  // namespace
 
 std::string notes(const Snapshot& snapshot) {
   const pb::SnapshotRecord& record = snapshot.record();
@@ -59,7 +31,7 @@ Session::Session(std::shared_ptr<const Snapshot> snapshot, const SessionOptions&
   state_.running.launch = options.launch;
   state_.running.let_go = options.let_go;
   state_.image = options.image;
-  state_.first = first_process(*state_.snapshot, options);
+  state_.first = first_process(*state_.snapshot, options.pid);
   // Most reads are of a few bytes, or of all from there on: measured, half of what 8 KiB take.
   constexpr size_t kPieceInPipe = 1024;
   if (options.piped) state_.file_piece = kPieceInPipe;
@@ -175,7 +147,9 @@ std::string Session::lose(const Error& error) {
   }
   if (state_.attached.empty()) return send("N");
   state_.console += text;
-  const std::string reply = standing_reply(state_, state_.selected_thread());
+  state_.select(state_.thread({}));  // gdb takes the thread of a stop for selected
+  state_.chosen = true;
+  const std::string reply = standing_reply(state_, state_.selected);
   return console() + send(reply);
 }
 

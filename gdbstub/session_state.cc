@@ -4,10 +4,45 @@
 
 #include <algorithm>
 
+#include "core/base/error.h"
+#include "core/base/strings.h"
+
 namespace snapgdb::gdbstub {
+namespace {
+
+bool has_threads(const Snapshot& snapshot, int32_t pid) {
+  const pb::Process* process = snapshot.process(pid);
+  return process && process->threads_size() > 0;
+}
+
+std::string list_of_pids(const Snapshot& snapshot) {
+  std::string out;
+  for (const pb::Process& process : snapshot.processes())
+    out +=
+        fmt::format("{}{} ({})", out.empty() ? "" : ", ", process.pid(), printable(process.name()));
+  return out;
+}
+
+}  // namespace
+
+Pid first_process(const Snapshot& snapshot, std::optional<int32_t> wanted) {
+  const pb::SnapshotRecord& record = snapshot.record();
+  const int32_t fallback =
+      has_threads(snapshot, record.focus_pid()) ? record.focus_pid() : record.root_pid();
+  const int32_t pid = wanted.value_or(fallback);
+  if (has_threads(snapshot, pid)) return Pid{pid};
+  throw Error(fmt::format("cannot show process {}", pid),
+              snapshot.process(pid) ? "nothing is left of it but its exit status"
+                                    : "it is not in this snapshot",
+              fmt::format("there are {}", list_of_pids(snapshot)));
+}
 
 bool SessionState::is_attached(Pid pid) const {
   return std::ranges::find(attached, pid) != attached.end();
+}
+
+bool SessionState::is_away(Pid pid) const {
+  return std::ranges::find(away, pid) != away.end();
 }
 
 void SessionState::attach(Pid pid) {
@@ -20,6 +55,7 @@ void SessionState::attach(Pid pid) {
   if (target->threads(pid).empty())
     throw PacketError{kNoSuchThread, fmt::format("process {} has no threads left", pid.value)};
   attached.push_back(pid);
+  std::erase(away, pid);
   chosen = false;  // gdb forgets its choice here too
   last_selected[pid] = target->focus(pid);
   select({pid, last_selected[pid]});
@@ -39,6 +75,18 @@ void SessionState::detach(Pid pid) {
 void SessionState::select(ThreadId thread) {
   selected = thread;
   last_selected[thread.pid] = thread.tid;
+}
+
+void SessionState::choose(const ThreadPattern& pattern) {
+  chosen = true;
+  const auto id = [](int64_t number) { return static_cast<pid_t>(std::max<int64_t>(number, 0)); };
+  if (pattern.pid > 0) selected.pid = Pid{id(pattern.pid)};  // without: there is only one
+  try {
+    select(thread(pattern));
+  } catch (const PacketError&) {
+    selected.tid = Tid{id(pattern.tid)};
+    throw;
+  }
 }
 
 // gdb reads the auxiliary vector and memory of a new inferior while "any" thread is selected: those
@@ -62,6 +110,18 @@ ThreadId SessionState::thread(const ThreadPattern& pattern) const {
       if (fits({pid, tid})) return {pid, tid};
   }
   throw PacketError{kNoSuchThread, "there is no such thread"};
+}
+
+ThreadId SessionState::selected_thread() const {
+  if (chosen && !(is_attached(selected.pid) && target->has(selected)))
+    throw PacketError{kNoSuchThread, "the thread that was selected is not there"};
+  return thread({});
+}
+
+Pid SessionState::selected_process() const {
+  if (!is_attached(selected.pid))
+    throw PacketError{kNoSuchThread, "the process that was selected is not there"};
+  return selected.pid;
 }
 
 std::vector<ThreadId> SessionState::threads(const ThreadPattern& pattern) const {

@@ -28,7 +28,8 @@ struct Client {
   bool fork_events = false, vfork_events = false, exec_events = false;
   bool no_resumed = false;
   bool single_argument =
-      false;          // of `run`: we look at none, since the program has long got its own
+      false;              // of `run`: we look at none, since the program has long got its own
+  bool extended = false;  // can attach to processes
   bool lldb = false;  // takes texts in its own form, and Linux's signal numbers instead of gdb's
 };
 
@@ -106,9 +107,14 @@ struct SessionState {
   std::string aside;             // text for which the protocol has no place
   bool has_no_aside = false;     // the client wants all-stop mode, where there is one for all
 
-  Pid first;                         // the process to be shown before any other
-  std::vector<Pid> attached;         // in the order in which the client came to know them
-  ThreadId selected;                 // what m, g and the like are about
+  Pid first;                  // the process to be shown before any other
+  std::vector<Pid> attached;  // in the order in which the client came to know them
+  // Those that it came to know and that are not in the snapshot it looks at now. It goes on to know
+  // them, and is attached to them again where a snapshot has them.
+  std::vector<Pid> away;
+  // What m, g and the like are about. If the client chose it, perhaps one that is not there: it may
+  // not look at the answer to its choice, and must get no other thread's values then.
+  ThreadId selected;
   std::map<Pid, Tid> last_selected;  // of each process
   bool chosen = false;               // the client chose it, and relies on it
   Pid files_seen_by;                 // whose view of the file system vFile means
@@ -117,6 +123,7 @@ struct SessionState {
   Document document;
 
   bool is_attached(Pid pid) const;
+  bool is_away(Pid pid) const;
   // Makes a process known to the client and selects it. Throws PacketError if it cannot be.
   void attach(Pid pid);
   void detach(Pid pid);
@@ -126,14 +133,23 @@ struct SessionState {
 
   // Makes a thread the one that is meant from now on.
   void select(ThreadId thread);
+  // The same, as the client wants it. Throws PacketError if there is none: nothing is answered of
+  // another one from then on.
+  void choose(const ThreadPattern& pattern);
   // The one thread that a pattern names, or of those that it may mean the one the client looked at
   // last; throws PacketError if there is none.
   ThreadId thread(const ThreadPattern& pattern) const;
-  ThreadId selected_thread() const { return thread({}); }
+  // The one that is selected, and its process. Throw PacketError if it is not there.
+  ThreadId selected_thread() const;
+  Pid selected_process() const;
   // All that a pattern may mean.
   std::vector<ThreadId> threads(const ThreadPattern& pattern) const;
   // "p1f.20" or "20".
   std::string text(ThreadId thread) const;
 };
+
+// The process that a client is shown before any other: the one that is wanted, or else the one that
+// the snapshot was taken for. Throws Error if there is nothing of it to be shown.
+Pid first_process(const Snapshot& snapshot, std::optional<int32_t> wanted);
 
 }  // namespace snapgdb::gdbstub

@@ -60,8 +60,7 @@ std::string present(std::optional<std::string> content, std::string_view what) {
 }
 
 std::string executable(SessionState& state, std::string_view annex) {
-  Pid pid = state.selected.pid;
-  if (!annex.empty()) pid = Scanner(annex).pid();
+  const Pid pid = annex.empty() ? state.selected_process() : Scanner(annex).pid();
   state.hint(pid);
   return present(state.target->executable(pid), "executable of that process");
 }
@@ -75,7 +74,7 @@ std::string features(SessionState& state, std::string_view annex) {
 // which LibraryFiles knows as well. The file's, where that is no path from the root.
 std::string name_of(const SessionState& state, const LoadedObject& object) {
   if (object.linker_name.starts_with('/')) return object.linker_name;
-  const std::string mapped = mapped_name(*state.target, state.selected.pid, object);
+  const std::string mapped = mapped_name(*state.target, state.selected_process(), object);
   return mapped.empty() ? object.linker_name : mapped;
 }
 
@@ -88,8 +87,9 @@ std::string library(const SessionState& state, const LoadedObject& object) {
 
 // gdb wants the executable apart from the libraries; lldb learns of it only if it is among them.
 std::string libraries(SessionState& state, std::string_view) {
-  const std::vector<LoadedObject> objects = read_link_map(*state.target, state.selected.pid);
-  state.library_files.learn(*state.target, state.selected.pid, objects);
+  const Pid pid = state.selected_process();
+  const std::vector<LoadedObject> objects = read_link_map(*state.target, pid);
+  state.library_files.learn(*state.target, pid, objects);
   std::string out = R"(<library-list-svr4 version="1.0")";
   for (const LoadedObject& object : objects)
     if (object.executable) out += fmt::format(" main-lm=\"{:#x}\"", object.link_map);
@@ -126,7 +126,7 @@ std::string threads(SessionState& state, std::string_view) {
 
 Reply transfer_auxv(SessionState& state, Scanner arguments) {
   return transfer(state, "auxv", arguments, [](SessionState& s, std::string_view) {
-    return present(s.target->auxv(s.selected.pid), "auxiliary vector");
+    return present(s.target->auxv(s.selected_process()), "auxiliary vector");
   });
 }
 

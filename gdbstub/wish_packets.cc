@@ -23,7 +23,7 @@ Reply catch_system_calls(SessionState& state, Scanner arguments) {
   while (arguments.skip(';')) numbers.insert(arguments.hex());
   arguments.expect_end();
   auto& by_process = state.running.wishes.system_calls;
-  const Pid pid = state.selected_thread().pid;
+  const Pid pid = state.selected_process();
   if (wanted)
     by_process[pid] = std::move(numbers);
   else

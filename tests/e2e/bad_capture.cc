@@ -321,5 +321,11 @@ TEST_CASE("the tree runs on when snapgdb is killed") {
   check_survives(SIGKILL);
 }
 
+TEST_CASE("a kind that a restore cannot go without is wrong usage") {
+  for (const char* kind : {"bogus", "socket,bogus"})
+    check_refused(snapgdb({"restore", "x", "--without", kind}), 2, {"--without", "bogus"});
+  check_refused(snapgdb({"restore", "x", "--without", "socket,memory,system-v"}), 1, {"x"});
+}
+
 }  // namespace
 }  // namespace snapgdb::e2e

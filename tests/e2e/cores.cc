@@ -148,5 +148,24 @@ TEST_CASE("the thread that crashed is the first that gdb shows of a core") {
   CHECK(contains(result.out, "$2 = (void *) 0x0"));
 }
 
+TEST_CASE("a core that cannot be written is said to be so, of the core and not of the image") {
+  const TempDir directory;
+  Target target("zombies");
+  const std::string image = directory / "image", pid = std::to_string(target.pid());
+  capture(target.pid(), image);
+  check_refused(snapgdb({"core", image, "-o", "-"}, {.directory = directory.path()}), 2,
+                {"standard output", "seeked"});
+  const Result device = snapgdb({"core", image, "--pid", pid, "-o", "/dev/null"});
+  check_refused(device, 1, {"cannot write /dev/null", "not a regular file"});
+  CHECK_FALSE(contains(device.err, image));
+  // In blocks of 512 bytes or 1024.
+  const Result limited = run({"sh", "-c",
+                              fmt::format("ulimit -f 8; exec {} core {} --pid {} -o {}", program(),
+                                          image, pid, directory / "core")});
+  check_refused(limited, 1, {directory / "core", "File too large"});
+  CHECK(directory.names() == Words{"image"});
+  CHECK(target.finish().ok());
+}
+
 }  // namespace
 }  // namespace snapgdb::e2e

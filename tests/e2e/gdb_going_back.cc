@@ -4,6 +4,7 @@
 #include <regex>
 
 #include "tests/e2e/debugger_dump.h"
+#include "tests/e2e/json.h"
 #include "tests/e2e/moment.h"
 
 namespace snapgdb::e2e {
@@ -194,6 +195,46 @@ TEST_CASE("the same script says the same on the live process and on its snapshot
     const std::string live = said(fmt::format("attach {}", moment.target.pid()));
     CHECK(snapshot == live);
   }
+}
+
+// ---- From one snapshot to another ---------------------------------------------------------------
+
+// The death of a child, and later that of the program itself, in a thread that was not there
+// before.
+struct TwoDeaths {
+  TwoDeaths() {
+    const std::string crasher = target_path("crasher");
+    snapgdb({"run", "-o", image, "--", "sh", "-c",
+             crasher + " abort; exec " + crasher + " segv-thread"});
+    child = json_at(parse_json(snapgdb({"show", image + "@1", "--json"}).out), "processes.1.pid");
+  }
+  // gdb, with every process of the snapshot.
+  Result debug(const std::string& which, const Words& commands) const {
+    Words words{"debug", image + which, "--", "-nx", "-batch"};
+    for (const std::string& command : commands) words.insert(words.end(), {"-ex", command});
+    return snapgdb(words);
+  }
+  TempDir directory;
+  std::string image = directory / "image", child;
+};
+
+TEST_CASE("goto shows another thread where the one looked at is not there, and names who is new") {
+  const TwoDeaths deaths;
+  const Result result =
+      deaths.debug("", {"goto 1", "print/d $pc != 0", "goto 2", "thread find crashing", "bt 1"});
+  check_succeeds(result, {"[Switching to thread", "$1 = 1", "name 'crashing'",
+                          "New in it: " + deaths.child + " (for each: add-inferior"});
+  CHECK_FALSE(contains(result.err, "No stack"));
+}
+
+TEST_CASE(
+    "a process that goto leaves behind is said to be away, and is there again on the way back") {
+  const TwoDeaths deaths;
+  const Result result = deaths.debug(
+      "@1", {"goto 2", "print $_inferior", "goto 1", "inferior 2", "print/d $pc != 0", "bt"});
+  check_succeeds(result, {"Not in it, until you go to one that has them: " + deaths.child, "$1 = 1",
+                          "$2 = 1", "abort"});
+  CHECK_FALSE(contains(result.out + result.err, "Can't detach"));
 }
 
 }  // namespace

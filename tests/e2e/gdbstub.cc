@@ -271,5 +271,24 @@ TEST_CASE("a client that goes away in the middle does no harm to the server") {
   check_says(gdb({"target remote " + path, "p witness_minus_one"}), {"$1 = -1"});
 }
 
+TEST_CASE("a process that is not in the image is said to be so before anybody connects") {
+  const Served served;
+  check_refused(snapgdb({"serve", served.image, "--pid", "1", "--listen", "tcp:127.0.0.1:0"}), 1,
+                {"process 1"});
+}
+
+TEST_CASE("debug finds a place for its socket, however long the names of directories are") {
+  const Served served;
+  const std::string deep = served.directory / std::string(120, 'd');
+  std::filesystem::create_directory(deep);
+  const Result result =
+      snapgdb({"debug", served.image, "--", "-nx", "-batch", "-ex", "p witness_minus_one"},
+              {.environment = {{"XDG_RUNTIME_DIR", deep}, {"TMPDIR", deep}}});
+  INFO(result);
+  CHECK(result.ok());
+  CHECK(contains(result.out, "$1 = -1"));
+  CHECK(std::filesystem::is_empty(deep));
+}
+
 }  // namespace
 }  // namespace snapgdb::e2e

@@ -275,5 +275,35 @@ TEST_CASE("job control reaches the program through snapgdb run") {
   CHECK(running.wait().ok());
 }
 
+TEST_CASE("the image is not written among what the command writes") {
+  for (const char* output : {"-", "/dev/stdout"}) {
+    CAPTURE(output);
+    const Result result = snapgdb({"run", "-o", output, "--", "echo", "has begun"});
+    check_refused(result, 2, {"the command writes there", "-o FILE"});
+    CHECK(result.out.empty());
+  }
+}
+
+TEST_CASE("an image that cannot be written is said to be so before the command begins") {
+  const TempDir directory;
+  write_file(directory / "file", "");
+  for (const std::string& output : {directory.path(), directory / "none/image",
+                                    directory / "file/image", directory / "slash/"}) {
+    CAPTURE(output);
+    const Result result = snapgdb({"run", "-o", output, "--", "echo", "has begun"});
+    check_refused(result, 1, {output});
+    CHECK(result.out.empty());
+  }
+  CHECK(directory.names() == Words{"file"});
+}
+
+TEST_CASE("an image that may not be written is said to be so before the command begins") {
+  if (skip_unless(geteuid() == 0, "needs root to become another user")) return;
+  const TempDir directory;
+  check_refused(
+      snapgdb({"run", "-o", directory / "image", "--", "echo", "has begun"}, {.user = kNobody}), 1,
+      {"Permission denied"});
+}
+
 }  // namespace
 }  // namespace snapgdb::e2e

@@ -130,37 +130,61 @@ TEST_CASE("a register that the user has changed is no call, and no end of one") 
 
 namespace {
 
-class TwoMoments : public Image {
+class Moments : public Image {
  public:
-  TwoMoments() {
-    for (uint64_t sequence : {1, 2}) {
-      SnapshotBuilder builder;
-      auto& process = builder.process(16).thread(16).memory(0x1000, fmt::format("{}", sequence),
-                                                            PROT_READ | PROT_WRITE);
-      if (sequence == 2) process.thread(17);
-      builder.record().set_sequence(sequence);
-      builder.record().set_reason(fmt::format("step\x1b {}", sequence));
-      moments_.push_back(builder.build());
-    }
-    SnapshotBuilder other;
-    other.process(99).thread(99);
-    other.record().set_sequence(3);
-    moments_.push_back(other.build());
+  void add(SnapshotBuilder& builder) {
+    sequences_.push_back(sequences_.size() + 1);
+    builder.record().set_sequence(sequences_.back());
+    moments_.push_back(builder.build());
   }
-  std::vector<uint64_t> snapshots() const override { return {1, 2, 3}; }
+  std::vector<uint64_t> snapshots() const override { return sequences_; }
   std::shared_ptr<const Snapshot> snapshot(uint64_t sequence) const override {
     return moments_.at(sequence - 1);
   }
   Verification verify(Progress*) const override { return {}; }
 
  private:
+  std::vector<uint64_t> sequences_;
   std::vector<std::shared_ptr<const Snapshot>> moments_;
 };
+
+// The second has a thread more than the first, the third another process.
+std::shared_ptr<const Image> three_moments() {
+  const auto image = std::make_shared<Moments>();
+  for (const int step : {1, 2}) {
+    SnapshotBuilder builder;
+    auto& process = builder.process(16).thread(16).memory(0x1000, fmt::format("{}", step),
+                                                          PROT_READ | PROT_WRITE);
+    if (step == 2) process.thread(17);
+    builder.record().set_reason(fmt::format("step\x1b {}", step));
+    image->add(builder);
+  }
+  SnapshotBuilder other;
+  other.process(99).thread(99);
+  image->add(other);
+  return image;
+}
+
+// A child that is there at first, and another one later.
+std::shared_ptr<const Image> changing_family() {
+  const auto image = std::make_shared<Moments>();
+  for (const int child : {32, 48}) {
+    SnapshotBuilder builder;
+    builder.process(16)
+        .thread(16)
+        .memory(0x1000, "parent", PROT_READ)
+        .record()
+        .set_executable(fmt::format("/bin/before-{}", child));
+    builder.process(child, 16).thread(child, 0x401000, 0x7000).memory(0x1000, "child", PROT_READ);
+    image->add(builder);
+  }
+  return image;
+}
 
 }  // namespace
 
 TEST_CASE("the snapshots of an image are listed, and one goes from one to another") {
-  const auto image = std::make_shared<TwoMoments>();
+  const auto image = three_moments();
   Script script;
   Conversation client(image->snapshot(2), {.image = image, .launch = launcher(script)});
   const std::string list = client.monitor("snapshots");
@@ -174,8 +198,9 @@ TEST_CASE("the snapshots of an image are listed, and one goes from one to anothe
   CHECK(contains(client.monitor("goto 1"), "This is snapshot 1 of 3"));
   CHECK(script.dropped == 1);
   CHECK(client.ask("m1000,1") == to_hex("1"));
-  CHECK(client.ask("qC") == "QCp10.10");  // the other thread is not there yet
+  CHECK(client.ask("g") == "E03");  // the other thread is not there yet
   client.monitor("goto 2");
+  CHECK(client.ask("qC") == "QCp10.11");
   CHECK(client.ask("m1000,1") == to_hex("2"));  // without what was changed
   CHECK(contains(client.monitor("goto 3"), "No process that you look at"));
   for (const char* nowhere : {"goto", "goto 0", "goto 4", "goto x"}) {
@@ -183,6 +208,59 @@ TEST_CASE("the snapshots of an image are listed, and one goes from one to anothe
     CHECK(contains(client.monitor(nowhere), "There is no snapshot"));
   }
   CHECK(client.ask("m1000,1") == to_hex("2"));
+}
+
+TEST_CASE("who goes to a snapshot is told which thread is not in it") {
+  const auto image = three_moments();
+  Conversation client(image->snapshot(2), {.image = image});
+  client.ask("Hgp10.11");
+  CHECK(contains(client.monitor("goto 1"), "The thread that you look at, 17, is not in it"));
+  CHECK(client.ask("Hgp10.10") == "OK");
+  CHECK_FALSE(contains(client.monitor("goto 2"), "is not in it"));
+}
+
+TEST_CASE("a process that is not in a snapshot is told of, and attached to again on the way back") {
+  const auto image = changing_family();
+  Conversation client(image->snapshot(1), {.multi = true, .image = image});
+  client.ask("!");
+  client.ask("vAttach;10");
+  client.ask("vAttach;20");
+  client.ask("Hgp20.20");
+  const std::string said = client.monitor("goto 2");
+  CHECK(contains(said, "Not in it, until you go to one that has them: 32\n"));
+  CHECK(contains(said, "New in it: 48 (for each: add-inferior, inferior N, attach PID)"));
+  CHECK(client.ask("qfThreadInfo") == "mp10.10");
+  const std::string unknown = client.ask("g");  // gdb shows it all the same
+  CHECK(unknown.find_first_not_of('x') == unknown.npos);
+  CHECK(client.ask("m1000,1") == "E03");
+  CHECK(client.ask("Tp20.20") == "E03");
+
+  CHECK_FALSE(contains(client.monitor("goto 1"), "Not in it"));
+  CHECK(client.ask("qfThreadInfo") == "mp10.10,p20.20");
+  CHECK(client.ask("m1000,5") == to_hex("child"));
+  CHECK_FALSE(client.ask("g") == unknown);
+}
+
+TEST_CASE("a process that is not in a snapshot can be detached from, and stays away then") {
+  const auto image = changing_family();
+  Conversation client(image->snapshot(1), {.multi = true, .image = image});
+  client.ask("vAttach;10");
+  client.ask("vAttach;20");
+  client.monitor("goto 2");
+  CHECK(client.ask("D;20") == "OK");
+  CHECK(client.ask("D;20") == "E03");
+  client.monitor("goto 1");
+  CHECK(client.ask("qfThreadInfo") == "mp10.10");
+  CHECK(client.ask("vAttach;20").starts_with("T00thread:p20.20;"));
+}
+
+TEST_CASE("the process to be shown first is one that the snapshot has") {
+  const auto image = changing_family();
+  Conversation client(image->snapshot(1), {.pid = 32, .image = image});
+  client.ask("D;20");
+  CHECK(client.ask("qExecAndArgs") == "U");
+  client.monitor("goto 2");
+  CHECK(client.ask("qExecAndArgs") == "S;" + to_hex("/bin/before-48") + ";;");
 }
 
 }  // namespace snapgdb::gdbstub

@@ -189,13 +189,35 @@ TEST_CASE("threads are selected and told apart") {
   CHECK(client.ask("Hgp10.11") == "OK");
   CHECK(client.ask("qC") == "QCp10.11");
   CHECK(client.ask("Hgp10.0") == "OK");
-  CHECK(client.ask("Hgp10.12") == "E03");
-  CHECK(client.ask("Hgp11.11") == "E03");
+  CHECK(client.ask("Hcp10.12") == "E03");
   CHECK(client.ask("qC") == "QCp10.11");
   CHECK(client.ask("Hcp10.10") == "OK");
   CHECK(client.ask("qC") == "QCp10.11");
   CHECK(client.ask("Tp10.11") == "OK");
   CHECK(client.ask("Tp10.12") == "E03");
+}
+
+// gdb does not look at the answer to Hg.
+TEST_CASE("after a thread that is not there was selected, nothing of another one is told") {
+  Conversation client(one_process());
+  const std::string first = client.ask("g");
+  for (const char* refused : {"Hgp10.12", "Hgp11.11", "Hgp11.0"}) {
+    INFO(refused);
+    CHECK(client.ask("Hgp10.10") == "OK");
+    CHECK(client.ask(refused) == "E03");
+    for (const char* request :
+         {"g", "p10", "P10=0000000000000000", "qC", "s", "qXfer:siginfo:read::0,80"}) {
+      INFO(request);
+      CHECK(client.ask(request) == "E03");
+    }
+  }
+  for (const char* request : {"m1000,1", "M1000,1:00", "Z0,401000,1", "qXfer:auxv:read::0,80"}) {
+    INFO(request);  // of process 11
+    CHECK(client.ask(request) == "E03");
+  }
+  CHECK(client.ask("?").starts_with("T00thread:p10."));
+  CHECK(client.ask("Hgp10.10") == "OK");
+  CHECK(client.ask("g") == first);
 }
 
 TEST_CASE("the stop reply tells the signal being delivered in gdb's numbering") {
@@ -252,7 +274,7 @@ TEST_CASE("in multi mode there is no process until the client attaches to one") 
   CHECK(client.ask("!") == "OK");
   CHECK(client.ask("?") == "W00");
   CHECK(client.ask("qfThreadInfo") == "l");
-  CHECK(client.ask("m1000,5") == "E0e");
+  CHECK(client.ask("m1000,5") == "E03");
   CHECK(client.ask("g") == "E03");
   CHECK(client.ask("vAttach;20") == "T00thread:p20.20;core:0;");
   CHECK(client.ask("m1000,6") == to_hex("second"));
@@ -264,8 +286,9 @@ TEST_CASE("in multi mode there is no process until the client attaches to one") 
   CHECK(client.ask("Hgp20.20") == "OK");
   CHECK(client.ask("m1000,6") == to_hex("second"));
   CHECK(client.ask("D;20") == "OK");
-  CHECK(client.ask("Hgp20.20") == "E03");
   CHECK(client.ask("m1000,5") == to_hex("first"));
+  CHECK(client.ask("Hgp20.20") == "E03");
+  CHECK(client.ask("m1000,5") == "E03");
   CHECK(client.ask("vKill;10") == "OK");
   CHECK(client.ask("?") == "W00");
   CHECK(client.ask("vAttach;20") == "T00thread:p20.20;core:0;");
@@ -341,6 +364,7 @@ TEST_CASE("monitor commands tell what gdb has no command for") {
   process.record().add_arguments("worker\x1b[31m");
   process.last_thread().set_name("main\n");
   process.unavailable(0x5000, 4096, "it was locked");
+  process.unavailable(0x9000, 4096, "it is the kernel's", KeptBy::kKernel);
   builder.process(32, 16).thread(32);
   builder.file("/bin/worker", "ELF", pb::FILE_EXECUTABLE);
   auto* missing = builder.record().add_missing();
@@ -357,6 +381,7 @@ TEST_CASE("monitor commands tell what gdb has no command for") {
   CHECK(contains(client.monitor("files"), "/bin/worker"));
   CHECK(contains(client.monitor("missing"), "io_uring: the kernel does not tell"));
   CHECK(contains(client.monitor("missing"), "4.00 KiB of memory: it was locked"));
+  CHECK_FALSE(contains(client.monitor("missing"), "the kernel's"));
   CHECK(contains(client.monitor("reboot"), "no `monitor reboot`"));
   CHECK(contains(client.session.greeting(), "1 thing is missing"));
 }
