@@ -11,6 +11,7 @@
 
 #include "cli/command.h"
 #include "cli/image_options.h"
+#include "cli/output.h"
 #include "cli/progress_line.h"
 #include "cli/report.h"
 #include "core/base/error.h"
@@ -79,13 +80,10 @@ int run(Arguments& arguments) {
     throw Error(fmt::format("cannot capture process {}", arguments.pid), "a PID is above 0", "",
                 ExitStatus::kUsage);
   make_room_for_descriptors();
-  ::signal(SIGPIPE, SIG_IGN);  // a reader that goes away is an error like any other,
-  ::signal(SIGXFSZ, SIG_IGN);  // and so is a limit on the size of files
+  take_failed_writes_for_errors();
   const Pid pid{arguments.pid};
   if (arguments.output.empty()) arguments.output = default_name(pid);
-  if (arguments.output == "-" && ::isatty(STDOUT_FILENO))
-    throw Error("cannot write the image to standard output", "it is a terminal",
-                "give -o FILE, or a pipe", ExitStatus::kUsage);
+  refuse_streams(arguments.output, true);
 
   std::optional<ProgressLine> line(std::in_place, "capturing");
   arguments.options.progress = line->progress();
@@ -98,6 +96,7 @@ int run(Arguments& arguments) {
     if (!arguments.kill) tracees.clear();
   });
   capture.commit();
+  for (TakenQueues& queues : report.terminals) queues.keep();
   line.reset();  // the rest is said below it
   if (arguments.kill) end_connections(report.connections);
   // All of them: also who waits in vfork(2), and is not among the tracees.

@@ -20,6 +20,7 @@
 #include "core/resource/cgroups.h"
 #include "core/resource/message_queue.h"
 #include "core/resource/namespaces.h"
+#include "core/resource/own_file_systems.h"
 #include "core/resource/resource.h"
 #include "core/resource/space_copy.h"
 #include "core/resource/system_v.h"
@@ -350,6 +351,7 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
   CaptureReport report;
   pb::SnapshotRecord& record = report.record;
   std::vector<pb::Missing> missing;
+  refuse_own_file_systems(tree_below(roots));
   // The machine does not change: described before the pause begins.
   const pb::Host host = host_record();
   const uint64_t sequence = image_.begin_snapshot();
@@ -373,7 +375,7 @@ CaptureReport Capture::take(const std::vector<Pid>& roots, Tracees& tracees, con
   context.inet.read(context, processes, options_.network, lock_name(record));
   find_watched_elsewhere(context, processes);
   ask_epolls_again(context, processes);
-  take_terminal_queues(context, processes);
+  report.terminals = take_terminal_queues(context, processes);
   context.in_flight_files.clear();
   capture_namespaces(context, processes, record);
   capture_system_v(context, processes, record);

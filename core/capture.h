@@ -8,6 +8,7 @@
 #include "core/image/image_writer.h"
 #include "core/image/page_writer.h"
 #include "core/linux/freezer.h"
+#include "core/linux/terminal.h"
 #include "core/resource/file_registry.h"
 #include "core/resource/inet_sockets.h"
 #include "core/resource/memory.h"
@@ -33,7 +34,10 @@ struct CaptureReport {
   pb::SnapshotRecord record;
   size_t processes = 0, threads = 0, files = 0;
   uint64_t wall_ns = 0;
-  InetSockets::Ends connections;  // to be prepared before the tree is killed
+  // Of a tree that will be killed: connections to be prepared before, and what was taken out of
+  // terminals, which goes back with this unless it is kept.
+  InetSockets::Ends connections;
+  std::vector<TakenQueues> terminals;
 };
 
 // Takes snapshots into one image.

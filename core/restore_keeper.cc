@@ -58,7 +58,8 @@ Sandbox::Options sandbox_for(const Snapshot& snapshot, const RestorePlan& plan) 
   std::ranges::copy_if(written_directories(snapshot, plan), std::back_inserter(options.directories),
                        [&](const auto& path) { return belongs_to_others(plan, path); });
   for (const PlannedFile& file : plan.files) {
-    const bool is_device = file.descriptor && file.descriptor->has_device_node() &&
+    const bool is_device = file.how == PlannedFile::How::kOpened && file.descriptor &&
+                           file.descriptor->has_device_node() &&
                            !file.descriptor->device_node().terminal();
     if (is_device)
       if (const auto outside = path_outside(planned_mounts(snapshot, plan, *file.descriptor),
@@ -141,6 +142,10 @@ void RestoredTree::start_keeper(const std::string& scratch) {
   else
     system_v_.make(snapshot_, plan_, ipc), message_queues_.make(plan_, ipc);
   cgroups_.make(snapshot_, plan_);
+  if (!plan_.cgroup_roots.empty())
+    options.put_into_cgroups = [this](Pid keeper) {
+      cgroups_.put_where_namespace_begins(plan_, keeper);
+    };
   OpeningContext opening{snapshot_, plan_};
   opening.numbers = plan_.numbers;
   opening.closes_connections = plan_.connections == RestorePlan::Connections::kClosed;

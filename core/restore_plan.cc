@@ -60,6 +60,7 @@ class Files {
       : snapshot_(snapshot), options_(options), plan_(plan) {}
 
   void plan() {
+    find_standard_streams();
     for (const pb::Process& process : snapshot_.processes()) {
       for_each_descriptor(
           process, [&](const pb::Descriptor& descriptor) { add_descriptor(process, descriptor); });
@@ -70,6 +71,16 @@ class Files {
   }
 
  private:
+  // Of descriptors that share one, the lowest tells.
+  void find_standard_streams() {
+    for (const pb::Process& process : snapshot_.processes())
+      for (const pb::Descriptor& descriptor : process.descriptors()) {
+        if (!standard_stream(snapshot_, descriptor)) continue;
+        const pb::Descriptor*& known = standard_[descriptor.description()];
+        if (!known || descriptor.number() < known->number()) known = &descriptor;
+      }
+  }
+
   void object(const pb::Process& process, std::string resource, std::string why,
               std::string help = "") {
     plan_.obstacles.push_back(
@@ -98,19 +109,24 @@ class Files {
       prefer(plan_.files[known->second], descriptor);
       return;
     }
-    PlannedFile file{.descriptor = &descriptor, .what = printable(descriptor.target())};
+    PlannedFile file{
+        .process = &process, .descriptor = &descriptor, .what = printable(descriptor.target())};
     const auto resource = descriptor.number() == kInFlight
                               ? fmt::format("a descriptor in a message, {}", file.what)
                               : fmt::format("descriptor {}, {}", descriptor.number(), file.what);
     const DescriptorRestorer* restorer = restorer_of(descriptor);
     const std::string kind(kind_name(descriptor));
-    if (standard_stream(snapshot_, descriptor)) {
+    if (const auto standard = standard_.find(descriptor.description());
+        standard != standard_.end()) {
       file.how = PlannedFile::How::kStandard;
+      file.descriptor = standard->second;
     } else if (options_.without.contains(kind)) {
       file.how = PlannedFile::How::kLeftOut;
       plan_.notes.push_back(fmt::format("process {}: {} is left out", process.pid(), resource));
     } else if (!restorer) {
       file.how = lacks(process, resource, "--without " + kind, why_of_no_kind(descriptor));
+    } else if (options_.isolated && writes_to_hardware(descriptor)) {
+      file.how = lacks(process, resource, "", "what it writes would be outside of the sandbox");
     } else if (const auto lost = why_not_connected(descriptor); !lost.empty()) {
       file.how = lacks(process, resource,
                        "--tcp-close, or --tcp-established, best if it was captured so", lost);
@@ -141,12 +157,11 @@ class Files {
     return ::geteuid() == 0 ? "" : "only root makes a connection again";
   }
 
-  // The one with the lowest number tells best whether it is a standard stream; what is queued is
-  // at one descriptor only.
+  // What is queued is at one descriptor only.
   static void prefer(PlannedFile& file, const pb::Descriptor& other) {
     const bool has_content = (other.has_pipe() && !other.pipe().content().empty()) ||
                              (other.has_socket() && !other.socket().queue().empty());
-    if (has_content) file.descriptor = &other;
+    if (has_content && file.how != PlannedFile::How::kStandard) file.descriptor = &other;
   }
 
   void add_mapping(const pb::Process& process, const pb::Vma& vma) {
@@ -164,7 +179,8 @@ class Files {
       plan_.files[known->second].writable |= writable;
       return;
     }
-    PlannedFile file{.mapping = &vma, .writable = writable, .what = printable(vma.name())};
+    PlannedFile file{
+        .process = &process, .mapping = &vma, .writable = writable, .what = printable(vma.name())};
     const pb::NamespaceState* mounts = mounts_at(process, vma, file);
     struct stat status {};
     if (is_object(vma) && !vma.deleted() && stat_for_tree(mounts, vma.name(), status) == 0 &&
@@ -209,6 +225,7 @@ class Files {
   const RestoreOptions& options_;
   RestorePlan& plan_;
   int highest_ = 0;
+  std::map<uint32_t, const pb::Descriptor*> standard_;  // by description
   size_t replacements_ = 0;
 };
 

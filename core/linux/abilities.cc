@@ -11,7 +11,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdint>
@@ -131,13 +130,13 @@ std::string choose_number() {
   if (!user_namespace()) {
     const pid_t free = ::fork();
     if (free == 0) ::_exit(0);
-    if (free < 0 || ::waitpid(free, nullptr, 0) != free) return errno_text(errno);
+    if (free < 0 || wait_for(free) < 0) return errno_text(errno);
     wanted = free;
   }
   const pid_t child = clone3(
       {.exit_signal = SIGCHLD, .set_tid = reinterpret_cast<uint64_t>(&wanted), .set_tid_size = 1});
   if (child == 0) ::_exit(0);
-  return unless(child > 0 && ::waitpid(child, nullptr, 0) == child);
+  return unless(child > 0 && wait_for(child) >= 0);
 }
 
 std::string make_namespaces() {

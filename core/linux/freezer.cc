@@ -314,6 +314,7 @@ bool Freezer::stops(Tracee& tracee) {
   while (tracee.poll_stop()) {
     const int event = tracee.status().event();
     if (event == 0 || event == PTRACE_EVENT_STOP) return true;
+    tracee.interrupt_if_alive();
     tracee.resume_if_alive(0);
   }
   return false;

@@ -4,11 +4,11 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/wait.h>
 
 #include <exception>
 
 #include "core/base/error.h"
+#include "core/linux/child.h"
 
 namespace snapgdb {
 namespace {
@@ -45,7 +45,7 @@ void in_helper_process(const std::function<void()>& work, HelperDescriptors desc
   const pid_t child = ::clone(perform, static_cast<char*>(stack) + kStack,
                               CLONE_VM | CLONE_VFORK | SIGCHLD | shared, &what);
   const int error = errno;
-  if (child > 0) ::waitpid(child, nullptr, __WALL);
+  if (child > 0) wait_for(child);
   if (was_dumpable)
     ::prctl(PR_SET_DUMPABLE, 1);  // which is the memory's, and lost in user namespaces
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);

@@ -9,6 +9,8 @@
 #include <linux/tcp.h>
 #include <linux/udp.h>
 
+#include <cstring>
+
 // Newer than the headers.
 #ifndef IP_LOCAL_PORT_RANGE
 #define IP_LOCAL_PORT_RANGE 51  // Linux 6.3
@@ -34,12 +36,26 @@ bool set_multicast(int socket, const SocketOption& option, std::span<const std::
          SocketOption::set_as_read(socket, option, value);
 }
 
+// Of a connection, also one that has ended, it is what both ends have agreed on, and may be more
+// than can be demanded.
+ssize_t read_segment_size(int socket, const SocketOption& option, std::span<std::byte> value) {
+  constexpr int kLargest = 32767;  // MAX_TCP_WINDOW
+  sockaddr_storage peer{};
+  socklen_t size = sizeof peer;
+  if (::getpeername(socket, reinterpret_cast<sockaddr*>(&peer), &size) == 0) return -1;
+  const ssize_t read = SocketOption::read_plainly(socket, option, value);
+  int bytes = 0;
+  if (read == sizeof bytes) std::memcpy(&bytes, value.data(), sizeof bytes);
+  return bytes > kLargest ? -1 : read;
+}
+
 #define SNAPGDB_IP(name) IPPROTO_IP, name, #name
 #define SNAPGDB_IPV6(name) IPPROTO_IPV6, name, #name
 #define SNAPGDB_TCP(name) IPPROTO_TCP, name, #name
 #define SNAPGDB_UDP(name) IPPROTO_UDP, name, #name
 #define SNAPGDB_NETLINK(name) SOL_NETLINK, name, #name
 #define SNAPGDB_PACKET(name) SOL_PACKET, name, #name
+constexpr size_t kMaxHeader = 2040;  // of IPv6, with extensions: 255 units of 8 bytes
 // What decides on the addresses that a socket may have comes first, in its domain.
 constexpr SocketOption kNetwork[] = {
     {SNAPGDB_IP(IP_FREEBIND)},
@@ -99,6 +115,10 @@ constexpr SocketOption kNetwork[] = {
     {SNAPGDB_IPV6(IPV6_MULTICAST_ALL)},
     {SNAPGDB_IPV6(IPV6_MULTICAST_IF), sizeof(int), set_multicast},
     {SNAPGDB_IPV6(IPV6_UNICAST_IF)},
+    {SNAPGDB_IPV6(IPV6_HOPOPTS), kMaxHeader},
+    {SNAPGDB_IPV6(IPV6_RTHDRDSTOPTS), kMaxHeader},
+    {SNAPGDB_IPV6(IPV6_RTHDR), kMaxHeader},
+    {SNAPGDB_IPV6(IPV6_DSTOPTS), kMaxHeader},
     {IPPROTO_RAW, ICMP_FILTER, "ICMP_FILTER", sizeof(icmp_filter)},
     {IPPROTO_ICMPV6, ICMPV6_FILTER, "ICMPV6_FILTER", sizeof(icmp6_filter)},
     {SNAPGDB_TCP(TCP_CONGESTION), 16},  // TCP_CA_NAME_MAX
@@ -112,6 +132,9 @@ constexpr SocketOption kNetwork[] = {
     {SNAPGDB_TCP(TCP_DEFER_ACCEPT)},
     {SNAPGDB_TCP(TCP_USER_TIMEOUT)},
     {SNAPGDB_TCP(TCP_THIN_LINEAR_TIMEOUTS)},
+    {SNAPGDB_TCP(TCP_MAXSEG), sizeof(int), SocketOption::set_as_read, read_segment_size},
+    {SNAPGDB_TCP(TCP_WINDOW_CLAMP)},
+    {SNAPGDB_TCP(TCP_FASTOPEN)},
     {SNAPGDB_TCP(TCP_FASTOPEN_CONNECT)},
     {SNAPGDB_TCP(TCP_FASTOPEN_NO_COOKIE)},
     {SNAPGDB_TCP(TCP_SAVE_SYN)},

@@ -239,6 +239,8 @@ constexpr char kGo = 0, kGoAlone = 1;  // Keeper::We
     if (!options.users.empty()) become_known(options);
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // which a change of user takes away
     std::vector<std::string> notes = adopt(our_settings, options);
+    if (options.put_into_cgroups && ::unshare(CLONE_NEWCGROUP) != 0)
+      throw_errno("cannot make a cgroup namespace");
     if (options.names) name_host(*options.names);
     if (options.enter_ipc) options.enter_ipc();
     if (options.make_network)
@@ -350,7 +352,7 @@ Keeper::Keeper(const Options& options, const OpenFiles& open_files)
   if (options.enter_ipc) flags |= CLONE_NEWIPC;
   if (options.sandbox || options.make_network) flags |= CLONE_NEWNET;
   if (options.names) flags |= CLONE_NEWUTS;
-  if (options.own_cgroups) flags |= CLONE_NEWCGROUP;
+  if (options.own_cgroups && !options.put_into_cgroups) flags |= CLONE_NEWCGROUP;
   const Settings our_settings{.datagrams = datagrams_setting(), .ipc = ipc_settings()};
   Fd network(options.make_network ? ::open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC) : -1);
   const pid_t pid = clone3({.flags = flags, .exit_signal = SIGCHLD});
@@ -368,6 +370,7 @@ Keeper::Keeper(const Options& options, const OpenFiles& open_files)
   reports.write.reset(), controls.read.reset();
   try {
     if (options.own_user) map_users(pid, options);
+    if (options.put_into_cgroups) options.put_into_cgroups(pid_);
     write_all(control_.get(), std::as_bytes(std::span("", 1)), "a pipe");
     std::string line = read_line(report_);
     if (line == kTaken)
@@ -378,7 +381,7 @@ Keeper::Keeper(const Options& options, const OpenFiles& open_files)
     while ((line = std::string(trim(read_line(report_)))) != "") notes_.push_back(line);
   } catch (...) {
     ::kill(pid, SIGKILL);
-    ::waitpid(pid, nullptr, __WALL);
+    wait_for(pid);
     throw;
   }
 }
@@ -386,7 +389,7 @@ Keeper::Keeper(const Options& options, const OpenFiles& open_files)
 Keeper::~Keeper() {
   if (!holds_) return;
   ::kill(pid_.value, SIGKILL);
-  ::waitpid(pid_.value, nullptr, __WALL);
+  wait_for(pid_.value);
 }
 
 Seed Keeper::take_root() {
@@ -416,7 +419,7 @@ Keeper::End Keeper::wait(const std::function<void()>& when_it_stops) {
   if (::sscanf(line.c_str(), "%d %zu %n", &end.status, &end.files, &behind) != 2)
     throw Error("cannot tell how the tree ended", "the process that keeps it was killed");
   end.not_saved = trim(line.substr(static_cast<size_t>(behind)));
-  if (!stays_) ::waitpid(pid_.value, nullptr, __WALL);
+  if (!stays_) wait_for(pid_.value);
   return end;
 }
 

@@ -23,8 +23,10 @@ class Keeper {
   struct Options {
     bool own_pids = false;     // a pid namespace (and /proc) of the tree's own
     bool own_cgroups = false;  // a cgroup namespace
-    bool own_user = false;     // and a user namespace, for who may not make the other otherwise
-    int32_t root_pid = 0;      // the number of the first process; 1: the init of a pid namespace
+    // Before it is made: it begins where its maker is.
+    std::function<void(Pid keeper)> put_into_cgroups = {};
+    bool own_user = false;  // and a user namespace, for who may not make the other otherwise
+    int32_t root_pid = 0;   // the number of the first process; 1: the init of a pid namespace
     uint64_t seed_base = 0;
     int file_base = 0;
     // Users and groups of the own user namespace: these; if there are none, all of ours under

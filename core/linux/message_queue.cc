@@ -7,7 +7,7 @@
 
 #include <algorithm>
 #include <cstring>
-#include <utility>
+#include <optional>
 
 #include "core/base/error.h"
 
@@ -25,30 +25,24 @@ int option(const Fd& socket, int name) {
 }
 
 // Where MSG_PEEK looks; as it was in the end. It is left alone where the beginning is all that is
-// asked for: were we killed meanwhile, nobody would put it back.
+// asked for, which is cheaper.
 class PeekOffset {
  public:
-  explicit PeekOffset(const Fd& socket) : socket_(socket), before_(option(socket, SO_PEEK_OFF)) {}
-  ~PeekOffset() {
-    if (moved_) set(before_);
-  }
-  PeekOffset(const PeekOffset&) = delete;
-  PeekOffset& operator=(const PeekOffset&) = delete;
+  PeekOffset(const Fd& socket, OptionGuard& guard)
+      : guard_(guard), before_(peek_offset_of(socket)) {}
 
   void go_to(size_t offset) {
-    if (std::exchange(is_first_, false) && offset == 0 && before_ < 0) return;
-    moved_ = true;
-    if (!set(static_cast<int>(offset))) throw_errno("cannot look into the queue of a socket");
+    if (!scope_ && offset == 0 && before_.value < 0) return;
+    if (!scope_) scope_.emplace(guard_, &before_, 1);
+    const auto value = static_cast<int>(offset);
+    if (::setsockopt(before_.socket, SOL_SOCKET, SO_PEEK_OFF, &value, sizeof value) != 0)
+      throw_errno("cannot look into the queue of a socket");
   }
 
  private:
-  bool set(int offset) {
-    return ::setsockopt(socket_.get(), SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof offset) == 0;
-  }
-
-  const Fd& socket_;
-  int before_;
-  bool is_first_ = true, moved_ = false;
+  OptionGuard& guard_;
+  const OptionGuard::Change before_;
+  std::optional<OptionGuard::Scope> scope_;
 };
 
 void add_companion(const cmsghdr& header, PeekedMessage& message) {
@@ -70,7 +64,7 @@ void add_companion(const cmsghdr& header, PeekedMessage& message) {
 
 class Queue {
  public:
-  explicit Queue(const Fd& socket) : socket_(socket), offset_(socket) {}
+  Queue(const Fd& socket, OptionGuard& guard) : socket_(socket), offset_(socket, guard) {}
 
   struct Piece {
     ssize_t size = 0;  // of the whole datagram; -1 with errno
@@ -243,10 +237,10 @@ void peek_datagrams(Queue& queue, PeekedQueue& out) {
 
 }  // namespace
 
-PeekedQueue peek_queue(const Fd& socket, int type) {
+PeekedQueue peek_queue(const Fd& socket, int type, OptionGuard& guard) {
   PeekedQueue out;
   try {
-    Queue queue(socket);
+    Queue queue(socket, guard);
     (type == SOCK_STREAM ? peek_stream : peek_datagrams)(queue, out);
   } catch (const Error& error) {
     out.why_incomplete = error.what();

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/base/fd.h"
+#include "core/linux/option_guard.h"
 
 namespace snapgdb {
 
@@ -26,6 +27,6 @@ struct PeekedQueue {
 // Leaves it as it is (MSG_PEEK, SO_PEEK_OFF); `type`: SOCK_*. Nobody else may receive from the
 // socket meanwhile. Empty datagrams are found at the first time only: the kernel passes over those
 // that were peeked at before (__skb_try_recv_from_queue(), net/core/datagram.c).
-PeekedQueue peek_queue(const Fd& socket, int type);
+PeekedQueue peek_queue(const Fd& socket, int type, OptionGuard& guard);
 
 }  // namespace snapgdb

@@ -10,7 +10,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -19,6 +18,7 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/linux/child.h"
 #include "core/linux/freezer.h"
 #include "core/linux/helper_process.h"
 #include "core/linux/procfs.h"
@@ -118,7 +118,7 @@ class FirstUser {
   FirstUser& operator=(const FirstUser&) = delete;
   ~FirstUser() {
     control_.write.reset();
-    ::waitpid(pid_, nullptr, 0);
+    wait_for(pid_);
   }
 
   // In /proc, which may be that of another pid namespace than ours, where it has another number.

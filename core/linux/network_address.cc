@@ -60,20 +60,19 @@ void add_checksum(const NetworkAddress& from, const NetworkAddress& to, uint8_t 
 }
 
 std::string ip_header(const NetworkAddress& from, const NetworkAddress& to, uint8_t protocol,
-                      size_t size) {
-  constexpr uint8_t kHops = 64;
+                      size_t size, const PacketMarks& marks) {
   std::string header;
   if (to.is_ipv4()) {
     constexpr size_t kHeader = 20;
-    header += '\x45', header += '\0';
+    header += '\x45', header += static_cast<char>(marks.traffic_class);
     put16(header, kHeader + size);
     put32(header, 0);
-    header += static_cast<char>(kHops), header += static_cast<char>(protocol);
+    header += static_cast<char>(marks.hop_limit), header += static_cast<char>(protocol);
     put16(header, 0);
   } else {
-    put32(header, uint32_t{6} << 28);
+    put32(header, uint32_t{6} << 28 | uint32_t{marks.traffic_class} << 20);
     put16(header, size);
-    header += static_cast<char>(protocol), header += static_cast<char>(kHops);
+    header += static_cast<char>(protocol), header += static_cast<char>(marks.hop_limit);
   }
   header += raw(from);
   header += raw(to);
@@ -176,7 +175,7 @@ void add_local_address(const NetworkAddress& address) {
 }
 
 void inject_datagram(const NetworkAddress& from, const NetworkAddress& to,
-                     const std::string& content, bool is_lite) {
+                     const std::string& content, bool is_lite, const PacketMarks& marks) {
   constexpr size_t kHeader = 8, kSumAt = 6;
   std::string segment;
   put16(segment, from.port);
@@ -186,7 +185,7 @@ void inject_datagram(const NetworkAddress& from, const NetworkAddress& to,
   segment += content;
   const uint8_t protocol = is_lite ? IPPROTO_UDPLITE : IPPROTO_UDP;
   add_checksum(from, to, protocol, segment, kSumAt);
-  send_raw(to, ip_header(from, to, protocol, segment.size()) + segment);
+  send_raw(to, ip_header(from, to, protocol, segment.size(), marks) + segment);
 }
 
 namespace {
@@ -205,7 +204,7 @@ void inject_segment(const NetworkAddress& from, const NetworkAddress& to, const 
   put16(segment, kWindow);
   put32(segment, 0);
   add_checksum(from, to, IPPROTO_TCP, segment, kSumAt);
-  send_raw(to, ip_header(from, to, IPPROTO_TCP, segment.size()) + segment);
+  send_raw(to, ip_header(from, to, IPPROTO_TCP, segment.size(), {}) + segment);
 }
 
 }  // namespace

@@ -31,8 +31,12 @@ void add_local_address(const NetworkAddress& address);
 
 // Packets that seem to come from `from`, for a socket of this host; past what locks the network
 // (network_lock.h). Take CAP_NET_RAW. Throw SystemError.
+struct PacketMarks {
+  uint8_t traffic_class = 0;  // IP_TOS, IPV6_TCLASS
+  uint8_t hop_limit = 64;     // as it arrives
+};
 void inject_datagram(const NetworkAddress& from, const NetworkAddress& to,
-                     const std::string& content, bool is_lite);
+                     const std::string& content, bool is_lite, const PacketMarks& marks);
 // The end of what the other end of a connection sends.
 struct TcpNumbers {
   uint32_t sequence = 0, acknowledged = 0;

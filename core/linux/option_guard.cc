@@ -7,13 +7,13 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 
 #include "core/base/error.h"
+#include "core/linux/child.h"
 
 namespace snapgdb {
 
@@ -22,9 +22,29 @@ struct OptionGuard::Shared {
 
   Change changes[kMaxChanges];
   std::atomic<size_t> count = 0;
-  int parent = -1;  // a pidfd of ours
+  const Fd parent;  // ourselves, by a pidfd
   pid_t child = -1;
   alignas(64) std::byte stack[kStackSize];
+
+  Shared() : parent(static_cast<int>(::syscall(SYS_pidfd_open, ::getpid(), 0))) {
+    if (!parent.valid()) throw_errno("cannot hold our own process by a descriptor");
+    // With signals blocked: those of the terminal are for us.
+    sigset_t all, before;
+    sigfillset(&all);
+    ::pthread_sigmask(SIG_SETMASK, &all, &before);
+    child = ::clone(watch, stack + kStackSize, CLONE_VM | CLONE_FILES, this);
+    const int error = errno;
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    if (child >= 0) return;
+    errno = error;
+    throw_errno("cannot start a process");
+  }
+  ~Shared() {
+    ::kill(child, SIGKILL);
+    wait_for(child);
+  }
+  Shared(const Shared&) = delete;
+  Shared& operator=(const Shared&) = delete;
 
   void undo() {
     for (size_t i = 0, n = count; i < n; ++i)
@@ -37,7 +57,7 @@ struct OptionGuard::Shared {
   static int watch(void* argument) {
     Shared& shared = *static_cast<Shared*>(argument);
     ::setsid();  // who kills our process group does not kill this
-    pollfd parent{shared.parent, POLLIN, 0};
+    pollfd parent{shared.parent.get(), POLLIN, 0};
     while (::poll(&parent, 1, -1) < 0) {
     }
     shared.undo();
@@ -45,37 +65,29 @@ struct OptionGuard::Shared {
   }
 };
 
-OptionGuard::OptionGuard() : shared_(std::make_unique<Shared>()) {
-  shared_->parent = static_cast<int>(::syscall(SYS_pidfd_open, ::getpid(), 0));
-  if (shared_->parent < 0) throw_errno("cannot hold our own process by a descriptor");
-  // With signals blocked: those of the terminal are for us.
-  sigset_t all, before;
-  sigfillset(&all);
-  ::sigprocmask(SIG_SETMASK, &all, &before);
-  shared_->child = ::clone(Shared::watch, shared_->stack + Shared::kStackSize,
-                           CLONE_VM | CLONE_FILES, shared_.get());
-  const int error = errno;
-  ::sigprocmask(SIG_SETMASK, &before, nullptr);
-  if (shared_->child < 0) {
-    ::close(shared_->parent);
-    errno = error;
-    throw_errno("cannot start a process");
-  }
+OptionGuard::OptionGuard() = default;
+OptionGuard::~OptionGuard() = default;
+
+OptionGuard::Shared& OptionGuard::shared() {
+  if (!shared_) shared_ = std::make_unique<Shared>();
+  return *shared_;
 }
 
-OptionGuard::~OptionGuard() {
-  ::kill(shared_->child, SIGKILL);
-  ::waitpid(shared_->child, nullptr, __WALL);
-  ::close(shared_->parent);
-}
-
-OptionGuard::Scope::Scope(OptionGuard& guard, const Change* changes, size_t count) : guard_(guard) {
-  std::copy_n(changes, count, guard.shared_->changes);
-  guard.shared_->count = count;
+OptionGuard::Scope::Scope(OptionGuard& guard, const Change* changes, size_t count)
+    : lock_(guard.mutex_), shared_(guard.shared()) {
+  std::copy_n(changes, count, shared_.changes);
+  shared_.count = count;
 }
 
 OptionGuard::Scope::~Scope() {
-  guard_.shared_->undo();
+  shared_.undo();
+}
+
+OptionGuard::Change peek_offset_of(const Fd& socket) {
+  int offset = -1;
+  socklen_t size = sizeof offset;
+  ::getsockopt(socket.get(), SOL_SOCKET, SO_PEEK_OFF, &offset, &size);
+  return {socket.get(), SOL_SOCKET, SO_PEEK_OFF, offset};
 }
 
 }  // namespace snapgdb

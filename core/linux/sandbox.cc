@@ -1,6 +1,7 @@
 #include "core/linux/sandbox.h"
 
 #include <fcntl.h>
+#include <linux/keyctl.h>
 #include <mntent.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -97,7 +98,14 @@ Sandbox::Sandbox(const Options& options) {
   imitate("");
   place_devices(options.devices);
   place_replacements(options.replaced);
+  leave_session_keyring();
   enter();
+}
+
+// What the tree adds to its keyring, or revokes there, is not to be ours: keyrings(7).
+void Sandbox::leave_session_keyring() {
+  if (::syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, nullptr) < 0 && errno != ENOSYS)
+    notes_.push_back("the sandbox has our session keyring: " + errno_text(errno));
 }
 
 // The root of an overlay needs no copy, whosever it is: so those that everybody may write to are
@@ -210,7 +218,8 @@ void Sandbox::imitate_file(const std::string& path) {
 void Sandbox::show_unchanging(const std::string& path) {
   const std::string target = kView + path;
   if (path != "/sys" && ::access(path.c_str(), W_OK) == 0)
-    notes_.push_back(printable(path) + " cannot be written to in the sandbox");
+    notes_.push_back(printable(path) +
+                     " cannot be written to in the sandbox; sockets and FIFOs in it lead outside");
   bind_mount(path, target, MS_REC);
   make_unchanging(target);
 }

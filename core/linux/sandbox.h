@@ -64,6 +64,7 @@ class Sandbox {
   void imitate_file(const std::string& path);
   void show_unchanging(const std::string& path);
   void place_devices(std::span<const std::string> devices);
+  void leave_session_keyring();
   void place_replacements(std::span<const std::string> paths);
   void enter();
 

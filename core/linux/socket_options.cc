@@ -111,6 +111,7 @@ constexpr SocketOption kCommon[] = {
     {SNAPGDB_OPTION(SO_TIMESTAMPING_NEW), sizeof(so_timestamping)},
     {SNAPGDB_OPTION(SO_BINDTODEVICE), 16},  // IFNAMSIZ
     {SNAPGDB_OPTION(SO_MARK)},
+    {SNAPGDB_OPTION(SO_INCOMING_CPU)},
     {SNAPGDB_OPTION(SO_RXQ_OVFL)},
     {SNAPGDB_OPTION(SO_PEEK_OFF)},
     {SNAPGDB_OPTION(SO_NOFCS)},
@@ -164,11 +165,14 @@ std::span<const SocketOption> common_socket_options() {
 }
 
 std::vector<SocketOptionValue> read_socket_options(const Fd& socket,
-                                                   std::span<const SocketOption> table) {
+                                                   std::span<const SocketOption> table,
+                                                   std::span<const int> levels) {
   std::vector<SocketOptionValue> values;
-  for (const SocketOption& option : table)
+  for (const SocketOption& option : table) {
+    if (!std::ranges::count(levels, option.level)) continue;
     if (auto value = value_of(socket, option))
       values.push_back({option.level, option.name, std::move(*value)});
+  }
   return values;
 }
 

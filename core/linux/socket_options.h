@@ -37,9 +37,11 @@ struct SocketOptionValue {
 // Those that every kind of socket may have.
 std::span<const SocketOption> common_socket_options();
 
-// What the socket tells of those in the table; others it does not have.
+// What the socket tells of those in the table that are of such a level; others it does not have.
+// (To ask in vain costs as much as to be told.)
 std::vector<SocketOptionValue> read_socket_options(const Fd& socket,
-                                                   std::span<const SocketOption> table);
+                                                   std::span<const SocketOption> table,
+                                                   std::span<const int> levels);
 // Sets those of the values that are in the table and are otherwise now. Returns "SO_MARK: Operation
 // not permitted" for each that could not be set.
 std::vector<std::string> set_socket_options(const Fd& socket,

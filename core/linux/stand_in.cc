@@ -4,11 +4,11 @@
 #include <sched.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <exception>
 
+#include "core/linux/child.h"
 #include "core/linux/seed.h"
 
 namespace snapgdb {
@@ -90,7 +90,7 @@ void perform_by(const StandIn& who, const std::function<void()>& work) {
   if (is_thread)
     await_end_of_thread(pid);
   else
-    ::waitpid(static_cast<pid_t>(pid), nullptr, __WALL);
+    wait_for(static_cast<pid_t>(pid));
   if (dumpable == 1) ::prctl(PR_SET_DUMPABLE, 1);
   if (task.failure) std::rethrow_exception(task.failure);
 }

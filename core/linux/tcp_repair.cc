@@ -163,18 +163,11 @@ TcpPhase tcp_phase_of(const Fd& socket) {
   return static_cast<TcpPhase>(tcp_info_of(socket).tcpi_state);
 }
 
-OptionGuard::Change peek_offset_of(const Fd& socket) {
-  int offset = -1;
-  socklen_t size = sizeof offset;
-  ::getsockopt(socket.get(), SOL_SOCKET, SO_PEEK_OFF, &offset, &size);
-  return {socket.get(), SOL_SOCKET, SO_PEEK_OFF, offset};
-}
-
 void read_sending(const Fd& socket, OptionGuard& guard, TcpConnection& connection,
                   std::string& why_not) {
   const auto undo = end_of_repair(socket);
   const OptionGuard::Scope scope(guard, undo.data(), undo.size());
-  const bool repairs = may_repair(socket, why_not);
+  const bool repairs = why_not.empty() && may_repair(socket, why_not);
   read_agreed(socket, connection);  // in repair mode, TCP_MAXSEG is what was agreed on
   const bool ends = has_sent_end(connection.phase);
   if (!repairs) {
@@ -197,7 +190,7 @@ void read_receiving(const Fd& socket, OptionGuard& guard, TcpConnection& connect
                     std::string& why_not) {
   const auto undo = end_of_repair(socket);
   const OptionGuard::Scope scope(guard, undo.data(), undo.size());
-  const bool repairs = may_repair(socket, why_not);
+  const bool repairs = why_not.empty() && may_repair(socket, why_not);
   constexpr int kTries = 100;
   for (int i = 0; i < kTries; ++i) {
     const uint32_t before = repairs ? sequence(socket, TCP_RECV_QUEUE) : 0;

@@ -66,7 +66,9 @@ TcpPhase tcp_phase_of(const Fd& socket);
 // Of a socket of a stopped program, which stays as it is. What is sent is read before what is
 // received: of two connected sockets, all with the first before any with the second. Then no byte
 // is acknowledged that is not received. `why_not`: why only a part could be read, "" if all was;
-// then, what was sent may be on its way still.
+// then, what was sent may be on its way still. If it says so before, there is no repair mode, in
+// which acknowledgements send nothing on (tcp_write_xmit(), net/ipv4/tcp_output.c): an end
+// elsewhere would notice a silence of a retransmission time.
 void read_sending(const Fd& socket, OptionGuard& guard, TcpConnection& connection,
                   std::string& why_not);
 void read_receiving(const Fd& socket, OptionGuard& guard, TcpConnection& connection,
@@ -94,9 +96,5 @@ void end_repair(const Fd& socket, bool reusable);
 // Of one that its other end has ended (ECONNRESET): leaves repair mode; `has_error`: that is still
 // to be told.
 void end_repair_of_closed(const Fd& socket, bool has_error);
-
-// What is queued in a socket of a stopped program is looked at by MSG_PEEK, whatever SO_PEEK_OFF
-// says.
-OptionGuard::Change peek_offset_of(const Fd& socket);
 
 }  // namespace snapgdb

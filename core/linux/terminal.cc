@@ -72,14 +72,13 @@ int arrived(const Fd& terminal) {
   return ::poll(&poll, 1, 0) < 0 ? 0 : number(terminal, FIONREAD);
 }
 
-std::string take(const Fd& terminal) {
-  std::string taken, block(4096, '\0');
+void take_from(const Fd& terminal, std::string& taken) {
+  std::string block(4096, '\0');
   while (arrived(terminal) > 0) {
     const ssize_t n = ::read(terminal.get(), block.data(), block.size());
     if (n < 0) throw_errno("cannot read what is queued in a terminal");
     taken.append(block, 0, static_cast<size_t>(n));
   }
-  return taken;
 }
 
 // Nothing is echoed, translated or taken for a signal; lines are lines still.
@@ -90,24 +89,37 @@ termios2 passing_on(termios2 settings) {
   return settings;
 }
 
-}  // namespace
-
-std::string take_input(const Fd& slave) {
+void take_input(const Fd& slave, std::string& taken) {
   const termios2 before = settings_of(slave);
   termios2 raw = passing_on(before);
   raw.c_lflag = 0;
   set_settings(slave, raw);
-  std::string taken = take(slave);
+  take_from(slave, taken);
   set_settings(slave, before);
-  return taken;
 }
 
-std::string take_output(const Fd& master) {
+void take_output(const Fd& master, std::string& taken) {
   const bool has_packets = number(master, TIOCGPKT) != 0;
   if (has_packets) set_packet_mode(master, false);
-  std::string taken = take(master);
+  take_from(master, taken);
   if (has_packets) set_packet_mode(master, true);
-  return taken;
+}
+
+}  // namespace
+
+void TakenQueues::take() {
+  take_output(master_, output_);
+  if (slave_.valid()) take_input(slave_, input_);
+}
+
+TakenQueues::~TakenQueues() {
+  if (!master_.valid() || (input_.empty() && output_.empty())) return;
+  try {
+    const Fd slave = slave_.valid() ? std::move(slave_) : open_slave(master_, O_RDWR);
+    put_queues(master_, slave, input_, output_, {.settings = asked<termios2>(slave, TCGETS2)});
+  } catch (const SystemError&) {
+    // One that nobody can write to any more. What led here is what is told.
+  }
 }
 
 void put_queues(const Fd& master, const Fd& slave, const std::string& input,

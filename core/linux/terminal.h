@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "core/base/fd.h"
 
@@ -35,10 +36,26 @@ void set_terminal(const Fd& terminal, const TerminalState& state);
 std::string terminal_settings(int terminal);
 // Whether it worked.
 bool set_terminal_settings(int terminal, const std::string& settings);
-// What one side could read, taken away from it, also of a line that has no end yet. Settings are
-// afterwards what they were. Throw SystemError.
-std::string take_input(const Fd& slave);
-std::string take_output(const Fd& master);
+// What both sides of a terminal could read, taken away from them, also of a line that has no end
+// yet; settings are afterwards what they were. Puts it back in the end, unless somebody keeps it:
+// while the tree is still stopped.
+class TakenQueues {
+ public:
+  // `slave`: none, if it is out of reach; then what it could read is left where it is.
+  TakenQueues(Fd master, Fd slave) : master_(std::move(master)), slave_(std::move(slave)) {}
+  TakenQueues(TakenQueues&&) = default;
+  TakenQueues& operator=(TakenQueues&&) = delete;
+  ~TakenQueues();
+  // Throws SystemError; what was taken by then goes back all the same.
+  void take();
+  const std::string& input() const { return input_; }
+  const std::string& output() const { return output_; }
+  void keep() { input_.clear(), output_.clear(); }
+
+ private:
+  Fd master_, slave_;
+  std::string input_, output_;
+};
 // Has both sides find that again, whatever the settings would make of it. `state`: of the slave.
 void put_queues(const Fd& master, const Fd& slave, const std::string& input,
                 const std::string& output, const TerminalState& state);

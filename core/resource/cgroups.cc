@@ -10,6 +10,7 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/resource/namespaces.h"
 
 namespace snapgdb {
 namespace {
@@ -35,12 +36,15 @@ CgroupPlace place_of(const pb::Cgroup& cgroup) {
 
 // ---- Capture ------------------------------------------------------------------------------------
 
+std::string parent_of(const std::string& path) {
+  return path.substr(0, std::max<size_t>(path.rfind('/'), 1));
+}
+
 // Those between `top`, which is not among them, and `place`, outermost first.
 void add_way(const CgroupPlace& place, const std::string& top, std::set<CgroupPlace>& own) {
   for (std::string path = place.path; is_below(path, top);) {
     own.insert({place.hierarchy, path});
-    const size_t slash = path.rfind('/');
-    path = slash == 0 ? "/" : path.substr(0, slash);
+    path = parent_of(path);
   }
 }
 
@@ -49,15 +53,26 @@ bool has_others(const Cgroups& cgroups, const CgroupPlace& place, const std::set
                              [&](const Pid pid) { return !tree.contains(pid); });
 }
 
+// Where the cgroup namespace of a process begins.
+std::vector<CgroupPlace> roots_of(const pb::SnapshotRecord& record, const pb::Process& process) {
+  const uint64_t inode = namespace_in(process.namespaces(), "cgroup");
+  const auto space = std::ranges::find(record.spaces(), inode, &pb::NamespaceState::inode);
+  return space == record.spaces().end() ? std::vector<CgroupPlace>()
+                                        : places_in(space->cgroup_roots());
+}
+
 // In the order of their paths: each after those above it.
-std::set<CgroupPlace> own_cgroups(const Cgroups& cgroups,
-                                  const std::vector<pb::Process>& processes) {
+std::set<CgroupPlace> own_cgroups(const Cgroups& cgroups, const std::vector<pb::Process>& processes,
+                                  const pb::SnapshotRecord& record) {
   std::set<Pid> pids;
   for (const pb::Process& process : processes) pids.insert(Pid{process.pid()});
   std::set<CgroupPlace> own;
   for (const CgroupPlace& top : places_in(processes.front().cgroups())) {
     if (!cgroups.is_there(top)) continue;
     if (top.path != "/" && !has_others(cgroups, top, pids)) own.insert(top);
+    for (const CgroupPlace& root : roots_of(record, processes.front()))
+      if (root.hierarchy == top.hierarchy && root.path != "/" && is_below(top.path, root.path))
+        add_way(top, parent_of(root.path), own);
     const auto add = [&](const Lines& lines) {
       for (const CgroupPlace& place : places_in(lines))
         if (place.hierarchy == top.hierarchy) add_way(place, top.path, own);
@@ -97,7 +112,7 @@ void capture_cgroups(CaptureContext& context, std::vector<pb::Process>& processe
   std::map<CgroupPlace, bool> threaded;  // what is known of them
   for (size_t i = 0; i < processes.size(); ++i)
     find_places_of_threads(cgroups, context.tree.processes[i], processes[i], threaded);
-  for (const CgroupPlace& place : own_cgroups(cgroups, processes)) {
+  for (const CgroupPlace& place : own_cgroups(cgroups, processes, record)) {
     pb::Cgroup& cgroup = *record.add_cgroups();
     cgroup.set_hierarchy(place.hierarchy);
     cgroup.set_path(place.path);
@@ -120,6 +135,25 @@ void finish_cgroups(CaptureContext& context, pb::SnapshotRecord& record) {
     }
   }
   record.mutable_cgroups()->Assign(kept.begin(), kept.end());
+}
+
+// What is "/c" inside and "/a/b/c" outside begins at "/a/b".
+void add_cgroup_roots(std::string_view outside, std::string_view inside,
+                      pb::NamespaceState& state) {
+  std::map<std::string, std::string> paths_inside;
+  for (const std::string_view line : split(inside, '\n'))
+    if (auto place = cgroup_place(line)) paths_inside[place->hierarchy] = std::move(place->path);
+  for (const std::string_view line : split(outside, '\n')) {
+    const auto place = cgroup_place(line);
+    const auto known = place ? paths_inside.find(place->hierarchy) : paths_inside.end();
+    if (known == paths_inside.end()) continue;
+    const std::string& path = place->path;
+    const std::string rest = known->second == "/" ? "" : known->second;
+    if (rest.starts_with("/..") || !path.ends_with(rest)) continue;
+    const std::string root = path.substr(0, path.size() - rest.size());
+    state.add_cgroup_roots(std::string(line.substr(0, line.size() - path.size())) +
+                           (root.empty() ? "/" : root));
+  }
 }
 
 // ---- Restoring ----------------------------------------------------------------------------------
@@ -156,12 +190,33 @@ std::set<CgroupPlace> all_places(const Snapshot& snapshot) {
 
 }  // namespace
 
+namespace {
+
+void plan_roots(const Snapshot& snapshot, const Cgroups& cgroups, const std::set<CgroupPlace>& ours,
+                RestorePlan& plan) {
+  const pb::NamespaceState* space = own_namespace(snapshot, snapshot.root(), "cgroup");
+  if (!space || !plan.own_cgroups) return;
+  for (const CgroupPlace& root : places_in(space->cgroup_roots())) {
+    if (ours.contains(root)) continue;
+    if (is_planned(cgroups, snapshot, root))
+      plan.cgroup_roots.insert({root.hierarchy, root.path});
+    else
+      plan.notes.push_back(
+          fmt::format("its cgroup namespace begins where we are, not at {}", printable(root.path)));
+  }
+  plan.cgroups.insert(plan.cgroup_roots.begin(), plan.cgroup_roots.end());
+}
+
+}  // namespace
+
 void plan_cgroups(const Snapshot& snapshot, bool without, RestorePlan& plan) {
   const std::set<CgroupPlace> ours = our_places();
   const Cgroups cgroups;
+  if (!without && !plan.isolated) plan_roots(snapshot, cgroups, ours, plan);
   std::vector<std::string> elsewhere;
   for (const CgroupPlace& place : all_places(snapshot)) {
-    if (ours.contains(place)) continue;
+    // Of a namespace that begins elsewhere, all have to be put somewhere.
+    if (ours.contains(place) && plan.cgroup_roots.empty()) continue;
     if (!without && !plan.isolated && is_planned(cgroups, snapshot, place))
       plan.cgroups.insert({place.hierarchy, place.path});
     else
@@ -260,6 +315,17 @@ void RestoredCgroups::put(const RestorePlan& plan, const pb::Process& process, P
 
 void RestoredCgroups::put(const RestorePlan& plan, const pb::Thread& thread, Tid real) {
   move_all(plan, thread, real, "threads are");
+}
+
+void RestoredCgroups::put_where_namespace_begins(const RestorePlan& plan, Pid keeper) {
+  for (const auto& [hierarchy, path] : plan.cgroup_roots) {
+    try {
+      cgroups_.move({hierarchy, path}, keeper);
+    } catch (const SystemError& error) {
+      note_once(fmt::format("its cgroup namespace begins where we are, not at {}: {}",
+                            printable(path), errno_text(error.error_number())));
+    }
+  }
 }
 
 void RestoredCgroups::freeze_again(const Snapshot& snapshot) {

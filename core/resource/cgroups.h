@@ -17,6 +17,10 @@ void capture_cgroups(CaptureContext& context, std::vector<pb::Process>& processe
 // When it runs again: their settings, dozens of files each.
 void finish_cgroups(CaptureContext& context, pb::SnapshotRecord& record);
 
+// Where a cgroup namespace begins, from what /proc/PID/cgroup of a process says outside and inside
+// of it. Not of hierarchies in which the process is elsewhere.
+void add_cgroup_roots(std::string_view outside, std::string_view inside, pb::NamespaceState& state);
+
 // What becomes of them.
 void plan_cgroups(const Snapshot& snapshot, bool without, RestorePlan& plan);
 
@@ -34,6 +38,8 @@ class RestoredCgroups {
   // forbid is noted, once for each cgroup.
   void put(const RestorePlan& plan, const pb::Process& process, Pid real);
   void put(const RestorePlan& plan, const pb::Thread& thread, Tid real);
+  // Where the cgroup namespace of the tree begins, who is to make it.
+  void put_where_namespace_begins(const RestorePlan& plan, Pid keeper);
   // Last of all.
   void freeze_again(const Snapshot& snapshot);
   void keep() { made_.clear(); }

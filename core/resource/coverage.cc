@@ -48,7 +48,9 @@ constexpr Coverage kCoverage[] = {
      ""},
     {kProcess, "signal actions and timers",
      "signal actions in full, interval timers, POSIX timers with the time left, child subreaper, "
-     "transparent huge pages, MDWE, permitted AMX, what it is registered for with membarrier(2)",
+     "transparent huge pages, merging of memory, MDWE, permitted AMX, what it is registered for "
+     "with "
+     "membarrier(2)",
      "all of it; actions shared with the parent as they were (CLONE_SIGHAND)",
      "sharing with others, which is said",
      "a process that may be asked: no shadow stack, no seccomp filter that forbids it"},
@@ -83,8 +85,10 @@ constexpr Coverage kCoverage[] = {
      "number, name", "", ""},
     {kThread, "alternate stack",
      "alternate stack, address of its number, death signal, TSC mode, machine check policy, rseq, "
-     "robust futexes; keyrings, described",
-     "all but the keyrings", "only the kernel has what is in keys: those that are lost are told of",
+     "robust futexes; where it gets memory from (set_mempolicy(2)); keyrings, described",
+     "all but the keyrings",
+     "only the kernel has what is in keys: those that are lost are told of; where single mappings "
+     "get memory from (mbind(2))",
      "keyrings: no seccomp filter that forbids to ask"},
     {kThread, "registers",
      "all, to the last vector bit (XSAVE with AVX-512, AMX), the interrupted system call",
@@ -114,10 +118,12 @@ constexpr Coverage kCoverage[] = {
      "the messages without --kill, which is said: the kernel shows none without giving it away; "
      "the value that goes with the signal of mq_notify(3), and telling by a thread (SIGEV_THREAD)",
      "another owner: root"},
-    {kDescriptor, "file", "path, position, flags, locks; the content of removed ones",
-     "opened again by its path; removed ones with their content",
-     "files that have lost their name, and of whose others a short search finds none",
-     "removed files: root, or an open descriptor"},
+    {kDescriptor, "file",
+     "path, position, flags, locks; the content of removed ones; whether a mount hides it",
+     "opened again by its path, or below the mount that hides it; removed ones with their content",
+     "files that have lost their name, and of whose others a short search finds none; those that a "
+     "mount of the tree's own hides; what a trigger of pressure (PSI) was to tell, which is said",
+     "removed files: root, or an open descriptor; hidden ones: root"},
     {kDescriptor, "directory", "path, position", "opened again; removed ones, too", "",
      "removed ones: a place to make them again"},
     {kDescriptor, "device",
@@ -126,7 +132,8 @@ constexpr Coverage kCoverage[] = {
      "queued, with --kill",
      "opened again; pseudoterminals whose master is in the tree, others become that of restore",
      "what is queued in a terminal without --kill, which is said; consoles that are somebody's "
-     "screen",
+     "screen; what a driver kept for the program, which is said; isolated, disks and memory that "
+     "it could write to",
      ""},
     {kDescriptor, "socket",
      "domain, type, addresses, options, what is queued with senders, credentials and descriptors "
@@ -135,7 +142,7 @@ constexpr Coverage kCoverage[] = {
      "outside with --tcp-established or --tcp-close",
      "peers outside of the tree, unless said otherwise; data sent to a unix connection nobody has "
      "accepted; TCP connections from outside that wait to be accepted; packet rings, TLS, MPTCP, "
-     "AF_VSOCK and others",
+     "AF_VSOCK and others; filters of bpf(2), by name; keys of TCP_MD5SIG and TCP-AO",
      "pidfd_getfd(2); TCP: CAP_NET_ADMIN, or --isolated with empty send queues"},
     {kDescriptor, "timerfd", "clock, flags, time left, interval, ticks", "all of it",
      "alarm clocks without CAP_WAKE_ALARM become ordinary ones, which is said", ""},

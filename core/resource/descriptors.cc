@@ -5,7 +5,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
+#include <future>
+#include <thread>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
@@ -71,13 +74,32 @@ void add_in_flight(CaptureContext& context, pb::Process& process) {
   context.in_flight.erase(found);
 }
 
+// A connection takes a hundred system calls: of very many, each processor reads its share.
+void capture_all(CaptureContext& context, const FrozenProcess& frozen,
+                 const std::vector<int>& numbers, pb::Process& process) {
+  constexpr size_t kShare = 100, kMaxReaders = 8;
+  std::vector<pb::Descriptor*> records;
+  for (size_t i = 0; i < numbers.size(); ++i) records.push_back(process.add_descriptors());
+  std::atomic<size_t> next = 0;
+  const auto read = [&] {
+    for (size_t i = next++; i < numbers.size(); i = next++)
+      capture_one(context, frozen, numbers[i], *records[i]);
+  };
+  const size_t readers = std::min<size_t>(std::thread::hardware_concurrency(), kMaxReaders);
+  std::vector<std::future<void>> others;
+  for (size_t i = 1; i < std::min(readers, numbers.size() / kShare); ++i)
+    others.push_back(std::async(std::launch::async, read));
+  read();
+  for (std::future<void>& other : others) other.get();
+}
+
 void capture(CaptureContext& context, const FrozenProcess& frozen, pb::Process& process) {
   process.set_descriptor_table(context.descriptor_tables.of(frozen.a_task()));
   std::vector<int> numbers;
   for (const std::string& name : frozen.task_proc.list("fd"))
     if (const auto number = parse_number<int>(name)) numbers.push_back(*number);
   std::ranges::sort(numbers);
-  for (const int number : numbers) capture_one(context, frozen, number, *process.add_descriptors());
+  capture_all(context, frozen, numbers, process);
   add_in_flight(context, process);
 }
 
@@ -144,11 +166,13 @@ std::optional<int> standard_stream(const Snapshot& snapshot, const pb::Descripto
     for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
       if (::isatty(fd)) return fd;
   }
+  if (!is_standard) return std::nullopt;
+  // What is read from a memfd is in the image; what is written to one may be read outside.
   const bool is_from_outside =
-      descriptor.has_memfd() ||
+      (descriptor.has_memfd() && descriptor.number() != STDIN_FILENO) ||
       (descriptor.has_socket() && is_socket_from_outside(snapshot, descriptor)) ||
-      (descriptor.has_pipe() && (descriptor.pipe().fifo() || !has_other_end(snapshot, descriptor)));
-  return is_standard && is_from_outside ? std::optional(descriptor.number()) : std::nullopt;
+      (descriptor.has_pipe() && !descriptor.pipe().alone() && !has_other_end(snapshot, descriptor));
+  return is_from_outside ? std::optional(descriptor.number()) : std::nullopt;
 }
 
 Fd lost_connection() {
@@ -165,7 +189,8 @@ namespace {
 Fd open_or_lose(OpeningContext& context, const pb::Descriptor& descriptor) try {
   return restorer_of(descriptor)->open(context, descriptor);
 } catch (const SystemError& error) {
-  const bool is_file = descriptor.has_file() || descriptor.has_directory();
+  const bool is_file =
+      descriptor.has_file() || descriptor.has_directory() || descriptor.has_device_node();
   if (!context.sandbox || !is_file) throw;
   context.notes.push_back(error.what());
   return lost_connection();
@@ -186,10 +211,15 @@ Fd open_planned(OpeningContext& context, const PlannedFile& file) {
 // Descriptors first: they know more of a memfd than mappings do.
 std::vector<Fd> open_files(OpeningContext& context, const RestorePlan& plan) {
   std::vector<Fd> files(plan.files.size());
-  for (size_t i = 0; i < files.size(); ++i)
-    if (plan.files[i].descriptor) files[i] = open_planned(context, plan.files[i]);
-  for (size_t i = 0; i < files.size(); ++i)
-    if (plan.files[i].mapping) files[i] = open_mapped(context, plan.files[i]);
+  const auto open_all = [&](auto PlannedFile::*which, auto open) {
+    for (size_t i = 0; i < files.size(); ++i) {
+      context.holder = plan.files[i].process;
+      if (plan.files[i].*which) files[i] = open(context, plan.files[i]);
+    }
+    context.holder = nullptr;
+  };
+  open_all(&PlannedFile::descriptor, open_planned);
+  open_all(&PlannedFile::mapping, open_mapped);
   finish_sockets(context, plan, files);
   finish_nameless(context);
   finish_message_queues(context, plan, files);

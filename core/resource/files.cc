@@ -1,5 +1,6 @@
 #include <fcntl.h>
 #include <linux/openat2.h>
+#include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -13,6 +14,7 @@
 #include "core/linux/task.h"
 #include "core/linux/user_for_files.h"
 #include "core/resource/brief_name.h"
+#include "core/resource/covered.h"
 #include "core/resource/mounts.h"
 #include "core/resource/namespaces.h"
 #include "core/resource/resources.h"
@@ -28,9 +30,13 @@ bool is_terminal(unsigned major) {
   return major == 4 || major == 5 || (major >= 136 && major < 144);
 }
 
-// Or a symbolic link itself (O_PATH | O_NOFOLLOW).
+constexpr uint32_t kMemoryMajor = 1;  // /dev/null, /dev/mem, /dev/kmsg and the like
+
+// Or a symbolic link itself (O_PATH | O_NOFOLLOW), or the name of something else.
 bool is_regular(const OpenDescriptor& open) {
-  return S_ISREG(open.status.st_mode) || S_ISLNK(open.status.st_mode);
+  const mode_t mode = open.status.st_mode;
+  return S_ISREG(mode) || S_ISLNK(mode) ||
+         ((S_ISFIFO(mode) || S_ISSOCK(mode)) && open.is_name_only());
 }
 
 // The link in /proc leads to the name it had; where it leads itself, only a descriptor tells.
@@ -51,6 +57,8 @@ void capture_regular(CaptureContext& context, const OpenDescriptor& open, pb::De
   pb::RegularFile& file = *out.mutable_file();
   if (S_ISLNK(open.status.st_mode) && open.status.st_nlink == 0)
     return capture_removed_link(context, open, out);
+  if (!S_ISREG(open.status.st_mode)) return out.set_removed(open.status.st_nlink == 0);
+  out.set_covered(is_covered(open));
   file.set_unlinked(open.status.st_nlink == 0);
   if (file.unlinked()) return out.set_nameless(nameless_id(context, open));
   if (!open.deleted) return;
@@ -67,6 +75,7 @@ bool is_directory(const OpenDescriptor& open) {
 
 void capture_directory(CaptureContext&, const OpenDescriptor& open, pb::Descriptor& out) {
   out.mutable_directory();
+  out.set_covered(is_covered(open));
   out.set_removed(open.status.st_nlink == 0);
 }
 
@@ -76,6 +85,7 @@ bool is_device(const OpenDescriptor& open) {
 
 void capture_device(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor& out) {
   pb::Device& device = *out.mutable_device_node();
+  out.set_covered(is_covered(open));
   out.set_removed(open.status.st_nlink == 0 && open.deleted);
   device.set_block(S_ISBLK(open.status.st_mode));
   device.set_major(major_of(open.status.st_rdev));
@@ -86,19 +96,25 @@ void capture_device(CaptureContext& context, const OpenDescriptor& open, pb::Des
 
 // ---- Restoring ----------------------------------------------------------------------------------
 
-const pb::Process* holder_of(const OpeningContext& context, const pb::Descriptor& descriptor) {
-  for (const pb::Process& process : context.snapshot.processes())
-    for (const pb::Descriptor& each : process.descriptors())
-      if (&each == &descriptor) return &process;
-  return nullptr;
+// Documentation/accounting/psi.rst: what was written to it, the kernel does not show; and one
+// opened anew, without anything written, is always ready.
+bool is_pressure_trigger(const pb::Descriptor& descriptor) {
+  const std::string& name = descriptor.target();
+  return descriptor.has_file() && (descriptor.flags() & O_ACCMODE) != O_RDONLY &&
+         !(descriptor.flags() & O_PATH) &&
+         (name.starts_with("/proc/pressure/") ||
+          (name.starts_with("/sys/fs/cgroup/") && name.ends_with(".pressure")));
 }
 
 // O_CREAT, O_EXCL and O_TRUNC are not among the flags of an open file.
 Fd open_path(OpeningContext& context, const pb::Descriptor& descriptor) {
+  if (is_pressure_trigger(descriptor)) return Fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   const BriefName name(descriptor);
-  const int flags = static_cast<int>(descriptor.flags()) | O_CLOEXEC;
-  const pb::Process* holder = descriptor.removed() ? nullptr : holder_of(context, descriptor);
-  Fd fd = open_for(holder, context, name.path(), flags & O_PATH ? flags : flags | O_NOCTTY);
+  const int flags = static_cast<int>(descriptor.flags()) | O_CLOEXEC |
+                    (descriptor.flags() & O_PATH ? 0 : O_NOCTTY);
+  Fd fd = descriptor.covered()   ? open_covered(descriptor, flags)
+          : descriptor.removed() ? Fd(::open(name.path().c_str(), flags))
+                                 : open_for_holder(context, name.path(), flags);
   if (!fd.valid()) throw_errno("cannot open {}", printable(descriptor.target()));
   go_to_position(fd, descriptor);
   return fd;
@@ -112,12 +128,15 @@ Fd open_file(OpeningContext& context, const pb::Descriptor& descriptor) {
 
 std::string file_obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
   if (descriptor.removed() && descriptor.file().link_target().empty())
-    return "where the link leads is not in the image";
+    return S_ISLNK(descriptor.mode()) ? "where the link leads is not in the image"
+                                      : "it was removed, and was open by its name only";
   return descriptor.file().unlinked() ? why_not_in_image(snapshot, descriptor)
                                       : path_obstacle(snapshot, descriptor);
 }
 
 std::string file_note(const pb::Descriptor& descriptor) {
+  if (is_pressure_trigger(descriptor))
+    return "what it was to be told of is not shown by the kernel: it is told of nothing";
   const std::string& former = descriptor.file().former_name();
   return former.empty() ? ""
                         : fmt::format(
@@ -262,13 +281,22 @@ Fd open_unless_late(OpeningContext& context, const pb::Descriptor& descriptor,
   return fd;
 }
 
+bool is_kernel_log(const pb::Descriptor& descriptor) {
+  const pb::Device& device = descriptor.device_node();
+  return !device.block() && device.major() == kMemoryMajor && device.minor() == 11 &&
+         (descriptor.flags() & O_ACCMODE) != O_WRONLY && !(descriptor.flags() & O_PATH);
+}
+
 // Terminals that are not the tree's own are those of the standard streams, or else gone.
 Fd open_device(OpeningContext& context, const pb::Descriptor& descriptor) {
   if (is_own_terminal(context.snapshot, descriptor)) return open_terminal(context, descriptor);
   const bool is_there = !descriptor.device_node().terminal() ||
                         (!context.sandbox && is_machines_terminal(context.snapshot, descriptor));
   if (!is_there) return Fd(::open("/dev/null", O_RDWR | O_CLOEXEC));
-  return open_unless_late(context, descriptor, open_path);
+  Fd fd = open_unless_late(context, descriptor, open_path);
+  if (is_kernel_log(descriptor) && ::lseek(fd.get(), 0, SEEK_END) < 0)
+    throw_errno("cannot go to the end of {}", printable(descriptor.target()));
+  return fd;
 }
 
 // Terminals have been opened already.
@@ -299,9 +327,23 @@ std::string device_obstacle(const Snapshot& snapshot, const pb::Descriptor& desc
       return fmt::format("what it is connected with is the kernel's: {}", what);
   if (descriptor.removed() && ::geteuid() != 0)
     return "it was removed, and only root makes devices";
+  if (descriptor.covered()) return covered_obstacle(descriptor);
   const bool is_replaced =
       descriptor.device_node().terminal() && !is_machines_terminal(snapshot, descriptor);
   return is_replaced ? "" : path_obstacle(snapshot, descriptor);
+}
+
+// Misc devices that keep nothing of who opened them.
+constexpr uint32_t kMiscMajor = 10, kStateless[] = {183 /* hwrng */, 232 /* kvm */, 237 /* loop */};
+
+std::string device_note(const pb::Descriptor& descriptor) {
+  const pb::Device& device = descriptor.device_node();
+  if (is_kernel_log(descriptor)) return "it goes on behind the messages that are there now";
+  const bool is_stateless =
+      device.block() || device.terminal() || descriptor.flags() & O_PATH ||
+      device.major() == kMemoryMajor ||
+      (device.major() == kMiscMajor && std::ranges::count(kStateless, device.minor()));
+  return is_stateless ? "" : "it is opened anew: what its driver kept for the program is lost";
 }
 
 Fd open_file_or_proc(OpeningContext& context, const pb::Descriptor& descriptor) {
@@ -314,9 +356,9 @@ Fd open_directory(OpeningContext& context, const pb::Descriptor& descriptor) {
 
 }  // namespace
 
-Fd open_for(const pb::Process* holder, const OpeningContext& context, const std::string& path,
-            int flags) {
+Fd open_for_holder(const OpeningContext& context, const std::string& path, int flags) {
   const auto open = [&] { return Fd(::open(path.c_str(), flags)); };
+  const pb::Process* holder = context.holder;
   if (!holder || ::geteuid() != 0 || holder->threads().empty()) return open();
   const pb::Credentials& whose = holder->threads(0).credentials();
   const uint32_t user = context.numbers.user(whose.fsuid());
@@ -338,6 +380,8 @@ std::string path_obstacle(const Snapshot& snapshot, const pb::Descriptor& descri
            "restored";
   const auto outside = path_outside(mounts, descriptor.target());
   if (descriptor.removed()) return outside ? BriefName::obstacle(*outside) : "";
+  if (descriptor.covered())
+    return mounts ? "a mount of the tree's own hides it" : covered_obstacle(descriptor);
   if (descriptor.file().other_links() && descriptor.file().former_name().empty())
     return fmt::format("that name of it was gone; of its {} others none was found",
                        descriptor.file().other_links());
@@ -353,9 +397,22 @@ std::string path_obstacle(const Snapshot& snapshot, const pb::Descriptor& descri
   return "";
 }
 
+bool writes_to_hardware(const pb::Descriptor& descriptor) {
+  constexpr uint32_t kScsiMajor = 21, kMemoryItself[] = {1, 2, 4};  // mem, kmem, port
+  const pb::Device& device = descriptor.device_node();
+  return descriptor.has_device_node() && (descriptor.flags() & O_ACCMODE) != O_RDONLY &&
+         !(descriptor.flags() & O_PATH) &&
+         (device.block() || device.major() == kScsiMajor ||
+          (device.major() == kMemoryMajor && std::ranges::count(kMemoryItself, device.minor())));
+}
+
+// Of many character devices, and of some files of the kernel's, there is none.
 void go_to_position(const Fd& file, const pb::Descriptor& descriptor) {
-  const bool seekable = !(descriptor.flags() & O_PATH) && !descriptor.has_device_node();
-  if (seekable && ::lseek(file.get(), static_cast<off_t>(descriptor.position()), SEEK_SET) < 0)
+  if (descriptor.flags() & O_PATH) return;
+  const bool may_have_none = descriptor.position() == 0 ||
+                             (descriptor.has_device_node() && !descriptor.device_node().block());
+  if (::lseek(file.get(), static_cast<off_t>(descriptor.position()), SEEK_SET) < 0 &&
+      !(errno == ESPIPE && may_have_none))
     throw_errno("cannot seek in {}", printable(descriptor.target()));
 }
 
@@ -368,6 +425,7 @@ const DescriptorRestorer kDirectoryRestorer{.kind = pb::Descriptor::kDirectory,
 const DescriptorRestorer kDeviceRestorer{.kind = pb::Descriptor::kDeviceNode,
                                          .obstacle = device_obstacle,
                                          .open = open_device,
+                                         .note = device_note,
                                          .open_late = open_device_late};
 
 const DescriptorResource kRegularFile{"file", is_regular, capture_regular};

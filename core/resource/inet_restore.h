@@ -29,6 +29,8 @@ Fd make_socket(OpeningContext& context, const pb::Descriptor& descriptor);
 // To the local address of the record, if it has one.
 void bind_again(OpeningContext& context, const Fd& socket, const pb::Descriptor& descriptor);
 void connect_again(OpeningContext& context, const Fd& socket, const pb::Descriptor& descriptor);
+// Whether a socket can be bound to it.
+bool is_here(std::string address);
 // The address, so that a sandbox has it.
 std::string usable_here(OpeningContext& context, const pb::Socket& socket, std::string address);
 // Whether it takes SO_REUSEPORT to bind, and set_port_shared() afterwards to what it was.

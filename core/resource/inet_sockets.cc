@@ -65,6 +65,17 @@ void capture(CaptureContext& context, const OpenDescriptor& open, const Fd& sock
   context.inet.add(out.description(), std::move(kept));
 }
 
+// At the same place in both kinds of addresses, and much quicker told than all of one: of very many
+// sockets, each is compared with each.
+bool has_port(const std::string& address, uint16_t port) {
+  uint16_t theirs = 0;
+  constexpr size_t kAt = offsetof(sockaddr_in, sin_port);
+  static_assert(kAt == offsetof(sockaddr_in6, sin6_port));
+  if (address.size() < kAt + sizeof theirs) return false;
+  std::memcpy(&theirs, address.data() + kAt, sizeof theirs);
+  return ntohs(theirs) == port;
+}
+
 struct EndPoints {
   NetworkAddress local, remote;
   auto operator<=>(const EndPoints&) const = default;
@@ -119,21 +130,17 @@ void InetSockets::add(uint32_t description, Fd socket) {
   sockets_.try_emplace(description, std::move(socket));
 }
 
-OptionGuard& InetSockets::guard() {
-  if (!guard_) guard_ = std::make_unique<OptionGuard>();
-  return *guard_;
-}
-
 std::vector<InetSockets::Entry> InetSockets::entries_in(std::vector<pb::Process>& processes) const {
   std::vector<Entry> entries;
   std::set<uint32_t> done;
   for (pb::Process& process : processes)
-    for (pb::Descriptor& descriptor : *process.mutable_descriptors()) {
-      const auto socket = sockets_.find(descriptor.description());
-      if (descriptor.has_socket() && socket != sockets_.end() &&
-          done.insert(descriptor.description()).second)
-        entries.push_back({process.pid(), &descriptor, &socket->second});
-    }
+    for (auto* descriptors : {process.mutable_descriptors(), process.mutable_in_flight()})
+      for (pb::Descriptor& descriptor : *descriptors) {
+        const auto socket = sockets_.find(descriptor.description());
+        if (descriptor.has_socket() && socket != sockets_.end() &&
+            done.insert(descriptor.description()).second)
+          entries.push_back({process.pid(), &descriptor, &socket->second});
+      }
   return entries;
 }
 
@@ -147,7 +154,7 @@ void InetSockets::read(CaptureContext& context, std::vector<pb::Process>& proces
     if (const auto ends = ends_of(entry.record->socket())) known.insert(*ends);
   std::vector<NetworkLock::Connection> outside;
   const Fd ours(options.keeps_connections ? ::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0) : -1);
-  for (const Entry& entry : connections) {
+  for (Entry& entry : connections) {
     const auto ends = ends_of(entry.record->socket());
     const bool has_no_end = ends && !known.contains({ends->remote, ends->local});
     const bool waits = has_no_end && std::ranges::any_of(entries, [&](const Entry& other) {
@@ -164,19 +171,21 @@ void InetSockets::read(CaptureContext& context, std::vector<pb::Process>& proces
       throw Error("cannot lock the network of " + printable(entry.record->target()),
                   "it is another one than ours",
                   fmt::format("run snapgdb in it: nsenter -t {} -n", entry.pid));
-    if (!options.ends || (is_outside && !options.keeps_connections)) continue;
+    entry.is_left = is_outside && !options.keeps_connections;
+    if (entry.is_left) entry.why_not = "it is a connection to outside, which was not kept";
+    if (!options.ends || entry.is_left) continue;
     ends_.silent.emplace_back(::fcntl(entry.socket->get(), F_DUPFD_CLOEXEC, 0));
   }
   if (options.keeps_connections && !outside.empty())
     ends_.lock = std::make_unique<NetworkLock>(lock, outside);
   read_connections(context, connections, options);
+  OptionGuard& guard = context.option_guard;
   for (Entry& entry : entries) {
     const pb::Socket& record = entry.record->socket();
     const bool is_closed = is_tcp(record) && phase_of(record) == TcpPhase::kClosed;
-    if (is_closed) read_closed(*entry.record, *entry.socket, guard());
-    if (!is_tcp(record)) read_datagrams(context, entry.pid, *entry.record, *entry.socket, guard());
+    if (is_closed) read_closed(*entry.record, *entry.socket, guard);
+    if (!is_tcp(record)) read_datagrams(context, entry.pid, *entry.record, *entry.socket, guard);
   }
-  guard_.reset();
   sockets_.clear();  // of which we would be a holder, while the tree runs on and closes its own
 }
 
@@ -188,7 +197,7 @@ void InetSockets::read_connections(CaptureContext& context, std::vector<Entry>& 
       pb::Socket& record = *entry.record->mutable_socket();
       try {
         if (record.why_incomplete().empty())
-          read(*entry.socket, guard(), entry.connection, entry.why_not);
+          read(*entry.socket, context.option_guard, entry.connection, entry.why_not);
       } catch (const Error& error) {
         record.set_why_incomplete(error.what());
         context.lacks({entry.pid}, {}, entry.record->target(), error.what());
@@ -206,7 +215,8 @@ void InetSockets::read_connections(CaptureContext& context, std::vector<Entry>& 
   }
   for (Entry& entry : connections) {
     record_connection(entry.connection, *entry.record->mutable_socket()->mutable_tcp());
-    if (!entry.why_not.empty() && (entry.connection.unsent || options.keeps_connections))
+    if (!entry.is_left && !entry.why_not.empty() &&
+        (entry.connection.unsent || options.keeps_connections))
       context.lacks({entry.pid}, {}, "connection of " + entry.record->target(), entry.why_not);
     if (entry.connection.has_urgent_data)
       context.lacks({entry.pid}, {}, "urgent mark of " + entry.record->target(),
@@ -320,6 +330,14 @@ bool bind_freely(const Fd& socket, const std::string& address) {
   return allow(1) && bind_to(socket, address) && allow(0);
 }
 
+// Also of those that are in a message.
+bool has_descriptor_that(const Snapshot& snapshot, const auto& is_it) {
+  return std::ranges::any_of(snapshot.processes(), [&](const pb::Process& process) {
+    return std::ranges::any_of(process.descriptors(), is_it) ||
+           std::ranges::any_of(process.in_flight(), is_it);
+  });
+}
+
 }  // namespace
 
 // Whether the port is another socket's, too, which one of both must have allowed when it was
@@ -330,20 +348,17 @@ bool shares_port(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
     return !is_tcp(socket) && number_option(socket, SOL_SOCKET, SO_REUSEADDR);
   };
   const auto is_beside = [&](const pb::Descriptor& other) {
-    if (!other.has_socket() || other.inode() == descriptor.inode() ||
+    if (!other.has_socket() || !has_port(other.socket().local_address(), local->port) ||
+        other.inode() == descriptor.inode() ||
         other.socket().domain() != descriptor.socket().domain() ||
         other.socket().protocol() != descriptor.socket().protocol() ||
         phase_of(other.socket()) != phase_of(descriptor.socket()) ||
         (allows_others(other.socket()) && allows_others(descriptor.socket())))
       return false;
     const auto theirs = NetworkAddress::of(other.socket().local_address());
-    return theirs && theirs->port == local->port &&
-           (theirs->is_any() || local->is_any() || *theirs == *local);
+    return theirs && (theirs->is_any() || local->is_any() || *theirs == *local);
   };
-  return local && local->port &&
-         std::ranges::any_of(snapshot.processes(), [&](const pb::Process& process) {
-           return std::ranges::any_of(process.descriptors(), is_beside);
-         });
+  return local && local->port && has_descriptor_that(snapshot, is_beside);
 }
 
 void set_port_shared(const Fd& socket, int shared) {
@@ -420,16 +435,16 @@ bool is_from_outside(const Snapshot& snapshot, const pb::Descriptor& descriptor)
 namespace {
 
 bool has_socket_that(const Snapshot& snapshot, const auto& is_it) {
-  return std::ranges::any_of(snapshot.processes(), [&](const pb::Process& process) {
-    return std::ranges::any_of(process.descriptors(), [&](const pb::Descriptor& other) {
-      return other.has_socket() && is_it(other.socket());
-    });
+  return has_descriptor_that(snapshot, [&](const pb::Descriptor& other) {
+    return other.has_socket() && is_it(other.socket());
   });
 }
 
 bool has_other_end(const Snapshot& snapshot, const EndPoints& ends) {
   return has_socket_that(snapshot, [&](const pb::Socket& other) {
-    return is_connection(other) && ends_of(other) == EndPoints{ends.remote, ends.local};
+    return has_port(other.local_address(), ends.remote.port) &&
+           has_port(other.remote_address(), ends.local.port) && is_connection(other) &&
+           ends_of(other) == EndPoints{ends.remote, ends.local};
   });
 }
 
@@ -454,10 +469,8 @@ bool is_tcp_connection(const pb::Descriptor& descriptor) {
 }
 
 bool has_outside_connections(const Snapshot& snapshot) {
-  return std::ranges::any_of(snapshot.processes(), [&](const pb::Process& process) {
-    return std::ranges::any_of(process.descriptors(), [&](const pb::Descriptor& descriptor) {
-      return is_outside_connection(snapshot, descriptor);
-    });
+  return has_descriptor_that(snapshot, [&](const pb::Descriptor& descriptor) {
+    return is_outside_connection(snapshot, descriptor);
   });
 }
 

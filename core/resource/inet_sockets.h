@@ -45,17 +45,16 @@ class InetSockets {
     int32_t pid;
     pb::Descriptor* record;
     const Fd* socket;
+    bool is_left = false;  // a connection to outside, which goes its own way
     TcpConnection connection = {};
     std::string why_not = {};
   };
   std::vector<Entry> entries_in(std::vector<pb::Process>& processes) const;
   void read_connections(CaptureContext& context, std::vector<Entry>& connections,
                         const NetworkOptions& options);
-  OptionGuard& guard();
 
   std::mutex mutex_;
   std::map<uint32_t, Fd> sockets_;
-  std::unique_ptr<OptionGuard> guard_;
   Ends ends_;
 };
 

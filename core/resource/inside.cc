@@ -6,13 +6,13 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/linux/remote_memory.h"
 #include "core/linux/task.h"
 #include "core/resource/hosts.h"
+#include "core/resource/inquiry.h"
 #include "core/resource/keyrings.h"
 #include "core/resource/resources.h"
 #include "core/resource/sharing.h"
@@ -27,6 +27,10 @@ constexpr uint64_t kGetXstatePermitted = 0x1022, kRequestXstate = 0x1023;
 constexpr uint64_t kMembarrierRegistrations = 512;  // MEMBARRIER_CMD_GET_REGISTRATIONS
 constexpr uint64_t kSetDenyWriteExecute = 65;       // PR_SET_MDWE, Linux 6.3
 constexpr uint64_t kGetDenyWriteExecute = 66;       // PR_GET_MDWE
+constexpr uint64_t kSetMemoryMerge = 67;            // PR_SET_MEMORY_MERGE, Linux 6.4
+constexpr uint64_t kGetMemoryMerge = 68;            // PR_GET_MEMORY_MERGE
+// get_mempolicy(2). The kernel has up to 1024 nodes (MAX_NUMNODES) and refuses room for fewer.
+constexpr size_t kNodeWords = 16;
 
 struct KernelAction {  // struct sigaction of the kernel
   uint64_t handler, flags, restorer, mask;
@@ -69,58 +73,6 @@ void list_timers(const ProcDirectory& proc, pb::Process& process) {
   std::ranges::sort(*process.mutable_timers(), {}, &pb::PosixTimer::id);
 }
 
-// System calls whose answers a task of the program writes into memory of its own.
-class Inquiry {
- public:
-  // `answers`: bytes in all; `calls`: their number. Both at most.
-  Inquiry(Tracee& host, const Detour::Place& place, size_t answers, size_t calls)
-      : detour_(host, place, room_for(answers, calls)), memory_(answers) {}
-  static size_t room_for(size_t answers, size_t calls) { return answers + Detour::room_for(calls); }
-
-  // Where the kernel finds what is in `out`, and is to write what will be.
-  template <typename Answer>
-  uint64_t address_for(Answer& out) {
-    const size_t at = (used_ + alignof(Answer) - 1) / alignof(Answer) * alignof(Answer);
-    used_ = at + sizeof(Answer);
-    answers_.push_back({at, std::as_writable_bytes(std::span(&out, 1))});
-    std::memcpy(&memory_[at], &out, sizeof out);
-    return detour_.scratch() + at;
-  }
-  // `result`: gets what the call returns.
-  void call(long number, const SystemCallArguments& arguments, int32_t* result = nullptr) {
-    calls_.push_back({number, arguments});
-    results_.push_back(result);
-  }
-  bool may_call(long number, const SystemCallArguments& arguments) const {
-    return detour_.is_let_pass({number, arguments});
-  }
-  void begin() {
-    detour_.write(detour_.scratch(), memory_);  // what a call leaves alone reads as it was
-    detour_.begin(calls_);
-  }
-  bool proceed() { return detour_.proceed(); }
-  void finish() {
-    const std::vector<int32_t> results = detour_.finish();
-    for (size_t i = 0; i < results.size(); ++i)
-      if (results_[i]) *results_[i] = results[i];
-    detour_.read(detour_.scratch(), memory_);
-    detour_.go_home();
-    for (const auto& [at, out] : answers_) std::memcpy(out.data(), &memory_[at], out.size());
-  }
-
- private:
-  struct Answer {
-    size_t at;
-    std::span<std::byte> out;
-  };
-  Detour detour_;
-  std::vector<std::byte> memory_;
-  size_t used_ = 0;
-  std::vector<Answer> answers_;
-  std::vector<SystemCall> calls_;
-  std::vector<int32_t*> results_;
-};
-
 // Where there is no such thing (an older kernel), it is not in use.
 uint32_t unless_refused(int32_t result) {
   return static_cast<uint32_t>(std::max(result, 0));
@@ -142,12 +94,12 @@ struct ProcessAnswers {
   int32_t subreaper;
   uint64_t xstate_permitted;
 };
-constexpr size_t kProcessCalls = kSignals + 3 + 6;
+constexpr size_t kProcessCalls = kSignals + 3 + 7;
 
 // What only a thread itself is told.
 class ThreadQuestions {
  public:
-  static constexpr size_t kCalls = 9, kAnswers = 64;
+  static constexpr size_t kCalls = 10, kAnswers = 64 + (kNodeWords + 1) * sizeof(uint64_t);
 
   void ask(Inquiry& inquiry) {
     inquiry.call(SYS_sigaltstack, {0, inquiry.address_for(stack_)});
@@ -156,6 +108,7 @@ class ThreadQuestions {
     inquiry.call(SYS_prctl, {PR_GET_TSC, inquiry.address_for(tsc_)});
     inquiry.call(SYS_prctl, {PR_GET_SECUREBITS}, &securebits_);
     inquiry.call(SYS_prctl, {PR_MCE_KILL_GET}, &machine_check_);
+    ask_for_memory_policy(inquiry);
     ask_for_keyrings(inquiry);
   }
   void answer(CaptureContext& context, Pid pid, pb::Thread& thread) const {
@@ -168,11 +121,20 @@ class ThreadQuestions {
     thread.set_tsc_mode(static_cast<uint32_t>(tsc_));
     thread.set_machine_check_policy(unless_refused(machine_check_));
     thread.mutable_credentials()->set_securebits(unless_refused(securebits_));
+    thread.set_memory_policy(static_cast<uint32_t>(memory_policy_));
+    thread.set_memory_nodes(memory_nodes_[0]);
     thread.set_keyrings_untold(keyrings_untold_);
     describe_keyrings(context, pid, keyrings_, thread);
   }
 
  private:
+  // Container runtimes forbid it to who has no right to nodes either.
+  void ask_for_memory_policy(Inquiry& inquiry) {
+    const SystemCallArguments arguments{inquiry.address_for(memory_policy_),
+                                        inquiry.address_for(memory_nodes_), kNodeWords * 64};
+    if (inquiry.may_call(SYS_get_mempolicy, arguments)) inquiry.call(SYS_get_mempolicy, arguments);
+  }
+
   // Without side effects: none of these makes a keyring. Container runtimes forbid them.
   void ask_for_keyrings(Inquiry& inquiry) {
     const auto special = [](int id) { return static_cast<uint64_t>(int64_t{id}); };
@@ -195,7 +157,8 @@ class ThreadQuestions {
 
   KernelStack stack_{};
   uint64_t tid_address_ = 0;
-  int32_t signal_ = 0, tsc_ = 0, securebits_ = 0, machine_check_ = 0;
+  int32_t signal_ = 0, tsc_ = 0, securebits_ = 0, machine_check_ = 0, memory_policy_ = 0;
+  std::array<uint64_t, kNodeWords> memory_nodes_{};
   SessionKeyringName session_name_;
   KeyringAnswers keyrings_;
   bool keyrings_untold_ = false;
@@ -227,6 +190,7 @@ class ProcessQuestion : public Question {
     inquiry_.call(SYS_prctl, {PR_GET_CHILD_SUBREAPER, inquiry_.address_for(answers_.subreaper)});
     inquiry_.call(SYS_prctl, {PR_GET_THP_DISABLE}, &huge_pages_disabled_);
     inquiry_.call(SYS_prctl, {kGetDenyWriteExecute}, &deny_write_execute_);
+    inquiry_.call(SYS_prctl, {kGetMemoryMerge}, &memory_merge_);
     inquiry_.call(SYS_arch_prctl,
                   {kGetXstatePermitted, inquiry_.address_for(answers_.xstate_permitted)});
     inquiry_.call(SYS_membarrier, {kMembarrierRegistrations}, &membarrier_);
@@ -281,6 +245,7 @@ class ProcessQuestion : public Question {
     process_.set_child_subreaper(answers_.subreaper != 0);
     process_.set_thp_disabled(unless_refused(huge_pages_disabled_));
     process_.set_deny_write_execute(unless_refused(deny_write_execute_));
+    process_.set_memory_merge(unless_refused(memory_merge_));
     process_.set_membarrier(unless_refused(membarrier_));
   }
 
@@ -290,7 +255,8 @@ class ProcessQuestion : public Question {
   bool failed_ = false;
   ProcessAnswers answers_{};
   std::vector<itimerspec> timers_;
-  int32_t huge_pages_disabled_ = 0, deny_write_execute_ = 0, brk_ = 0, membarrier_ = 0;
+  int32_t huge_pages_disabled_ = 0, deny_write_execute_ = 0, memory_merge_ = 0, brk_ = 0,
+          membarrier_ = 0;
   ThreadQuestions of_host_;
   Inquiry inquiry_;
 };
@@ -446,6 +412,7 @@ void restore_process(RestoreContext& context, const pb::Process& process, Seed& 
   if (process.deny_write_execute())
     seed.add("deny memory that is written and executed", SYS_prctl,
              {kSetDenyWriteExecute, process.deny_write_execute()});
+  if (process.memory_merge()) seed.add("merge memory", SYS_prctl, {kSetMemoryMerge, 1});
   // The kernel gives it to whoever asks, but not unasked: AMX.
   constexpr uint64_t kTiles = 18;
   if (process.xstate_permitted() >> kTiles & 1)
@@ -464,6 +431,11 @@ void restore_thread(RestoreContext&, const pb::Process&, const pb::Thread& threa
   constexpr uint32_t kOnStack = 1;  // SS_ONSTACK: it is in use, which follows from the registers
   const KernelStack stack{from.address(), static_cast<int32_t>(from.flags() & ~kOnStack), 0,
                           from.size()};
+  if (thread.memory_policy()) {
+    const uint64_t nodes = thread.memory_nodes();
+    seed.add("set where it gets memory from", SYS_set_mempolicy,
+             {thread.memory_policy(), seed.put_value(nodes), 65});
+  }
   seed.add("set the alternate stack", SYS_sigaltstack, {seed.put_value(stack), 0});
   if (thread.machine_check_policy() != PR_MCE_KILL_DEFAULT)
     seed.add("set what becomes of it when memory fails", SYS_prctl,

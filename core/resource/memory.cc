@@ -145,7 +145,7 @@ class Planner {
   std::shared_ptr<const Fd> object_of(const pb::Vma& vma);
   void add(uint64_t start, uint64_t end, From from) { runs_.push_back({start, end - start, from}); }
   void add_memory(const pb::Vma& vma, uint64_t start, uint64_t end);
-  void add_copied(const pb::Vma& vma, const PageRun& run);
+  void add_copied(const PageRun& run, std::vector<PageRun>& gaps);
   void add_missing(uint64_t start, uint64_t end, const char* why,
                    KeptBy kept_by = KeptBy::kNobody) {
     runs_.push_back({.start = start,
@@ -160,11 +160,9 @@ class Planner {
     const bool has_marks = may_hold_marks(vma);
     auto how = has_file(vma) ? &Pagemap::classify : &Pagemap::classify_anonymous;
     if (early_ && early_->tracks(vma.start(), vma.end())) how = &Pagemap::classify_tracked;
-    (pagemap_.*how)(vma.start(), vma.end(), [&](const PageRun& run) {
+    const auto add_one = [&](const PageRun& run) {
       if (run.what == PageClass::kGuard)
         add_missing(run.start, run.end, kGuardPage, KeptBy::kKernel);
-      else if (run.unwritten && early_)
-        add_copied(vma, run);
       else if (run.what == PageClass::kAnonymous && has_marks)
         pagemap_.for_each_present(
             run.start, run.end, [&](uint64_t start, uint64_t end, bool present) {
@@ -175,7 +173,20 @@ class Planner {
             });
       else
         otherwise(run.start, run.end, run.what);
+    };
+    const size_t first = runs_.size();
+    std::vector<PageRun> gaps;
+    (pagemap_.*how)(vma.start(), vma.end(), [&](const PageRun& run) {
+      if (run.unwritten && early_ && run.what != PageClass::kGuard)
+        add_copied(run, gaps);
+      else
+        add_one(run);
     });
+    // Not within the other: a page table is looked at for one at a time.
+    for (const PageRun& gap : gaps) pagemap_.classify_anonymous(gap.start, gap.end, add_one);
+    if (!gaps.empty())
+      std::sort(runs_.begin() + static_cast<ptrdiff_t>(first), runs_.end(),
+                [](const MemoryRun& a, const MemoryRun& b) { return a.start < b.start; });
   }
 
   const FrozenProcess& frozen_;
@@ -237,13 +248,14 @@ void Planner::add_memory(const pb::Vma& vma, uint64_t start, uint64_t end) {
                               : RemoteMemory::Way::kGently});
 }
 
-// What was copied earlier holds; what was not (it was being written then) is read now.
-void Planner::add_copied(const pb::Vma& vma, const PageRun& run) {
+// What was copied earlier holds; what was not (it was being written then, or is a guard page, which
+// counts as unwritten like any other) is looked at now.
+void Planner::add_copied(const PageRun& run, std::vector<PageRun>& gaps) {
   uint64_t done = run.start;
   for (const Extent& extent : early_->copied().overlapping(run.start, run.end)) {
     if (extent.source == pb::SOURCE_MISSING) continue;
     const uint64_t start = std::max(extent.start, run.start), end = std::min(extent.end(), run.end);
-    if (done < start) add_memory(vma, done, start);
+    if (done < start) gaps.push_back({done, start});
     if (extent.source == pb::SOURCE_ZERO)
       add(start, end, From::kZero);
     else
@@ -253,7 +265,7 @@ void Planner::add_copied(const pb::Vma& vma, const PageRun& run) {
                        .offset = extent.where + (start - extent.start) / kPageSize});
     done = end;
   }
-  if (done < run.end) add_memory(vma, done, run.end);
+  if (done < run.end) gaps.push_back({done, run.end});
 }
 
 void Planner::plan_anonymous(const pb::Vma& vma) {

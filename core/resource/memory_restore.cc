@@ -372,6 +372,14 @@ Fd reopen(const Fd& file, bool writable) {
   return reopened(file, writable ? O_RDWR : O_RDONLY);
 }
 
+// What somebody may write to is nobody's executable (replace_mm_exe_file(), kernel/fork.c).
+Fd made_from_image(const OpeningContext& context, const PlannedFile& file,
+                   const pb::FileRecord& record) {
+  Fd again = reopen(make_nameless(context.snapshot, record), file.writable);
+  if (!again.valid()) throw_errno("cannot open {} again", printable(record.path()));
+  return again;
+}
+
 // In a sandbox it stands where it stood, so that it can be found, and executed, again.
 Fd put_in_place(const OpeningContext& context, const PlannedFile& file,
                 const pb::FileRecord& record) {
@@ -481,30 +489,15 @@ void prepare_shared_memory(OpeningContext& context, const RestorePlan& plan) {
   }
 }
 
-namespace {
-
-const pb::Process* mapper_of(const OpeningContext& context, const pb::Vma& mapping) {
-  for (const pb::Process& process : context.snapshot.processes())
-    for (const pb::Vma& each : process.mappings())
-      if (&each == &mapping) return &process;
-  return nullptr;
-}
-
-}  // namespace
-
 Fd open_mapped(OpeningContext& context, const PlannedFile& file) {
   const pb::Vma& vma = *file.mapping;
   if (file.how == PlannedFile::How::kSharedMemory) return open_object(context, vma, file.writable);
   const pb::FileRecord* record = context.snapshot.file(vma.file());
   if (file.replacement) return put_in_place(context, file, *record);
-  if (file.how == PlannedFile::How::kFromImage) {
-    Fd copy = make_nameless(record->path());
-    copy_from_image(context.snapshot, *record, copy);
-    return copy;
-  }
+  if (file.how == PlannedFile::How::kFromImage) return made_from_image(context, file, *record);
   const std::string& path = !file.path.empty() ? file.path : record ? record->path() : vma.name();
-  const pb::Process* holder = file.writable ? mapper_of(context, vma) : nullptr;
-  Fd fd = open_for(holder, context, path, (file.writable ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+  Fd fd = file.writable ? open_for_holder(context, path, O_RDWR | O_CLOEXEC)
+                        : Fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd.valid()) throw_errno("cannot open {}", printable(path));
   return fd;
 }

@@ -13,6 +13,7 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/linux/namespaces.h"
+#include "core/resource/cgroups.h"
 #include "core/resource/mounts.h"
 #include "core/resource/network.h"
 #include "core/resource/resources.h"
@@ -218,6 +219,10 @@ class Spaces {
         pb::Network::Setting& setting = *state.add_settings();
         setting.set_name(name), setting.set_value(value);
       }
+    } else if (one.kind() == "cgroup") {
+      std::string inside;
+      in_namespace(held, "cgroup", [&] { inside = frozen.proc.read("cgroup"); });
+      add_cgroup_roots(frozen.proc.read("cgroup"), inside, state);
     } else if (one.kind() == "mnt") {
       capture_mounts(context_, frozen, state);
     } else if (one.kind() == "net") {

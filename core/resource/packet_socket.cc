@@ -86,20 +86,30 @@ std::string obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor)
   return has_ring(snapshot, descriptor) ? "its ring of packets cannot be restored" : "";
 }
 
+// Those of the first kind (SOCK_PACKET, packet(7)) are bound by the name of an interface.
+void listen_again(OpeningContext& context, const Fd& socket, const pb::Descriptor& descriptor) {
+  const pb::Socket& record = descriptor.socket();
+  const std::string& bytes = record.local_address();
+  sockaddr_ll address{};
+  std::memcpy(&address, bytes.data(), std::min(bytes.size(), sizeof address));
+  const bool by_name = record.type() == SOCK_PACKET;
+  const bool is_bound = by_name ? bytes.size() > sizeof(sa_family_t) && bytes[sizeof(sa_family_t)]
+                                : address.sll_protocol || address.sll_ifindex;
+  const auto size = static_cast<socklen_t>(by_name ? bytes.size() : sizeof address);
+  if (!is_bound || ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), size) == 0)
+    return;
+  const std::string where = by_name ? printable(bytes.substr(sizeof(sa_family_t)).c_str())
+                                    : std::to_string(address.sll_ifindex);
+  if (!context.sandbox) throw_errno("cannot listen on interface {}", where);
+  context.notes.push_back(fmt::format("{} does not listen on interface {}: {}",
+                                      printable(descriptor.target()), where, errno_text(errno)));
+}
+
 Fd open_socket(OpeningContext& context, const pb::Descriptor& descriptor) {
   const pb::Socket& record = descriptor.socket();
-  sockaddr_ll address{};
-  std::memcpy(&address, record.local_address().data(),
-              std::min(record.local_address().size(), sizeof address));
   // It listens as soon as it has a protocol, and with an address, to one interface only.
   Fd socket = make_socket(context, descriptor);
-  if ((address.sll_protocol || address.sll_ifindex) &&
-      ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
-    if (!context.sandbox) throw_errno("cannot listen on interface {}", address.sll_ifindex);
-    context.notes.push_back(fmt::format("{} does not listen on interface {}: {}",
-                                        printable(descriptor.target()), address.sll_ifindex,
-                                        errno_text(errno)));
-  }
+  listen_again(context, socket, descriptor);
   if (const int fanout = number_option(record, SOL_PACKET, PACKET_FANOUT);
       fanout && ::setsockopt(socket.get(), SOL_PACKET, PACKET_FANOUT, &fanout, sizeof fanout) != 0)
     context.notes.push_back(fmt::format("{} does not share its packets: {}",

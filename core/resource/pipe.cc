@@ -1,5 +1,6 @@
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -17,7 +18,7 @@ namespace snapgdb {
 namespace {
 
 bool matches(const OpenDescriptor& open) {
-  return S_ISFIFO(open.status.st_mode);
+  return S_ISFIFO(open.status.st_mode) && !open.is_name_only();
 }
 
 size_t queued_in(const Fd& end) {
@@ -104,7 +105,12 @@ void capture(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor
   }
   pipe.set_capacity(static_cast<uint32_t>(capacity));
   pipe.set_queued(static_cast<uint32_t>(queued_in(end)));
-  const bool reads = (open.info.number("flags", 8) & O_ACCMODE) != O_WRONLY;
+  const auto access = open.info.number("flags", 8) & O_ACCMODE;
+  // pipe_poll(), fs/pipe.c
+  pollfd look{end.get(), 0, 0};
+  ::poll(&look, 1, 0);
+  pipe.set_alone(access != O_RDWR && look.revents & (access == O_RDONLY ? POLLHUP : POLLERR));
+  const bool reads = access != O_WRONLY;
   if (pipe.queued() == 0 || !reads || !context.takes_content_of(open.status.st_ino)) return;
   try {
     record_content(end, capacity, pipe);
@@ -135,12 +141,20 @@ PipeEnds open_fifo(const pb::Descriptor& descriptor) {
   return {open(), open()};
 }
 
-PipeEnds make_pipe_like(const pb::Descriptor& descriptor) {
+// A user with many pipes gets smaller ones, and none enlarged (fs.pipe-user-pages-soft, pipe(7)):
+// as it may have been when the program made it.
+PipeEnds make_pipe_like(OpeningContext& context, const pb::Descriptor& descriptor) {
   const pb::Pipe& pipe = descriptor.pipe();
   PipeEnds made = pipe.fifo() ? open_fifo(descriptor) : make_pipe();
-  if (pipe.capacity() &&
-      ::fcntl(made.write.get(), F_SETPIPE_SZ, static_cast<int>(pipe.capacity())) < 0)
-    throw_errno("cannot give a pipe {} bytes", pipe.capacity());
+  const int wanted = static_cast<int>(pipe.capacity()),
+            given = ::fcntl(made.write.get(), F_GETPIPE_SZ);
+  if (wanted == 0 || wanted == given || ::fcntl(made.write.get(), F_SETPIPE_SZ, wanted) >= 0)
+    return made;
+  if (errno != EPERM || pipe.queued() > static_cast<uint32_t>(given))
+    throw_errno("cannot give a pipe {} bytes", wanted);
+  const std::string note = fmt::format(
+      "pipes hold {} bytes instead of {}: the user has very many of them", given, wanted);
+  if (std::ranges::find(context.notes, note) == context.notes.end()) context.notes.push_back(note);
   return made;
 }
 
@@ -176,7 +190,7 @@ void queue_content(const Fd& end, const pb::Pipe& pipe) {
 Fd open_end(OpeningContext& context, const pb::Descriptor& descriptor) {
   const auto [known, is_new] = context.pipes.try_emplace(descriptor.inode());
   OpeningContext::OpenPipe& pipe = known->second;
-  if (is_new) pipe.ends = make_pipe_like(descriptor);
+  if (is_new) pipe.ends = make_pipe_like(context, descriptor);
   if (!descriptor.pipe().content().empty()) queue_content(pipe.ends.write, descriptor.pipe());
   const uint32_t access = descriptor.flags() & O_ACCMODE;
   const Fd& end = access == O_RDONLY ? pipe.ends.read : pipe.ends.write;

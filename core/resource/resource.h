@@ -40,6 +40,7 @@ struct CaptureContext {
   std::vector<pb::Missing>& missing;
 
   NamelessFiles nameless{files};
+  OptionGuard option_guard{};
   InetSockets inet{};
   UserNamespaces user_namespaces{};
   Identities descriptions{Identities::Kind::kFileDescription};
@@ -141,6 +142,8 @@ struct OpenDescriptor {
   struct stat status {};
   const ProcFields& info;      // /proc/PID/fdinfo/N
   std::string_view info_text;  // the same, as it is
+  // Of what is open by its name only (O_PATH), nothing else can be asked.
+  bool is_name_only() const { return info.number("flags", 8) & O_PATH; }
 };
 struct DescriptorResource {
   const char* name;

@@ -30,6 +30,7 @@ struct Obstacle {
 // An open file description that a tree needs, for its descriptors or its mappings. All of them are
 // opened once, by a process that the whole tree descends from: so they are shared as they were.
 struct PlannedFile {
+  const pb::Process* process = nullptr;        // one that has it
   const pb::Descriptor* descriptor = nullptr;  // either an example of its descriptors
   const pb::Vma* mapping = nullptr;            // or of its mappings
   bool writable = false;                       // of a mapping: some process may write to it
@@ -98,7 +99,7 @@ struct RestorePlan {
   // What its own uts namespace and its own mount namespace hold; nullptr: they are ours.
   const pb::NamespaceState *names = nullptr, *mounts = nullptr;
   const pb::NamespaceState* network = nullptr;  // the same of its own network namespace
-  bool own_cgroups = false;  // it gets a cgroup namespace, which begins where we are
+  bool own_cgroups = false;                     // it gets a cgroup namespace
   // Others that processes of it are in, below those: owners before what they own.
   std::vector<const pb::NamespaceState*> spaces;
   // Of mounts: made when somebody is there, in whose pid namespace they are made.
@@ -115,6 +116,8 @@ struct RestorePlan {
   SystemVPlan system_v;
   std::map<MessageQueuePlan::Key, MessageQueuePlan> message_queues;
   std::set<std::pair<std::string, std::string>> cgroups;  // into which it is put: hierarchy, path
+  // Where its cgroup namespace begins, of hierarchies in which that is not where we are.
+  std::set<std::pair<std::string, std::string>> cgroup_roots = {};
   uint64_t kernel_parts_at = 0;  // beside those of the snapshot, which are another kernel's; 0: in
                                  // their places
   int file_base = 0;  // files[i] is descriptor file_base + i of every process, until it is complete
@@ -156,6 +159,7 @@ struct OpeningContext {
   std::map<ObjectKey, Fd> objects = {};
   std::shared_ptr<UnixNetwork> unix_sockets = nullptr;
   bool closes_connections = false;                // to outside of the tree
+  const pb::Process* holder = nullptr;            // PlannedFile.process of what is being opened
   UserNumbers numbers = {};                       // of users and groups, where it is opened
   const NestedSpaces* spaces = nullptr;           // those below the first process's
   std::set<NetworkAddress> local_addresses = {};  // that the sandbox has been given
@@ -305,12 +309,13 @@ const DescriptorRestorer* restorer_of(const pb::Descriptor& descriptor);
 // Whether somebody outside of the tree gave it the socket, as a standard stream.
 bool is_socket_from_outside(const Snapshot& snapshot, const pb::Descriptor& descriptor);
 
-// Opens what had that name when it was captured, where root restores for another user (`holder`;
-// nullptr: nobody in particular): a link that has come into the way since is followed with that
-// user's rights, not with ours. Not valid, with errno: as open(2).
-Fd open_for(const pb::Process* holder, const OpeningContext& context, const std::string& path,
-            int flags);
+// Opens what had that name when it was captured, where root restores for another user, the
+// holder's: a link that has come into the way since is followed with that user's rights, not with
+// ours. Not valid, with errno: as open(2).
+Fd open_for_holder(const OpeningContext& context, const std::string& path, int flags);
 
+// A device through which a sandbox would write to what is not its own: a disk, memory.
+bool writes_to_hardware(const pb::Descriptor& descriptor);
 bool is_tcp_connection(const pb::Descriptor& descriptor);
 // Whether it is a TCP connection whose other end is not in the tree.
 bool is_outside_connection(const Snapshot& snapshot, const pb::Descriptor& descriptor);

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <linux/sockios.h>
+#include <netinet/in.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -11,6 +12,7 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/resource/inet_restore.h"
 #include "core/resource/resources.h"
 
 namespace snapgdb {
@@ -27,7 +29,14 @@ const SocketFamily* family_of(const pb::Descriptor& descriptor) {
 }
 
 bool matches(const OpenDescriptor& open) {
-  return S_ISSOCK(open.status.st_mode);
+  return S_ISSOCK(open.status.st_mode) && !open.is_name_only();
+}
+
+// That there is none is told, too (sk_get_filter(), net/core/filter.c).
+bool has_told_filter(const pb::Socket& socket) {
+  return std::ranges::any_of(socket.options(), [](const pb::SocketOption& option) {
+    return option.level() == SOL_SOCKET && option.name() == SO_ATTACH_FILTER;
+  });
 }
 
 void capture(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor& out) {
@@ -51,6 +60,10 @@ void capture(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor
   record.set_send_queue(description.send_queue);
   record.set_network_namespace(network_of(open, socket).inode);
   capture_options(socket, common_socket_options(), record);
+  if (!has_told_filter(record)) {
+    record.set_why_incomplete("its filter is a program of bpf(2), which the kernel does not show");
+    context.lacks(open.process.pid, {}, open.target, record.why_incomplete());
+  }
   if (const SocketFamily* family = family_of(description.domain))
     family->capture(context, open, socket, out);
 }
@@ -98,8 +111,28 @@ NetworkOfSocket network_of(const OpenDescriptor& open, const Fd& socket) {
   return network;
 }
 
+namespace {
+
+// Of IP, those of the other version, too: a socket of IPv6 may speak IPv4.
+std::vector<int> levels_of(const pb::Socket& socket) {
+  constexpr int kNetlink = 270, kPacket = 263;  // SOL_*
+  std::vector<int> levels{SOL_SOCKET};
+  if (socket.domain() == AF_NETLINK) levels.push_back(kNetlink);
+  if (socket.domain() == AF_PACKET) levels.push_back(kPacket);
+  if (!is_inet(socket)) return levels;
+  levels.push_back(IPPROTO_IP);
+  if (socket.domain() == AF_INET6) levels.push_back(IPPROTO_IPV6);
+  levels.push_back(socket.protocol());
+  levels.push_back(socket.type() == SOCK_STREAM  ? IPPROTO_TCP
+                   : socket.type() == SOCK_DGRAM ? IPPROTO_UDP
+                                                 : IPPROTO_RAW);
+  return levels;
+}
+
+}  // namespace
+
 void capture_options(const Fd& socket, std::span<const SocketOption> table, pb::Socket& record) {
-  for (SocketOptionValue& value : read_socket_options(socket, table)) {
+  for (SocketOptionValue& value : read_socket_options(socket, table, levels_of(record))) {
     pb::SocketOption& option = *record.add_options();
     option.set_level(value.level);
     option.set_name(value.name);

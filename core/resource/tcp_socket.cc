@@ -47,7 +47,7 @@ void record_connection(const TcpConnection& connection, pb::TcpState& record) {
 
 namespace {
 
-// Whoever captured it had the right to read all of it.
+// Whoever captured it had the right to read all of it, and did.
 bool is_whole(const pb::TcpState& state) {
   return state.window().size() == sizeof(tcp_repair_window);
 }
@@ -111,11 +111,11 @@ std::string tcp_obstacle(const Snapshot& snapshot, const pb::Descriptor& descrip
   if (!is_connection(socket) || is_whole(socket.tcp()) ||
       waits_to_be_accepted(snapshot, descriptor))
     return "";
-  if (socket.tcp().unsent())
-    return fmt::format("{} bytes that wait to be sent are in an image that root captured only",
-                       socket.tcp().unsent());
-  return is_outside_connection(snapshot, descriptor)
-             ? "its sequence numbers are in an image that root captured only"
+  if (is_outside_connection(snapshot, descriptor))
+    return "its sequence numbers are in an image that root captured with --tcp-established only";
+  return socket.tcp().unsent()
+             ? fmt::format("{} bytes that wait to be sent are in an image that root captured only",
+                           socket.tcp().unsent())
              : "";
 }
 

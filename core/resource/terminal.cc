@@ -1,7 +1,9 @@
 #include "core/resource/terminal.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/ioctl.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #undef major  // those of sysmacros.h, in the way of the schema's
@@ -30,8 +32,10 @@ bool is_master(const pb::Device& device) {
 
 // The file system of the slave's node. A master, or /dev/tty, may lie on another one: then it is
 // the one that the process sees where it usually is.
-uint64_t devpts_of(const OpenDescriptor& open) {
-  if (open.target.starts_with("/dev/pts/")) return open.status.st_dev;
+uint64_t devpts_of(const OpenDescriptor& open, const Fd& terminal) {
+  struct statfs system {};
+  if (::fstatfs(terminal.get(), &system) == 0 && system.f_type == DEVPTS_SUPER_MAGIC)
+    return open.status.st_dev;
   struct stat status {};
   constexpr const char* kUsual = "root/dev/pts";
   return ::fstatat(open.process.task_proc.fd(), kUsual, &status, 0) == 0 ? status.st_dev : 0;
@@ -50,24 +54,58 @@ TerminalState state_in(const pb::Terminal& record) {
           .line_discipline = record.line_discipline()};
 }
 
-bool is_master_of(const pb::Descriptor& descriptor, uint32_t index) {
-  const pb::Terminal& state = descriptor.device_node().state();
-  return state.master() && state.index() == index;
+// Each devpts counts its own; 0: which one it is on is not known.
+struct TerminalNumber {
+  uint64_t devpts = 0;
+  uint32_t index = 0;
+  static TerminalNumber of(const pb::Terminal& state) { return {state.devpts(), state.index()}; }
+  bool is_of(const pb::Terminal& state) const {
+    return index == state.index() && (devpts == state.devpts() || !devpts || !state.devpts());
+  }
+};
+
+template <typename Is>
+const pb::Descriptor* terminal_that(const pb::Process& process, Is is) {
+  const pb::Descriptor* found = nullptr;
+  for_each_descriptor(process, [&](const pb::Descriptor& descriptor) {
+    if (!found && descriptor.device_node().has_state() && is(descriptor.device_node().state()))
+      found = &descriptor;
+  });
+  return found;
 }
 
-const pb::Descriptor* master_in(const Snapshot& snapshot, uint32_t index) {
+const pb::Descriptor* master_in(const Snapshot& snapshot, const TerminalNumber& number) {
   for (const pb::Process& process : snapshot.processes())
-    for (const pb::Descriptor& descriptor : process.descriptors())
-      if (is_master_of(descriptor, index)) return &descriptor;
+    if (const auto* master = terminal_that(process, [&](const pb::Terminal& state) {
+          return state.master() && number.is_of(state);
+        }))
+      return master;
   return nullptr;
+}
+
+// The controlling terminal of a session is told by its index; who is in it usually has it open.
+std::optional<TerminalNumber> terminal_of_session(const Snapshot& snapshot,
+                                                  const pb::Process& leader) {
+  const auto index = index_of_slave(leader.terminal());
+  if (!index) return std::nullopt;
+  for (const pb::Process& process : snapshot.processes()) {
+    if (process.session() != leader.session()) continue;
+    if (const auto* slave = terminal_that(process, [&](const pb::Terminal& state) {
+          return !state.master() && state.index() == *index;
+        }))
+      return TerminalNumber::of(slave->device_node().state());
+  }
+  return TerminalNumber{0, *index};
 }
 
 // Made when the first of its descriptors is opened, as it was at its master.
 const Fd& master_object(OpeningContext& context, const pb::Terminal& terminal) {
-  const auto [known, is_new] = context.objects.try_emplace({kPtmx, terminal.index()});
+  const pb::Terminal& state =
+      master_in(context.snapshot, TerminalNumber::of(terminal))->device_node().state();
+  const auto [known, is_new] =
+      context.objects.try_emplace({state.devpts() ? state.devpts() : kPtmx, state.index()});
   Fd& master = known->second;
   if (!is_new) return master;
-  const pb::Terminal& state = master_in(context.snapshot, terminal.index())->device_node().state();
   master = open_master(terminal.index());
   unsigned number = terminal.index();  // somebody may have been faster
   if (::ioctl(master.get(), TIOCGPTN, &number) == 0 && number != terminal.index())
@@ -104,7 +142,7 @@ void capture_terminal(CaptureContext& context, const OpenDescriptor& open, pb::D
   pb::Terminal& record = *out.mutable_state();
   record.set_master(state->master);
   record.set_index(state->index);
-  record.set_devpts(devpts_of(open));
+  record.set_devpts(devpts_of(open, terminal));
   record.set_settings(state->settings);
   record.set_locked_settings(state->locked_settings);
   record.set_window_size(state->window_size);
@@ -156,8 +194,10 @@ Terminals terminals_of(const CaptureContext& context, std::vector<pb::Process>& 
 
 }  // namespace
 
-void take_terminal_queues(CaptureContext& context, std::vector<pb::Process>& processes) {
-  if (!context.ends) return;
+std::vector<TakenQueues> take_terminal_queues(CaptureContext& context,
+                                              std::vector<pb::Process>& processes) {
+  std::vector<TakenQueues> taken;
+  if (!context.ends) return taken;
   for (const auto& [key, sides] : terminals_of(context, processes)) {
     const auto& [master, slave] = sides;
     const Side& known = master.descriptor ? master : slave;
@@ -166,22 +206,27 @@ void take_terminal_queues(CaptureContext& context, std::vector<pb::Process>& pro
                     "queue of " + known.descriptor->target(), why);
     };
     try {
-      if (master.descriptor) master.record().set_unread(take_output(master.open()));
-      if (master.descriptor && slave.descriptor)
-        slave.record().set_unread(take_input(slave.open()));
+      if (master.descriptor) {
+        TakenQueues& queues =
+            taken.emplace_back(master.open(), slave.descriptor ? slave.open() : Fd());
+        queues.take();
+        master.record().set_unread(queues.output());
+        if (slave.descriptor) slave.record().set_unread(queues.input());
+      }
       if (!master.descriptor && terminal_state(slave.open(), false)->unread > 0)
         lacks("its other side is not in the tree");
     } catch (const SystemError& error) {
       lacks(error.what());
     }
   }
+  return taken;
 }
 
 // ---- Restoring ----------------------------------------------------------------------------------
 
 bool is_own_terminal(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
   const pb::Device& device = descriptor.device_node();
-  return device.has_state() && master_in(snapshot, device.state().index());
+  return device.has_state() && master_in(snapshot, TerminalNumber::of(device.state()));
 }
 
 bool is_machines_terminal(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
@@ -233,21 +278,25 @@ namespace {
 
 // Files of the plan, with both sides of the tree's own terminals.
 struct OpenTerminal {
+  TerminalNumber number;
   const Fd *master = nullptr, *slave = nullptr;
   std::string input, output;
   TerminalState state;
 };
 
-std::map<uint32_t, OpenTerminal> open_terminals(const RestorePlan& plan,
-                                                const std::vector<Fd>& files) {
-  std::map<uint32_t, OpenTerminal> terminals;
+std::vector<OpenTerminal> open_terminals(const RestorePlan& plan, const std::vector<Fd>& files) {
+  std::vector<OpenTerminal> terminals;
   for (size_t i = 0; i < files.size(); ++i) {
     const pb::Descriptor* descriptor = plan.files[i].descriptor;
     const bool is_one = plan.files[i].how == PlannedFile::How::kOpened && descriptor &&
                         descriptor->device_node().has_state();
     if (!is_one) continue;
     const pb::Terminal& state = descriptor->device_node().state();
-    OpenTerminal& terminal = terminals[state.index()];
+    auto known = std::ranges::find_if(
+        terminals, [&](const OpenTerminal& terminal) { return terminal.number.is_of(state); });
+    if (known == terminals.end())
+      known = terminals.insert(known, {.number = TerminalNumber::of(state)});
+    OpenTerminal& terminal = *known;
     (state.master() ? terminal.master : terminal.slave) = &files[i];
     (state.master() ? terminal.output : terminal.input) += state.unread();
     if (!state.master()) terminal.state = state_in(state);
@@ -258,7 +307,7 @@ std::map<uint32_t, OpenTerminal> open_terminals(const RestorePlan& plan,
 }  // namespace
 
 void finish_terminals(const RestorePlan& plan, const std::vector<Fd>& files) {
-  for (const auto& [index, terminal] : open_terminals(plan, files))
+  for (const OpenTerminal& terminal : open_terminals(plan, files))
     if (terminal.master && terminal.slave)
       put_queues(*terminal.master, open_slave(*terminal.master, O_RDWR), terminal.input,
                  terminal.output, terminal.state);
@@ -272,8 +321,8 @@ void finish_terminals(const RestorePlan& plan, const std::vector<Fd>& files) {
 
 std::optional<uint64_t> master_for(const Snapshot& snapshot, const RestorePlan& plan,
                                    const pb::Process& leader) {
-  const auto index = index_of_slave(leader.terminal());
-  const pb::Descriptor* master = index ? master_in(snapshot, *index) : nullptr;
+  const auto number = terminal_of_session(snapshot, leader);
+  const pb::Descriptor* master = number ? master_in(snapshot, *number) : nullptr;
   const int file = master ? plan.file_of(*master) : -1;
   return file < 0 ? std::nullopt : std::optional(static_cast<uint64_t>(file));
 }

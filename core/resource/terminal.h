@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/base/fd.h"
+#include "core/linux/terminal.h"
 #include "core/resource/resource.h"
 #include "core/resource/restorer.h"
 
@@ -13,8 +14,9 @@ namespace snapgdb {
 void capture_terminal(CaptureContext& context, const OpenDescriptor& open, pb::Device& out);
 
 // Where the tree ends: what is queued in terminals of its own, of which it has both sides. While it
-// is stopped.
-void take_terminal_queues(CaptureContext& context, std::vector<pb::Process>& processes);
+// is stopped. They go back unless kept, once the image has them for good.
+std::vector<TakenQueues> take_terminal_queues(CaptureContext& context,
+                                              std::vector<pb::Process>& processes);
 
 // Whether the terminal is one of the tree's own: it has the master.
 bool is_own_terminal(const Snapshot& snapshot, const pb::Descriptor& descriptor);

@@ -5,10 +5,13 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <cstring>
+#include <vector>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/linux/multicast.h"
+#include "core/linux/task.h"
 #include "core/resource/inet_restore.h"
 
 namespace snapgdb {
@@ -29,6 +32,63 @@ void capture_datagram_state(CaptureContext& context, const OpenDescriptor& open,
 
 namespace {
 
+// So that each look shows what comes behind the last one, and what its packet told.
+constexpr struct {
+  int domain, level, name, value;
+} kLook[] = {
+    {AF_UNSPEC, SOL_SOCKET, SO_PEEK_OFF, 0},        {AF_INET, IPPROTO_IP, IP_PKTINFO, 1},
+    {AF_INET, IPPROTO_IP, IP_RECVTOS, 1},           {AF_INET, IPPROTO_IP, IP_RECVTTL, 1},
+    {AF_INET6, IPPROTO_IPV6, IPV6_RECVPKTINFO, 1},  {AF_INET6, IPPROTO_IPV6, IPV6_RECVTCLASS, 1},
+    {AF_INET6, IPPROTO_IPV6, IPV6_RECVHOPLIMIT, 1},
+};
+
+// What is to be put back after a look.
+std::vector<OptionGuard::Change> changes_for_look(const Fd& socket, int domain) {
+  std::vector<OptionGuard::Change> changes{peek_offset_of(socket)};
+  for (const auto& option : kLook) {
+    if (option.domain != domain) continue;
+    OptionGuard::Change change{socket.get(), option.level, option.name, 0};
+    socklen_t size = sizeof change.value;
+    if (::getsockopt(socket.get(), option.level, option.name, &change.value, &size) == 0)
+      changes.push_back(change);
+  }
+  return changes;
+}
+
+// getsockopt(2) may tell what was not one number (IP_TOS: a byte).
+uint32_t number_in(const cmsghdr& header) {
+  int value = 0;
+  const size_t size = std::min(header.cmsg_len - CMSG_LEN(0), sizeof value);
+  std::memcpy(&value, CMSG_DATA(&header), size);
+  return static_cast<uint32_t>(value);
+}
+
+template <typename Address>
+std::string bytes_of(const Address& address) {
+  return {reinterpret_cast<const char*>(&address), sizeof address};
+}
+
+// ip(7), ipv6(7)
+void add_told(const cmsghdr& header, pb::QueuedMessage& out) {
+  const auto is = [&](int level, int type) {
+    return header.cmsg_level == level && header.cmsg_type == type;
+  };
+  if (is(IPPROTO_IP, IP_TOS) || is(IPPROTO_IPV6, IPV6_TCLASS))
+    out.set_traffic_class(number_in(header));
+  if (is(IPPROTO_IP, IP_TTL) || is(IPPROTO_IPV6, IPV6_HOPLIMIT))
+    out.set_hop_limit(number_in(header));
+  if (is(IPPROTO_IP, IP_PKTINFO) && header.cmsg_len >= CMSG_LEN(sizeof(in_pktinfo))) {
+    in_pktinfo info{};
+    std::memcpy(&info, CMSG_DATA(&header), sizeof info);
+    out.set_receiver(bytes_of(sockaddr_in{.sin_family = AF_INET, .sin_addr = info.ipi_addr}));
+  }
+  if (is(IPPROTO_IPV6, IPV6_PKTINFO) && header.cmsg_len >= CMSG_LEN(sizeof(in6_pktinfo))) {
+    in6_pktinfo info{};
+    std::memcpy(&info, CMSG_DATA(&header), sizeof info);
+    out.set_receiver(bytes_of(sockaddr_in6{.sin6_family = AF_INET6, .sin6_addr = info.ipi6_addr}));
+  }
+}
+
 // What one look tells, until there is nothing more.
 void read_queue(const Fd& socket, pb::Socket& record) {
   std::string bytes(size_t{1} << 16, '\0');
@@ -38,12 +98,16 @@ void read_queue(const Fd& socket, pb::Socket& record) {
     msghdr message{};
     message.msg_name = &sender, message.msg_namelen = sizeof sender;
     message.msg_iov = &piece, message.msg_iovlen = 1;
+    alignas(cmsghdr) char told[1024];
+    message.msg_control = told, message.msg_controllen = sizeof told;
     const ssize_t n = ::recvmsg(socket.get(), &message, MSG_PEEK | MSG_DONTWAIT);
     if (n < 0 && errno == EAGAIN) return;
     if (n < 0) throw_errno("cannot look at a datagram");
     pb::QueuedMessage& queued = *record.add_queue();
     queued.set_content(bytes.data(), static_cast<size_t>(n));
     queued.set_sender(&sender, std::min<size_t>(message.msg_namelen, sizeof sender));
+    for (cmsghdr* header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header))
+      add_told(*header, queued);
   }
 }
 
@@ -73,14 +137,15 @@ void read_datagrams(CaptureContext& context, int32_t pid, pb::Descriptor& descri
   ::poll(&look, 1, 0);
   say_what_is_lost(context, pid, descriptor, look.revents & POLLERR);
   if (!is_udp(record) || !(look.revents & POLLIN) || record.shutdown() & 1) return;
-  const OptionGuard::Change undo = peek_offset_of(socket);
+  const auto undo = changes_for_look(socket, record.domain());
   try {
     if (look.revents & POLLERR) throw Error("", "an error waits to be read before it");
-    const OptionGuard::Scope scope(guard, &undo, 1);
-    // Then each look shows what comes behind the last one.
-    const int from_start = 0;
-    if (::setsockopt(socket.get(), SOL_SOCKET, SO_PEEK_OFF, &from_start, sizeof from_start) != 0)
-      throw_errno("cannot look at datagrams one after the other");
+    const OptionGuard::Scope scope(guard, undo.data(), undo.size());
+    for (const auto& option : kLook)
+      if ((option.domain == AF_UNSPEC || option.domain == record.domain()) &&
+          ::setsockopt(socket.get(), option.level, option.name, &option.value,
+                       sizeof option.value) != 0)
+        throw_errno("cannot look at datagrams one after the other");
     read_queue(socket, record);
   } catch (const Error& error) {
     context.lacks({pid}, {}, "queue of " + descriptor.target(), error.what());
@@ -108,14 +173,59 @@ NetworkAddress reached_from(const NetworkAddress& local, const NetworkAddress& f
   return to;
 }
 
-void queue_again(const OpenSocket& open) {
+// As which it was reached, if it has that address still.
+NetworkAddress receiver_of(OpeningContext& context, const pb::Socket& record,
+                           const pb::QueuedMessage& message, const NetworkAddress& from) {
+  const NetworkAddress local = *NetworkAddress::of(record.local_address());
+  auto to = NetworkAddress::of(message.receiver());
+  const bool is_one = to && local.is_any() && !to->is_any() && !to->is_multicast() &&
+                      to->is_ipv4() == from.is_ipv4();
+  if (!is_one || !is_here(usable_here(context, record, message.receiver())))
+    return reached_from(local, from);
+  to->port = local.port;
+  return *to;
+}
+
+// Where others have its port, too, it has to be the one that is connected: it is chosen before
+// them.
+class OnlyReceiver {
+ public:
+  OnlyReceiver(const Fd& socket, bool is_needed) : socket_(socket), is_needed_(is_needed) {}
+  ~OnlyReceiver() {
+    const sockaddr nobody{.sa_family = AF_UNSPEC, .sa_data = {}};
+    if (is_needed_) ::connect(socket_.get(), &nobody, sizeof nobody);
+  }
+  OnlyReceiver(const OnlyReceiver&) = delete;
+  OnlyReceiver& operator=(const OnlyReceiver&) = delete;
+
+  // Where it is reached from there.
+  NetworkAddress reached_from(const std::string& sender, const NetworkAddress& otherwise) const {
+    if (!is_needed_) return otherwise;
+    if (::connect(socket_.get(), reinterpret_cast<const sockaddr*>(sender.data()),
+                  static_cast<socklen_t>(sender.size())) != 0)
+      throw Error("", "others have its port, and there is no way to their sender");
+    return *NetworkAddress::of(describe_socket(socket_).local_address);
+  }
+
+ private:
+  const Fd& socket_;
+  const bool is_needed_;
+};
+
+void queue_again(OpeningContext& context, const OpenSocket& open) {
   const pb::Socket& record = open.descriptor->socket();
-  const auto local = NetworkAddress::of(record.local_address());
+  const bool is_connected = !record.remote_address().empty() && comes_from_peer(record);
+  const OnlyReceiver only(*open.socket, !is_connected && record.queue_size() &&
+                                            shares_port(context.snapshot, *open.descriptor));
   for (const pb::QueuedMessage& message : record.queue()) {
     const auto from = NetworkAddress::of(message.sender());
-    if (!from || !local) throw Error("", "their sender is not known");
-    inject_datagram(*from, reached_from(*local, *from), message.content(),
-                    record.protocol() == IPPROTO_UDPLITE);
+    if (!from || !NetworkAddress::of(record.local_address()))
+      throw Error("", "their sender is not known");
+    const NetworkAddress to =
+        only.reached_from(message.sender(), receiver_of(context, record, message, *from));
+    PacketMarks marks{.traffic_class = static_cast<uint8_t>(message.traffic_class())};
+    if (message.hop_limit()) marks.hop_limit = static_cast<uint8_t>(message.hop_limit());
+    inject_datagram(*from, to, message.content(), record.protocol() == IPPROTO_UDPLITE, marks);
   }
   constexpr int kPatience = 1000;  // ms
   pollfd arrived{open.socket->get(), POLLIN, 0};
@@ -145,7 +255,7 @@ Fd open_datagram(OpeningContext& context, const pb::Descriptor& descriptor) {
 void finish_datagram(OpeningContext& context, const OpenSocket& open) {
   const pb::Socket& record = open.descriptor->socket();
   try {
-    queue_again(open);
+    queue_again(context, open);
   } catch (const Error& error) {
     context.notes.push_back(fmt::format("{} datagrams that wait in {} are lost: {}",
                                         record.queue_size(), printable(open.descriptor->target()),

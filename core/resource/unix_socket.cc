@@ -82,7 +82,7 @@ void incomplete(CaptureContext& context, const OpenDescriptor& open, pb::Socket&
 
 void capture_queue(CaptureContext& context, const OpenDescriptor& open, const Fd& socket,
                    pb::Socket& record) {
-  PeekedQueue queue = peek_queue(socket, record.type());
+  PeekedQueue queue = peek_queue(socket, record.type(), context.option_guard);
   if (!queue.why_incomplete.empty()) incomplete(context, open, record, queue.why_incomplete);
   for (PeekedMessage& message : queue.messages) {
     pb::QueuedMessage& out = *record.add_queue();

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -19,10 +20,11 @@ constexpr const char* kHead =
     "import ctypes, os, signal, socket, sys, time\n"
     "libc = ctypes.CDLL(None, use_errno=True)\n";
 
-Running python(const std::string& script, RunOptions options = {}) {
+Running python(const std::string& script, RunOptions options = {},
+               const std::string& says = "ready") {
   options.input = RunOptions::kPipe;
   Running running({"python3", "-c", kHead + script}, std::move(options));
-  running.wait_for_line("ready");
+  running.wait_for_line(says);
   return running;
 }
 
@@ -162,6 +164,107 @@ TEST_CASE("each snapshot of an image has the program that there was") {
     sizes.push_back(json_at(file, "size"));
   }
   CHECK(std::stoul(sizes[1]) == std::stoul(sizes[0]) + 4);
+}
+
+// As large as a disk that is full.
+TEST_CASE("what was typed is there still, when a capture that ends the program fails") {
+  const TempDir directory;
+  Running program = python(
+      "import pty, termios\n"
+      "master, slave = pty.openpty()\n"
+      "os.write(master, b'typed\\nand more'); os.write(slave, b'shown\\n')\n"
+      "settings = termios.tcgetattr(slave)\n"
+      "print('ready', flush=True); sys.stdin.read()\n"
+      "assert termios.tcgetattr(slave) == settings\n"
+      "assert b'shown' in os.read(master, 1000)\n"
+      "assert os.read(slave, 1000) == b'typed\\n'\n"
+      "os.write(master, b'!\\n'); assert os.read(slave, 1000) == b'and more!\\n'\n");
+  const Result failed =
+      snapgdb({"capture", std::to_string(program.pid()), "-o", directory / "image", "--kill"},
+              {.before_exec = [] {
+                const rlimit small{65'536, 65'536};
+                setrlimit(RLIMIT_FSIZE, &small);
+              }});
+  INFO(failed);
+  CHECK(failed.status == 1);
+  check_ends_well(program);
+}
+
+// In repair mode, an acknowledgement that comes sends nothing on: the other end would notice.
+TEST_CASE("a connection to outside that is not kept is not taken into repair mode") {
+  if (skip_unless(geteuid() == 0, "repair mode takes root")) return;
+  const TempDir directory;
+  Running server = python(
+      "listener = socket.create_server(('127.0.0.1', 0))\n"
+      "print('port', listener.getsockname()[1], flush=True); peer = listener.accept()[0]\n"
+      "while peer.recv(1 << 16): pass\n",
+      {}, "port");
+  const std::string port = lines_of(server.out()).front().substr(5);
+  Running sender = python("s = socket.create_connection(('127.0.0.1', " + port +
+                          "))\n"
+                          "l = socket.create_server(('127.0.0.1', 0))\n"
+                          "within = socket.create_connection(l.getsockname()); a = l.accept()[0]\n"
+                          "print('ready', flush=True); sys.stdin.read(); s.send(b'x')\n");
+  check_captured(sender, directory / "image");
+  const Json json = parse_json(snapgdb({"show", directory / "image", "--json"}).out);
+  const auto window = [&](const char* descriptor) {
+    return json_at(element_with(json, "processes.0.descriptors", "number", descriptor),
+                   "socket.tcp.window");
+  };
+  CHECK(window("3").empty());
+  CHECK_FALSE(window("5").empty());
+  check_ends_well(sender);
+  server.kill();
+}
+
+// fuse(4), include/uapi/linux/fuse.h: a directory with one file, in which everything has number 1
+// or 2.
+constexpr const char* kServer = R"PY(
+import struct
+fuse = os.open('/dev/fuse', os.O_RDWR)
+where = sys.argv[1]
+options = f'fd={fuse},rootmode=40000,user_id=0,group_id=0'.encode()
+assert libc.mount(b'test', where.encode(), b'fuse', 0, options) == 0
+def attributes(node):
+  mode = 0o40755 if node == 1 else 0o100644
+  return struct.pack('6Q10I', node, 5, 1, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
+def answer(kind, node):
+  if kind == 26: return struct.pack('4I2H2I2H8I', 7, 31, 0, 0, 1, 1, 4096, 1, 1, 0, *[0] * 8)
+  if kind == 1: return struct.pack('4Q2I', 2, 0, 3600, 3600, 0, 0) + attributes(2)
+  if kind == 3: return struct.pack('Q2I', 3600, 0, 0) + attributes(node)
+  if kind in (14, 27): return struct.pack('Q2I', 0, 0, 0)
+def serve():
+  while True:
+    asked = os.read(fuse, 1 << 17)
+    size, kind, number, node = struct.unpack_from('IIQQ', asked)
+    if kind in (2, 42): continue  # FORGET, BATCH_FORGET: nobody waits
+    content = answer(kind, node)
+    out = struct.pack('IiQ', 16 + len(content or b''), 0 if content else -38, number)
+    os.write(fuse, out + (content or b''))
+server = os.fork()
+if server == 0: serve()
+os.close(fuse)
+file = os.open(where + '/file', os.O_RDONLY)
+print('ready', flush=True); sys.stdin.read()
+os.close(file); os.kill(server, 9); os.waitpid(server, 0)
+)PY";
+
+TEST_CASE("a tree that serves a file system to itself is not stopped") {
+  if (skip_unless(geteuid() == 0 && access("/dev/fuse", R_OK | W_OK) == 0, "there is no FUSE here"))
+    return;
+  const OwnMounts mounts;
+  const TempDir directory;
+  const std::string where = directory / "served";
+  std::filesystem::create_directory(where);
+  Running program({"python3", "-c", kHead + std::string(kServer), where},
+                  {.input = RunOptions::kPipe});
+  program.wait_for_line("ready");
+  const Result refused =
+      snapgdb({"capture", std::to_string(program.pid()), "-o", directory / "image"});
+  check_says(refused, {"of a file system in user space", "stopped, it would not answer"});
+  CHECK(refused.status == 1);
+  check_ends_well(program);
+  umount2(where.c_str(), MNT_DETACH);
 }
 
 }  // namespace

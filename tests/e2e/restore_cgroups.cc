@@ -63,6 +63,34 @@ TEST_CASE("a tree that is captured while it runs keeps its cgroups") {
   CHECK(end.ok());
 }
 
+TEST_CASE("a cgroup namespace begins where it began") {
+  if (skip_unless(geteuid() == 0, kOnlyRoot)) return;
+  TakenPython program(
+      "mounts = [line.split() for line in open('/proc/self/mounts')]\n"
+      "points = [words[1] for words in mounts if words[2] == 'cgroup2']\n"
+      "def place(): return [l[3:].rstrip() for l in open('/proc/self/cgroup') if l[:3] == "
+      "'0::'][0]\n"
+      "if points:\n"
+      "  root = points[0] + place().rstrip('/') + f'/snapgdb-begins-{os.getpid()}'\n"
+      "  print('cgroup', root, flush=True)\n"
+      "  for path in [root, root + '/inner']:\n"
+      "    os.mkdir(path); open(path + '/cgroup.procs', 'w').write('0')\n"
+      "    if path == root: assert libc.unshare(0x02000000) == 0\n"  // CLONE_NEWCGROUP
+      "  assert place() == '/inner', place()",
+      "assert not points or place() == '/inner', place()");
+  const Words lines = lines_of(program.running.out());
+  if (skip_unless(lines.front().starts_with("cgroup "), "no cgroups of version 2 are mounted"))
+    return;
+  const std::string root = lines.front().substr(7);
+  program.take();
+  for (const std::string& path : {root + "/inner", root}) rmdir(path.c_str());
+  const Result end = run_again(program.image);
+  INFO(end);
+  CHECK(end.ok());
+  CHECK_FALSE(contains(end.err, "begins where we are"));
+  for (const std::string& path : {root + "/inner", root}) rmdir(path.c_str());
+}
+
 TEST_CASE("an isolated tree leaves cgroups alone, and says so") {
   if (skip_unless(geteuid() == 0, kOnlyRoot)) return;
   const TempDir directory;

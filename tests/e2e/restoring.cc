@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -93,6 +94,51 @@ void TakenAway::check_runs_again(const Words& options) const {
   const Result end = run_again(image, options, {.user = user});
   INFO(end);
   CHECK(end.ok());
+}
+
+namespace {
+
+constexpr const char* kHead =
+    "import ctypes, fcntl, os, select, signal, socket, struct, sys, time\n"
+    "libc = ctypes.CDLL(None, use_errno=True)\n"
+    "said = 1\n"
+    "directory = sys.argv[1]\n"
+    "def wait():\n"
+    "  while not os.path.exists(directory + '/go'): time.sleep(0.01)\n";
+
+}  // namespace
+
+TakenPython::TakenPython(const std::string& before, const std::string& after, RunOptions options)
+    : running({"python3", "-c", kHead + before + "\nos.write(said, b'ready\\n'); wait()\n" + after,
+               directory.path()},
+              (std::filesystem::permissions(directory.path(), std::filesystem::perms::all),
+               std::move(options))) {
+  running.wait_for_line("ready");
+}
+
+void TakenPython::take(RunOptions options) {
+  take_away(running, image, std::move(options));
+  write_file(directory / "go", "");
+}
+
+void TakenPython::check_runs_again(const RunOptions& options) const {
+  for (const Words& how : {Words{}, Words{"--isolated"}}) {
+    CAPTURE(how);
+    const Result end = run_again(image, how, options);
+    INFO(end);
+    CHECK(end.ok());
+  }
+}
+
+OwnMounts::OwnMounts() : before_(open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC)) {
+  REQUIRE(unshare(CLONE_NEWNS) == 0);
+  REQUIRE(mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0);
+}
+
+OwnMounts::~OwnMounts() {
+  const std::string here = std::filesystem::current_path();
+  setns(before_.get(), CLONE_NEWNS);
+  std::filesystem::current_path(here);  // it is the root's otherwise
 }
 
 OwnNetwork::OwnNetwork() : before_(open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC)) {

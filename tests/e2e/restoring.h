@@ -36,10 +36,35 @@ struct TakenAway {
   Target target;
 };
 
+// Python that does what comes before, says "ready" on descriptor `said`, waits until it was taken
+// away, and exits with 0 if the rest holds: its standard input is its own affair.
+struct TakenPython {
+  TakenPython(const std::string& before, const std::string& after, RunOptions options = {});
+  void take(RunOptions options = {});
+  // Plainly and in isolation.
+  void check_runs_again(const RunOptions& options = {}) const;
+
+  TempDir directory;  // it knows it as `directory`
+  std::string image = directory / "image";
+  Running running;
+};
+
 // Kills `command`, a restore, at random moments, so often: nothing may be left behind, of the
 // processes that it had made then or of `pids`. The tree ends with its standard input.
 void check_killed_at_any_moment(const Words& command, int rounds, useconds_t longest,
                                 const std::vector<pid_t>& pids = {});
+
+// While it lives, this process, and who is started, have mounts of their own, as they were. Needs
+// root.
+class OwnMounts {
+ public:
+  OwnMounts();
+  ~OwnMounts();
+  OwnMounts(const OwnMounts&) = delete;
+
+ private:
+  Fd before_;
+};
 
 // While it lives, this process, and who is started, have a network with a loopback device only.
 // Needs root.

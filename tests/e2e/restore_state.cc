@@ -1,0 +1,112 @@
+// snapgdb restore: what programs, threads and memory are, of small programs.
+
+#include <linux/keyctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <cstring>
+#include <filesystem>
+
+#include "tests/e2e/restoring.h"
+
+namespace snapgdb::e2e {
+namespace {
+
+namespace fs = std::filesystem;
+
+TEST_CASE("a program whose executable was removed or replaced while it ran goes on") {
+  for (const bool replaced : {false, true}) {
+    CAPTURE(replaced);
+    const TempDir directory;
+    const std::string copy = directory / "python", image = directory / "image";
+    fs::copy_file(fs::canonical("/usr/bin/python3"), copy);
+    Running running({copy, "-c",
+                     "import os, sys; print('ready', flush=True); sys.stdin.read()\n"
+                     "print(os.readlink('/proc/self/exe'))"},
+                    {.input = RunOptions::kPipe});
+    running.wait_for_line("ready");
+    fs::remove(copy);
+    if (replaced) write_file(copy, "another one");
+    take_away(running, image);
+    for (const Words& how : {Words{}, Words{"--isolated"}}) {
+      CAPTURE(how);
+      const Result end = run_again(image, how);
+      INFO(end);
+      CHECK(end.ok());
+      CHECK(contains(end.out, directory.path()));
+    }
+    const Result called =
+        gdb({"target remote | " + program() + " " + image, "print 40 + (int)abs(-2)"});
+    INFO(called);
+    CHECK(contains(called.out, "= 42"));
+  }
+}
+
+bool has_guards() {
+  constexpr int kInstall = 102;  // MADV_GUARD_INSTALL, Linux 6.13
+  void* page = mmap(nullptr, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  const bool works = madvise(page, 4096, kInstall) == 0;
+  munmap(page, 4096);
+  return works;
+}
+
+TEST_CASE("guard pages in much memory are guard pages again, and nothing is missing") {
+  if (skip_unless(has_guards(), "this kernel has no guard pages")) return;
+  TakenPython guarded(
+      "import mmap\n"
+      "m = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
+      "for at in range(0, 64 << 20, 4096): m[at] = 1 + at // 4096 % 255\n"
+      "start = ctypes.addressof(ctypes.c_char.from_buffer(m))\n"
+      "guards = [7, 4000, 4001, 16383]\n"
+      "for page in guards:\n"
+      "  assert libc.madvise(ctypes.c_void_p(start + page * 4096), 4096, 102) == 0",
+      "class Vector(ctypes.Structure): _fields_ = [('at', ctypes.c_void_p), ('n', "
+      "ctypes.c_size_t)]\n"
+      "def byte_of(page):\n"
+      "  out = ctypes.create_string_buffer(1)\n"
+      "  to = Vector(ctypes.addressof(out), 1); at = Vector(start + page * 4096, 1)\n"
+      "  n = libc.process_vm_readv(os.getpid(), ctypes.byref(to), 1, ctypes.byref(at), 1, 0)\n"
+      "  return out.raw[0] if n == 1 else None\n"
+      "for page in range(64 << 8):\n"
+      "  assert byte_of(page) == (None if page in guards else 1 + page % 255), page");
+  guarded.take();  // which checks that nothing is missing
+  guarded.check_runs_again();
+}
+
+TEST_CASE("where a thread gets memory from, and that memory is merged, are what they were") {
+  TakenPython program(
+      "mode, nodes = ctypes.c_int(), (ctypes.c_ulong * 16)()\n"
+      "def policy():\n"
+      "  assert libc.syscall(239, ctypes.byref(mode), nodes, 1024, None, 0) == 0\n"
+      "  return mode.value, nodes[0]\n"
+      "one = ctypes.c_ulong(1)\n"
+      "has_nodes = libc.syscall(238, 1, ctypes.byref(one), 65) == 0\n"  // MPOL_PREFERRED
+      "merges = libc.prctl(67, 1, 0, 0, 0) == 0",
+      "if has_nodes: assert policy() == (1, 1), policy()\n"
+      "if merges: assert libc.prctl(68, 0, 0, 0, 0) == 1");
+  program.take();
+  program.check_runs_again();
+}
+
+TEST_CASE("an isolated tree has no access to the session keyring of who restores it") {
+  if (skip_unless(syscall(SYS_keyctl, KEYCTL_GET_KEYRING_ID, KEY_SPEC_SESSION_KEYRING, 1) >= 0,
+                  "keyctl(2) is refused here"))
+    return;
+  TakenPython program(
+      "",
+      "key = libc.syscall(250, 10, -3, b'user', b'of the outside', 0)\n"  // KEYCTL_SEARCH
+      "print('found' if key >= 0 else 'not found', flush=True)");
+  program.take();
+  const RunOptions with_key{.before_exec = [] {
+    syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, nullptr);
+    syscall(SYS_add_key, "user", "of the outside", "x", 1, KEY_SPEC_SESSION_KEYRING);
+  }};
+  CHECK(run_again(program.image, {"--isolated"}, with_key).out == "not found\n");
+  // As a program that is started there would have.
+  CHECK(run_again(program.image, {}, with_key).out == "found\n");
+}
+
+}  // namespace
+}  // namespace snapgdb::e2e
