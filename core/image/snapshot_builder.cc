@@ -132,7 +132,7 @@ Extent SnapshotBuilder::store(uint64_t address, std::string_view content) {
   return {address, size, pb::SOURCE_STORED, ordinal, 0};
 }
 
-std::shared_ptr<const Snapshot> SnapshotBuilder::build() const {
+Snapshot::Contents SnapshotBuilder::contents() const {
   Snapshot::Contents contents;
   contents.record = record_;
   contents.files = files_;
@@ -141,7 +141,11 @@ std::shared_ptr<const Snapshot> SnapshotBuilder::build() const {
     contents.processes.push_back(process->record_);
     contents.address_spaces.emplace(process->record_.address_space(), process->extents_);
   }
-  return std::make_shared<const Snapshot>(std::move(contents));
+  return contents;
+}
+
+std::shared_ptr<const Snapshot> SnapshotBuilder::build() const {
+  return std::make_shared<const Snapshot>(contents());
 }
 
 }  // namespace snapgdb

@@ -53,6 +53,8 @@ class SnapshotBuilder {
   pb::SnapshotRecord& record() { return record_; }
 
   std::shared_ptr<const Snapshot> build() const;
+  // For a snapshot that differs in something for which there is no word here.
+  Snapshot::Contents contents() const;
 
  private:
   class MemoryPages;

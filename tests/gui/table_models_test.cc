@@ -243,12 +243,7 @@ TEST_CASE("lost pages of a mapped file are missing from the mapping") {
   SnapshotBuilder builder;
   const uint32_t file = builder.file("/lib/x", std::string(2 * kPageSize, 'x'));
   builder.process(10).thread(10).mapped_file(0x1000, 0x2000, file, 0, PROT_READ);
-  const auto whole = builder.build();
-  Snapshot::Contents contents;
-  contents.record = whole->record();
-  contents.processes = {whole->processes().begin(), whole->processes().end()};
-  contents.address_spaces.emplace(10, whole->extents(whole->root()));
-  contents.files = {whole->files().begin(), whole->files().end()};
+  Snapshot::Contents contents = builder.contents();
   contents.salvaged_files[file].append({0, kPageSize, pb::SOURCE_STORED, 0, 0});
   contents.salvaged_files[file].append_missing(kPageSize, kPageSize, "lost");
   const auto snapshot = std::make_shared<const Snapshot>(std::move(contents));

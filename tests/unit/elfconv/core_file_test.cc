@@ -287,13 +287,7 @@ TEST_CASE("zeros of a mapped file take no room on the disk") {
       .thread(10)
       .mapped_file(0x10000000, kSize, file, 0, PROT_READ)
       .mapped_file(0x40000000, 8 * kMiB, file, 0, PROT_READ);
-  const auto whole = builder.build();
-  Snapshot::Contents contents;
-  contents.record = whole->record();
-  contents.processes = {whole->processes().begin(), whole->processes().end()};
-  contents.address_spaces.emplace(10, whole->extents(whole->root()));
-  contents.files = {whole->files().begin(), whole->files().end()};
-  contents.pages = std::shared_ptr<const PageStore>(whole, &whole->pages());
+  Snapshot::Contents contents = builder.contents();
   Extents content = Extents::from_record(contents.files[0].content());
   content.append({kPageSize, kSize - kPageSize, pb::SOURCE_ZERO, 0, 0});
   *contents.files[0].mutable_content() = content.to_record();

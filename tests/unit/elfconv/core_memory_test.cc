@@ -196,12 +196,7 @@ TEST_CASE(
   SnapshotBuilder builder;
   const uint32_t file = builder.file("/lib/x", std::string(3 * kPageSize, 'x'));
   builder.process(10).thread(10).mapped_file(0x10000, 3 * kPageSize, file, 0, PROT_READ);
-  const auto whole = builder.build();
-  Snapshot::Contents contents;
-  contents.record = whole->record();
-  contents.processes = {whole->processes().begin(), whole->processes().end()};
-  contents.address_spaces.emplace(10, whole->extents(whole->root()));
-  contents.files = {whole->files().begin(), whole->files().end()};
+  Snapshot::Contents contents = builder.contents();
   Extents& salvaged = contents.salvaged_files[file];
   salvaged.append({0, kPageSize, pb::SOURCE_STORED, 0, 0});
   salvaged.append_missing(kPageSize, kPageSize, "lost");

@@ -395,12 +395,7 @@ TEST_CASE("FILE names a data file that is not in the image, so that a debugger c
   SnapshotBuilder builder;
   const uint32_t file = builder.file("/data/big", "big");
   builder.process(10).thread(10).mapped_file(0x10000, 0x1000, file, 0, PROT_READ);
-  const auto whole = builder.build();
-  Snapshot::Contents contents;
-  contents.record = whole->record();
-  contents.processes = {whole->processes().begin(), whole->processes().end()};
-  contents.address_spaces.emplace(10, whole->extents(whole->root()));
-  contents.files = {whole->files().begin(), whole->files().end()};
+  Snapshot::Contents contents = builder.contents();
   contents.files[0].set_embedded(false);
   const Snapshot snapshot(std::move(contents));
   const auto memory = divide_memory(snapshot, snapshot.root());

@@ -49,12 +49,7 @@ TEST_CASE("what is missing of a process's memory is told by reason, with who kee
       .unavailable(0x5000, 2 * kPageSize, "its wish", KeptBy::kProgram)
       .mapped_file(0x7000, kPageSize, large, 0, PROT_READ)
       .unavailable(0x8000, kPageSize, "refused");
-  const auto whole = builder.build();
-  Snapshot::Contents contents;
-  contents.record = whole->record();
-  contents.processes = {whole->processes().begin(), whole->processes().end()};
-  contents.address_spaces.emplace(10, whole->extents(whole->root()));
-  contents.files = {whole->files().begin(), whole->files().end()};
+  Snapshot::Contents contents = builder.contents();
   contents.files[1].set_embedded(false);
   contents.files[1].set_why_not_embedded("too large");
   const Snapshot snapshot(std::move(contents));
