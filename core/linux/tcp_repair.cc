@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <span>
 #include <vector>
 
 #include "core/base/error.h"
@@ -53,6 +54,12 @@ std::array<OptionGuard::Change, 3> end_of_repair(const Fd& socket) {
   return {{{socket.get(), IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP},
            {socket.get(), SOL_SOCKET, SO_REUSEADDR, value_of(socket, SOL_SOCKET, SO_REUSEADDR)},
            peek_offset_of(socket)}};
+}
+
+// Of these, without repair mode only where a look begins.
+std::span<const OptionGuard::Change> changed_of(std::span<const OptionGuard::Change> all,
+                                                bool repairs) {
+  return repairs ? all : all.last(1);
 }
 
 std::string peek(const Fd& socket, size_t room) {
@@ -166,7 +173,8 @@ TcpPhase tcp_phase_of(const Fd& socket) {
 void read_sending(const Fd& socket, OptionGuard& guard, TcpConnection& connection,
                   std::string& why_not) {
   const auto undo = end_of_repair(socket);
-  const OptionGuard::Scope scope(guard, undo.data(), undo.size());
+  const auto changed = changed_of(undo, why_not.empty());
+  const OptionGuard::Scope scope(guard, changed.data(), changed.size());
   const bool repairs = why_not.empty() && may_repair(socket, why_not);
   read_agreed(socket, connection);  // in repair mode, TCP_MAXSEG is what was agreed on
   const bool ends = has_sent_end(connection.phase);
@@ -189,7 +197,8 @@ void read_sending(const Fd& socket, OptionGuard& guard, TcpConnection& connectio
 void read_receiving(const Fd& socket, OptionGuard& guard, TcpConnection& connection,
                     std::string& why_not) {
   const auto undo = end_of_repair(socket);
-  const OptionGuard::Scope scope(guard, undo.data(), undo.size());
+  const auto changed = changed_of(undo, why_not.empty());
+  const OptionGuard::Scope scope(guard, changed.data(), changed.size());
   const bool repairs = why_not.empty() && may_repair(socket, why_not);
   constexpr int kTries = 100;
   for (int i = 0; i < kTries; ++i) {

@@ -67,10 +67,11 @@ std::set<CgroupPlace> own_cgroups(const Cgroups& cgroups, const std::vector<pb::
   std::set<Pid> pids;
   for (const pb::Process& process : processes) pids.insert(Pid{process.pid()});
   std::set<CgroupPlace> own;
+  const std::vector<CgroupPlace> roots = roots_of(record, processes.front());
   for (const CgroupPlace& top : places_in(processes.front().cgroups())) {
     if (!cgroups.is_there(top)) continue;
     if (top.path != "/" && !has_others(cgroups, top, pids)) own.insert(top);
-    for (const CgroupPlace& root : roots_of(record, processes.front()))
+    for (const CgroupPlace& root : roots)
       if (root.hierarchy == top.hierarchy && root.path != "/" && is_below(top.path, root.path))
         add_way(top, parent_of(root.path), own);
     const auto add = [&](const Lines& lines) {

@@ -96,12 +96,15 @@ void capture_device(CaptureContext& context, const OpenDescriptor& open, pb::Des
 
 // ---- Restoring ----------------------------------------------------------------------------------
 
+bool may_write(const pb::Descriptor& descriptor) {
+  return (descriptor.flags() & O_ACCMODE) != O_RDONLY && !(descriptor.flags() & O_PATH);
+}
+
 // Documentation/accounting/psi.rst: what was written to it, the kernel does not show; and one
 // opened anew, without anything written, is always ready.
 bool is_pressure_trigger(const pb::Descriptor& descriptor) {
   const std::string& name = descriptor.target();
-  return descriptor.has_file() && (descriptor.flags() & O_ACCMODE) != O_RDONLY &&
-         !(descriptor.flags() & O_PATH) &&
+  return descriptor.has_file() && may_write(descriptor) &&
          (name.starts_with("/proc/pressure/") ||
           (name.starts_with("/sys/fs/cgroup/") && name.ends_with(".pressure")));
 }
@@ -327,7 +330,6 @@ std::string device_obstacle(const Snapshot& snapshot, const pb::Descriptor& desc
       return fmt::format("what it is connected with is the kernel's: {}", what);
   if (descriptor.removed() && ::geteuid() != 0)
     return "it was removed, and only root makes devices";
-  if (descriptor.covered()) return covered_obstacle(descriptor);
   const bool is_replaced =
       descriptor.device_node().terminal() && !is_machines_terminal(snapshot, descriptor);
   return is_replaced ? "" : path_obstacle(snapshot, descriptor);
@@ -400,8 +402,7 @@ std::string path_obstacle(const Snapshot& snapshot, const pb::Descriptor& descri
 bool writes_to_hardware(const pb::Descriptor& descriptor) {
   constexpr uint32_t kScsiMajor = 21, kMemoryItself[] = {1, 2, 4};  // mem, kmem, port
   const pb::Device& device = descriptor.device_node();
-  return descriptor.has_device_node() && (descriptor.flags() & O_ACCMODE) != O_RDONLY &&
-         !(descriptor.flags() & O_PATH) &&
+  return descriptor.has_device_node() && may_write(descriptor) &&
          (device.block() || device.major() == kScsiMajor ||
           (device.major() == kMemoryMajor && std::ranges::count(kMemoryItself, device.minor())));
 }

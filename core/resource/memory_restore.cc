@@ -372,10 +372,15 @@ Fd reopen(const Fd& file, bool writable) {
   return reopened(file, writable ? O_RDWR : O_RDONLY);
 }
 
-// What somebody may write to is nobody's executable (replace_mm_exe_file(), kernel/fork.c).
+// What somebody may write to, or nobody execute, is no executable (replace_mm_exe_file(),
+// kernel/fork.c).
 Fd made_from_image(const OpeningContext& context, const PlannedFile& file,
                    const pb::FileRecord& record) {
-  Fd again = reopen(make_nameless(context.snapshot, record), file.writable);
+  const Fd copy = make_nameless(record.path());
+  copy_from_image(context.snapshot, record, copy);
+  if (::fchmod(copy.get(), (record.mode() & 0777) | S_IRUSR | S_IWUSR) != 0)
+    throw_errno("cannot set the rights of {}", printable(record.path()));
+  Fd again = reopen(copy, file.writable);
   if (!again.valid()) throw_errno("cannot open {} again", printable(record.path()));
   return again;
 }

@@ -451,9 +451,6 @@ Fd make_nameless(const Snapshot& snapshot, const pb::FileRecord& file) {
   if (::ftruncate(made.get(), static_cast<off_t>(file.size())) != 0)
     throw_errno("cannot give {} its size of {} bytes", printable(file.path()), file.size());
   write_content(made, snapshot, file);
-  // A program is made the executable before others get at it (finish_nameless()).
-  if (::fchmod(made.get(), (file.mode() & 0777) | S_IRUSR | S_IWUSR) != 0)
-    throw_errno("cannot set the rights of {}", printable(file.path()));
   return made;
 }
 

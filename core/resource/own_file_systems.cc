@@ -1,6 +1,7 @@
 #include "core/resource/own_file_systems.h"
 
 #include <algorithm>
+#include <set>
 #include <string>
 
 #include "core/base/error.h"
@@ -63,9 +64,24 @@ std::string what_is_served_of(const ProcDirectory& proc) try {
   return "";
 }
 
+// Hardly ever: and it is much sooner told than what all of them have open.
+bool sees_served(const ProcDirectory& proc, std::set<std::string>& known_spaces) try {
+  const auto space = proc.link_if_allowed("ns/mnt");
+  return space && known_spaces.insert(*space).second &&
+         std::ranges::any_of(parse_mount_info(proc.read("mountinfo")), is_served);
+} catch (const SystemError&) {
+  return false;
+}
+
 }  // namespace
 
 void refuse_own_file_systems(const std::vector<Pid>& processes) {
+  std::set<std::string> known_spaces;
+  const bool is_any_there = std::ranges::any_of(processes, [&](Pid pid) {
+    const auto proc = ProcDirectory::of_if_alive(pid);
+    return proc && sees_served(*proc, known_spaces);
+  });
+  if (!is_any_there) return;
   const auto server = std::ranges::find_if(processes, [](Pid pid) {
     const auto proc = ProcDirectory::of_if_alive(pid);
     return proc && serves(*proc);

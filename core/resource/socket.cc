@@ -115,10 +115,9 @@ namespace {
 
 // Of IP, those of the other version, too: a socket of IPv6 may speak IPv4.
 std::vector<int> levels_of(const pb::Socket& socket) {
-  constexpr int kNetlink = 270, kPacket = 263;  // SOL_*
   std::vector<int> levels{SOL_SOCKET};
-  if (socket.domain() == AF_NETLINK) levels.push_back(kNetlink);
-  if (socket.domain() == AF_PACKET) levels.push_back(kPacket);
+  if (socket.domain() == AF_NETLINK) levels.push_back(SOL_NETLINK);
+  if (socket.domain() == AF_PACKET) levels.push_back(SOL_PACKET);
   if (!is_inet(socket)) return levels;
   levels.push_back(IPPROTO_IP);
   if (socket.domain() == AF_INET6) levels.push_back(IPPROTO_IPV6);

@@ -55,7 +55,7 @@ std::vector<OptionGuard::Change> changes_for_look(const Fd& socket, int domain) 
   return changes;
 }
 
-// getsockopt(2) may tell what was not one number (IP_TOS: a byte).
+// Some come as an int, IP_TOS as a byte.
 uint32_t number_in(const cmsghdr& header) {
   int value = 0;
   const size_t size = std::min(header.cmsg_len - CMSG_LEN(0), sizeof value);
