@@ -14,6 +14,7 @@
 #include "cli/command.h"
 #include "cli/image_options.h"
 #include "core/base/error.h"
+#include "core/base/say.h"
 #include "core/base/strings.h"
 #include "core/inspect/backtrace.h"
 #include "core/inspect/words.h"
@@ -219,10 +220,10 @@ class Shortcomings {
   int report() const {
     if (count_ == 0) return static_cast<int>(ExitStatus::kDone);
     std::fflush(stdout);
-    fmt::print(stderr, "snapgdb: {} {} incomplete:\n", counted(count_, "backtrace", "backtraces"),
-               count_ == 1 ? "is" : "are");
+    say("snapgdb: {} {} incomplete:\n", counted(count_, "backtrace", "backtraces"),
+        count_ == 1 ? "is" : "are");
     for (const auto& [reason, trace] : reasons_)
-      fmt::print(stderr, "  {}: {}\n", thread_text(trace), printable(reason));
+      say("  {}: {}\n", thread_text(trace), printable(reason));
     return static_cast<int>(ExitStatus::kIncomplete);
   }
 
@@ -257,7 +258,8 @@ int bt(const Arguments& arguments) {
     fmt::print("{}\n", llvm::formatv("{0:2}",
                                      Value(llvm::json::Object{{"processes", std::move(processes)}}))
                            .str());
-  return shortcomings.report();
+  const int lost = report_lost(*snapshot, arguments.image);
+  return std::max(lost, shortcomings.report());
 }
 
 Action define(CLI::App& app) {

@@ -16,6 +16,7 @@
 #include "cli/report.h"
 #include "core/base/error.h"
 #include "core/base/fd.h"
+#include "core/base/say.h"
 #include "core/base/strings.h"
 
 namespace snapgdb::cli {
@@ -70,9 +71,8 @@ void wait_until_gone(const std::vector<Pid>& processes) {
 void end_connections(InetSockets::Ends& connections) {
   connections.prepare();
   if (connections.lock)
-    fmt::print(stderr,
-               "snapgdb: connections are locked until snapgdb restore --tcp-established, or: {}\n",
-               NetworkLock::command_to_remove(connections.lock->name()));
+    say("snapgdb: connections are locked until snapgdb restore --tcp-established, or: {}\n",
+        NetworkLock::command_to_remove(connections.lock->name()));
 }
 
 int run(Arguments& arguments) {
@@ -112,7 +112,8 @@ Action define(CLI::App& app) {
   auto arguments = std::make_shared<Arguments>();
   app.add_option("PID", arguments->pid, "Root of the process tree")->required();
   app.add_option("-o,--output", arguments->output,
-                 "Image to write; - is standard output [NAME-PID.snapgdb]");
+                 "Image to write; - is standard output [NAME-PID.snapgdb]")
+      ->check(why_not_named);
   auto* stop = app.add_flag("--stop", arguments->stop, "Leave the tree stopped (SIGSTOP)");
   auto* kill = app.add_flag("--kill", arguments->kill, "Kill the tree once the image is complete")
                    ->excludes(stop);
@@ -121,8 +122,7 @@ Action define(CLI::App& app) {
                "restore --tcp-established: their other ends see a delay (root)")
       ->needs(kill);
   add_write_options(app, arguments->options.write);
-  app.add_flag("--all-memory", arguments->options.memory.include_dontdump,
-               "Also memory that the program keeps out of dumps (MADV_DONTDUMP)");
+  add_memory_options(app, arguments->options.memory);
   return [arguments] { return run(*arguments); };
 }
 

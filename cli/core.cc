@@ -12,6 +12,7 @@
 #include "cli/output.h"
 #include "cli/progress_line.h"
 #include "core/base/error.h"
+#include "core/base/say.h"
 #include "core/base/strings.h"
 #include "elfconv/core_destination.h"
 #include "elfconv/core_file.h"
@@ -52,7 +53,7 @@ std::vector<const pb::Process*> with_core(const Snapshot& snapshot,
     if (why.empty()) return false;
     const auto line = fmt::format("process {} ({}) has no core: {}", process->pid(),
                                   printable(process->name()), why);
-    fmt::print(stderr, "snapgdb: {}\n", line);
+    say("snapgdb: {}\n", line);
     if (process->state() != "Z" && process->state() != "X") complete = false;
     return true;
   });
@@ -62,9 +63,9 @@ std::vector<const pb::Process*> with_core(const Snapshot& snapshot,
 
 void print_missing(const std::string& of, const std::vector<std::string>& lines) {
   for (size_t i = 0; i < std::min(lines.size(), kMaxLines); ++i)
-    fmt::print(stderr, "snapgdb: {} lacks {}\n", of, lines[i]);
+    say("snapgdb: {} lacks {}\n", of, lines[i]);
   if (lines.size() > kMaxLines)
-    fmt::print(stderr, "snapgdb: {} lacks {} other things\n", of, lines.size() - kMaxLines);
+    say("snapgdb: {} lacks {} other things\n", of, lines.size() - kMaxLines);
 }
 
 // Returns whether the core is complete.
@@ -109,10 +110,9 @@ bool export_beside(const Snapshot& snapshot, const CoreDestination& destination,
   print_missing(root.string(), exported.missing);
   const auto executable = exported.paths.find(process.executable_file());
   if (executable == exported.paths.end()) return exported.missing.empty();
-  fmt::print(stderr, "snapgdb: to open it anywhere: gdb -iex {} {} {}\n",
-             shell_quoted("set sysroot " + root.string()),
-             shell_quoted((root / executable->second).string()),
-             shell_quoted(destination.paths.front()));
+  say("snapgdb: to open it anywhere: gdb -iex {} {} {}\n",
+      shell_quoted("set sysroot " + root.string()),
+      shell_quoted((root / executable->second).string()), shell_quoted(destination.paths.front()));
   return exported.missing.empty();
 }
 
@@ -122,7 +122,7 @@ int write_cores(const Arguments& arguments) {
                 "give -o FILE", ExitStatus::kUsage);
   take_failed_writes_for_errors();
   const auto snapshot = open_snapshot(arguments.image, arguments.open);
-  bool complete = true;
+  bool complete = report_lost(*snapshot, arguments.image) == 0;
   const auto processes = with_core(*snapshot, chosen_processes(*snapshot, arguments), complete);
   const CoreDestination destination = core_destination(arguments.output, processes);
   for (size_t i = 0; i < processes.size(); ++i)

@@ -9,6 +9,7 @@
 
 #include "cli/command.h"
 #include "core/base/error.h"
+#include "core/base/say.h"
 #include "core/base/strings.h"
 #include "core/linux/abilities.h"
 #include "core/linux/debug_registers.h"
@@ -80,7 +81,7 @@ int examine() {
   lacks = print("restore", abilities_to_restore()) || lacks;
   lacks = print("debug", kToDebug) || lacks;
   if (!lacks) return static_cast<int>(ExitStatus::kDone);
-  fmt::print(stderr, "snapgdb: this machine lacks what your own processes need\n");
+  say("snapgdb: this machine lacks what your own processes need\n");
   return static_cast<int>(ExitStatus::kIncomplete);
 }
 

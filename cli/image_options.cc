@@ -1,5 +1,9 @@
 #include "cli/image_options.h"
 
+#include "core/base/error.h"
+#include "core/base/say.h"
+#include "core/base/strings.h"
+
 namespace snapgdb::cli {
 
 void add_key_option(CLI::App& app, OpenOptions& open) {
@@ -10,6 +14,17 @@ void add_key_option(CLI::App& app, OpenOptions& open) {
 void add_open_options(CLI::App& app, OpenOptions& open) {
   add_key_option(app, open);
   app.add_flag("--salvage", open.salvage, "Read what is whole in a damaged or cut-off image");
+}
+
+std::string why_not_named(const std::string& name) {
+  return name.empty() ? "is empty" : "";
+}
+
+int report_lost(const Snapshot& snapshot, const std::string& image) {
+  for (const pb::Missing* lost : snapshot.lost())
+    say("snapgdb: {} has lost {}: {}\n", printable(image), printable(lost->resource()),
+        printable(lost->reason()));
+  return static_cast<int>(snapshot.lost().empty() ? ExitStatus::kDone : ExitStatus::kIncomplete);
 }
 
 void add_write_options(CLI::App& app, WriteOptions& write) {
@@ -25,6 +40,11 @@ void add_write_options(CLI::App& app, WriteOptions& write) {
          "--sign", [&write](const std::string& path) { write.signer = SecretKey::load(path); },
          "Sign with this secret key")
       ->type_name("FILE");
+}
+
+void add_memory_options(CLI::App& app, MemoryOptions& memory) {
+  app.add_flag("--all-memory", memory.include_dontdump,
+               "Also memory that the program keeps out of dumps (MADV_DONTDUMP)");
 }
 
 }  // namespace snapgdb::cli

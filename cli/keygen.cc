@@ -7,6 +7,7 @@
 #include "cli/command.h"
 #include "core/base/error.h"
 #include "core/base/fd.h"
+#include "core/base/say.h"
 #include "core/image/keys.h"
 
 namespace snapgdb::cli {
@@ -29,9 +30,7 @@ int keygen(const std::string& path) {
     throw;
   }
   fmt::print("{}\n", key->public_key().text());
-  fmt::print(
-      stderr,
-      "{} is secret: it opens what is encrypted for it, and signs. {}.pub is for everybody\n", path,
+  say("{} is secret: it opens what is encrypted for it, and signs. {}.pub is for everybody\n", path,
       path);
   return 0;
 }

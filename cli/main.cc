@@ -2,14 +2,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cstdio>
-#include <system_error>
+#include <exception>
 
 #include "cli/command.h"
 #include "cli/image_options.h"
 #include "cli/output.h"
 #include "cli/show.h"
 #include "core/base/error.h"
+#include "core/base/say.h"
 #include "core/base/strings.h"
 #include "core/version.h"
 #include "gdbstub/live/launch.h"
@@ -59,8 +59,10 @@ int run(int argc, char** argv) {
   std::string image;
   std::optional<int> pid;
   OpenOptions open;
-  app.add_option("IMG", image, "Image to show, or to serve to gdb if standard input is a pipe");
-  app.add_option("--pid", pid, "Process to show or serve; without it, the whole tree, or its root");
+  auto* named =
+      app.add_option("IMG", image, "Image to show, or to serve to gdb if standard input is a pipe");
+  app.add_option("--pid", pid, "Process to show or serve; without it, the whole tree, or its root")
+      ->needs(named);
   add_open_options(app, open);
 
   Action action;
@@ -91,18 +93,10 @@ int main(int argc, char** argv) {
     snapgdb::cli::finish_output();
     return status;
   } catch (const snapgdb::Error& error) {
-    fmt::print(stderr, "snapgdb: {}\n", snapgdb::printable(error.what()));
+    snapgdb::say("snapgdb: {}\n", snapgdb::cli::words_for(error));
     return static_cast<int>(error.status());
-  } catch (const std::system_error& error) {
-    const char* tried = std::ferror(stdout) ? "cannot write standard output: " : "";
-    fmt::print(stderr, "snapgdb: {}{}\n", tried,
-               *tried ? error.code().message() : snapgdb::printable(error.what()));
-    return static_cast<int>(snapgdb::ExitStatus::kFailed);
-  } catch (const std::bad_alloc&) {
-    fmt::print(stderr, "snapgdb: out of memory\n");
-    return static_cast<int>(snapgdb::ExitStatus::kFailed);
   } catch (const std::exception& error) {
-    fmt::print(stderr, "snapgdb: {}\n", snapgdb::printable(error.what()));
+    snapgdb::say("snapgdb: {}\n", snapgdb::cli::words_for(error));
     return static_cast<int>(snapgdb::ExitStatus::kFailed);
   }
 }

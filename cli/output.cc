@@ -8,6 +8,8 @@
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
+#include <new>
+#include <system_error>
 
 #include "core/base/error.h"
 #include "core/base/fd.h"
@@ -74,6 +76,17 @@ void finish_output() {
   // Of what went wrong earlier, no more is known.
   throw Error("cannot write standard output",
               errno ? errno_text(errno) : "an earlier write failed");
+}
+
+std::string words_for(const std::exception& error) {
+  if (dynamic_cast<const std::bad_alloc*>(&error)) return "out of memory";
+  const auto* of_system = dynamic_cast<const std::system_error*>(&error);
+  if (of_system && of_system->code() == std::errc::resource_unavailable_try_again)
+    return "cannot start a thread: a limit is reached (ulimit -u, ulimit -v, pids.max of the "
+           "cgroup)";
+  if (of_system && std::ferror(stdout))  // of fmt::print()
+    return "cannot write standard output: " + of_system->code().message();
+  return printable(error.what());
 }
 
 }  // namespace snapgdb::cli

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <exception>
 #include <string>
 
 // Where commands write to.
@@ -18,5 +19,8 @@ void check_can_be_written(const std::string& output);
 
 // Throws Error if not all that we had to say could be written to standard output.
 void finish_output();
+
+// What to tell of an error: what() in words of ours, made harmless for a terminal.
+std::string words_for(const std::exception& error);
 
 }  // namespace snapgdb::cli

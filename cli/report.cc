@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "core/base/error.h"
+#include "core/base/say.h"
 #include "core/base/strings.h"
 #include "core/image/extents.h"
 #include "core/inspect/words.h"
@@ -16,13 +17,13 @@ void list_missing(const pb::SnapshotRecord& record) {
   int shown = 0;
   for (const pb::Missing& missing : record.missing()) {
     if (++shown > kMissingShown) {
-      fmt::print(stderr, "snapgdb: … and {} more: snapgdb show IMG missing\n",
-                 record.missing_size() - kMissingShown);
+      say("snapgdb: … and {} more: snapgdb show IMG missing\n",
+          record.missing_size() - kMissingShown);
       return;
     }
     const int32_t who = missing.tid() ? missing.tid() : missing.pid();
-    fmt::print(stderr, "snapgdb: missing from the image: {}{}: {}\n", printable(missing.resource()),
-               who ? fmt::format(" of {}", who) : std::string(), printable(missing.reason()));
+    say("snapgdb: missing from the image: {}{}: {}\n", printable(missing.resource()),
+        who ? fmt::format(" of {}", who) : std::string(), printable(missing.reason()));
   }
 }
 
@@ -31,11 +32,11 @@ void list_missing(const pb::SnapshotRecord& record) {
 int report_capture(const Capture& capture, const CaptureReport& report) {
   const pb::SnapshotRecord& record = report.record;
   const uint64_t pages = record.stored_pages() + record.shared_pages() + record.zero_pages();
-  fmt::print(stderr, "{}, {}, {} of memory and files in {}; stopped for {}; image {}\n",
-             counted(report.processes, "process", "processes"),
-             counted(report.threads, "thread", "threads"), human_size(pages * kPageSize),
-             human_duration(report.wall_ns), human_duration(record.pause_ns()),
-             human_size(capture.bytes_written()));
+  say("{}, {}, {} of memory and files in {}; stopped for {}; image {}\n",
+      counted(report.processes, "process", "processes"),
+      counted(report.threads, "thread", "threads"), human_size(pages * kPageSize),
+      human_duration(report.wall_ns), human_duration(record.pause_ns()),
+      human_size(capture.bytes_written()));
   list_missing(record);
   return static_cast<int>(record.missing().empty() ? ExitStatus::kDone : ExitStatus::kIncomplete);
 }

@@ -3,15 +3,18 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <atomic>
+#include <cstdlib>
 #include <filesystem>
 #include <utility>
 
 #include "cli/command.h"
 #include "cli/image_options.h"
+#include "cli/output.h"
 #include "cli/progress_line.h"
 #include "core/base/error.h"
+#include "core/base/say.h"
 #include "core/base/strings.h"
+#include "core/linux/forwarded_signals.h"
 #include "core/linux/supervisor.h"
 #include "core/linux/terminal.h"
 #include "core/restore.h"
@@ -37,31 +40,11 @@ std::string line_of(const Obstacle& obstacle) {
 }
 
 void report(const RestorePlan& plan) {
-  for (const std::string& note : plan.notes) fmt::print(stderr, "snapgdb: {}\n", note);
-  for (const Obstacle& obstacle : plan.obstacles)
-    fmt::print(stderr, "snapgdb: {}\n", line_of(obstacle));
+  for (const std::string& note : plan.notes) say("snapgdb: {}\n", note);
+  for (const Obstacle& obstacle : plan.obstacles) say("snapgdb: {}\n", line_of(obstacle));
 }
 
 // ---- In the foreground --------------------------------------------------------------------------
-
-std::atomic<pid_t> forward_to{0};
-std::atomic<bool> same_group{false};
-
-// What the terminal sends, it sends to the whole foreground group: the tree has it already.
-void forward(int signal, siginfo_t* info, void*) {
-  if (info->si_code == SI_KERNEL && same_group) return;
-  if (forward_to) ::kill(forward_to, signal);
-}
-
-void forward_signals(Pid root) {
-  forward_to = root.value;
-  same_group = ::getpgid(root.value) == ::getpgrp();
-  struct sigaction action {};
-  action.sa_sigaction = forward;
-  action.sa_flags = SA_SIGINFO | SA_RESTART;
-  for (const int signal : {SIGINT, SIGTERM, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT})
-    ::sigaction(signal, &action, nullptr);
-}
 
 // Of the terminal that ours stands for; "": there was none.
 std::string settings_for(const RestorePlan& plan) {
@@ -91,9 +74,10 @@ class TerminalLoan {
   void stop_with_tree() {
     if (!is_job_) return;
     take_back();
-    const pid_t root = forward_to.exchange(0);  // it goes on when it has the terminal
-    ::kill(0, SIGTSTP);
-    forward_to = root;
+    {
+      const ForwardingPause pause;  // it goes on when it has the terminal
+      ::kill(0, SIGTSTP);
+    }
     lend();
     ::kill(-group_, SIGCONT);
   }
@@ -140,8 +124,12 @@ class Scratch {
 
  private:
   static std::string made_up() {
-    std::string path = std::filesystem::temp_directory_path() / "snapgdb-scratch-XXXXXX";
-    if (!::mkdtemp(path.data())) throw_errno("cannot make {}", path);
+    const char* const wished = std::getenv("TMPDIR");
+    std::string path =
+        fmt::format("{}/snapgdb-scratch-XXXXXX", wished && *wished ? wished : "/tmp");
+    if (!::mkdtemp(path.data()))
+      throw SystemError("cannot make " + printable(path), errno,
+                        "set TMPDIR, or name a directory with --scratch");
     return path;
   }
   static std::string wanted(const std::string& name) {
@@ -161,10 +149,9 @@ class Scratch {
 
 void report(const Keeper::End& end, const std::string& scratch) {
   if (end.files)
-    fmt::print(stderr, "snapgdb: {} file{} that it wrote or removed: see {}\n", end.files,
-               end.files == 1 ? "" : "s", printable(scratch));
-  if (!end.not_saved.empty())
-    fmt::print(stderr, "snapgdb: what it wrote is lost: {}\n", end.not_saved);
+    say("snapgdb: {} file{} that it wrote or removed: see {}\n", end.files,
+        end.files == 1 ? "" : "s", printable(scratch));
+  if (!end.not_saved.empty()) say("snapgdb: what it wrote is lost: {}\n", end.not_saved);
 }
 
 RestorePlan::Connections connections_of(const Arguments& arguments) {
@@ -197,42 +184,34 @@ int run(const Arguments& arguments) {
   Scratch scratch(arguments);
   RestoredTree tree = restored(*snapshot, plan, scratch.path());
   const Pid root = tree.root();
-  for (const std::string& note : tree.notes()) fmt::print(stderr, "snapgdb: {}\n", note);
+  for (const std::string& note : tree.notes()) say("snapgdb: {}\n", note);
   if (tree.has_own_pids() && !arguments.isolated)
-    fmt::print(stderr,
-               "snapgdb: it keeps its process numbers in a pid namespace of its own; from outside "
-               "its first process is {}\n",
-               root.value);
+    say("snapgdb: it keeps its process numbers in a pid namespace of its own; from outside "
+        "its first process is {}\n",
+        root.value);
   if (arguments.detach) {
+    // Before it runs: who is not told of it could not end it.
+    fmt::print("{}\n", root.value);
+    finish_output();
     tree.release(Keeper::We::kGo);
     scratch.leave();
     if (arguments.isolated)
-      fmt::print(stderr, "snapgdb: what it writes to files will be in {} when it has ended\n",
-                 printable(scratch.path()));
-    fmt::print("{}\n", root.value);
+      say("snapgdb: what it writes to files will be in {} when it has ended\n",
+          printable(scratch.path()));
     return plan.notes.empty() && tree.notes().empty() ? 0 : 3;
   }
-  forward_signals(root);
+  forward_signals_to(root);
   Keeper::End end;
   {
     TerminalLoan loan(root, settings_for(plan));
     tree.release(Keeper::We::kWait);
     end = tree.wait([&] { loan.stop_with_tree(); });
   }
-  forward_to = 0;
+  forward_no_signals();
   report(end, scratch.path());
   scratch.remove_if_empty();
   std::fflush(nullptr);
   end_like(end.status);
-}
-
-// Kinds of descriptors are named as the schema has them; the others are RestoreOptions::without's.
-std::vector<std::string> kinds_to_go_without() {
-  std::vector<std::string> kinds{"memory", "processor", "mounts", "network", "system-v", "cgroups"};
-  const auto* of =
-      pb::Descriptor::descriptor()->FindFieldByNumber(pb::Descriptor::kFile)->containing_oneof();
-  for (int i = 0; i < of->field_count(); ++i) kinds.push_back(of->field(i)->name());
-  return kinds;
 }
 
 Action define(CLI::App& app) {

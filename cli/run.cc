@@ -8,6 +8,7 @@
 #include "cli/output.h"
 #include "cli/report.h"
 #include "core/base/error.h"
+#include "core/base/say.h"
 #include "core/base/strings.h"
 #include "core/capture.h"
 #include "core/inspect/words.h"
@@ -40,8 +41,8 @@ class Recorder {
       take(tracees, {fmt::format("{} in {}.{}", signal_name(static_cast<uint32_t>(fatal.signal)),
                                  fatal.process.value, fatal.task.value),
                      fatal.process, fatal.task});
-    } catch (const Error& error) {
-      fmt::print(stderr, "snapgdb: no snapshot: {}\n", printable(error.what()));
+    } catch (const std::exception& error) {
+      say("snapgdb: no snapshot: {}\n", words_for(error));
     }
   }
 
@@ -59,7 +60,7 @@ class Recorder {
     if (!capture_) capture_.emplace(OutputFile::create(arguments_.output), arguments_.options);
     const CaptureReport report = capture_->take(supervisor_.processes(), tracees, moment, [] {});
     capture_->commit();
-    fmt::print(stderr, "snapgdb: {}: ", moment.reason);
+    say("snapgdb: {}: ", moment.reason);
     return report_capture(*capture_, report);
   }
 
@@ -72,7 +73,7 @@ class Recorder {
 void end_of(Supervisor& supervisor) {
   if (::kill(supervisor.root().value, SIGKILL) != 0 && errno != ESRCH)
     throw_errno("cannot kill process {}", supervisor.root().value);
-  supervisor.run([](Tracees&, const FatalSignal&) {});
+  supervisor.run([](Tracees&, const FatalSignal&) {}, [](Pid, int) {});
 }
 
 // A command whose start cannot be captured does not run.
@@ -91,6 +92,7 @@ int run(const Arguments& arguments) {
   int status = 0;
   {
     Supervisor supervisor(arguments.command);
+    take_failed_writes_for_errors();  // which are no reason to leave the command
     Recorder recorder(arguments, supervisor);
     if (arguments.on == "start") {
       const int taken = capture_start(supervisor, recorder);
@@ -100,7 +102,13 @@ int run(const Arguments& arguments) {
       }
     }
     status = supervisor.run(
-        [&](Tracees& tracees, const FatalSignal& fatal) { recorder.on_fatal(tracees, fatal); });
+        [&](Tracees& tracees, const FatalSignal& fatal) { recorder.on_fatal(tracees, fatal); },
+        [&](Pid process, int signal) {
+          if (arguments.on != "start")
+            say("snapgdb: no snapshot: {} ended process {} without notice (a filter of seccomp(2) "
+                "does so)\n",
+                signal_name(static_cast<uint32_t>(signal)), process.value);
+        });
   }
   std::fflush(nullptr);
   end_like(status);
@@ -109,7 +117,8 @@ int run(const Arguments& arguments) {
 Action define(CLI::App& app) {
   auto arguments = std::make_shared<Arguments>();
   app.add_option("-o,--output", arguments->output, "Image to write if the command crashes")
-      ->required();
+      ->required()
+      ->check(why_not_named);
   app.add_option("--on", arguments->on,
                  "crash: signals that dump core, in any process; fatal: also whatever kills the "
                  "command itself; start: nothing but the command before its first instruction "
@@ -118,6 +127,7 @@ Action define(CLI::App& app) {
   app.add_flag("--kill", arguments->kill,
                "With --on start: the command does not run, except from the image");
   add_write_options(app, arguments->options.write);
+  add_memory_options(app, arguments->options.memory);
   app.add_option("CMD", arguments->command, "Command and its arguments, after --")->required();
   return [arguments] {
     refuse_streams(arguments->output, false);

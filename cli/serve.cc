@@ -6,6 +6,7 @@
 
 #include "cli/command.h"
 #include "cli/image_options.h"
+#include "core/base/say.h"
 #include "gdbstub/live/launch.h"
 #include "gdbstub/serve.h"
 
@@ -33,8 +34,7 @@ int serve(const Arguments& arguments) {
   options.image = std::move(image);
   gdbstub::first_process(*snapshot, options.pid);  // what cannot be shown is said now, not to gdb
   const gdbstub::Listener listener(arguments.address);
-  fmt::print(stderr, "snapgdb: listening on {}\n", listener.address());
-  std::fflush(stderr);
+  say("snapgdb: listening on {}\n", listener.address());
   do gdbstub::serve_next(snapshot, options, listener);
   while (!arguments.once);
   return static_cast<int>(ExitStatus::kDone);

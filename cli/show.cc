@@ -23,8 +23,7 @@
 namespace snapgdb::cli {
 namespace {
 
-// ---- Pieces
-// ----------------------------------------------------------------------------------------
+// ---- Pieces -------------------------------------------------------------------------------------
 
 std::string local_time(int64_t nanoseconds) {
   const time_t seconds = nanoseconds / 1'000'000'000;
@@ -62,8 +61,7 @@ uint64_t resident_bytes(const pb::Process& process) {
 
 using Processes = std::vector<const pb::Process*>;
 
-// ---- Sections
-// ----------------------------------------------------------------------------------------
+// ---- Sections -----------------------------------------------------------------------------------
 
 struct Place {
   const pb::Process* process;
@@ -268,8 +266,7 @@ const Section kSections[] = {
     {"missing", "what is not in the image, and why", print_missing},
 };
 
-// ---- JSON
-// --------------------------------------------------------------------------------------------
+// ---- JSON ---------------------------------------------------------------------------------------
 
 llvm::json::Value process_json(const pb::Process& process, const Section& section) {
   if (section.fields.empty()) return to_json(process);
@@ -296,8 +293,7 @@ void print_json(const Snapshot& snapshot, const Processes& shown, const Section&
   fmt::print("{}\n", llvm::formatv("{0:2}", llvm::json::Value(std::move(out))).str());
 }
 
-// ---- The command
-// ---------------------------------------------------------------------------------------
+// ---- The command --------------------------------------------------------------------------------
 
 struct Arguments {
   std::string image, section = "summary";
@@ -327,7 +323,7 @@ int show(const Arguments& arguments) {
     print_json(*snapshot, shown, section);
   else
     section.print(*snapshot, shown);
-  return 0;
+  return report_lost(*snapshot, arguments.image);
 }
 
 Action define(CLI::App& app) {

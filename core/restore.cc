@@ -228,14 +228,16 @@ void RestoredTree::queue_signals(const pb::Process& process) {
   queue_of(process).queue_last(leader);
   for (const pb::Thread& thread : process.threads())
     queue_of(process, thread).queue_last(seed_of(thread));
+  if (std::string why = limit_pending_signals(process, leader.tid()); !why.empty())
+    notes_.push_back(std::move(why));
 }
 
 void RestoredTree::finish(const pb::Process& process) {
   for (const pb::Thread& thread : process.threads())
     seed_of(thread).task().set_signal_mask(kAllButTraps);
   Seed& leader = seed_of(process);
-  start_timers(process, leader);
-  queue_signals(process);
+  within(process.pid(), "timers", [&] { start_timers(process, leader); });
+  within(process.pid(), "pending signals", [&] { queue_signals(process); });
   if (is_last_to_share(snapshot_, process, kMemory)) leader.unplant();
   for (const pb::Thread& thread : process.threads()) {
     set_program_registers(snapshot_, process, thread, seed_of(thread).task());

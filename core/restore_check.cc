@@ -1,8 +1,11 @@
 // What is in the way of a restore: of processes, threads and memory.
 
+#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstring>
 #include <map>
 
 #include "core/base/error.h"
@@ -43,7 +46,9 @@ void check_memory(const Snapshot& snapshot, const pb::Process& process,
     else
       plan.obstacles.push_back(
           {process.pid(), what, "it is not in the image: " + why,
-           "capture with --all-memory, or --without memory: it reads as zeros"});
+           why == kKeptOutOfDumps
+               ? "capture with --all-memory, or --without memory: it reads as zeros"
+               : "--without memory: it reads as zeros"});
   }
 }
 
@@ -99,6 +104,24 @@ void check_thread(const pb::Process& process, const pb::Thread& thread, RestoreP
     object("registers", "they are not in the image");
 }
 
+// The kernel counts what expires while the signal waits, and tells it with the signal only.
+void check_timers(const pb::Process& process, RestorePlan& plan) {
+  const auto check = [&](const auto& pending) {
+    for (const std::string& bytes : pending) {
+      siginfo_t info{};
+      std::memcpy(&info, bytes.data(), std::min(bytes.size(), sizeof info));
+      const auto timer = std::ranges::find(process.timers(), static_cast<uint32_t>(info.si_timerid),
+                                           &pb::PosixTimer::id);
+      if (info.si_code == SI_TIMER && timer != process.timers().end() && timer->interval_ns())
+        plan.notes.push_back(fmt::format(
+            "process {}: how often timer {} expired while its signal waited is lost (si_overrun)",
+            process.pid(), timer->id()));
+    }
+  };
+  check(process.pending_siginfo());
+  for (const pb::Thread& thread : process.threads()) check(thread.pending_siginfo());
+}
+
 void check_sharing(const Snapshot& snapshot, const pb::Process& process, RestorePlan& plan) {
   for (const pb::Process& other : snapshot.processes()) {
     if (other.pid() >= process.pid() || is_zombie(other)) continue;
@@ -136,6 +159,7 @@ void check_process(const Snapshot& snapshot, const pb::Process& process, Restore
     plan.obstacles.push_back(
         {process.pid(), "root directory", "only root may change it", "restore it as root"});
   check_sharing(snapshot, process, plan);
+  check_timers(process, plan);
 }
 
 }  // namespace
@@ -148,8 +172,13 @@ void check_tree(const Snapshot& snapshot, const RestoreOptions& options, Restore
       check_memory(snapshot, process, options, plan);
   }
   for (const pb::Missing& missing : snapshot.record().missing())
-    plan.notes.push_back(fmt::format("process {}: {} is not in the image: {}", missing.pid(),
-                                     printable(missing.resource()), printable(missing.reason())));
+    plan.notes.push_back(
+        fmt::format("{}{} is not in the image: {}",
+                    missing.pid() ? fmt::format("process {}: ", missing.pid()) : std::string(),
+                    printable(missing.resource()), printable(missing.reason())));
+  if (snapshot.has_lost_processes())
+    plan.obstacles.push_back({0, "the tree", "the damaged image has lost one of its processes",
+                              "what is whole can be looked at"});
 }
 
 }  // namespace snapgdb

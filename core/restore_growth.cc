@@ -96,9 +96,11 @@ int32_t RestoredTree::first_above(int32_t number) const {
 }
 
 // Whose memory a child of that one is born with: of several that have it in common, the first
-// restores it.
+// restores it. A zombie has none in common with others.
 const pb::Process& RestoredTree::memory_giver(int32_t parent) const {
-  return *std::ranges::find(snapshot_.processes(), process_of(first_above(parent)).address_space(),
+  const pb::Process& above = process_of(first_above(parent));
+  if (is_zombie(above)) return above;
+  return *std::ranges::find(snapshot_.processes(), above.address_space(),
                             &pb::Process::address_space);
 }
 

@@ -130,7 +130,7 @@ class Files {
     } else if (const auto lost = why_not_connected(descriptor); !lost.empty()) {
       file.how = lacks(process, resource,
                        "--tcp-close, or --tcp-established, best if it was captured so", lost);
-    } else if (const auto why = restorer->obstacle(snapshot_, descriptor); !why.empty()) {
+    } else if (const auto why = obstacle_of(*restorer, descriptor); !why.empty()) {
       file.how = lacks(process, resource, "--without " + kind, why);
     } else {
       file.how = PlannedFile::How::kOpened;
@@ -138,6 +138,14 @@ class Files {
         plan_.notes.push_back(fmt::format("process {}: {}: {}", process.pid(), resource, note));
     }
     plan_.files.push_back(std::move(file));
+  }
+
+  // Of what is to be closed, nothing need be known.
+  std::string obstacle_of(const DescriptorRestorer& restorer,
+                          const pb::Descriptor& descriptor) const {
+    const bool closes = options_.connections == RestorePlan::Connections::kClosed;
+    if (closes && is_outside_connection(snapshot_, descriptor)) return "";
+    return restorer.obstacle(snapshot_, descriptor);
   }
 
   // Why a connection to outside is in the way, or lost if isolated. Only who may repair
@@ -193,7 +201,7 @@ class Files {
     } else if (const pb::FileRecord& record = *snapshot_.file(vma.file());
                is_unchanged(mounts, record)) {
       file.how = PlannedFile::How::kOpened;
-    } else if (record.embedded()) {
+    } else if (const auto why = why_not_in_image(snapshot_, vma.file()); why.empty()) {
       file.how = PlannedFile::How::kFromImage;
       if (!record.deleted()) {
         plan_.notes.push_back(
@@ -201,8 +209,7 @@ class Files {
         if (options_.isolated) file.replacement = replacements_++;
       }
     } else {
-      object(process, describe(vma),
-             "the file has changed since, and its content is not in the image");
+      object(process, describe(vma), "the file has changed since, and " + why);
     }
     plan_.files.push_back(std::move(file));
   }
@@ -266,6 +273,14 @@ RestorePlan::MappedFile RestorePlan::key_of(const pb::Vma& mapping) {
 std::string_view kind_name(const pb::Descriptor& descriptor) {
   const auto* field = pb::Descriptor::descriptor()->FindFieldByNumber(descriptor.kind_case());
   return field ? std::string_view(field->name()) : "unknown";
+}
+
+std::vector<std::string> kinds_to_go_without() {
+  std::vector<std::string> kinds{"memory", "processor", "mounts", "network", "system-v", "cgroups"};
+  const auto* of =
+      pb::Descriptor::descriptor()->FindFieldByNumber(pb::Descriptor::kFile)->containing_oneof();
+  for (int i = 0; i < of->field_count(); ++i) kinds.push_back(of->field(i)->name());
+  return kinds;
 }
 
 RestorePlan plan_restore(const Snapshot& snapshot, const RestoreOptions& options) {

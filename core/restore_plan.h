@@ -2,16 +2,15 @@
 
 #include <set>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "core/resource/restorer.h"
 
 namespace snapgdb {
 
 struct RestoreOptions {
-  // Kinds of descriptors ("socket", "timerfd", …) to go without: each becomes one that fails as a
-  // lost connection would; "memory" that is not in the image: it reads as zeros; "processor": what
-  // this one lacks; "mounts", "network": of the tree's own, it has ours then.
-  std::set<std::string> without = {};
+  std::set<std::string> without = {};  // of kinds_to_go_without()
   // Touches nothing outside: what cannot be had is replaced where that is possible.
   bool isolated = false;
   // What becomes of connections to outside of the tree.
@@ -19,6 +18,12 @@ struct RestoreOptions {
   // The tree runs before its memory is there.
   bool lazy = false;
 };
+
+// Kinds of descriptors ("socket", "timerfd", …, as the schema has them): each becomes one that
+// fails as a lost connection would. "memory" that is not in the image: it reads as zeros;
+// "processor": what this one lacks; "mounts", "network" of the tree's own: it has ours then;
+// "system-v", "cgroups": they are left as they are.
+std::vector<std::string> kinds_to_go_without();
 
 // What a restore of the snapshot would do here, and what is in its way. Creates nothing.
 RestorePlan plan_restore(const Snapshot& snapshot, const RestoreOptions& options);

@@ -81,7 +81,8 @@ class ImageFile : public Image, public std::enable_shared_from_this<ImageFile> {
   void sort_out();
   std::optional<PublicKey> check_chunks(Progress* progress) const;
   pb::SnapshotRecord record_of(uint64_t sequence, const Snapshot::Contents& contents) const;
-  void add_damaged(uint64_t sequence, pb::SnapshotRecord& record) const;
+  void add_damaged(uint64_t sequence, Snapshot::Contents& contents) const;
+  static void stand_in_for_root(Snapshot::Contents& contents);
 
   Fd fd_;
   std::string path_;
@@ -330,24 +331,38 @@ std::shared_ptr<const Snapshot> ImageFile::snapshot(uint64_t sequence) const {
     if (!salvaging_ || contents.processes.empty())
       bad(fmt::format("it has no snapshot {}", sequence));
     contents.record = record_of(sequence, contents);
+    contents.lost = contents.record.missing_size();
   }
   if (salvaging_) {
     for (const pb::Process& process : contents.processes)
       if (process.address_space()) contents.address_spaces.try_emplace(process.address_space());
-    add_damaged(sequence, contents.record);
+    add_damaged(sequence, contents);
+    stand_in_for_root(contents);
   }
   return std::make_shared<const Snapshot>(std::move(contents));
 }
 
 // What was passed over and may be part of the snapshot: it, or something that it shares.
-void ImageFile::add_damaged(uint64_t sequence, pb::SnapshotRecord& record) const {
+void ImageFile::add_damaged(uint64_t sequence, Snapshot::Contents& contents) const {
   for (const Chunk& chunk : damaged_) {
     if (chunk.header.snapshot > sequence) continue;
-    pb::Missing& missing = *record.add_missing();
+    contents.has_lost_processes |=
+        chunk.header.type == kProcessChunk && chunk.header.snapshot == sequence;
+    ++contents.lost;
+    pb::Missing& missing = *contents.record.add_missing();
     missing.set_resource(
         fmt::format("the {} chunk at byte {}", chunk_type_name(chunk.header.type), chunk.offset));
     missing.set_reason("it is damaged; what is whole in the image was salvaged");
   }
+}
+
+// Where the root of the tree is lost: parents come before their children.
+void ImageFile::stand_in_for_root(Snapshot::Contents& contents) {
+  const auto is_root = [&](const pb::Process& process) {
+    return process.pid() == contents.record.root_pid();
+  };
+  if (!contents.processes.empty() && std::ranges::none_of(contents.processes, is_root))
+    contents.record.set_root_pid(contents.processes.front().pid());
 }
 
 // Stands in for the record that a cut-off image lacks.
@@ -442,11 +457,13 @@ std::shared_ptr<const Image> Image::open(const std::string& path, OpenOptions op
 
 SnapshotName parse_snapshot_name(std::string_view text) {
   const size_t at = text.rfind('@');
-  const auto k =
-      at == std::string_view::npos ? std::nullopt : parse_number<int64_t>(text.substr(at + 1));
-  if (!k || *k == 0 || ::access(std::string(text).c_str(), F_OK) == 0)
-    return {std::string(text), -1};
-  return {std::string(text.substr(0, at)), *k};
+  const std::string_view number = at == std::string_view::npos ? "" : text.substr(at + 1);
+  const bool is_number =
+      number.size() > number.starts_with('-') &&
+      number.find_first_not_of("0123456789", number.starts_with('-')) == std::string_view::npos;
+  if (!is_number || ::access(std::string(text).c_str(), F_OK) == 0) return {std::string(text), -1};
+  // No image has as many as do not fit.
+  return {std::string(text.substr(0, at)), parse_number<int64_t>(number).value_or(0)};
 }
 
 OpenedSnapshot open_with_image(std::string_view name, OpenOptions options) {
@@ -458,7 +475,8 @@ OpenedSnapshot open_with_image(std::string_view name, OpenOptions options) {
   if (index < 0 || index >= count)
     throw Error(fmt::format("cannot open {}", name),
                 count == 0 ? std::string("it has no snapshot that is whole")
-                           : fmt::format("it has {} snapshot{}", count, count == 1 ? "" : "s"));
+                           : fmt::format("it has {} snapshot{}, the first is 1", count,
+                                         count == 1 ? "" : "s"));
   try {
     return {image, image->snapshot(sequences[static_cast<size_t>(index)])};
   } catch (const Error& error) {

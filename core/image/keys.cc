@@ -87,8 +87,7 @@ void wipe(std::span<std::byte> secret) {
   ::sodium_memzero(secret.data(), secret.size());
 }
 
-// ---- Public
-// --------------------------------------------------------------------------------------
+// ---- Public -------------------------------------------------------------------------------------
 
 std::string PublicKey::text() const {
   return to_text(kPublicTag, encode());
@@ -131,8 +130,7 @@ PublicKey PublicKey::decode(std::span<const std::byte, kSize> bytes) {
   return key;
 }
 
-// ---- Secret
-// --------------------------------------------------------------------------------------
+// ---- Secret -------------------------------------------------------------------------------------
 
 std::shared_ptr<const SecretKey> SecretKey::generate() {
   start_libsodium();

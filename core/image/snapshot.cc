@@ -270,6 +270,14 @@ std::string Snapshot::file_contents(const pb::FileRecord& file, uint64_t* lost) 
   return bytes;
 }
 
+uint64_t Snapshot::lost_bytes(const pb::FileRecord& file) const {
+  uint64_t lost = 0;
+  for (const Extent& extent : file_extents_.at(file.id()).overlapping(0, file.size()))
+    if (extent.source == pb::SOURCE_MISSING)
+      lost += std::min(extent.end(), file.size()) - extent.start;
+  return lost;
+}
+
 size_t Snapshot::read_extents(const Extents& extents, uint64_t address,
                               std::span<std::byte> out) const {
   size_t done = 0;

@@ -81,6 +81,8 @@ class Snapshot {
     std::vector<pb::FileRecord> files;
     // By id: the content of files of which pages were lost, with those missing.
     std::map<uint32_t, Extents> salvaged_files;
+    int lost = 0;  // how many of record.missing(), the last ones, a damaged image has lost
+    bool has_lost_processes = false;
     std::shared_ptr<const PageStore> pages;
   };
 
@@ -94,6 +96,13 @@ class Snapshot {
   std::span<const pb::Process> processes() const { return contents_.processes; }
   const pb::Process& root() const;
   const pb::Process* process(int32_t pid) const;  // nullptr: no such process
+
+  // ---- What was lost with the part of a salvaged image that is not whole ----
+  std::span<const pb::Missing* const> lost() const {
+    const auto& all = contents_.record.missing();
+    return {all.data() + (all.size() - contents_.lost), static_cast<size_t>(contents_.lost)};
+  }
+  bool has_lost_processes() const { return contents_.has_lost_processes; }
 
   // ---- Memory ----
   // Reads as many bytes from `address` on as there are, up to out.size(); returns how many. 0: the
@@ -129,12 +138,14 @@ class Snapshot {
   // is preferred to one that was deleted.
   const pb::FileRecord* embedded_file(std::string_view path) const;
   const pb::FileRecord* debug_file(std::string_view build_id) const;
-  // Like pread(2): returns 0 at the end. Throws Error where some of it is lost or damaged.
-  // Precondition: file.embedded().
+  // Like pread(2), and as much as was asked for, up to its end. Throws Error where some of it is
+  // lost or damaged. Precondition: file.embedded().
   size_t read_file(const pb::FileRecord& file, uint64_t offset, std::span<std::byte> out) const;
   // The same of all of it. With `lost`, what a salvaged image has lost of it reads as zeros, and is
   // counted there (in bytes).
   std::string file_contents(const pb::FileRecord& file, uint64_t* lost = nullptr) const;
+  // How much of it a salvaged image has lost.
+  uint64_t lost_bytes(const pb::FileRecord& file) const;
 
  private:
   size_t read_extent(const Extent& extent, uint64_t offset, std::span<std::byte> out) const;

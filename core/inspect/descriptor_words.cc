@@ -169,7 +169,7 @@ std::string device_details(const pb::Descriptor& d) {
   const pb::Device& device = d.device_node();
   const pb::Terminal& state = device.state();
   const std::string number = fmt::format("device {}:{}", device.major(), device.minor());
-  if (!device.has_state()) return number;
+  if (!device.has_state()) return list({number, device.hung_up() ? "hung up" : ""});
   return list({number, state.master() ? fmt::format("master of /dev/pts/{}", state.index()) : "",
                state.packet_mode() ? "packet mode" : "", state.locked() ? "locked" : "",
                state.exclusive() ? "exclusive" : "", state.hung_up() ? "hung up" : ""});

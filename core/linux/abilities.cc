@@ -57,8 +57,7 @@ std::string in_child(std::string (*attempt)()) {
   return status == 0 ? why_not : fmt::format("the attempt ended with status {:#x}", status);
 }
 
-// ---- Capturing
-// -----------------------------------------------------------------------------------
+// ---- Capturing ----------------------------------------------------------------------------------
 
 // Documentation/admin-guide/LSM/Yama.rst
 std::string why_not_trace_own() {
@@ -112,8 +111,7 @@ std::string why_no_filters() {
   return unless_capable(CAP_SYS_ADMIN, "CAP_SYS_ADMIN");
 }
 
-// ---- Restoring
-// -----------------------------------------------------------------------------------
+// ---- Restoring ----------------------------------------------------------------------------------
 
 constexpr int kSandbox =
     CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWPID | CLONE_NEWTIME;

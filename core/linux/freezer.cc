@@ -114,9 +114,12 @@ bool is_traced_by_us(Tid tid) {
   return static_cast<pid_t>(status.number("TracerPid")) == ::getpid();
 }
 
-bool sleeps_deeply(Tid tid) {
+bool has_state(Tid tid, char state) {
   const auto stat = stat_of_if_alive(tid);
-  return stat && stat->state == 'D';
+  return stat && stat->state == state;
+}
+bool sleeps_deeply(Tid tid) {
+  return has_state(tid, 'D');
 }
 
 // "it sleeps uninterruptibly in do_sys_poll"
@@ -157,8 +160,9 @@ std::vector<Sighting> look_around(const std::vector<Pid>& roots) {
     std::vector<Tid> tids;
     try {
       tids = proc->tasks();
-    } catch (const SystemError&) {
+    } catch (const SystemError& error) {
       // It exited between the two looks; its children, if any, are no longer of this tree.
+      if (is_own_shortage(error.error_number())) throw;
     }
     for (const Pid child : proc->children_of(tids)) next.push_back(child);
     found.push_back({next.front(), std::move(*proc), std::move(tids)});
@@ -167,6 +171,7 @@ std::vector<Sighting> look_around(const std::vector<Pid>& roots) {
 }
 
 FrozenTree Freezer::run() {
+  require_proc();
   if (!is_followed_)
     for (const Pid root : roots_) check_root(root);
   std::vector<Sighting> seen = look();
@@ -218,8 +223,8 @@ void Freezer::look_at(const Sighting& process) {
       const bool is_kept = prepare(task, files_of(tid, process.pid));
       FrozenTask& met = met_[tid] = {tid, task.stat().state, wait_channel(task)};
       if (is_kept) met.proc = std::move(task);
-    } catch (const SystemError&) {
-      // The task exited meanwhile.
+    } catch (const SystemError& error) {
+      if (is_own_shortage(error.error_number())) throw;  // or else the task exited meanwhile
     }
   }
 }
@@ -326,6 +331,8 @@ void Freezer::wait_for(Tracee& tracee) {
   for (useconds_t pause = 20; !stops(tracee); pause = std::min(pause * 2, kLong)) {
     if (tracee.status().gone()) return;
     if (pause > kShort && is_held_by_vfork(tracee)) return;
+    // A leader that is gone while its threads live: nobody is told of its end before theirs.
+    if (pause > kShort && has_state(tracee.tid(), 'Z')) return;
     const auto waited = Clock::now() - began;
     if (waited > options_.patience ||
         (waited > options_.patience / kHaste && sleeps_deeply(tracee.tid())))

@@ -55,8 +55,10 @@ class FrozenProcess {
   ProcStat task_stat() const;                        // that of task_proc, but for its times
   const std::vector<ProcMapping>& mappings() const;  // task_proc's maps
 
- private:
+  // Whether `proc` is that of a living task, or nobody lives.
   bool has_leader() const { return tasks.empty() || tasks.front().tid == leader_of(pid); }
+
+ private:
   mutable std::unique_ptr<const ProcFields> status_, task_status_;
   mutable std::optional<ProcStat> stat_;
   mutable std::optional<std::vector<ProcMapping>> mappings_;

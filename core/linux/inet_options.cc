@@ -15,6 +15,11 @@
 #ifndef IP_LOCAL_PORT_RANGE
 #define IP_LOCAL_PORT_RANGE 51  // Linux 6.3
 #endif
+#ifndef TCP_RTO_MAX_MS
+#define TCP_RTO_MAX_MS 44     // 6.15
+#define TCP_RTO_MIN_US 45     // 6.16
+#define TCP_DELACK_MAX_US 46  // 6.16
+#endif
 #ifndef SOL_NETLINK
 #define SOL_NETLINK 270
 #endif
@@ -37,16 +42,16 @@ bool set_multicast(int socket, const SocketOption& option, std::span<const std::
 }
 
 // Of a connection, also one that has ended, it is what both ends have agreed on, and may be more
-// than can be demanded.
+// or less than can be demanded.
 ssize_t read_segment_size(int socket, const SocketOption& option, std::span<std::byte> value) {
-  constexpr int kLargest = 32767;  // MAX_TCP_WINDOW
+  constexpr int kSmallest = 88, kLargest = 32767;  // TCP_MIN_MSS, MAX_TCP_WINDOW
   sockaddr_storage peer{};
   socklen_t size = sizeof peer;
   if (::getpeername(socket, reinterpret_cast<sockaddr*>(&peer), &size) == 0) return -1;
   const ssize_t read = SocketOption::read_plainly(socket, option, value);
   int bytes = 0;
   if (read == sizeof bytes) std::memcpy(&bytes, value.data(), sizeof bytes);
-  return bytes > kLargest ? -1 : read;
+  return bytes < kSmallest || bytes > kLargest ? -1 : read;
 }
 
 #define SNAPGDB_IP(name) IPPROTO_IP, name, #name
@@ -141,6 +146,9 @@ constexpr SocketOption kNetwork[] = {
     {SNAPGDB_TCP(TCP_NOTSENT_LOWAT)},
     {SNAPGDB_TCP(TCP_INQ)},
     {SNAPGDB_TCP(TCP_TX_DELAY)},
+    {SNAPGDB_TCP(TCP_RTO_MAX_MS)},
+    {SNAPGDB_TCP(TCP_RTO_MIN_US)},
+    {SNAPGDB_TCP(TCP_DELACK_MAX_US)},
     {SNAPGDB_UDP(UDP_CORK)},
     {SNAPGDB_UDP(UDP_ENCAP)},
     {SNAPGDB_UDP(UDP_NO_CHECK6_TX)},

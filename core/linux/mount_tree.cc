@@ -51,10 +51,11 @@ class Maker {
     return std::move(notes_);
   }
 
-  std::vector<std::string> make() {
+  // `proc`: a /proc in which we have a number.
+  std::vector<std::string> make(const Fd& proc) {
     // What is ours is reached by these, whatever is mounted over it.
     outside_ = Fd(::open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
-    self_ = Fd(::open("/proc/thread-self", O_PATH | O_DIRECTORY | O_CLOEXEC));
+    self_ = Fd(::openat(proc.get(), "thread-self", O_PATH | O_DIRECTORY | O_CLOEXEC));
     if (!outside_.valid() || !self_.valid()) throw_errno("cannot open / and /proc");
     separate();
     make_file_systems();
@@ -67,6 +68,8 @@ class Maker {
   }
 
   PeerGroups take_groups() { return std::move(groups_); }
+  // That which we are in.
+  Fd space() const { return Fd(::openat(self_.get(), "ns/mnt", O_RDONLY | O_CLOEXEC)); }
 
  private:
   void make_file_systems() {
@@ -405,10 +408,16 @@ class Maker {
   std::vector<std::string> notes_;
 };
 
+Fd open_proc() {
+  Fd proc(::open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!proc.valid()) throw_errno("cannot open /proc");
+  return proc;
+}
+
 }  // namespace
 
 std::vector<std::string> make_mounts(const MountTree& tree) {
-  return Maker(tree).make();
+  return Maker(tree).make(open_proc());
 }
 
 namespace {
@@ -443,10 +452,11 @@ void at_place(const MountPlace& place, const std::function<void()>& work) {
 
 MadeMounts make_mount_namespace(const MountPlace& place, const MountTree& tree) {
   MadeMounts made;
+  // Where the work is done, /proc may be that of another pid namespace, in which we have no number.
+  const Fd proc = open_proc();
   at_place(place, [&] {
-    const Fd own(::open("/proc/thread-self/ns", O_PATH | O_DIRECTORY | O_CLOEXEC));
-    if (!own.valid()) throw_errno("cannot open /proc/thread-self/ns");
-    const Fd user(::openat(own.get(), "user", O_RDONLY | O_CLOEXEC));
+    const Fd user(::openat(proc.get(), "thread-self/ns/user", O_RDONLY | O_CLOEXEC));
+    if (!user.valid()) throw_errno("cannot open /proc/thread-self/ns/user");
     // Whoever is unknown there can make no files; rights stay (cap_emulate_setxuid(),
     // security/commoncap.c).
     if (inode_of(user) != inode_of(place.owner) &&
@@ -454,9 +464,9 @@ MadeMounts make_mount_namespace(const MountPlace& place, const MountTree& tree) 
       throw_errno("cannot enter a user namespace of the tree");
     if (::unshare(CLONE_NEWNS) != 0) throw_errno("cannot make a mount namespace");
     Maker maker(tree);
-    made.notes = maker.make();
+    made.notes = maker.make(proc);
     made.groups = maker.take_groups();
-    made.space = Fd(::openat(own.get(), "mnt", O_RDONLY | O_CLOEXEC));
+    made.space = maker.space();
     if (!made.space.valid()) throw_errno("cannot hold a mount namespace");
   });
   return made;

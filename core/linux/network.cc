@@ -218,7 +218,8 @@ void set_neighbours(RouteSocket& route, const std::vector<std::string>& wanted,
                     std::vector<std::string>& notes) {
   for (const std::string& message : wanted) {
     const auto header = header_of<ndmsg>(message);
-    if (header.ndm_family == AF_BRIDGE || !(header.ndm_state & NUD_PERMANENT)) continue;
+    const bool is_lasting = header.ndm_state & NUD_PERMANENT || header.ndm_flags & NTF_PROXY;
+    if (header.ndm_family == AF_BRIDGE || !is_lasting) continue;
     if (!route.replay(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, message))
       notes.push_back("an entry of the table of neighbours is not there: " + errno_text(errno));
   }
@@ -235,13 +236,36 @@ void spare_questions(const std::vector<std::string>& links) {
   }
 }
 
+// Those that somebody has made have a number.
+std::vector<std::string> queues_of(RouteSocket& route, const std::vector<std::string>& links) {
+  std::vector<std::string> queues, all;
+  try {
+    all = route.dump(RTM_GETQDISC, AF_UNSPEC);
+  } catch (const SystemError& error) {
+    if (error.error_number() != EOPNOTSUPP) throw;  // the kernel has none at all
+  }
+  for (const std::string& message : all) {
+    const auto header = header_of<tcmsg>(message);
+    if (header.tcm_handle == 0) continue;
+    const auto attributes = attributes_of<tcmsg>(message);
+    const Attribute* kind = find(attributes, TCA_KIND);
+    const auto link = std::ranges::find_if(links, [&](const std::string& other) {
+      return describe_link(other).index == static_cast<uint32_t>(header.tcm_ifindex);
+    });
+    queues.push_back(fmt::format("{} of link {}", kind ? kind->text() : "one",
+                                 link == links.end() ? "?" : describe_link(*link).name));
+  }
+  return queues;
+}
+
 }  // namespace
 
 NetworkContents network_contents() {
   NetworkContents contents;
   RouteSocket route;
-  const auto add = [&](std::vector<std::string>& to, uint16_t type, uint8_t family) {
-    for (std::string& message : route.dump(type, family)) to.push_back(std::move(message));
+  const auto add = [&](std::vector<std::string>& to, uint16_t type, uint8_t family,
+                       uint8_t flags = 0) {
+    for (std::string& message : route.dump(type, family, flags)) to.push_back(std::move(message));
   };
   add(contents.links, RTM_GETLINK, AF_UNSPEC);
   add(contents.addresses, RTM_GETADDR, AF_UNSPEC);
@@ -249,7 +273,9 @@ NetworkContents network_contents() {
     add(contents.routes, RTM_GETROUTE, family);
     add(contents.rules, RTM_GETRULE, family);
   }
-  add(contents.neighbours, RTM_GETNEIGH, AF_UNSPEC);
+  for (const uint8_t flags : {0, NTF_PROXY})
+    add(contents.neighbours, RTM_GETNEIGH, AF_UNSPEC, flags);
+  contents.queues = queues_of(route, contents.links);
   return contents;
 }
 

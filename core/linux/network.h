@@ -18,6 +18,7 @@ struct NetworkContents {
   std::map<std::string, std::string> settings;  // files below /proc/sys/net, with their values
   std::string filters;                          // a script for nft(8)
   std::string why_no_filters;                   // "": `filters` is all there is
+  std::vector<std::string> queues;  // "tbf of link veth0": tc(8), what is not there by itself
 };
 
 // Of the caller's network namespace, but for settings and filters. Throws SystemError.

@@ -14,6 +14,7 @@
 #include <filesystem>
 
 #include "core/base/error.h"
+#include "core/base/say.h"
 #include "core/linux/child.h"
 
 namespace snapgdb {
@@ -21,9 +22,8 @@ namespace {
 
 constexpr uint64_t kPage = 4096, kEndOfUserSpace = 0x7ffffffff000;
 
-void say(const std::string& text) {
-  fmt::print(stderr, "snapgdb: {}; the tree is ended\n", text);
-  std::fflush(stderr);
+void say_of_end(const std::string& why) {
+  say("snapgdb: {}; the tree is ended\n", why);
 }
 
 // ---- What brings the pages ----------------------------------------------------------------------
@@ -96,7 +96,8 @@ void end_tree(const ServedTree& tree) {
   const int status = wait_for(server);
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) ::_exit(0);
   if (WIFSIGNALED(status))
-    say("what brings the tree its memory was killed by signal " + std::to_string(WTERMSIG(status)));
+    say_of_end("what brings the tree its memory was killed by signal " +
+               std::to_string(WTERMSIG(status)));
   end_tree(tree);
   ::_exit(1);
 }
@@ -107,7 +108,7 @@ void end_tree(const ServedTree& tree) {
     serve(spaces, source);
     ::_exit(0);
   } catch (const std::exception& error) {
-    say(error.what());
+    say_of_end(error.what());
   }
   ::_exit(1);
 }
@@ -140,7 +141,7 @@ void start_page_server(std::vector<LazySpace> spaces, const PageSource& source,
     if (server == 0) be_server(spaces, source);
     watch(server, tree);
   } catch (const std::exception& error) {
-    say(error.what());
+    say_of_end(error.what());
     end_tree(tree);
   }
   ::_exit(1);

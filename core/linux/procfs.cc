@@ -250,9 +250,24 @@ std::vector<std::string_view> ProcFields::all(std::string_view key) const {
   return values;
 }
 
+void require_proc() {
+  std::array<char, 32> self{};
+  const ssize_t n = ::readlink("/proc/self", self.data(), self.size());
+  const std::string_view number(self.data(), static_cast<size_t>(std::max<ssize_t>(n, 0)));
+  if (parse_number<pid_t>(number) == ::getpid()) return;
+  throw Error("cannot look at processes",
+              n < 0 ? "there is no /proc" : "/proc is that of another pid namespace",
+              "mount -t proc proc /proc, in a mount namespace of its own");
+}
+
+bool is_own_shortage(int error_number) {
+  return error_number == EMFILE || error_number == ENFILE || error_number == ENOMEM;
+}
+
 std::optional<ProcDirectory> ProcDirectory::of_if_alive(Pid pid) {
   std::string path = fmt::format("/proc/{}", pid.value);
   Fd fd(::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!fd.valid() && is_own_shortage(errno)) throw_errno("cannot open {}", path);
   if (!fd.valid()) return std::nullopt;
   return ProcDirectory(std::move(fd), std::move(path));
 }

@@ -94,6 +94,12 @@ class ProcFields {
   std::string text_;
 };
 
+// Throws Error unless /proc is there, and tells of the pid namespace that we are in.
+void require_proc();
+
+// Whether looking at a task failed for want of something of ours, and not since it is gone.
+bool is_own_shortage(int error_number);
+
 // A directory of /proc held open: what is read through it belongs to that very task, even if its
 // number is used again meanwhile (reads then fail with ESRCH). Copies share what is held.
 class ProcDirectory {

@@ -15,6 +15,7 @@ size_t dump_header(uint16_t type) {
   if (type == RTM_GETLINK) return sizeof(ifinfomsg);
   if (type == RTM_GETADDR) return sizeof(ifaddrmsg);
   if (type == RTM_GETNEIGH) return sizeof(ndmsg);
+  if (type == RTM_GETQDISC) return sizeof(tcmsg);
   return sizeof(rtmsg);
 }
 
@@ -43,10 +44,12 @@ RouteSocket::RouteSocket()
     throw_errno(kCannotAsk);
 }
 
-std::vector<std::string> RouteSocket::dump(uint16_t type, uint8_t family) {
+std::vector<std::string> RouteSocket::dump(uint16_t type, uint8_t family, uint8_t flags) {
   std::vector<char> buffer(32768);
   nlmsghdr* request = begin(buffer, type, NLM_F_DUMP);
-  *static_cast<rtgenmsg*>(mnl_nlmsg_put_extra_header(request, dump_header(type))) = {family};
+  void* header = mnl_nlmsg_put_extra_header(request, dump_header(type));
+  *static_cast<rtgenmsg*>(header) = {family};
+  if (type == RTM_GETNEIGH) static_cast<ndmsg*>(header)->ndm_flags = flags;
   send(request);
   std::vector<std::string> messages;
   receive([&](const nlmsghdr* message) {

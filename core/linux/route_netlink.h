@@ -52,7 +52,8 @@ class RouteSocket {
  public:
   RouteSocket();
 
-  std::vector<std::string> dump(uint16_t type, uint8_t family);
+  // `flags`: of the type's header, of neighbours only (NTF_PROXY).
+  std::vector<std::string> dump(uint16_t type, uint8_t family, uint8_t flags = 0);
   // `fill` adds to the message. False: errno says why not.
   bool change(uint16_t type, uint16_t flags, const std::function<void(nlmsghdr*)>& fill);
   bool replay(uint16_t type, uint16_t flags, std::string_view message);

@@ -8,11 +8,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 
 #include "core/base/error.h"
 #include "core/base/fd.h"
+#include "core/linux/forwarded_signals.h"
 #include "core/linux/procfs.h"
 
 namespace snapgdb {
@@ -31,30 +31,6 @@ constexpr uint64_t kCoreSignals = bit(SIGQUIT) | bit(SIGILL) | bit(SIGTRAP) | bi
                                   bit(SIGXFSZ) | bit(SIGSYS);
 constexpr uint64_t kHarmlessSignals = bit(SIGCHLD) | bit(SIGURG) | bit(SIGWINCH) | bit(SIGCONT) |
                                       bit(SIGSTOP) | bit(SIGTSTP) | bit(SIGTTIN) | bit(SIGTTOU);
-
-// Those that others send to us, meaning the command.
-constexpr std::array kForwarded{SIGTERM, SIGHUP, SIGUSR1, SIGUSR2};
-// Those that the terminal sends to its whole foreground group, the command included.
-constexpr std::array kFromTerminal{SIGINT, SIGQUIT};
-
-volatile sig_atomic_t forward_to = 0;
-void forward(int signal) {
-  if (forward_to > 0) ::kill(static_cast<pid_t>(forward_to), signal);
-}
-
-void take_our_place(Pid command) {
-  forward_to = command.value;
-  for (const int signal : kForwarded) {
-    struct sigaction old {};
-    ::sigaction(signal, nullptr, &old);
-    if (old.sa_handler == SIG_IGN) continue;  // nohup
-    struct sigaction action {};
-    action.sa_handler = forward;
-    action.sa_flags = SA_RESTART;
-    ::sigaction(signal, &action, nullptr);
-  }
-  for (const int signal : kFromTerminal) ::signal(signal, SIG_IGN);
-}
 
 // In the child: waits until it is traced, then becomes the command.
 [[noreturn]] void become(char* const* argv, PipeEnds& start, PipeEnds& failure) {
@@ -81,6 +57,7 @@ bool dumps_core(int signal) {
 }
 
 Supervisor::Supervisor(const std::vector<std::string>& command) {
+  require_proc();
   std::vector<char*> argv;
   for (const std::string& argument : command) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
@@ -94,7 +71,7 @@ Supervisor::Supervisor(const std::vector<std::string>& command) {
   auto tracee = Tracee::seize_if_alive(leader_of(root_), kFollow);
   if (!tracee) throw Error("cannot start " + command.front(), "it ended before it began");
   tracees_.emplace(leader_of(root_), std::move(*tracee));
-  take_our_place(root_);
+  forward_signals_to(root_);
   write_all(start.write.get(), std::as_bytes(std::span("", 1)), "a pipe");
 
   // The pipe closes as the command begins. It reports a stop at execve first, so we must not wait
@@ -123,7 +100,7 @@ Tracees& Supervisor::at_start() {
   return tracees_;
 }
 
-int Supervisor::run(const OnFatal& on_fatal) {
+int Supervisor::run(const OnFatal& on_fatal, const OnUnannounced& on_unannounced) {
   while (true) {
     std::erase_if(tracees_, [](const auto& entry) { return entry.second.status().gone(); });
     // A capture leaves every task stopped; each goes on from the stop it is in.
@@ -139,6 +116,11 @@ int Supervisor::run(const OnFatal& on_fatal) {
     const WaitStatus reported(status);
     if (reported.gone()) {
       tracees_.erase(Tid{tid});
+      const bool is_thread = threads_.erase(Tid{tid}) > 0;
+      // While a process ends of which was told, its threads do so with the same status.
+      if (!is_thread && reported_.empty() && WIFSIGNALED(status) && dumps_core(WTERMSIG(status)))
+        on_unannounced(Pid{tid}, WTERMSIG(status));
+      reported_.erase(Pid{tid});  // another process may have its number from now on
       if (tid == root_.value) return status;
       continue;
     }
@@ -155,6 +137,8 @@ void Supervisor::handle(Tracee& tracee, const OnFatal& on_fatal) {
   const WaitStatus stop = tracee.status();
   if (stop.job_control_stop()) return tracee.listen_if_alive();
   if (stop.event() == PTRACE_EVENT_EXEC) forget_after_exec(tracee);
+  if (stop.event() == PTRACE_EVENT_CLONE)
+    threads_.insert(Tid{static_cast<pid_t>(tracee.event_message())});
   if (stop.signal_delivery()) {
     const Pid process = process_of(tracee.tid());
     if (is_fatal(tracee, process) && reported_.insert(process).second)
@@ -179,6 +163,7 @@ void Supervisor::forget_after_exec(const Tracee& tracee) {
   const auto gone = tracees_.find(former);
   if (former == tracee.tid() || gone == tracees_.end()) return;
   gone->second.set_status(WaitStatus::exited());
+  threads_.erase(former);
 }
 
 std::vector<Pid> Supervisor::processes() const {

@@ -32,8 +32,11 @@ class Supervisor {
   // The command, held before its first instruction until run() is called. Precondition: run() was
   // not called yet. Throws Error if it was killed before that.
   Tracees& at_start();
+  // Of a process that was ended by a signal which dumps core, and of which nobody was told before
+  // (that of a seccomp filter, SA_IMMUTABLE: force_sig_seccomp(), kernel/signal.c).
+  using OnUnannounced = std::function<void(Pid, int signal)>;
   // Returns the command's wait status once it has ended; what it left running runs on untraced.
-  int run(const OnFatal& on_fatal);
+  int run(const OnFatal& on_fatal, const OnUnannounced& on_unannounced);
 
   Pid root() const { return root_; }
   // Every process followed, the root first.
@@ -47,6 +50,7 @@ class Supervisor {
   Pid root_;
   Tracees tracees_;
   std::set<Pid> reported_;  // a process dies once
+  std::set<Tid> threads_;   // who is no process, as far as was seen
 };
 
 // Ends this process as the command ended: the same exit status, or the same signal.

@@ -40,7 +40,7 @@ constexpr Coverage kCoverage[] = {
      "times begin anew", "the same numbers: root, or --isolated"},
     {kProcess, "program",
      "executable, arguments, environment, working and root directory, auxiliary vector, layout, "
-     "umask, personality, OOM adjustment, core dump filter",
+     "umask, personality, OOM adjustment, core dump filter, whether it may be dumped",
      "all of it; shared with the parent as it was (CLONE_FS)", "sharing with others, which is said",
      "another root directory: root"},
     {kProcess, "signals", "what is blocked, ignored, caught, pending", "all of it", "", ""},
@@ -52,7 +52,7 @@ constexpr Coverage kCoverage[] = {
      "with "
      "membarrier(2)",
      "all of it; actions shared with the parent as they were (CLONE_SIGHAND)",
-     "sharing with others, which is said",
+     "sharing with others, and how often a timer expired while its signal waited, which is said",
      "a process that may be asked: no shadow stack, no seccomp filter that forbids it"},
     {kProcess, "seccomp filters", "each once, however many threads are under it", "see threads", "",
      "root"},
@@ -60,13 +60,15 @@ constexpr Coverage kCoverage[] = {
     {kProcess, "namespaces",
      "which it is in, and its cgroups; maps of users, host names, clocks; mounts with their peers, "
      "what "
-     "is in file systems in memory; links, addresses, routes, rules, neighbours, settings and "
-     "filters of "
-     "networks",
+     "is in file systems in memory; links, addresses, routes, rules, neighbours, also those that "
+     "it "
+     "answers for, settings and filters of networks",
      "those of the first process, with all that; mounts of others as they are found; those below, "
      "which other processes are in; links: veth, bridge, dummy, loopback",
-     "file systems that are mounted nowhere else or in several mount namespaces below only, and "
-     "other kinds of links are an obstacle",
+     "file systems that are mounted nowhere else or in several mount namespaces below only, "
+     "overlays of what only the tree had in memory, mounts of a sandbox of snapgdb's, and other "
+     "kinds of links are an obstacle; queueing disciplines (tc(8)), and isolated, attributes that "
+     "only root may set (trusted.*), which is said",
      "an ordinary user: one user, and only in a user namespace of the tree's own"},
     {kProcess, "descriptors",
      "numbers, flags, positions, which are one description, receivers of signals, locks",
@@ -75,7 +77,8 @@ constexpr Coverage kCoverage[] = {
      "mappings with their attributes and what they hold: private, shared, files, memfds, System V, "
      "guard pages, huge pages, what a userfaultfd has not delivered",
      "all of it at its addresses, shared and copy-on-write as it was",
-     "memory protection keys are an obstacle; memfd_secret is never read",
+     "memory protection keys are an obstacle; memfd_secret is never read; whether what is mapped "
+     "later is locked, too (MCL_FUTURE)",
      "shared memory that a process under seccomp has not mapped in: CAP_CHECKPOINT_RESTORE"},
     {kProcess, "asynchronous I/O", "contexts of io_setup(2) with the events in them",
      "all of it, at its addresses", "what was under way, which is said",
@@ -104,7 +107,8 @@ constexpr Coverage kCoverage[] = {
      "all of it, in force from the first instruction on",
      "filters that hand calls to a supervisor are an obstacle", "root, for capture and restore"},
     {kThread, "scheduling", "policy, nice, priorities, processors allowed, timer slack",
-     "all of it; what rights forbid is said", "", ""},
+     "all of it; what rights forbid is said", "",
+     "SCHED_DEADLINE, real time and negative nice values: root, and not --isolated"},
     // ---- Descriptors ----------------------------------------------------------------------------
     {kDescriptor, "pipe",
      "capacity, what is queued, its packets as such (O_DIRECT), which end; of FIFOs too",
@@ -119,7 +123,8 @@ constexpr Coverage kCoverage[] = {
      "the value that goes with the signal of mq_notify(3), and telling by a thread (SIGEV_THREAD)",
      "another owner: root"},
     {kDescriptor, "file",
-     "path, position, flags, locks; the content of removed ones; whether a mount hides it",
+     "path, position, flags, locks; content and extended attributes of removed ones; whether a "
+     "mount hides it",
      "opened again by its path, or below the mount that hides it; removed ones with their content",
      "files that have lost their name, and of whose others a short search finds none; those that a "
      "mount of the tree's own hides; what a trigger of pressure (PSI) was to tell, which is said",
@@ -127,13 +132,15 @@ constexpr Coverage kCoverage[] = {
     {kDescriptor, "directory", "path, position", "opened again; removed ones, too", "",
      "removed ones: a place to make them again"},
     {kDescriptor, "device",
-     "path, numbers; of pseudoterminals settings, window size, modes, session, foreground group; "
-     "what is "
-     "queued, with --kill",
+     "path, numbers; of pseudoterminals settings, window size, modes, session, foreground group, "
+     "whether they are hung up; with --kill what is queued, also ends of files, stopped output, an "
+     "unread byte of packet mode that tells of that",
      "opened again; pseudoterminals whose master is in the tree, others become that of restore",
-     "what is queued in a terminal without --kill, which is said; consoles that are somebody's "
-     "screen; what a driver kept for the program, which is said; isolated, disks and memory that "
-     "it could write to",
+     "what is queued in a terminal without --kill, and other bytes of packet mode, which is said; "
+     "a "
+     "pending ^V, which the kernel does not show; consoles that are somebody's screen; what a "
+     "driver "
+     "kept for the program, which is said; isolated, disks and memory that it could write to",
      ""},
     {kDescriptor, "socket",
      "domain, type, addresses, options, what is queued with senders, credentials and descriptors "

@@ -121,6 +121,9 @@ void add_capabilities(const pb::Credentials& wanted, Seed& seed) {
   }
   seed.add("set capabilities", SYS_capset,
            {seed.put_value(CapabilityHeader{}), seed.put_value(data)});
+}
+
+void add_ambient_capabilities(const pb::Credentials& wanted, Seed& seed) {
   for (uint64_t i = 0; i < 64; ++i)
     if (wanted.cap_ambient() >> i & 1)
       seed.add("set an ambient capability", SYS_prctl, {PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, i});
@@ -131,25 +134,29 @@ void add_capabilities(const pb::Credentials& wanted, Seed& seed) {
 void add_credentials(const pb::Credentials& wanted, const ProcFields& status,
                      const UserNumbers& numbers, Seed& seed) {
   constexpr uint32_t kKeep = 1 << 4, kKeepLocked = 1 << 5;  // SECBIT_KEEP_CAPS and its lock
+  // In the way of what follows, as SECBIT_NO_CAP_AMBIENT_RAISE and its lock are.
+  constexpr uint32_t kLate = kKeepLocked | 1 << 6 | 1 << 7;
   const uint64_t bounding = status.number("CapBnd", 16);
   for (uint64_t i = 0; i < 64; ++i)
     if (bounding >> i & ~(wanted.cap_bounding() >> i) & 1)
       seed.add("drop a capability", SYS_prctl, {PR_CAPBSET_DROP, i});
   const bool changes_ids = !has_ids_already(wanted, status);
-  const uint32_t bits = wanted.securebits(), meanwhile = (bits | kKeep) & ~kKeepLocked;
-  if (changes_ids || bits)
-    seed.add("set securebits", SYS_prctl, {PR_SET_SECUREBITS, changes_ids ? meanwhile : bits});
+  const uint32_t bits = wanted.securebits();
+  const uint32_t meanwhile = (bits & ~kLate) | (changes_ids ? kKeep : 0);
+  if (meanwhile) seed.add("set securebits", SYS_prctl, {PR_SET_SECUREBITS, meanwhile});
   add_groups(wanted, numbers, seed);
   if (changes_ids) add_ids(wanted, numbers, seed);
-  if (changes_ids && bits & kKeepLocked) {
+  if (bits & kLate) {
     // That takes a capability, none of which is in effect after a change of user.
-    pb::Credentials all;
+    pb::Credentials all = wanted;
     all.set_cap_permitted(status.number("CapPrm", 16));
     all.set_cap_effective(all.cap_permitted());
     add_capabilities(all, seed);
+    add_ambient_capabilities(wanted, seed);
     seed.add("set securebits", SYS_prctl, {PR_SET_SECUREBITS, bits});
   }
   add_capabilities(wanted, seed);
+  if (!(bits & kLate)) add_ambient_capabilities(wanted, seed);
   if (changes_ids && !(bits & (kKeep | kKeepLocked)))
     seed.add("set securebits", SYS_prctl, {PR_SET_KEEPCAPS, 0});
 }

@@ -18,6 +18,7 @@
 #include "core/resource/resources.h"
 #include "core/resource/sharing.h"
 #include "core/resource/terminal.h"
+#include "core/resource/unix_messages.h"
 
 namespace snapgdb {
 namespace {
@@ -157,9 +158,15 @@ uint32_t capture_in_flight(CaptureContext& context, const FrozenProcess& receive
   return description;
 }
 
+std::string called(const pb::Descriptor& descriptor) {
+  return descriptor.number() == kInFlight ? "a descriptor in a message"
+                                          : fmt::format("descriptor {}", descriptor.number());
+}
+
 std::optional<int> standard_stream(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
   const bool is_standard = descriptor.number() != kInFlight && descriptor.number() <= STDERR_FILENO;
-  if (is_own_terminal(snapshot, descriptor) || is_machines_terminal(snapshot, descriptor))
+  if (is_own_terminal(snapshot, descriptor) || is_machines_terminal(snapshot, descriptor) ||
+      descriptor.device_node().hung_up())
     return std::nullopt;
   if (descriptor.has_device_node() && descriptor.device_node().terminal()) {
     if (is_standard) return descriptor.number();
@@ -223,7 +230,7 @@ std::vector<Fd> open_files(OpeningContext& context, const RestorePlan& plan) {
   finish_sockets(context, plan, files);
   finish_nameless(context);
   finish_message_queues(context, plan, files);
-  finish_terminals(plan, files);
+  finish_terminals(context, plan, files);
   return files;
 }
 
@@ -316,6 +323,7 @@ void open_late_files(RestoreContext& context) {
   for (const auto& [inode, process] : ended)
     process.parent->call("reap a process", SYS_wait4,
                          {static_cast<uint64_t>(process.number), 0, __WALL, 0});
+  fill_sockets_late(context);
 }
 
 Fd planned_file(const RestoreContext& context, size_t place) {

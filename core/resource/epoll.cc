@@ -19,8 +19,10 @@
 namespace snapgdb {
 namespace {
 
+constexpr std::string_view kTarget = "anon_inode:[eventpoll]";
+
 bool matches(const OpenDescriptor& open) {
-  return open.target == "anon_inode:[eventpoll]";
+  return open.target == kTarget;
 }
 
 // What is watched goes by the number that it had when it was added. It may be open under another
@@ -40,6 +42,37 @@ void find_watched(CaptureContext& context, const OpenDescriptor& open, uint32_t 
     if (const auto number = parse_number<int>(name); number && is_it(*number))
       return target.set_description(context.descriptions.of(task, *number));
   target.set_elsewhere(true);
+}
+
+// Whether an epoll, or one that it watches, may watch a signalfd. Such a one must not be asked: it
+// looks for signals of whoever asks, and where there are none, forgets that there was something to
+// be told of (ep_send_events(), fs/eventpoll.c). Kinds without inodes of their own have the same
+// one, `inode`.
+bool may_watch_signals(const ProcDirectory& proc, std::string_view info, uint64_t inode,
+                       int depth = 0) {
+  constexpr int kMaxDepth = 5;  // EP_MAX_NESTS, and the first
+  const auto may = [&](std::string_view line) {
+    const auto pairs = key_value_pairs(line);
+    if (!line.starts_with("tfd:") || pair_number(pairs, "ino", 16) != inode) return false;
+    const auto number = pair_number(pairs, "tfd");
+    const auto link = proc.link_if_allowed(fmt::format("fd/{}", number));
+    if (link != kTarget) return !link || *link == "anon_inode:[signalfd]";
+    const auto inner = proc.read_if_allowed(fmt::format("fdinfo/{}", number).c_str());
+    return depth == kMaxDepth || !inner || may_watch_signals(proc, *inner, inode, depth + 1);
+  };
+  return std::ranges::any_of(split(info, '\n'), may);
+}
+
+// Whether asking it matters to a restore, and is harmless.
+bool is_to_be_asked(const OpenDescriptor& open, const pb::Epoll& epoll) {
+  const uint64_t anonymous = open.status.st_ino;
+  const auto tells_of_changes = [](const auto& target) { return target.events() & EPOLLET; };
+  const auto is_unknown = [&](const pb::Epoll::Target& target) {
+    return target.inode() == anonymous && (target.elsewhere() || target.description());
+  };
+  return std::ranges::any_of(epoll.targets(), tells_of_changes) &&
+         std::ranges::none_of(epoll.targets(), is_unknown) &&
+         !may_watch_signals(open.process.task_proc, open.info_text, anonymous);
 }
 
 // Whether there is something to be told of: who asks takes nothing away.
@@ -64,7 +97,7 @@ void capture(CaptureContext& context, const OpenDescriptor& open, pb::Descriptor
     target.set_inode(pair_number(pairs, "ino", 16));
     find_watched(context, open, times[target.fd()]++, target);
   }
-  epoll.set_ready(is_ready(open.process, open.number));
+  epoll.set_ready(!is_to_be_asked(open, epoll) || is_ready(open.process, open.number));
 }
 
 // ---- By a number of another process, or in a message --------------------------------------------
@@ -339,9 +372,9 @@ void settle_epolls(RestoreContext& context) {
         ProcDirectory::of(Pid{::getpid()}).read(fmt::format("fdinfo/{}", epoll.get()).c_str());
     if (wanted & ~flags_kept(info) & EPOLLWAKEUP)
       context.notes.push_back(fmt::format(
-          "descriptor {}: what it watches does not keep the machine awake (EPOLLWAKEUP): that "
-          "takes CAP_BLOCK_SUSPEND",
-          descriptor.number()));
+          "{}: what it watches does not keep the machine awake (EPOLLWAKEUP): that takes "
+          "CAP_BLOCK_SUSPEND",
+          called(descriptor)));
   });
 }
 

@@ -105,8 +105,8 @@ Fd open(OpeningContext& context, const pb::Descriptor& descriptor) {
   Fd fd(::fanotify_init(flags_to_make(descriptor), descriptor.fanotify().event_flags()));
   if (fd.valid()) return fd;
   if (!context.plan.isolated) throw_errno("cannot make a fanotify");
-  context.notes.push_back(fmt::format("descriptor {}, {}, fails as a lost connection would: {}",
-                                      descriptor.number(), printable(descriptor.target()),
+  context.notes.push_back(fmt::format("{}, {}, fails as a lost connection would: {}",
+                                      called(descriptor), printable(descriptor.target()),
                                       errno_text(errno)));
   return lost_connection();
 }
@@ -130,14 +130,12 @@ void watch(RestoreContext& context, const pb::Descriptor& descriptor, const Fd& 
                    surviving = mark.flags() & FAN_MARK_IGNORED_SURV_MODIFY;
     if (!add(fd, mark, path, kept, mark.mask()) ||
         !add(fd, mark, path, kept | ignoring | surviving, mark.ignored_mask()))
-      context.notes.push_back(fmt::format("descriptor {}: {} is not watched any more: {}",
-                                          descriptor.number(), printable(mark.path()),
-                                          errno_text(errno)));
+      context.notes.push_back(fmt::format("{}: {} is not watched any more: {}", called(descriptor),
+                                          printable(mark.path()), errno_text(errno)));
   }
   if (group.unread())
-    context.notes.push_back(
-        fmt::format("descriptor {}: {} bytes of events that nobody had read are lost",
-                    descriptor.number(), group.unread()));
+    context.notes.push_back(fmt::format("{}: {} bytes of events that nobody had read are lost",
+                                        called(descriptor), group.unread()));
 }
 
 }  // namespace

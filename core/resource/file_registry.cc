@@ -54,6 +54,45 @@ std::string build_id_of(const Fd& fd) {
   return "";
 }
 
+// The file with its debug information that .gnu_debuglink names; "" if there is none.
+std::string debug_link_of(const Fd& fd) {
+  ::elf_version(EV_CURRENT);
+  const ElfPointer elf(::elf_begin(fd.get(), ELF_C_READ_MMAP, nullptr), ::elf_end);
+  size_t names = 0;
+  if (!elf || ::elf_getshdrstrndx(elf.get(), &names) != 0) return "";
+  for (Elf_Scn* section = nullptr; (section = ::elf_nextscn(elf.get(), section));) {
+    GElf_Shdr header;
+    if (!::gelf_getshdr(section, &header)) return "";
+    const char* name = ::elf_strptr(elf.get(), names, header.sh_name);
+    if (!name || std::string_view(name) != ".gnu_debuglink") continue;
+    const Elf_Data* data = ::elf_rawdata(section, nullptr);
+    if (!data || !data->d_buf) return "";
+    const auto* text = static_cast<const char*>(data->d_buf);
+    const std::string link(text, ::strnlen(text, data->d_size));
+    return link.find('/') == link.npos ? link : "";
+  }
+  return "";
+}
+
+// Where gdb looks ("Separate Debug Files" in its manual), as the process would see it.
+std::vector<std::string> places_of_debug_file(const std::string& path, const std::string& build_id,
+                                              const std::string& link) {
+  constexpr const char* kGlobal = "/usr/lib/debug";
+  std::vector<std::string> places;
+  if (build_id.size() >= 2) {
+    const std::string hex = to_hex(build_id);
+    places.push_back(
+        fmt::format("{}/.build-id/{}/{}.debug", kGlobal, hex.substr(0, 2), hex.substr(2)));
+  }
+  if (!link.empty() && path.starts_with('/')) {
+    const std::string directory = path.substr(0, path.rfind('/'));
+    places.push_back(fmt::format("{}/{}", directory, link));
+    places.push_back(fmt::format("{}/.debug/{}", directory, link));
+    places.push_back(fmt::format("{}{}/{}", kGlobal, directory, link));
+  }
+  return places;
+}
+
 bool is_executable(const Fd& fd) {
   Elf64_Ehdr header;
   if (::pread(fd.get(), &header, sizeof header, 0) != sizeof header) return false;
@@ -135,15 +174,25 @@ void FileRegistry::write_new_files(ImageWriter& image, PageWriter& pages,
 }
 
 void FileRegistry::add_debug_file(const Entry& of) {
+  if (!of.elf) return;
+  const std::string& path = of.record.path();
   const std::string& build_id = of.record.build_id();
-  if (build_id.size() < 2 || debug_ids_.contains(build_id)) return;
-  const std::string hex = to_hex(build_id);
-  const std::string path =
-      fmt::format("/usr/lib/debug/.build-id/{}/{}.debug", hex.substr(0, 2), hex.substr(2));
-  Fd fd(::openat(of.root->get(), path.c_str() + 1, O_RDONLY | O_NONBLOCK | O_CLOEXEC));
-  struct stat status {};
-  if (!fd.valid() || ::fstat(fd.get(), &status) != 0 || !S_ISREG(status.st_mode)) return;
+  if (!build_id.empty() && debug_ids_.contains(build_id)) return;
+  for (const std::string& place : places_of_debug_file(path, build_id, debug_link_of(of.fd))) {
+    Fd fd(::openat(of.root->get(), place.c_str() + 1, O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+    struct stat status {};
+    if (place == path || !fd.valid() || ::fstat(fd.get(), &status) != 0 ||
+        !S_ISREG(status.st_mode) || !is_elf(fd))
+      continue;
+    const std::string own = build_id_of(fd);
+    if (!own.empty() && !build_id.empty() && own != build_id) continue;
+    return add_debug_file(of, place, std::move(fd), status);
+  }
+}
 
+void FileRegistry::add_debug_file(const Entry& of, const std::string& path, Fd fd,
+                                  const struct stat& status) {
+  const std::string& build_id = of.record.build_id();
   Entry entry;
   entry.elf = true;
   entry.fd = std::move(fd);
@@ -159,7 +208,7 @@ void FileRegistry::add_debug_file(const Entry& of) {
                                                   human_size(entry.record.size()),
                                                   human_size(kMaxDebugFile)));
   entry.record.set_id(static_cast<uint32_t>(entries_.size() + 1));
-  debug_ids_[build_id] = entry.record.id();
+  if (!build_id.empty()) debug_ids_.insert(build_id);
   entries_.push_back(std::move(entry));
 }
 

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <sys/stat.h>
+
 #include <deque>
 #include <map>
 #include <memory>
@@ -65,12 +67,13 @@ class FileRegistry {
   void write(Entry& entry, ImageWriter& image, PageWriter& pages,
              std::vector<pb::Missing>& missing);
   void add_debug_file(const Entry& of);
+  void add_debug_file(const Entry& of, const std::string& path, Fd fd, const struct stat& status);
 
   mutable std::mutex mutex_;  // while files are registered
   std::map<Key, uint32_t> ids_;
-  std::set<Key> looked_at_;                    // of this snapshot
-  std::map<std::string, uint32_t> debug_ids_;  // by build-id
-  std::deque<Entry> entries_;                  // id - 1; stay where they are
+  std::set<Key> looked_at_;          // of this snapshot
+  std::set<std::string> debug_ids_;  // build-ids whose debug file is registered
+  std::deque<Entry> entries_;        // id - 1; stay where they are
   size_t written_ = 0;
 };
 

@@ -18,6 +18,7 @@
 #include "core/base/strings.h"
 #include "core/linux/mapped_file.h"
 #include "core/linux/mount_info.h"
+#include "core/resource/attributes.h"
 #include "core/resource/nameless.h"
 
 namespace snapgdb {
@@ -59,7 +60,7 @@ class TreeCapture {
     device_ = status.st_dev;
     add_way_to(root);
     const bool is_directory = S_ISDIR(status.st_mode);
-    if (is_directory || !known_.contains(root)) add(top, status, root);
+    if (is_directory || !known_.contains(root)) add(top, status, root, path_of(top));
     if (is_directory) walk(top, root);
   }
 
@@ -99,7 +100,10 @@ class TreeCapture {
     if (!file.valid() || ::fstat(file.get(), &status) != 0)
       throw_errno("cannot look at {}", printable(path));
     if (status.st_dev != device_) return add_cover(status, path);
-    if (!known_.contains(path)) add(file, status, path);
+    // What /proc has for a descriptor of a link would be followed to where the link leads.
+    const std::string place =
+        S_ISLNK(status.st_mode) ? path_of(directory) + "/" + name : path_of(file);
+    if (!known_.contains(path)) add(file, status, path, place);
     if (S_ISDIR(status.st_mode)) walk(file, path);
   }
 
@@ -112,7 +116,9 @@ class TreeCapture {
     entry.set_mode(S_ISDIR(status.st_mode) ? S_IFDIR | 0755 : S_IFREG | 0644);
   }
 
-  void add(const Fd& file, const struct stat& status, const std::string& path) {
+  // `place`: a name that leads to it now.
+  void add(const Fd& file, const struct stat& status, const std::string& path,
+           const std::string& place) {
     if (!known_.insert(path).second) return;
     if (out_.entries_size() >= kMaxEntries)
       throw Error("", fmt::format("it has more than {} files", kMaxEntries));
@@ -127,7 +133,8 @@ class TreeCapture {
       const auto [known, is_first] = links_.try_emplace(status.st_ino, path);
       if (!is_first) return entry.set_same_as(known->second);
     }
-    add_attributes(file, entry);
+    // By a name, since the calls that take a descriptor refuse an O_PATH one.
+    add_attributes(place, S_ISLNK(entry.mode()), *entry.mutable_attributes());
     if (S_ISLNK(status.st_mode)) entry.set_link(target_of(file, path));
     if (S_ISCHR(status.st_mode) || S_ISBLK(status.st_mode)) entry.set_node(status.st_rdev);
     if (S_ISREG(status.st_mode)) add_content(file, status, entry);
@@ -139,27 +146,6 @@ class TreeCapture {
     if (size < 0) throw_errno("cannot read the link {}", printable(path));
     target.resize(static_cast<size_t>(size));
     return target;
-  }
-
-  // Of O_PATH descriptors only the names that /proc has for them lead there. Links have none of
-  // their own that an ordinary program could set.
-  static void add_attributes(const Fd& file, pb::FileEntry& entry) {
-    if (S_ISLNK(entry.mode())) return;
-    std::string names(65536, '\0');
-    const ssize_t size = ::listxattr(path_of(file).c_str(), names.data(), names.size());
-    if (size <= 0) return;
-    names.resize(static_cast<size_t>(size));
-    for (const std::string_view name : split(names, '\0')) {
-      std::string value(65536, '\0');
-      const std::string key(name);
-      const ssize_t length =
-          ::getxattr(path_of(file).c_str(), key.c_str(), value.data(), value.size());
-      if (key.empty() || length < 0) continue;
-      value.resize(static_cast<size_t>(length));
-      pb::ExtendedAttribute& attribute = *entry.add_attributes();
-      attribute.set_name(key);
-      attribute.set_value(std::move(value));
-    }
   }
 
   void add_content(const Fd& file, const struct stat& status, pb::FileEntry& entry) {
@@ -197,7 +183,14 @@ class TreeRestore {
     if (!make_node(entry, name)) return leave_out(entry);
     if (is_known(entry)) set_rights(entry, name);
   }
-  std::vector<std::string> take_notes() { return std::move(notes_); }
+  std::vector<std::string> take_notes() {
+    for (const auto& [attribute, lack] : lacks_)
+      notes_.push_back(
+          fmt::format("the attribute {} of {}{}, in a file system in memory, is not there: {}",
+                      printable(attribute), printable(lack.path),
+                      lack.others ? fmt::format(" (and {} more)", lack.others) : "", lack.why));
+    return std::move(notes_);
+  }
 
   // Last of all, for directories: what is made in them changes them.
   void set_times(const pb::FileEntry& entry) {
@@ -276,11 +269,10 @@ class TreeRestore {
     const Fd file(::openat(directory_.get(), name.c_str(),
                            O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
     if (!file.valid()) fail("make", entry);
-    if (::ftruncate(file.get(), static_cast<off_t>(entry.size())) != 0) fail("size", entry);
     if (const pb::FileRecord* record = snapshot_.file(entry.file()))
-      write_content(file, snapshot_, *record);
-    else if (!entry.content().empty())
-      pwrite_all(file.get(), std::as_bytes(std::span(entry.content())), 0, entry.path());
+      return fill_from_image(file, snapshot_, *record);
+    if (::ftruncate(file.get(), static_cast<off_t>(entry.size())) != 0) fail("size", entry);
+    pwrite_all(file.get(), std::as_bytes(std::span(entry.content())), 0, entry.path());
   }
 
   // EINVAL: a user that the tree's user namespace does not have.
@@ -289,17 +281,30 @@ class TreeRestore {
     if (::fchownat(directory_.get(), name.c_str(), user, group, AT_SYMLINK_NOFOLLOW) != 0 &&
         errno != EINVAL)
       fail("give away", entry);
-    if (S_ISLNK(entry.mode())) return;
-    if (::fchmodat(directory_.get(), name.c_str(), entry.mode() & 07777, 0) != 0)
+    if (!S_ISLNK(entry.mode()) &&
+        ::fchmodat(directory_.get(), name.c_str(), entry.mode() & 07777, 0) != 0)
       fail("set the rights of", entry);
-    if (entry.attributes().empty()) return;
-    const Fd file(::openat(directory_.get(), name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
     for (const pb::ExtendedAttribute& attribute : entry.attributes())
-      if (::setxattr(path_of(file).c_str(), attribute.name().c_str(), attribute.value().data(),
-                     attribute.value().size(), 0) != 0)
-        fail("set " + printable(attribute.name()) + " of", entry);
+      set_attribute(entry, attribute, name);
   }
 
+  // Those that only the system's own root may set ("trusted.") are lost in a user namespace.
+  void set_attribute(const pb::FileEntry& entry, const pb::ExtendedAttribute& attribute,
+                     const std::string& name) {
+    const std::string place = path_of(directory_) + "/" + name;
+    if (::lsetxattr(place.c_str(), attribute.name().c_str(), attribute.value().data(),
+                    attribute.value().size(), 0) == 0)
+      return;
+    const std::string why = errno_text(errno);
+    const auto [lack, is_first] = lacks_.try_emplace(attribute.name(), entry.path(), why);
+    if (!is_first) ++lack->second.others;
+  }
+
+  struct Lack {
+    std::string path, why;
+    int others = 0;
+  };
+  std::map<std::string, Lack> lacks_;  // by the attribute's name
   std::vector<std::string> notes_;
   std::set<std::string> left_out_;
   Fd directory_;  // that of the entry at hand

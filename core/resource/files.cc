@@ -1,3 +1,4 @@
+#include <dirent.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <sys/eventfd.h>
@@ -69,12 +70,46 @@ void capture_regular(CaptureContext& context, const OpenDescriptor& open, pb::De
   out.set_target(std::move(*name));
 }
 
+// Reads names from the beginning, as long as `visit`, which is told where the next one is, wants
+// more.
+void read_names(const Fd& directory, auto visit) {
+  alignas(dirent64) char names[32 * 1024];
+  long size = 0;
+  while ((size = ::syscall(SYS_getdents64, directory.get(), names, sizeof names)) > 0)
+    for (long at = 0; at < size;) {
+      const auto* entry = reinterpret_cast<const dirent64*>(names + at);
+      if (!visit(static_cast<uint64_t>(entry->d_off))) return;
+      at += entry->d_reclen;
+    }
+}
+
+// A position means something to the file system that gave it only. Up to so many names, which is
+// some milliseconds; 0: it is not known.
+constexpr uint64_t kMaxNames = 20'000;
+uint64_t names_before(const OpenDescriptor& open) {
+  const std::string name = fmt::format("fd/{}", open.number);
+  constexpr int kFlags = O_RDONLY | O_DIRECTORY;
+  Fd again = open.process.task_proc.open(name, kFlags | O_NOATIME);
+  if (!again.valid()) again = open.process.task_proc.open(name, kFlags);  // it is another user's
+  const uint64_t position = open.info.number("pos");
+  uint64_t count = 0, found = 0;
+  if (again.valid())
+    read_names(again, [&](uint64_t next) {
+      if (++count <= kMaxNames && next == position) found = count;
+      return found == 0 && count < kMaxNames;
+    });
+  return found;
+}
+
 bool is_directory(const OpenDescriptor& open) {
   return S_ISDIR(open.status.st_mode);
 }
 
 void capture_directory(CaptureContext&, const OpenDescriptor& open, pb::Descriptor& out) {
-  out.mutable_directory();
+  if (out.position() && !(out.flags() & O_PATH))
+    out.mutable_directory()->set_names_before(names_before(open));
+  else
+    out.mutable_directory();
   out.set_covered(is_covered(open));
   out.set_removed(open.status.st_nlink == 0);
 }
@@ -109,6 +144,29 @@ bool is_pressure_trigger(const pb::Descriptor& descriptor) {
           (name.starts_with("/sys/fs/cgroup/") && name.ends_with(".pressure")));
 }
 
+// Of a directory in another file system (the sandbox's, above the one that it was in).
+void go_to_name(OpeningContext& context, const Fd& directory, const pb::Descriptor& descriptor) {
+  struct stat status {};
+  const uint64_t before = descriptor.directory().names_before();
+  const bool is_same = ::fstat(directory.get(), &status) == 0 &&
+                       status.st_dev == descriptor.device() && status.st_ino == descriptor.inode();
+  if (!descriptor.position() || is_same || descriptor.flags() & O_PATH)
+    return go_to_position(directory, descriptor);
+  if (!before) {
+    context.notes.push_back(
+        fmt::format("{}: which of its names have been read is not known: some may be passed over",
+                    printable(descriptor.target())));
+    return go_to_position(directory, descriptor);
+  }
+  uint64_t count = 0, position = 0;
+  read_names(directory, [&](uint64_t next) {
+    position = next;
+    return ++count < before;
+  });
+  if (::lseek(directory.get(), static_cast<off_t>(position), SEEK_SET) < 0)
+    throw_errno("cannot seek in {}", printable(descriptor.target()));
+}
+
 // O_CREAT, O_EXCL and O_TRUNC are not among the flags of an open file.
 Fd open_path(OpeningContext& context, const pb::Descriptor& descriptor) {
   if (is_pressure_trigger(descriptor)) return Fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
@@ -119,7 +177,7 @@ Fd open_path(OpeningContext& context, const pb::Descriptor& descriptor) {
           : descriptor.removed() ? Fd(::open(name.path().c_str(), flags))
                                  : open_for_holder(context, name.path(), flags);
   if (!fd.valid()) throw_errno("cannot open {}", printable(descriptor.target()));
-  go_to_position(fd, descriptor);
+  descriptor.has_directory() ? go_to_name(context, fd, descriptor) : go_to_position(fd, descriptor);
   return fd;
 }
 
@@ -223,7 +281,7 @@ std::string late_path(const Snapshot& snapshot, const pb::Descriptor& descriptor
   return path_of_task(snapshot, descriptor.target());
 }
 
-bool is_opened_late(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
+bool leads_to_tasks(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
   return process_in(snapshot, descriptor.target()) || !late_path(snapshot, descriptor).empty();
 }
 
@@ -278,7 +336,7 @@ Fd open_proc_late(LateOpening& opening, const pb::Descriptor& descriptor) {
 // Something to stand for it until then.
 Fd open_unless_late(OpeningContext& context, const pb::Descriptor& descriptor,
                     Fd (*open)(OpeningContext&, const pb::Descriptor&)) {
-  if (!is_opened_late(context.snapshot, descriptor)) return open(context, descriptor);
+  if (!leads_to_tasks(context.snapshot, descriptor)) return open(context, descriptor);
   Fd fd(::open("/", O_PATH | O_CLOEXEC));
   if (!fd.valid()) throw_errno("cannot open /");
   return fd;
@@ -292,6 +350,7 @@ bool is_kernel_log(const pb::Descriptor& descriptor) {
 
 // Terminals that are not the tree's own are those of the standard streams, or else gone.
 Fd open_device(OpeningContext& context, const pb::Descriptor& descriptor) {
+  if (descriptor.device_node().hung_up()) return open_hung_up_terminal(context, descriptor);
   if (is_own_terminal(context.snapshot, descriptor)) return open_terminal(context, descriptor);
   const bool is_there = !descriptor.device_node().terminal() ||
                         (!context.sandbox && is_machines_terminal(context.snapshot, descriptor));
@@ -328,6 +387,7 @@ std::string device_obstacle(const Snapshot& snapshot, const pb::Descriptor& desc
     if (!device.block() && device.major() == major && device.minor() == minor &&
         !(descriptor.flags() & O_PATH))
       return fmt::format("what it is connected with is the kernel's: {}", what);
+  if (device.hung_up()) return "";
   if (descriptor.removed() && ::geteuid() != 0)
     return "it was removed, and only root makes devices";
   const bool is_replaced =
@@ -358,6 +418,12 @@ Fd open_directory(OpeningContext& context, const pb::Descriptor& descriptor) {
 
 }  // namespace
 
+bool is_opened_late(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
+  const bool has_path = descriptor.has_file() || descriptor.has_directory() ||
+                        (descriptor.has_device_node() && !descriptor.device_node().terminal());
+  return descriptor.has_pidfd() || (has_path && leads_to_tasks(snapshot, descriptor));
+}
+
 Fd open_for_holder(const OpeningContext& context, const std::string& path, int flags) {
   const auto open = [&] { return Fd(::open(path.c_str(), flags)); };
   const pb::Process* holder = context.holder;
@@ -374,7 +440,7 @@ Fd open_for_holder(const OpeningContext& context, const std::string& path, int f
 
 std::string path_obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
   struct stat status {};
-  if (is_opened_late(snapshot, descriptor) && !is_below(snapshot, mounts_of(snapshot, descriptor)))
+  if (leads_to_tasks(snapshot, descriptor) && !is_below(snapshot, mounts_of(snapshot, descriptor)))
     return "";
   const pb::NamespaceState* mounts = mounts_of(snapshot, descriptor);
   if (is_below(snapshot, mounts) && (descriptor.removed() || descriptor.has_pipe()))

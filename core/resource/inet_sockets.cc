@@ -383,12 +383,29 @@ void bind_again(OpeningContext& context, const Fd& socket, const pb::Descriptor&
       "or --isolated, or --without socket");
 }
 
+namespace {
+
+// Of one that does not wait for it itself; false, with errno: it is not.
+bool becomes_connected(const Fd& socket) {
+  constexpr int kPatienceMs = 1000;
+  pollfd look{socket.get(), POLLOUT, 0};
+  int error = ETIMEDOUT;
+  socklen_t size = sizeof error;
+  if (::poll(&look, 1, kPatienceMs) == 1)
+    ::getsockopt(socket.get(), SOL_SOCKET, SO_ERROR, &error, &size);
+  errno = error;
+  return error == 0;
+}
+
+}  // namespace
+
 void connect_again(OpeningContext& context, const Fd& socket, const pb::Descriptor& descriptor) {
   const pb::Socket& record = descriptor.socket();
   if (record.remote_address().empty()) return;
   const std::string address = usable_here(context, record, record.remote_address());
   if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(address.data()),
-                static_cast<socklen_t>(address.size())) != 0)
+                static_cast<socklen_t>(address.size())) != 0 &&
+      !(errno == EINPROGRESS && becomes_connected(socket)))
     context.notes.push_back(fmt::format("{} is not connected to {} again: {}",
                                         printable(descriptor.target()), printable(record.remote()),
                                         errno_text(errno)));

@@ -115,16 +115,16 @@ void watch(RestoreContext& context, const pb::Descriptor& descriptor, const Fd& 
                (one->mask() & kKept) | (one->path().empty() ? 0 : uint32_t{IN_DONT_FOLLOW}));
     if (number != one->number())
       context.notes.push_back(fmt::format(
-          "descriptor {}: {} is not watched any more: {}", descriptor.number(),
-          printable(one->path()), number < 0 ? errno_text(errno) : "another watch has its number"));
+          "{}: {} is not watched any more: {}", called(descriptor), printable(one->path()),
+          number < 0 ? errno_text(errno) : "another watch has its number"));
   }
   drop_events(fd, 0);  // of the ways there
   if (!descriptor.inotify().unread()) return;
   const int next = watches.empty() ? 1 : watches.back()->number() + 1;
   const std::string why = queue_overflow(fd, next);
   context.notes.push_back(
-      fmt::format("descriptor {}: {} bytes of events that nobody had read are lost{}",
-                  descriptor.number(), descriptor.inotify().unread(),
+      fmt::format("{}: {} bytes of events that nobody had read are lost{}", called(descriptor),
+                  descriptor.inotify().unread(),
                   why.empty() ? ", and the program is told that some are (IN_Q_OVERFLOW)"
                               : fmt::format("; the program cannot be told so: {}", why)));
 }

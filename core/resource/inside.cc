@@ -94,7 +94,7 @@ struct ProcessAnswers {
   int32_t subreaper;
   uint64_t xstate_permitted;
 };
-constexpr size_t kProcessCalls = kSignals + 3 + 7;
+constexpr size_t kProcessCalls = kSignals + 3 + 8;
 
 // What only a thread itself is told.
 class ThreadQuestions {
@@ -188,6 +188,7 @@ class ProcessQuestion : public Question {
     for (uint64_t which = 0; which < 3; ++which)
       inquiry_.call(SYS_getitimer, {which, inquiry_.address_for(answers_.intervals[which])});
     inquiry_.call(SYS_prctl, {PR_GET_CHILD_SUBREAPER, inquiry_.address_for(answers_.subreaper)});
+    inquiry_.call(SYS_prctl, {PR_GET_DUMPABLE}, &dumpable_);
     inquiry_.call(SYS_prctl, {PR_GET_THP_DISABLE}, &huge_pages_disabled_);
     inquiry_.call(SYS_prctl, {kGetDenyWriteExecute}, &deny_write_execute_);
     inquiry_.call(SYS_prctl, {kGetMemoryMerge}, &memory_merge_);
@@ -243,6 +244,7 @@ class ProcessQuestion : public Question {
     process_.set_xstate_permitted(answers_.xstate_permitted);
     process_.mutable_layout()->set_brk_low(static_cast<uint32_t>(brk_));
     process_.set_child_subreaper(answers_.subreaper != 0);
+    if (dumpable_ >= 0) process_.set_dumpable(dumpable_ == 1);
     process_.set_thp_disabled(unless_refused(huge_pages_disabled_));
     process_.set_deny_write_execute(unless_refused(deny_write_execute_));
     process_.set_memory_merge(unless_refused(memory_merge_));
@@ -255,8 +257,8 @@ class ProcessQuestion : public Question {
   bool failed_ = false;
   ProcessAnswers answers_{};
   std::vector<itimerspec> timers_;
-  int32_t huge_pages_disabled_ = 0, deny_write_execute_ = 0, memory_merge_ = 0, brk_ = 0,
-          membarrier_ = 0;
+  int32_t dumpable_ = 0, huge_pages_disabled_ = 0, deny_write_execute_ = 0, memory_merge_ = 0,
+          brk_ = 0, membarrier_ = 0;
   ThreadQuestions of_host_;
   Inquiry inquiry_;
 };

@@ -6,6 +6,7 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/resource/resources.h"
+#include "core/resource/signal_queue.h"
 
 namespace snapgdb {
 namespace {
@@ -39,6 +40,15 @@ constexpr std::string_view kNames[] = {
     "Max locked memory",  "Max address space", "Max file locks",        "Max pending signals",
     "Max msgqueue size",  "Max nice priority", "Max realtime priority", "Max realtime timeout"};
 
+// More may be pending than the limit, lowered since, would let be queued.
+bool has_more_pending_than(const pb::Process& process, uint64_t limit) {
+  auto pending = static_cast<uint64_t>(process.pending_siginfo_size());
+  for (const pb::Thread& thread : process.threads())
+    pending +=
+        static_cast<uint64_t>(thread.pending_siginfo_size()) + !thread.stop_siginfo().empty();
+  return pending > limit;
+}
+
 // Without CAP_SYS_RESOURCE a hard limit can only go down: then it is ours.
 void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
   for (const pb::Limit& limit : process.limits()) {
@@ -47,6 +57,8 @@ void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
     const auto resource = static_cast<uint64_t>(found - kNames);
     rlimit value{limit.soft(), limit.hard()}, own{};
     ::getrlimit(static_cast<__rlimit_resource>(resource), &own);
+    if (resource == RLIMIT_SIGPENDING && has_more_pending_than(process, limit.soft()))
+      value.rlim_cur = value.rlim_max = std::max(value.rlim_max, own.rlim_max);
     const uint64_t at = seed.put_value(value);
     if (value.rlim_max <= own.rlim_max || seed.try_call(SYS_prlimit64, {0, resource, at}) != 0) {
       if (value.rlim_max > own.rlim_max)
@@ -63,6 +75,17 @@ void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
 }
 
 }  // namespace
+
+// By us: it may have no call to do after its last signals.
+std::string limit_pending_signals(const pb::Process& process, Tid tid) {
+  const auto limit =
+      std::ranges::find(process.limits(), kNames[RLIMIT_SIGPENDING], &pb::Limit::name);
+  if (limit == process.limits().end() || !has_more_pending_than(process, limit->soft())) return "";
+  const rlimit value{limit->soft(), limit->hard()};
+  if (::prlimit(tid.value, RLIMIT_SIGPENDING, &value, nullptr) == 0) return "";
+  return fmt::format("process {}: the limit \"{}\" is not {}: {}", process.pid(), limit->name(),
+                     limit->soft(), errno_text(errno));
+}
 
 const ProcessRestorer kLimitRestorer{"limits", restore};
 const ProcessResource kLimits{"limits", capture};

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -19,6 +20,8 @@ namespace snapgdb {
 
 // The reason why such a page cannot be read, by which a restore knows it.
 inline constexpr const char* kGuardPage = "a guard page (MADV_GUARD_INSTALL)";
+inline constexpr std::string_view kKeptOutOfDumps =
+    "the program keeps it out of dumps (MADV_DONTDUMP)";
 inline constexpr const char* kOutOfReach =
     "shared memory, or a view of it, not mapped in at that moment; reading it needs "
     "CAP_CHECKPOINT_RESTORE";

@@ -357,17 +357,6 @@ void write_content(const RestoreContext& context, const pb::Process& process, Ti
 
 // ---- What is mapped -----------------------------------------------------------------------------
 
-void copy_from_image(const Snapshot& snapshot, const pb::FileRecord& file, const Fd& copy) {
-  std::vector<std::byte> buffer(size_t{1} << 20);
-  for (uint64_t at = 0; at < file.size();) {
-    const size_t n = snapshot.read_file(file, at, buffer);
-    if (n == 0)
-      throw Error("cannot read " + printable(file.path()) + " in the image", "it is not all there");
-    write_all(copy.get(), std::span(buffer).first(n), file.path());
-    at += n;
-  }
-}
-
 Fd reopen(const Fd& file, bool writable) {
   return reopened(file, writable ? O_RDWR : O_RDONLY);
 }
@@ -377,7 +366,7 @@ Fd reopen(const Fd& file, bool writable) {
 Fd made_from_image(const OpeningContext& context, const PlannedFile& file,
                    const pb::FileRecord& record) {
   const Fd copy = make_nameless(record.path());
-  copy_from_image(context.snapshot, record, copy);
+  fill_from_image(copy, context.snapshot, record);
   if (::fchmod(copy.get(), (record.mode() & 0777) | S_IRUSR | S_IWUSR) != 0)
     throw_errno("cannot set the rights of {}", printable(record.path()));
   Fd again = reopen(copy, file.writable);
@@ -389,7 +378,7 @@ Fd made_from_image(const OpeningContext& context, const PlannedFile& file,
 Fd put_in_place(const OpeningContext& context, const PlannedFile& file,
                 const pb::FileRecord& record) {
   Fd copy = context.sandbox->replacement(*file.replacement);
-  copy_from_image(context.snapshot, record, copy);
+  fill_from_image(copy, context.snapshot, record);
   Fd again = reopen(copy, file.writable);
   if (context.sandbox->is_in_place(*file.replacement))
     again = Fd(::open(record.path().c_str(), (file.writable ? O_RDWR : O_RDONLY) | O_CLOEXEC));
@@ -447,7 +436,19 @@ void drop_differing(const pb::Vma& vma, const Extents& extents, const Inheritanc
     }
 }
 
+// Once nothing of it has to change any more, also in those that are born with a copy of it.
+void seal(RestoreContext& context, const pb::Process& process, Seed& seed) {
+  constexpr long kMseal = 462;  // mseal(2), Linux 6.10
+  if (!is_first_to_share(context.snapshot, process, kMemory)) return;
+  for (const pb::Vma& vma : process.mappings())
+    if (has_flag(vma, "sl") && !is_kernel_part(vma))
+      seed.add_if_allowed("seal memory", kMseal, {vma.start(), vma.end() - vma.start(), 0});
+  context.perform(seed, process.pid());
+}
+
 }  // namespace
+
+const ProcessRestorer kSealRestorer{"sealed memory", seal};
 
 uint64_t stored_memory(const Snapshot& snapshot, const pb::Process& process) {
   uint64_t bytes = 0;

@@ -87,6 +87,19 @@ std::string source_of(const pb::NamespaceState* above, const pb::NamespaceState&
   return found;
 }
 
+// Of an overlay. In memory that is itself made anew, a layer cannot be had in time.
+std::string why_no_layer(const pb::NamespaceState& space, const std::string& layer) {
+  struct stat status {};
+  const pb::Mount* under = mount_of(space, layer);
+  if (under && under->outside().empty() &&
+      entry_at(system_of(space, *under), joined(under->root(), below(layer, under->point()))))
+    return fmt::format("its layer {} is in the {} at {}, which only the tree had", printable(layer),
+                       printable(system_of(space, *under).type()), printable(under->point()));
+  return ::stat(layer.c_str(), &status) == 0
+             ? ""
+             : fmt::format("its layer {} is not there", printable(layer));
+}
+
 // "" if it can be had.
 std::string why_lost(const pb::NamespaceState* above, const pb::NamespaceState& space,
                      const pb::Mount& mount) {
@@ -108,8 +121,7 @@ std::string why_lost(const pb::NamespaceState* above, const pb::NamespaceState& 
       return mount.root() == "/" || system.type() == "proc" ? "" : "it is a part of one";
     case FileSystemKind::kLayers:
       for (const std::string& layer : layers_of(system))
-        if (::stat(layer.c_str(), &status) != 0)
-          return fmt::format("its layer {} is not there", printable(layer));
+        if (std::string why = why_no_layer(space, layer); !why.empty()) return why;
       return "";
     case FileSystemKind::kOther:
       break;
@@ -154,15 +166,35 @@ std::string why_apart(const Snapshot& snapshot, const RestorePlan& plan,
   return "";
 }
 
+// The mounts of Sandbox: all of its layers are in memory, and were there only.
+bool is_sandbox(const pb::NamespaceState& space) {
+  constexpr std::string_view kScratch = "/proc/", kUpper = "/upper";
+  return std::ranges::any_of(space.file_systems(), [&](const pb::FileSystem& system) {
+    const auto layers = layers_of(system);
+    if (layers.empty()) return false;
+    std::string_view upper = layers.front();
+    if (!upper.starts_with(kScratch) || !upper.ends_with(kUpper)) return false;
+    upper.remove_prefix(kScratch.size());
+    upper.remove_suffix(std::min(kUpper.size(), upper.size()));
+    return parse_number<uint32_t>(upper).has_value();
+  });
+}
+
 }  // namespace
 
 void plan_mounts(const Snapshot& snapshot, RestorePlan& plan) {
+  constexpr const char* kHelp = "--without mounts: the tree sees the mounts that are here";
   const auto object = [&](int32_t who, const pb::Mount& mount, const std::string& why) {
     if (!why.empty())
-      plan.obstacles.push_back({who, fmt::format("what is mounted at {}", printable(mount.point())),
-                                why, "--without mounts: the tree sees the mounts that are here"});
+      plan.obstacles.push_back(
+          {who, fmt::format("what is mounted at {}", printable(mount.point())), why, kHelp});
   };
-  if (plan.mounts)
+  if (plan.mounts && is_sandbox(*plan.mounts))
+    plan.obstacles.push_back({snapshot.root().pid(), "its mounts",
+                              "the tree was captured in a sandbox (restore --isolated), and what "
+                              "it wrote there is nowhere else",
+                              kHelp});
+  else if (plan.mounts)
     for (const pb::Mount& mount : plan.mounts->mounts())
       object(snapshot.root().pid(), mount, why_lost(nullptr, *plan.mounts, mount));
   for (const auto& [space, member] : plan.mount_spaces)

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/base/fd.h"
@@ -84,6 +85,10 @@ class NamelessFiles {
   std::map<std::pair<uint64_t, uint64_t>, uint32_t> by_inode_;  // and device
 };
 
+// MAP_SHARED | MAP_ANONYMOUS: whole in the mappings, unless it was opened through
+// /proc/PID/map_files. System V shared memory: system_v.cc sees to it.
+bool is_only_mapped(std::string_view path);
+
 // Of a file whose name is gone: another one, as the process sees it; in the same directory, or
 // where a short search finds it.
 std::optional<std::string> other_name_of(const ProcDirectory& proc, const struct stat& status,
@@ -94,7 +99,8 @@ std::optional<std::string> other_name_of(const ProcDirectory& proc, const struct
 Fd make_nameless(const std::string& path, uint64_t huge_page_size = 0);
 // With size and content.
 Fd make_nameless(const Snapshot& snapshot, const pb::FileRecord& file);
-// The content alone.
-void write_content(const Fd& fd, const Snapshot& snapshot, const pb::FileRecord& file);
+// Gives an empty file its size and its content, with the holes that it had. Throws Error where the
+// image has lost some of it.
+void fill_from_image(const Fd& fd, const Snapshot& snapshot, const pb::FileRecord& file);
 
 }  // namespace snapgdb

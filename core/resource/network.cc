@@ -86,7 +86,7 @@ void pair(const Joined& one, int32_t number, const Joined& other) {
 
 }  // namespace
 
-void capture_network(const Fd& held, pb::Network& out) {
+void capture_network(CaptureContext& context, Pid member, const Fd& held, pb::Network& out) {
   NetworkContents contents;
   const Fd ours(::open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC));
   int32_t our_number = -1;
@@ -100,6 +100,9 @@ void capture_network(const Fd& held, pb::Network& out) {
   keep(contents.rules, *out.mutable_rules());
   keep(contents.neighbours, *out.mutable_neighbours());
   if (our_number >= 0) add_ends(contents.links, our_number, out);
+  for (const std::string& queue : contents.queues)
+    context.lacks(member, {}, "queueing discipline " + printable(queue),
+                  "how packets wait to be sent (tc(8)) is not carried");
 }
 
 void pair_networks(CaptureContext& context, pb::SnapshotRecord& record) {

@@ -16,8 +16,9 @@ namespace snapgdb {
 struct CaptureContext;
 struct RestorePlan;
 
-// While the tree is stopped: what a network namespace of its own, held by `held`, holds.
-void capture_network(const Fd& held, pb::Network& out);
+// While the tree is stopped: what a network namespace of its own, held by `held`, holds. `member`:
+// a process in it.
+void capture_network(CaptureContext& context, Pid member, const Fd& held, pb::Network& out);
 // When it runs again, since that takes long and changes seldom: settings and filters. Returns why
 // the filters are not all there are; "" otherwise.
 std::string capture_network_settings(const Fd& held, pb::Network& out);

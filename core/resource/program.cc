@@ -60,7 +60,8 @@ void capture(CaptureContext& context, const FrozenProcess& frozen, pb::Process& 
   process.set_coredump_filter(number_in(frozen.proc, "coredump_filter"));
   const std::string adjustment = proc.read("oom_score_adj");
   process.set_oom_score_adj(parse_number<int32_t>(trim(adjustment)).value_or(0));
-  // The kernel gives root the files of a process that is not dumpable (proc(5)).
+  // The kernel gives root the files of a process that is not dumpable (proc(5)). Of root's own,
+  // only the process itself is told (inside.cc).
   struct stat status {};
   process.set_dumpable(::fstatat(proc.fd(), "environ", &status, 0) == 0 &&
                        status.st_uid == frozen.task_status().number("Uid"));

@@ -60,6 +60,7 @@
   ROW(kAioRestorer)                    \
   ROW(kIoUringRestorer)                \
   ROW(kDescriptorRestorer)             \
+  ROW(kSealRestorer)                   \
   ROW(kLimitRestorer)
 
 // Credentials last: they may take away the right to do the rest.

@@ -21,6 +21,9 @@
 
 namespace snapgdb {
 
+// "descriptor 5", or "a descriptor in a message".
+std::string called(const pb::Descriptor& descriptor);
+
 // Something that cannot be brought back.
 struct Obstacle {
   int32_t pid = 0;
@@ -254,7 +257,7 @@ void prepare_shared_memory(OpeningContext& context, const RestorePlan& plan);
 // or the very same one.
 Fd open_again(const Fd& object, uint32_t flags, const pb::Descriptor& descriptor, bool same);
 // Owner, rights and times of what has no name: they would be in the way while it is being opened.
-void finish_nameless(const OpeningContext& context);
+void finish_nameless(OpeningContext& context);
 // Why it cannot be opened again by its path, as such a file; "" if it can.
 std::string path_obstacle(const Snapshot& snapshot, const pb::Descriptor& descriptor);
 void go_to_position(const Fd& file, const pb::Descriptor& descriptor);
@@ -263,7 +266,7 @@ void go_to_position(const Fd& file, const pb::Descriptor& descriptor);
 const Fd& nameless_object(OpeningContext& context, const pb::Descriptor& descriptor);
 // "" if it is.
 inline constexpr const char* kNotInImage = "its content is not in the image";
-std::string why_not_in_image(const Snapshot& snapshot, uint32_t nameless);
+std::string why_not_in_image(const Snapshot& snapshot, uint32_t file);
 std::string why_not_in_image(const Snapshot& snapshot, const pb::Descriptor& descriptor);
 // That of a mapping: the file, its content from the image, or shared memory.
 Fd open_mapped(OpeningContext& context, const PlannedFile& file);
@@ -328,8 +331,10 @@ void let_connections_go(const RestoreContext& context);
 inline constexpr size_t kDeliverySockets = 2;
 void add_delivery_sockets(std::vector<Fd>& files);
 // By what their kinds have for it: all that is opened late, in the tables of those who have it;
-// before any of them has its descriptors in place.
+// before any of them has its descriptors in place. Then messages that carry it are sent.
 void open_late_files(RestoreContext& context);
+// Whether it is: something stands for it until then.
+bool is_opened_late(const Snapshot& snapshot, const pb::Descriptor& descriptor);
 void start_files(RestoreContext& context);
 // A file of the plan. Throws SystemError.
 Fd planned_file(const RestoreContext& context, size_t place);

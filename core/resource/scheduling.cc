@@ -1,4 +1,5 @@
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 
 #include "core/base/error.h"
@@ -16,7 +17,8 @@ void capture(CaptureContext& context, const StoppedTask& stopped, pb::Thread& th
   if (const auto attributes = scheduling_of(tid)) {
     out.set_policy(attributes->policy);
     out.set_flags(attributes->flags);
-    out.set_nice(attributes->nice);
+    // Also of real-time policies, for when it has another one: sched_getattr(2) hides it.
+    out.set_nice(::getpriority(PRIO_PROCESS, static_cast<id_t>(tid.value)));
     out.set_realtime_priority(attributes->priority);
     out.set_deadline_runtime_ns(attributes->runtime);
     out.set_deadline_deadline_ns(attributes->deadline);
@@ -48,8 +50,20 @@ std::vector<uint64_t> mask_of(std::string_view list) {
   return mask;
 }
 
+// Of the processors that it may use, this machine may have fewer, or none.
+void restore_affinity(const pb::Scheduling& from, Seed& seed) {
+  const auto mask = mask_of(from.cpus_allowed());
+  const uint64_t at = seed.put(std::as_bytes(std::span(mask)));
+  seed.try_call(SYS_sched_setaffinity, {0, mask.size() * sizeof(uint64_t), at});
+}
+
 void restore(RestoreContext& context, const pb::Process&, const pb::Thread& thread, Seed& seed) {
   const pb::Scheduling& from = thread.scheduling();
+  restore_affinity(from, seed);               // SCHED_DEADLINE wants all processors to be allowed
+  constexpr uint32_t kOther = 0, kBatch = 3;  // by which sched_setattr(2) sets nice, too
+  if (from.nice() != 0 && from.policy() != kOther && from.policy() != kBatch)
+    seed.add_if_allowed(fmt::format("set nice {}", from.nice()), SYS_setpriority,
+                        {PRIO_PROCESS, 0, static_cast<uint64_t>(int64_t{from.nice()})});
   struct {  // struct sched_attr, its first version
     uint32_t size, policy;
     uint64_t flags;
@@ -74,10 +88,6 @@ void restore(RestoreContext& context, const pb::Process&, const pb::Thread& thre
   if (from.timer_slack_ns())
     seed.add("set the timer slack", SYS_prctl, {PR_SET_TIMERSLACK, from.timer_slack_ns()});
   context.perform(seed, thread.tid());
-  // Of the processors that it may use, this machine may have fewer, or none.
-  const auto mask = mask_of(from.cpus_allowed());
-  const uint64_t at = seed.put(std::as_bytes(std::span(mask)));
-  seed.try_call(SYS_sched_setaffinity, {0, mask.size() * sizeof(uint64_t), at});
 }
 
 }  // namespace

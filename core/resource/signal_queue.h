@@ -28,4 +28,8 @@ SignalQueue queue_of(const pb::Process& process);
 // A signal that was being delivered comes first again.
 SignalQueue queue_of(const pb::Process& process, const pb::Thread& thread);
 
+// Where more are pending than the limit allows by now, it is set when all are queued. Returns why
+// it is another one, or "".
+std::string limit_pending_signals(const pb::Process& process, Tid tid);
+
 }  // namespace snapgdb

@@ -57,6 +57,12 @@ T ask_kernel_if_possible(CaptureContext& context, const OpenDescriptor& open, co
   }
 }
 
+// As the schema has addresses and the like.
+template <typename T>
+std::string bytes_of(const T& structure) {
+  return {reinterpret_cast<const char*>(&structure), sizeof structure};
+}
+
 // Socket.state: its other end has broken the connection off, which it has not been told yet.
 inline constexpr const char* kReset = "reset";
 

@@ -84,16 +84,6 @@ int32_t key_to_make(const std::vector<Attached>& attachments,
   return is_free ? static_cast<int32_t>(*key) : IPC_PRIVATE;
 }
 
-void fill_from_file(const Snapshot& snapshot, const pb::FileRecord& file,
-                    std::span<std::byte> memory) {
-  for (size_t at = 0; at < memory.size();) {
-    const size_t n = snapshot.read_file(file, at, memory.subspan(at));
-    if (n == 0)
-      throw Error("cannot read " + printable(file.path()) + " in the image", "it is not all there");
-    at += n;
-  }
-}
-
 // Returns whether the image has all of what the mapping shows.
 bool fill_from_mapping(const Snapshot& snapshot, const pb::Process& process, const pb::Vma& vma,
                        std::span<std::byte> memory) {
@@ -132,7 +122,7 @@ void fill(const Snapshot& snapshot, const std::vector<Attached>& attachments,
   const Attachment attached(segment.permissions().id(), segment.size(), 0);
   const pb::FileRecord* file = snapshot.file(segment.nameless());
   if (file && file->embedded())
-    fill_from_file(snapshot, *file, attached.bytes());
+    snapshot.read_file(*file, 0, attached.bytes());
   else
     fill_from_mappings(snapshot, attachments, attached.bytes());
 }

@@ -324,17 +324,41 @@ void finish_tcp(OpeningContext& context, std::span<const OpenSocket> sockets) {
 
 // ---- Before the tree runs -----------------------------------------------------------------------
 
-void let_connections_go(const RestoreContext& context) {
-  const RestorePlan& plan = context.plan;
-  if (plan.connections == RestorePlan::Connections::kKept &&
-      has_outside_connections(context.snapshot)) {
-    const std::string name = lock_name(context.snapshot.record());
+namespace {
+
+// Its sequence numbers are in the image of who captured it with a lock only.
+bool was_locked(const Snapshot& snapshot) {
+  bool found = false;
+  for (const pb::Process& process : snapshot.processes())
+    for_each_descriptor(process, [&](const pb::Descriptor& descriptor) {
+      found |= is_outside_connection(snapshot, descriptor) && is_whole(descriptor.socket().tcp());
+    });
+  return found;
+}
+
+void unlock_network(const RestoreContext& context) {
+  using Connections = RestorePlan::Connections;
+  const std::string name = lock_name(context.snapshot.record());
+  if (context.plan.connections == Connections::kKept && has_outside_connections(context.snapshot)) {
     if (const std::string why = NetworkLock::remove(name); !why.empty())
       context.notes.push_back(
           fmt::format("the network was not locked for this tree ({}): other ends may have closed "
                       "their connections",
                       printable(why)));
+  } else if (context.plan.connections == Connections::kClosed && was_locked(context.snapshot)) {
+    const std::string why =
+        context.plan.isolated ? "it is outside of the sandbox" : NetworkLock::remove(name);
+    if (!why.empty())
+      context.notes.push_back(fmt::format("the network is not unlocked ({}): if it still is, {}",
+                                          printable(why), NetworkLock::command_to_remove(name)));
   }
+}
+
+}  // namespace
+
+void let_connections_go(const RestoreContext& context) {
+  const RestorePlan& plan = context.plan;
+  unlock_network(context);
   for (size_t i = 0; i < plan.files.size(); ++i) {
     const pb::Descriptor* descriptor = plan.files[i].descriptor;
     if (plan.files[i].how != PlannedFile::How::kOpened || !descriptor ||

@@ -22,12 +22,18 @@ namespace snapgdb {
 namespace {
 
 // Documentation/admin-guide/devices.txt
-constexpr uint32_t kTtyMajor = 5, kPtmxMinor = 2;
+constexpr uint32_t kTtyMajor = 5, kPtmxMinor = 2, kFirstSlaveMajor = 136, kSlaveMajors = 8,
+                   kMinors = 256;
 constexpr uint64_t kPtmx =
-    kTtyMajor << 8 | kPtmxMinor;  // as st_dev would be: no file system has it
+    kTtyMajor << 8 | kPtmxMinor;              // as st_dev would be: no file system has it
+constexpr uint64_t kHungUp = kTtyMajor << 8;  // likewise
 
 bool is_master(const pb::Device& device) {
   return device.major() == kTtyMajor && device.minor() == kPtmxMinor;
+}
+
+bool is_slave(const pb::Device& device) {
+  return device.major() >= kFirstSlaveMajor && device.major() < kFirstSlaveMajor + kSlaveMajors;
 }
 
 // The file system of the slave's node. A master, or /dev/tty, may lie on another one: then it is
@@ -113,8 +119,7 @@ const Fd& master_object(OpeningContext& context, const pb::Terminal& terminal) {
         fmt::format("/dev/pts/{} is /dev/pts/{} now: the terminal gets another number",
                     terminal.index(), number));
   set_terminal(master, state_in(state));
-  if (state.hung_up())
-    put_queues(master, open_slave(master, O_RDWR), "", state.unread(), state_in(state));
+  if (state.hung_up()) put_queues(master, open_slave(master, O_RDWR), {.output = state.unread()});
   return master;
 }
 
@@ -129,16 +134,32 @@ void set_node(const Fd& slave, const pb::Terminal& state, const UserNumbers& num
     throw_errno("cannot set the owner and the rights of {}", printable(name));
 }
 
+constexpr const char* kOnlyTaken =
+    "which cannot be read without taking them away; capture --kill does that";
+
+// What only take_terminal_queues() gets to know.
+void report_what_is_not_taken(CaptureContext& context, const OpenDescriptor& open,
+                              const TerminalState& state) {
+  const auto lacks = [&](const std::string& what, const std::string& why) {
+    context.lacks(open.process.pid, {}, what + " of " + open.target, why);
+  };
+  if (state.has_unread) lacks("queue", fmt::format("{} bytes, {}", state.unread, kOnlyTaken));
+  if (state.has_packet_status) lacks("queue", fmt::format("tells of packet mode, {}", kOnlyTaken));
+  if (!state.takes_output)
+    lacks(
+        "flow",
+        "its output is stopped, or its other side full: which of them, only capture --kill tells");
+}
+
 }  // namespace
 
-// Content cannot be read without taking it from the program.
 void capture_terminal(CaptureContext& context, const OpenDescriptor& open, pb::Device& out) {
   const Fd terminal = duplicate_descriptor(open.process.a_task(), open.number);
   if (!terminal.valid())
     return context.lacks(open.process.pid, {}, "state of " + open.target,
                          "pidfd_getfd(2) is refused");
   const auto state = terminal_state(terminal, is_master(out));
-  if (!state) return;
+  if (!state) return out.set_hung_up(is_slave(out) && is_hung_up_slave(terminal));
   pb::Terminal& record = *out.mutable_state();
   record.set_master(state->master);
   record.set_index(state->index);
@@ -154,11 +175,7 @@ void capture_terminal(CaptureContext& context, const OpenDescriptor& open, pb::D
   record.set_mode(open.status.st_mode);
   record.set_owner(open.status.st_uid);
   record.set_group(open.status.st_gid);
-  if (state->unread > 0 && !context.ends)
-    context.lacks(open.process.pid, {}, "queue of " + open.target,
-                  fmt::format("{} bytes, which cannot be read without taking them away; capture "
-                              "--kill does that",
-                              state->unread));
+  if (!context.ends) report_what_is_not_taken(context, open, *state);
 }
 
 namespace {
@@ -192,6 +209,15 @@ Terminals terminals_of(const CaptureContext& context, std::vector<pb::Process>& 
   return terminals;
 }
 
+void describe(const TerminalQueues& queues, pb::Terminal& master, pb::Terminal* slave) {
+  master.set_unread(queues.output);
+  master.set_flow(static_cast<pb::Terminal::Flow>(queues.flow));
+  master.set_packet_status(queues.packet_status);
+  if (!slave) return;
+  slave->set_unread(queues.input);
+  slave->mutable_ends_of_file()->Assign(queues.ends_of_file.begin(), queues.ends_of_file.end());
+}
+
 }  // namespace
 
 std::vector<TakenQueues> take_terminal_queues(CaptureContext& context,
@@ -210,10 +236,11 @@ std::vector<TakenQueues> take_terminal_queues(CaptureContext& context,
         TakenQueues& queues =
             taken.emplace_back(master.open(), slave.descriptor ? slave.open() : Fd());
         queues.take();
-        master.record().set_unread(queues.output());
-        if (slave.descriptor) slave.record().set_unread(queues.input());
+        describe(queues.queues(), master.record(), slave.descriptor ? &slave.record() : nullptr);
+        if (const int lost = lost_packet_status(queues.queues()))
+          lacks(fmt::format("what packet mode tells, {:#x}, cannot be brought about again", lost));
       }
-      if (!master.descriptor && terminal_state(slave.open(), false)->unread > 0)
+      if (!master.descriptor && terminal_state(slave.open(), false)->has_unread)
         lacks("its other side is not in the tree");
     } catch (const SystemError& error) {
       lacks(error.what());
@@ -263,6 +290,15 @@ Fd open_terminal(OpeningContext& context, const pb::Descriptor& descriptor) {
   return same;
 }
 
+// All descriptions of it belong to one terminal, whose master is closed with the context.
+Fd open_hung_up_terminal(OpeningContext& context, const pb::Descriptor& descriptor) {
+  const pb::Device& device = descriptor.device_node();
+  const uint32_t index = (device.major() - kFirstSlaveMajor) * kMinors + device.minor();
+  const auto [known, is_new] = context.objects.try_emplace({kHungUp, index});
+  if (is_new) known->second = open_master(index);
+  return open_slave(known->second, static_cast<int>(descriptor.flags()) & (O_ACCMODE | O_NONBLOCK));
+}
+
 std::string terminal_note(const Snapshot& snapshot, const pb::Descriptor& descriptor,
                           bool isolated) {
   if (!is_own_terminal(snapshot, descriptor)) return "";
@@ -280,9 +316,16 @@ namespace {
 struct OpenTerminal {
   TerminalNumber number;
   const Fd *master = nullptr, *slave = nullptr;
-  std::string input, output;
-  TerminalState state;
+  TerminalQueues queues = {};
 };
+
+// Each is at one descriptor of its side.
+void add_queues(const pb::Terminal& state, TerminalQueues& queues) {
+  (state.master() ? queues.output : queues.input) += state.unread();
+  for (const uint32_t end : state.ends_of_file()) queues.ends_of_file.push_back(end);
+  if (state.flow()) queues.flow = static_cast<TerminalQueues::Flow>(state.flow());
+  queues.packet_status |= static_cast<uint8_t>(state.packet_status());
+}
 
 std::vector<OpenTerminal> open_terminals(const RestorePlan& plan, const std::vector<Fd>& files) {
   std::vector<OpenTerminal> terminals;
@@ -298,19 +341,24 @@ std::vector<OpenTerminal> open_terminals(const RestorePlan& plan, const std::vec
       known = terminals.insert(known, {.number = TerminalNumber::of(state)});
     OpenTerminal& terminal = *known;
     (state.master() ? terminal.master : terminal.slave) = &files[i];
-    (state.master() ? terminal.output : terminal.input) += state.unread();
-    if (!state.master()) terminal.state = state_in(state);
+    add_queues(state, terminal.queues);
   }
   return terminals;
 }
 
 }  // namespace
 
-void finish_terminals(const RestorePlan& plan, const std::vector<Fd>& files) {
-  for (const OpenTerminal& terminal : open_terminals(plan, files))
-    if (terminal.master && terminal.slave)
-      put_queues(*terminal.master, open_slave(*terminal.master, O_RDWR), terminal.input,
-                 terminal.output, terminal.state);
+void finish_terminals(OpeningContext& context, const RestorePlan& plan,
+                      const std::vector<Fd>& files) {
+  for (const OpenTerminal& terminal : open_terminals(plan, files)) {
+    if (!terminal.master || !terminal.slave) continue;
+    const size_t lost =
+        put_queues(*terminal.master, open_slave(*terminal.master, O_RDWR), terminal.queues);
+    if (lost)
+      context.notes.push_back(
+          fmt::format("/dev/pts/{} has no room for {} of the bytes that were queued in it",
+                      terminal.number.index, lost));
+  }
   for (size_t i = 0; i < files.size(); ++i) {
     const pb::Descriptor* descriptor = plan.files[i].descriptor;
     if (plan.files[i].how == PlannedFile::How::kOpened && descriptor &&

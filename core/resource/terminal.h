@@ -24,11 +24,14 @@ bool is_own_terminal(const Snapshot& snapshot, const pb::Descriptor& descriptor)
 // nobody's controlling terminal or standard stream. Those become the terminal of the restore.
 bool is_machines_terminal(const Snapshot& snapshot, const pb::Descriptor& descriptor);
 Fd open_terminal(OpeningContext& context, const pb::Descriptor& descriptor);
+// A slave whose master is closed (Device.hung_up): so it is as soon as all files are open.
+Fd open_hung_up_terminal(OpeningContext& context, const pb::Descriptor& descriptor);
 // What will be otherwise than it was; "" if nothing.
 std::string terminal_note(const Snapshot& snapshot, const pb::Descriptor& descriptor,
                           bool isolated);
-// When all are open: what would have been in the way.
-void finish_terminals(const RestorePlan& plan, const std::vector<Fd>& files);
+// When all are open: what is queued in them, and what would have been in the way.
+void finish_terminals(OpeningContext& context, const RestorePlan& plan,
+                      const std::vector<Fd>& files);
 
 // The descriptor, while the tree grows, of the master of a session's controlling terminal; nullopt:
 // it has none, or one that is not the tree's own.

@@ -125,18 +125,18 @@ void start(RestoreContext& context, const pb::Descriptor& descriptor, const Fd& 
   if (timerfd.value_ns() && (flags & TFD_TIMER_ABSTIME))
     value.it_value = to_timespec(std::max<int64_t>(deadline(context, timerfd), 1));
   if (::timerfd_settime(fd.get(), flags, &value, nullptr) != 0)
-    throw_errno("cannot set the timer of descriptor {}", descriptor.number());
+    throw_errno("cannot set the timer of {}", called(descriptor));
   const uint64_t ticks = timerfd.ticks();
   if (ticks && ::ioctl(fd.get(), kSetTicks, &ticks) != 0)
-    context.notes.push_back(fmt::format("descriptor {}: {} expiries of the timer are lost: {}",
-                                        descriptor.number(), ticks, errno_text(errno)));
+    context.notes.push_back(fmt::format("{}: {} expiries of the timer are lost: {}",
+                                        called(descriptor), ticks, errno_text(errno)));
   const ProcFields info(
       ProcDirectory::of(Pid{::getpid()}).read(fmt::format("fdinfo/{}", fd.get()).c_str()));
   if (info.number("clockid") != static_cast<uint64_t>(timerfd.clock()))
-    context.notes.push_back(fmt::format(
-        "descriptor {}: the timer does not wake up the machine: that takes CAP_WAKE_ALARM outside "
-        "of a user namespace",
-        descriptor.number()));
+    context.notes.push_back(
+        fmt::format("{}: the timer does not wake up the machine: that takes CAP_WAKE_ALARM outside "
+                    "of a user namespace",
+                    called(descriptor)));
 }
 
 }  // namespace

@@ -33,8 +33,10 @@ void capture_datagram_state(CaptureContext& context, const OpenDescriptor& open,
 namespace {
 
 // So that each look shows what comes behind the last one, and what its packet told.
-constexpr struct {
+constexpr struct LookOption {
   int domain, level, name, value;
+
+  bool is_of(int other) const { return domain == other || domain == AF_UNSPEC; }
 } kLook[] = {
     {AF_UNSPEC, SOL_SOCKET, SO_PEEK_OFF, 0},        {AF_INET, IPPROTO_IP, IP_PKTINFO, 1},
     {AF_INET, IPPROTO_IP, IP_RECVTOS, 1},           {AF_INET, IPPROTO_IP, IP_RECVTTL, 1},
@@ -61,11 +63,6 @@ uint32_t number_in(const cmsghdr& header) {
   const size_t size = std::min(header.cmsg_len - CMSG_LEN(0), sizeof value);
   std::memcpy(&value, CMSG_DATA(&header), size);
   return static_cast<uint32_t>(value);
-}
-
-template <typename Address>
-std::string bytes_of(const Address& address) {
-  return {reinterpret_cast<const char*>(&address), sizeof address};
 }
 
 // ip(7), ipv6(7)
@@ -142,9 +139,8 @@ void read_datagrams(CaptureContext& context, int32_t pid, pb::Descriptor& descri
     if (look.revents & POLLERR) throw Error("", "an error waits to be read before it");
     const OptionGuard::Scope scope(guard, undo.data(), undo.size());
     for (const auto& option : kLook)
-      if ((option.domain == AF_UNSPEC || option.domain == record.domain()) &&
-          ::setsockopt(socket.get(), option.level, option.name, &option.value,
-                       sizeof option.value) != 0)
+      if (option.is_of(record.domain()) && ::setsockopt(socket.get(), option.level, option.name,
+                                                        &option.value, sizeof option.value) != 0)
         throw_errno("cannot look at datagrams one after the other");
     read_queue(socket, record);
   } catch (const Error& error) {

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/base/error.h"
@@ -35,6 +36,20 @@ Fd make_hidden_files() {
 int32_t number_in_tree(const Snapshot& snapshot, int32_t pid) {
   const pb::Process* process = snapshot.process(pid);
   return process ? tree_number(snapshot, *process) : pid;
+}
+
+// Makers are given numbers of the first process's pid namespace. Why the one with that number for
+// us tells another one then, wherever it was; "" if it does not.
+std::string why_of_other_number(const Snapshot& snapshot, int32_t pid) {
+  const auto depth = [](const pb::Process& process) { return std::max(process.ns_pids_size(), 1); };
+  const int above = depth(snapshot.root());
+  const auto is_below = [&](const pb::Process& process) { return depth(process) > above; };
+  if (const pb::Process* process = snapshot.process(pid))
+    return is_below(*process) ? "it was in a pid namespace below" : "";
+  if (above > 1) return "it was not in the tree, so only its number outside is known";
+  return std::ranges::any_of(snapshot.processes(), is_below)
+             ? "it was not in the tree, and may have been in a pid namespace below"
+             : "";
 }
 
 // nullopt: it is done.
@@ -83,13 +98,16 @@ void UnixMakers::perform_as(const std::string& credentials, const Place* place,
     who.group = numbers_.group(known.gid);
   }
   if (who.pid) {
+    const auto note = [&](const char* what, const std::string& why) {
+      if (!why.empty() && unknown_.insert(credentials).second)
+        notes_.push_back(fmt::format("sockets tell another {} than process {}, user {}: {}", what,
+                                     known.pid, known.uid, why));
+    };
     const auto why = why_not_by(who, work);
-    if (!why) return;
+    if (!why) return note("number", why_of_other_number(snapshot_, known.pid));
     who.pid = 0;
     const bool is_by_user = !why_not_by(who, work);
-    if (unknown_.insert(credentials).second)
-      notes_.push_back(fmt::format("sockets tell another {} than process {}, user {}: {}",
-                                   is_by_user ? "number" : "maker", known.pid, known.uid, *why));
+    note(is_by_user ? "number" : "maker", *why);
     if (is_by_user) return;
   }
   if (!place || (who.root < 0 && who.directory < 0)) return work();

@@ -24,6 +24,7 @@
 #include "core/resource/mounts.h"
 #include "core/resource/spaces.h"
 #include "core/resource/unix_makers.h"
+#include "core/resource/unix_messages.h"
 #include "core/resource/unix_records.h"
 
 namespace snapgdb {
@@ -76,11 +77,13 @@ class UnixNetwork {
   // Once everything that messages hold is open.
   void finish(OpeningContext& context, const RestorePlan& plan, std::span<const Fd> files) {
     plan_ = &plan, files_ = files;
-    for (End* end : all_) enlarge(*end);
+    late_ = filled_late(snapshot_, plan);
+    for (End* end : all_) give_room(end->fd, kMuchRoom);
     for (End* end : all_)
       if (is_datagram(end->socket())) fill_datagram(*end);
     for (End* end : all_)
-      if (!is_datagram(end->socket()) && end->peer) send_all(*end, end->socket().queue());
+      if (!is_datagram(end->socket()) && end->peer)
+        is_late(*end) ? hold_sender(*end) : send_all(*end, end->socket().queue());
     for (End* end : all_) connect_waiting(*end);
     for (End* end : all_) part(*end);
     for (End* end : all_)
@@ -269,54 +272,29 @@ class UnixNetwork {
 
   // ---- Messages ---------------------------------------------------------------------------------
 
-  // So that everything fits that did, also where one sends now what several had sent.
-  static void enlarge(End& end) {
-    const int size = 1 << 28;
-    for (const int name : {SO_SNDBUF, SO_SNDBUFFORCE})
-      ::setsockopt(end.fd.get(), SOL_SOCKET, name, &size, sizeof size);
-  }
+  bool is_late(const End& end) const { return late_.contains(end.record->inode()); }
 
-  int file_of(uint32_t description) const {
+  int file_of(uint32_t description) {
     const auto found = plan_->by_description.find(description);
     if (found == plan_->by_description.end() || !files_[found->second].valid())
       throw Error("cannot send a message again", "a descriptor in it is not in the image");
-    return files_[found->second].get();
+    const PlannedFile& file = plan_->files[found->second];
+    if (!file.descriptor || !is_opened_late(snapshot_, *file.descriptor))
+      return files_[found->second].get();
+    notes_.push_back(
+        fmt::format("a descriptor in a message, {}, fails as a lost connection would: it is opened "
+                    "when only the other ends of connections can send messages any more",
+                    file.what));
+    if (!lost_.valid()) lost_ = lost_connection();
+    return lost_.get();
   }
 
-  // With descriptors and, performed by who it shows, credentials.
+  // Performed by who its credentials show.
   void send(const Fd& from, const pb::QueuedMessage& message, const std::string* address) {
     std::vector<int> files;
     for (const uint32_t description : message.descriptions()) files.push_back(file_of(description));
-    std::string companions;
-    const auto add = [&](int type, const void* data, size_t size) {
-      const size_t at = companions.size();
-      companions.resize(at + CMSG_SPACE(size));
-      cmsghdr header{.cmsg_len = CMSG_LEN(size), .cmsg_level = SOL_SOCKET, .cmsg_type = type};
-      std::memcpy(companions.data() + at, &header, sizeof header);
-      std::memcpy(companions.data() + at + CMSG_LEN(0), data, size);
-    };
-    if (!files.empty()) add(SCM_RIGHTS, files.data(), files.size() * sizeof(int));
-    if (!message.credentials().empty()) {
-      const ucred sender{static_cast<pid_t>(::syscall(SYS_getpid)), ::geteuid(), ::getegid()};
-      add(SCM_CREDENTIALS, &sender, sizeof sender);
-    }
-    std::string content = message.content();
-    do {
-      iovec data{content.data(), content.size()};
-      msghdr header{};
-      if (address)
-        header.msg_name = const_cast<char*>(address->data()),
-        header.msg_namelen = static_cast<socklen_t>(address->size());
-      header.msg_iov = &data, header.msg_iovlen = 1;
-      header.msg_control = companions.empty() ? nullptr : companions.data();
-      header.msg_controllen = companions.size();
-      const ssize_t sent = ::sendmsg(
-          from.get(), &header,
-          MSG_DONTWAIT | MSG_NOSIGNAL | (message.out_of_band() ? static_cast<int>(MSG_OOB) : 0));
-      if (sent < 0) throw_errno("cannot send a message of {} bytes again", content.size());
-      content.erase(0, static_cast<size_t>(sent));
-      companions.clear();
-    } while (!content.empty());
+    const ucred sender{static_cast<pid_t>(::syscall(SYS_getpid)), ::geteuid(), ::getegid()};
+    send_message(from, message, files, message.credentials().empty() ? nullptr : &sender, address);
   }
 
   // To one end of a connection, by the other.
@@ -324,6 +302,13 @@ class UnixNetwork {
     for (const pb::QueuedMessage& message : messages)
       makers_.perform_as(message.credentials(), nullptr,
                          [&] { send(to.peer->fd, message, nullptr); });
+  }
+
+  // Who will send what waits for files that are opened late.
+  static void hold_sender(const End& to) {
+    pb::QueuedMessage holder;
+    holder.set_content("\0", 1);
+    send_message(to.peer->fd, holder, {to.peer->fd.get()}, nullptr, nullptr);
   }
 
   // Who sent a datagram: whoever has that name, or one who has it for a moment.
@@ -343,7 +328,7 @@ class UnixNetwork {
       End& sender = imitated_.emplace_back();
       sender.record = &record, sender.temporary = true;
       make_unconnected(sender);
-      enlarge(sender);
+      give_room(sender.fd, kMuchRoom);
       known->second = &sender;
     }
     return *known->second;
@@ -368,6 +353,7 @@ class UnixNetwork {
     for (End* other : all_)
       if (other->peer == &end && !other->connected && is_datagram(other->socket()))
         fill_datagram(*other);
+    if (is_late(end)) return hold_sender(end);
     const auto& queue = end.socket().queue();
     const auto is_from_peer = [&](const pb::QueuedMessage& message) {
       return unix_name(message.sender()) == remote_name_of(end.socket());
@@ -435,11 +421,7 @@ class UnixNetwork {
   }
 
   void finish(OpeningContext& context, End& end) {
-    const pb::Socket& socket = end.socket();
-    constexpr int kHow[] = {-1, SHUT_RD, SHUT_WR, SHUT_RDWR};
-    const uint32_t shut = socket.shutdown() & (kShutReceive | kShutSend);
-    if (shut && ::shutdown(end.fd.get(), kHow[shut]) != 0 && errno != ENOTCONN)
-      throw_errno("cannot shut down {}", printable(end.record->target()));
+    if (!is_late(end) && !(end.peer && is_late(*end.peer))) shut_down(end.fd, *end.record);
     restore_options(context, end.fd, common_socket_options(), *end.record);
     struct stat now {};
     if (::fstat(end.fd.get(), &now) == 0 && (now.st_mode ^ end.record->mode()) & 07777 &&
@@ -460,6 +442,8 @@ class UnixNetwork {
   std::vector<End*> all_;
   std::map<std::string, End*> senders_;  // that nobody else is, by name
   std::set<const End*> filled_;
+  std::set<uint64_t> late_;  // filled_late()
+  Fd lost_;                  // in place of what a message cannot carry
   const RestorePlan* plan_ = nullptr;
   std::span<const Fd> files_;
 };

@@ -69,6 +69,53 @@ bool is_unix_socket_from_outside(const Snapshot& snapshot, const pb::Descriptor&
          !waits_in_tree(snapshot, descriptor);
 }
 
+// ---- What waits for files that are opened late --------------------------------------------------
+
+namespace {
+
+// A pair, of which both ends were connected to each other, or are made so.
+bool is_filled_by_other_end(const Snapshot& snapshot, const pb::Descriptor& descriptor) {
+  const pb::Socket& socket = descriptor.socket();
+  if (!is_datagram(socket)) return !waits_in_tree(snapshot, descriptor);
+  const auto is_from_peer = [&](const pb::QueuedMessage& message) {
+    return unix_name(message.sender()) == remote_name_of(socket);
+  };
+  if (!std::ranges::all_of(socket.queue(), is_from_peer)) return false;
+  if (lost_its_peer(socket)) return is_connected(socket) && remote_name_of(socket).empty();
+  const pb::Descriptor* peer = find_socket(
+      snapshot, [&](const pb::Descriptor& other) { return other.inode() == socket.peer_inode(); });
+  return peer && peer->socket().peer_inode() == descriptor.inode() &&
+         peer->socket().why_incomplete().empty() && unix_obstacle(snapshot, *peer).empty();
+}
+
+bool carries_late_files(const Snapshot& snapshot, const RestorePlan& plan,
+                        const pb::QueuedMessage& message) {
+  return std::ranges::any_of(message.descriptions(), [&](uint32_t description) {
+    const auto found = plan.by_description.find(description);
+    if (found == plan.by_description.end()) return false;
+    const PlannedFile& file = plan.files[found->second];
+    return file.how == PlannedFile::How::kOpened && file.descriptor &&
+           is_opened_late(snapshot, *file.descriptor);
+  });
+}
+
+}  // namespace
+
+std::set<uint64_t> filled_late(const Snapshot& snapshot, const RestorePlan& plan) {
+  std::set<uint64_t> found;
+  for (const PlannedFile& file : plan.files) {
+    if (file.how != PlannedFile::How::kOpened || !file.descriptor || !is_unix(*file.descriptor))
+      continue;
+    const auto carries = [&](const pb::QueuedMessage& message) {
+      return carries_late_files(snapshot, plan, message);
+    };
+    if (std::ranges::any_of(file.descriptor->socket().queue(), carries) &&
+        is_filled_by_other_end(snapshot, *file.descriptor))
+      found.insert(file.descriptor->inode());
+  }
+  return found;
+}
+
 // ---- Names that others have ---------------------------------------------------------------------
 
 namespace {

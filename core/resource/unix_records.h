@@ -3,9 +3,11 @@
 #include <sys/socket.h>
 
 #include <cstdint>
+#include <set>
 #include <string>
 
 #include "core/image/snapshot.h"
+#include "core/resource/restorer.h"
 
 namespace snapgdb {
 
@@ -49,5 +51,9 @@ inline bool has_file(const pb::Socket& socket) {
 // Connected to a listening socket of the tree, which has not accepted it.
 bool waits_in_tree(const Snapshot& snapshot, const pb::Descriptor& descriptor);
 bool lost_its_peer(const pb::Socket& socket);
+
+// Those, by inode, whose queue carries what is opened late only. They are filled late, if the other
+// end can do it, which is held until then: by the only message that is in the queue meanwhile.
+std::set<uint64_t> filled_late(const Snapshot& snapshot, const RestorePlan& plan);
 
 }  // namespace snapgdb

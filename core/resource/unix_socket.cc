@@ -69,11 +69,6 @@ void capture_name(const OpenDescriptor& open, const Fd& socket, const UnixSocket
 
 // ---- Queues -------------------------------------------------------------------------------------
 
-template <typename T>
-std::string bytes_of(const T& value) {
-  return {reinterpret_cast<const char*>(&value), sizeof value};
-}
-
 void incomplete(CaptureContext& context, const OpenDescriptor& open, pb::Socket& record,
                 const std::string& why) {
   record.set_why_incomplete(why);

@@ -96,10 +96,10 @@ TEST_CASE("an image of a newer version is refused as that") {
 TEST_CASE("an image that does not exist at that number is refused") {
   const TempDir directory;
   write_file(directory / "x.snapgdb", a_good_image());
-  for (const char* number : {"@2", "@-2", "@0"}) {
+  for (const char* number : {"@2", "@-2", "@0", "@99999999999999999999"}) {
     const Result result = snapgdb({"show", directory / "x.snapgdb" + std::string(number)});
     CAPTURE(number);
-    check_refused(result, 1, {"x.snapgdb"});
+    check_refused(result, 1, {"x.snapgdb", "it has 1 snapshot"});
   }
   CHECK(snapgdb({"show", directory / "x.snapgdb@1"}).ok());
   CHECK(snapgdb({"show", directory / "x.snapgdb@-1"}).ok());
@@ -204,6 +204,31 @@ TEST_CASE("what is whole in an image that was cut off can be read on request") {
   INFO(result);
   CHECK(result.status == 0);
   CHECK(contains(result.out, "zombies"));
+}
+
+TEST_CASE("whatever shows a salvaged image says what it has lost") {
+  const TempDir directory;
+  std::string image = a_good_image();
+  const auto chunks = chunks_of(image);
+  const auto process = std::ranges::find(chunks, "PROC", &ChunkPlace::type);
+  REQUIRE(process != chunks.end());
+  image[process->offset + kChunkHeaderSize + process->payload / 2] ^= 1;
+  const std::string path = directory / "x.snapgdb";
+  write_file(path, image);
+  for (const Words& words : {Words{"show", path, "tree"},
+                             {"show", path, "threads"},
+                             {"bt", path},
+                             {"core", path, "-o", directory / "cores/"}}) {
+    Words salvaging = words;
+    salvaging.push_back("--salvage");
+    const Result result = snapgdb(salvaging);
+    INFO(result);
+    CHECK(result.status != 0);
+    CHECK(contains(result.err, "has lost the PROC chunk at byte"));
+  }
+  const Result refused = snapgdb({"restore", "--salvage", "--isolated", path});
+  INFO(refused);
+  CHECK(refused.status == 1);
 }
 
 }  // namespace

@@ -339,5 +339,28 @@ TEST_CASE("an ordinary user's image has the memory that nobody has mapped in, to
   check_ends_well(target);
 }
 
+TEST_CASE("debug information that lies beside the program is in the image") {
+  if (skip_unless(installed("objcopy"), "there is no objcopy")) return;
+  for (const char* place : {"x.debug", ".debug/x.debug"}) {
+    CAPTURE(place);
+    const TempDir directory;
+    const std::string program = directory / "sentinel", debug = directory / place;
+    std::filesystem::copy_file(target_path("sentinel"), program);
+    std::filesystem::create_directories(std::filesystem::path(debug).parent_path());
+    REQUIRE(run({"objcopy", "--only-keep-debug", program, debug}).ok());
+    REQUIRE(run({"objcopy", "--strip-debug", "--remove-section=.note.gnu.build-id",
+                 "--add-gnu-debuglink=" + debug, program})
+                .ok());
+    Target target = Target::at(program);
+    const std::string image = directory / "x.snapgdb";
+    REQUIRE(snapgdb({"capture", std::to_string(target.pid()), "-o", image}).ok());
+    target.running().kill();
+    std::filesystem::remove(debug);
+    check_says(snapgdb({"show", image, "files"}), {debug});
+    check_says(gdb({"target remote | " + e2e::program() + " " + image, "info line main"}),
+               {"starts at address"});
+  }
+}
+
 }  // namespace
 }  // namespace snapgdb::e2e

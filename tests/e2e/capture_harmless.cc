@@ -267,5 +267,23 @@ TEST_CASE("a tree that serves a file system to itself is not stopped") {
   umount2(where.c_str(), MNT_DETACH);
 }
 
+// There are not enough to look at it by: nothing is said of it that is not so.
+TEST_CASE("a capture that has too few descriptors says that it has") {
+  const TempDir directory;
+  Running program = python("print('ready', flush=True); sys.stdin.read()\n");
+  for (const rlim_t most : {4, 6, 8, 12, 16, 24, 32}) {
+    CAPTURE(most);
+    const Result refused = snapgdb(
+        {"capture", std::to_string(program.pid()), "-o", directory / "x"}, {.before_exec = [most] {
+          const rlimit limit{most, most};
+          setrlimit(RLIMIT_NOFILE, &limit);
+        }});
+    INFO(refused);
+    if (!refused.ok()) CHECK_FALSE(contains(refused.err, "exited"));
+    if (!refused.ok()) CHECK_FALSE(contains(refused.err, "no such process"));
+  }
+  check_ends_well(program);
+}
+
 }  // namespace
 }  // namespace snapgdb::e2e

@@ -105,5 +105,22 @@ TEST_CASE("an isolated tree leaves cgroups alone, and says so") {
   CHECK(groups.count() == 0);
 }
 
+TEST_CASE("a process whose first thread has ended stays in its cgroup") {
+  if (skip_unless(geteuid() == 0, kOnlyRoot)) return;
+  TakenPython program(
+      "import threading\n"
+      "places = lambda tid: open(f'/proc/self/task/{tid}/cgroup').read()\n"
+      "before = places(os.getpid())\n"
+      "def go_on():\n"
+      "  while ' Z ' not in open(f'/proc/{os.getpid()}/stat').read(): time.sleep(0.01)\n"
+      "  os.write(1, b'ready\\n'); wait()\n"
+      "  os._exit(0 if places(threading.get_native_id()) == before else 7)\n"
+      "threading.Thread(target=go_on).start()\n"
+      "libc.pthread_exit(None)",
+      "");
+  program.take();
+  program.check_runs_again();
+}
+
 }  // namespace
 }  // namespace snapgdb::e2e

@@ -1,6 +1,7 @@
 // snapgdb restore: what descriptors of small programs lead to, where it is not what it seems.
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -8,6 +9,7 @@
 #include <catch2/catch.hpp>
 #include <filesystem>
 
+#include "core/base/strings.h"
 #include "tests/e2e/restoring.h"
 
 namespace snapgdb::e2e {
@@ -172,6 +174,109 @@ TEST_CASE("the master of a terminal that is in a message is received, and leads 
   sender.check_runs_again();
 }
 
+constexpr const char* kLateInMessages =
+    "opened = {'pidfd': os.pidfd_open(os.getpid()), 'stat': os.open('/proc/self/stat', "
+    "os.O_RDONLY),\n"
+    "  'proc': os.open('/proc/self', os.O_RDONLY), 'net': os.open('/proc/self/ns/net', "
+    "os.O_RDONLY)}\n"
+    "held = {}\n"
+    "for name, fd in opened.items():\n"
+    "  for kind in socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET:\n"
+    "    for closed in False, True:\n"
+    "      a, b = socket.socketpair(socket.AF_UNIX, kind)\n"
+    "      a.send(b'first'); socket.send_fds(a, [b'then'], [fd]); a.send(b'last')\n"
+    "      held[name, kind, closed] = b, None if closed else a\n"
+    "      if closed: a.close()\n"
+    "  os.close(fd)";
+constexpr const char* kLateFound =
+    "def check(name, fd):\n"
+    "  if name == 'pidfd': signal.pidfd_send_signal(fd, 0)\n"
+    "  if name == 'stat': assert int(os.pread(fd, 99, 0).split()[0]) == os.getpid()\n"
+    "  if name == 'proc': assert 'maps' in os.listdir(fd)\n"
+    "  if name == 'net': assert os.fstat(fd).st_ino == os.stat('/proc/self/ns/net').st_ino\n"
+    "for (name, kind, closed), (b, a) in held.items():\n"
+    "  assert b.recv(5) == b'first', (name, kind, closed)\n"
+    "  text, (fd,), _, _ = socket.recv_fds(b, 4, 1); assert text == b'then'; check(name, fd)\n"
+    "  assert b.recv(9) == b'last'\n"
+    "  if closed and kind != socket.SOCK_DGRAM: assert b.recv(9) == b''\n"
+    "  if a: a.send(b'more'); assert b.recv(9) == b'more'";
+
+TEST_CASE("what tells of the tree's processes does so also if only a message holds it") {
+  TakenPython holder(kLateInMessages, kLateFound);
+  holder.take();
+  holder.check_runs_again();
+}
+
+TEST_CASE("so it does for an ordinary user") {
+  if (skip_unless(geteuid() == 0, "to become an ordinary user, one must be root")) return;
+  TakenPython holder(kLateInMessages, kLateFound, {.user = kNobody});
+  holder.take({.user = kNobody});
+  holder.check_runs_again({.user = kNobody});
+}
+
+TEST_CASE("a descriptor in a message that cannot wait for it is said to be lost") {
+  TakenPython holder(
+      "r = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); r.bind(directory + '/name')\n"
+      "s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.bind(directory + '/other')\n"
+      "fd = os.pidfd_open(os.getpid())\n"
+      "s.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack('i', fd))], 0,\n"
+      "          directory + '/name')\n"
+      "os.close(fd)",
+      "_, (fd,), _, _ = socket.recv_fds(r, 9, 1)\n"
+      "assert os.readlink(f'/proc/self/fd/{fd}').startswith('socket:')");
+  holder.take();
+  check_says(run_again(holder.image),
+             {"a descriptor in a message, ", "fails as a lost connection"});
+  holder.check_runs_again();
+}
+
+TEST_CASE("a directory that is read by name goes on behind the names that were read") {
+  const auto read_on = [](const RunOptions& options) {
+    TakenPython reader(
+        "os.mkdir(directory + '/many')\n"
+        "for i in range(200): open(directory + f'/many/{i}', 'w').close()\n"
+        "many = os.open(directory + '/many', os.O_RDONLY)\n"
+        "block = ctypes.create_string_buffer(1000)\n"
+        "def names():\n"
+        "  size = libc.syscall(217, many, block, 1000); at = 0\n"  // getdents64
+        "  while at < size:\n"
+        "    length = struct.unpack_from('H', block.raw, at + 16)[0]\n"
+        "    yield block.raw[at + 19:at + length].split(b'\\0')[0]; at += length\n"
+        "seen = list(names()); file = os.open(directory + '/many/0', os.O_RDWR)",
+        "while more := list(names()): seen += more\n"
+        "assert len(seen) == len(set(seen)) == 202, len(seen)",
+        options);
+    reader.take(options);
+    reader.check_runs_again(options);
+  };
+  read_on({});
+  if (geteuid() == 0) read_on({.user = kNobody});
+}
+
+TEST_CASE("a file that never had a name can be given one") {
+  TakenPython maker(
+      "file = os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o600); os.write(file, b'hello')\n"
+      "name = (directory + '/name').encode()\n"
+      "def name_it(): return libc.linkat(-100, b'/proc/self/fd/%d' % file, -100, name, 0x400)",
+      "if os.path.exists(name): os.unlink(name)\n"
+      "assert name_it() == 0, ctypes.get_errno()\n"
+      "assert open(name).read() == 'hello'");
+  maker.take();
+  maker.check_runs_again();
+}
+
+TEST_CASE("a removed file has its extended attributes") {
+  TakenPython holder(
+      "file = os.open(directory + '/file', os.O_CREAT | os.O_RDWR)\n"
+      "try: os.setxattr(file, 'user.word', b'hello')\n"
+      "except OSError: pass\n"  // not in every file system
+      "os.unlink(directory + '/file'); there = os.listxattr(file)",
+      "assert os.listxattr(file) == there, os.listxattr(file)\n"
+      "if there: assert os.getxattr(file, 'user.word') == b'hello'");
+  holder.take();
+  holder.check_runs_again();
+}
+
 TEST_CASE("a trigger of pressure that cannot be made again does not wake the program for ever") {
   if (skip_unless(access("/proc/pressure/memory", W_OK) == 0, "there is no /proc/pressure here"))
     return;
@@ -230,6 +335,10 @@ TEST_CASE("a user with many pipes has them twice") {
       run({program(), "restore", "--isolated", "--detach", many.image}, {.user = kSomebody});
   INFO(again);
   CHECK((again.ok() || again.status == 3));  // 3: as described in what it says
+  const auto restored = parse_number<pid_t>(trim(again.out));
+  REQUIRE(restored);
+  ::kill(*restored, SIGKILL);
+  await_end(*restored);
   write_file(many.directory / "go", "");
   CHECK(many.running.wait().ok());
 }

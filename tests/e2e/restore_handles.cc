@@ -129,6 +129,25 @@ TEST_CASE("leases are taken again, and their holder is told of who opens the fil
   }
 }
 
+TEST_CASE("who is to be told of urgent data is told, also without O_ASYNC") {
+  if (skip_unless(geteuid() == 0, "connections are root's to make again")) return;
+  TakenPython receiver(
+      "server = socket.socket(); server.bind(('127.0.0.1', 0)); server.listen()\n"
+      "client = socket.create_connection(server.getsockname()); ours, _ = server.accept()\n"
+      "got = []; signal.signal(signal.SIGURG, lambda number, _: got.append(number))\n"
+      "fcntl.fcntl(ours, fcntl.F_SETOWN, os.getpid())\n"
+      "def owner(fd): return struct.unpack('ii', fcntl.fcntl(fd, 16, bytes(8)))\n"  // F_GETOWN_EX
+      "thread, _ = os.pipe(); fcntl.fcntl(thread, 15, struct.pack('ii', 0, os.getpid()))\n"
+      "chosen, _ = os.pipe(); fcntl.fcntl(chosen, 10, 45)\n"  // F_SETSIG
+      "def told(): return owner(ours), owner(thread), [fcntl.fcntl(fd, 11) for fd in (thread, "
+      "chosen)]\n"
+      "before = told()",
+      "assert told() == before, (told(), before)\n"
+      "client.send(b'!', socket.MSG_OOB); time.sleep(0.1); assert got == [signal.SIGURG]");
+  receiver.take();
+  receiver.check_runs_again();
+}
+
 TEST_CASE("a watched file that is gone, and events that were not read, are said to be missing") {
   const TempDir directory;
   std::filesystem::create_directory(directory / "watched");

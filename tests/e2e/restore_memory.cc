@@ -150,5 +150,25 @@ TEST_CASE("a tree whose memory cannot be brought is ended, not left with zeros")
   CHECK(processes_named("snapgdb-watch").empty());
 }
 
+TEST_CASE("memory that was sealed is sealed again, in the child that has a copy, too") {
+  TakenPython program(
+      "MSEAL = 462\n"
+      "libc.mmap.restype = ctypes.c_void_p\n"
+      "def page(): return libc.mmap(None, 4096, 3, 0x22, -1, 0)\n"
+      "sealed, own = page(), page()\n"
+      "ctypes.memset(sealed, 7, 4096)\n"
+      "known = libc.syscall(MSEAL, ctypes.c_void_p(sealed), 4096, 0) == 0\n"
+      "told, telling = os.pipe()\n"
+      "child = os.fork()\n"
+      "def check():\n"
+      "  assert ctypes.string_at(sealed, 1) == b'\\x07'\n"
+      "  assert libc.mprotect(ctypes.c_void_p(own), 4096, 1) == 0\n"
+      "  assert (libc.mprotect(ctypes.c_void_p(sealed), 4096, 1) != 0) == known\n"
+      "if child == 0: os.read(told, 1); check(); os._exit(0)",
+      "check(); os.write(telling, b'x'); assert os.waitpid(child, 0)[1] == 0");
+  program.take();
+  program.check_runs_again();
+}
+
 }  // namespace
 }  // namespace snapgdb::e2e

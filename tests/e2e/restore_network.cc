@@ -216,6 +216,52 @@ TEST_CASE("a connection to outside is in the way, and kept or closed if asked fo
   CHECK(closed.out == "end\n");
 }
 
+TEST_CASE("what is to be closed need not have been kept, and nothing stays locked") {
+  if (needs_root()) return;
+  const OwnNetwork network;
+  for (const Words& kept : {Words{}, Words{"--tcp-established"}}) {
+    CAPTURE(kept);
+    const TempDir directory;
+    const std::string image = directory / "image";
+    Conversation conversation;
+    Words command{"capture",     std::to_string(conversation.server.pid()), "-o", image, "--kill",
+                  "--all-memory"};
+    command.insert(command.end(), kept.begin(), kept.end());
+    const Result captured = snapgdb(command);
+    INFO(captured);
+    REQUIRE(captured.ok());
+    conversation.server.wait();
+    const Result closed = run_again(image, {"--tcp-close"});
+    INFO(closed);
+    CHECK(closed.out == "end\n");
+    CHECK_FALSE(contains(closed.err, "nft"));
+    if (installed("nft")) CHECK(run({"nft", "list", "tables"}).out == "");
+  }
+}
+
+TEST_CASE("for whom a network of the tree's own answers comes back, and its queues are named") {
+  if (needs_root()) return;
+  if (skip_unless(installed("ip") && installed("tc"), "there is no ip, or no tc")) return;
+  constexpr const char* kApart =
+      "assert libc.unshare(0x40000000) == 0\n"
+      "def proxies(): return os.popen('ip neigh show proxy').read()\n"
+      "assert os.system('ip link set lo up && ip neigh add proxy 10.1.2.3 dev lo') == 0\n";
+  TakenPython proxy(kApart, "assert '10.1.2.3' in proxies(), proxies()");
+  proxy.take();
+  proxy.check_runs_again();
+  const TakenPython shaped(
+      std::string(kApart) +
+          "queue = 'tc qdisc add dev lo root tbf rate 1mbit burst 10kb latency 50ms'\n"
+          "print('shaped', os.system(queue), flush=True)",
+      "");
+  if (skip_unless(contains(shaped.running.out(), "shaped 0"), "this kernel has no tbf")) return;
+  const Result captured =
+      snapgdb({"capture", std::to_string(shaped.running.pid()), "-o", shaped.image});
+  INFO(captured);
+  CHECK(captured.status == 3);
+  check_says(captured, {"queueing discipline tbf of link lo"});
+}
+
 TEST_CASE("python's web server answers on its connection after it was taken away") {
   if (needs_root()) return;
   const OwnNetwork network;

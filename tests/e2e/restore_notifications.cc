@@ -83,5 +83,32 @@ TEST_CASE("files in mounts of the tree's own are watched again, also in those be
   }
 }
 
+// Who asks it is told of their own signals: nobody but the program may.
+TEST_CASE("an epoll goes on telling of a signalfd that waits, captured or restored") {
+  constexpr const char* kBefore =
+      "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n"
+      "wanted = struct.pack('QQ', 1 << 9, 0) + bytes(112)\n"
+      "signals = libc.signalfd(-1, wanted, 0o4000)\n"
+      "inner = select.epoll(); inner.register(signals, select.EPOLLIN | select.EPOLLET)\n"
+      "outer = select.epoll(); outer.register(inner.fileno(), select.EPOLLIN | select.EPOLLET)\n"
+      "os.kill(os.getpid(), signal.SIGUSR1)";
+  constexpr const char* kAfter =
+      "assert outer.poll(10) == [(inner.fileno(), 1)]\n"
+      "assert inner.poll(10) == [(signals, 1)]";
+  TakenPython program(kBefore, kAfter);
+  const Result captured = snapgdb(
+      {"capture", std::to_string(program.running.pid()), "-o", program.directory / "first"});
+  INFO(captured);
+  CHECK(captured.ok());
+  program.take();
+  program.check_runs_again();
+  TakenPython runs_on(kBefore, kAfter);
+  CHECK(snapgdb({"capture", std::to_string(runs_on.running.pid()), "-o", runs_on.image}).ok());
+  write_file(runs_on.directory / "go", "");
+  const Result end = runs_on.running.wait();
+  INFO(end);
+  CHECK(end.ok());
+}
+
 }  // namespace
 }  // namespace snapgdb::e2e

@@ -224,4 +224,26 @@ TEST_CASE("a shell under script goes on with its session") {
   }
 }
 
+TEST_CASE("an orphan of a zombie comes back beside another zombie") {
+  TakenPython program(
+      "assert libc.prctl(36, 1, 0, 0, 0) == 0\n"  // PR_SET_CHILD_SUBREAPER
+      "first = os.fork()\n"
+      "if first == 0: os._exit(3)\n"
+      "told, telling = os.pipe()\n"
+      "second = os.fork()\n"
+      "if second == 0:\n"
+      "  os.setsid()\n"
+      "  orphan = os.fork()\n"
+      "  while orphan == 0: signal.pause()\n"
+      "  os.write(telling, struct.pack('i', orphan)); os._exit(4)\n"
+      "orphan = struct.unpack('i', os.read(told, 4))[0]\n"
+      "for zombie in first, second:\n"
+      "  while ' Z ' not in open(f'/proc/{zombie}/stat').read(): time.sleep(0.01)",
+      "for child, status in (first, 3), (second, 4):\n"
+      "  assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == status\n"
+      "os.kill(orphan, 9); assert os.waitpid(orphan, 0)[1] == 9");
+  program.take();
+  program.check_runs_again();
+}
+
 }  // namespace snapgdb::e2e

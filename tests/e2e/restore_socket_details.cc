@@ -126,5 +126,70 @@ TEST_CASE("a socket filter that the kernel does not show is named, not forgotten
   CHECK(refused.status == 1);
 }
 
+TEST_CASE("a client that does not wait is connected again, with nothing to say of it") {
+  if (skip_unless_root()) return;
+  TakenPython client(
+      "listener = socket.create_server(('127.0.0.1', 0))\n"
+      "client = socket.create_connection(listener.getsockname()); client.setblocking(False)",
+      "server = listener.accept()[0]; server.send(b'x')\n"
+      "assert select.select([client], [], [], 60)[0] and client.recv(9) == b'x'");
+  client.take();
+  for (const Words& how : {Words{}, Words{"--isolated"}}) {
+    const Result end = run_again(client.image, how);
+    INFO(end);
+    CHECK(end.ok());
+    CHECK_FALSE(contains(end.err, "is not connected"));
+  }
+}
+
+TEST_CASE("how long TCP waits is what it was, where the kernel lets one choose") {
+  if (skip_unless_root()) return;
+  TakenPython socket(
+      "s = socket.socket(); s.bind(('127.0.0.1', 0))\n"
+      "def told(name):\n"
+      "  try: return s.getsockopt(6, name)\n"
+      "  except OSError: return None\n"
+      "wanted = {44: 5000, 45: 52000, 46: 32000}\n"  // RTO_MAX_MS, RTO_MIN_US, DELACK_MAX_US
+      "for name, value in wanted.items():\n"
+      "  if told(name) is not None: s.setsockopt(6, name, value)\n"
+      "before = list(map(told, wanted))",
+      "assert list(map(told, wanted)) == before, (list(map(told, wanted)), before)");
+  socket.take();
+  socket.check_runs_again();
+}
+
+TEST_CASE("an ended connection of small packets has nothing to say of their size") {
+  if (skip_unless_root()) return;
+  TakenPython client(
+      "listener = socket.socket(); listener.setsockopt(6, 2, 88)\n"  // TCP_MAXSEG
+      "listener.bind(('127.0.0.1', 0)); listener.listen(5)\n"
+      "client = socket.create_connection(listener.getsockname())\n"
+      "listener.accept()[0].close(); assert client.recv(1) == b''; client.shutdown(2)\n"
+      "while client.getsockopt(6, 11, 1) != b'\\x07': time.sleep(0.01)",  // TCP_INFO: closed
+      "assert client.recv(1) == b''");
+  client.take();
+  const Result end = run_again(client.image, {"--isolated"});  // the port is in TIME-WAIT
+  INFO(end);
+  CHECK(end.ok());
+  CHECK_FALSE(contains(end.err, "TCP_MAXSEG"));
+}
+
+TEST_CASE("it is said that sockets of a pid namespace below tell another maker") {
+  if (skip_unless_root()) return;
+  TakenPython program(
+      "told, telling = os.pipe(); asked, asking = os.pipe()\n"
+      "assert libc.unshare(0x20000000) == 0\n"  // of pids
+      "child = os.fork()\n"
+      "if child == 0:\n"
+      "  os.close(asking); pair = socket.socketpair(); os.write(telling, b'x')\n"
+      "  os.read(asked, 1); os._exit(0)\n"
+      "os.read(told, 1)",
+      "os.close(asking); assert os.waitpid(child, 0)[1] == 0");
+  program.take();
+  const Result end = run_again(program.image);
+  CHECK(end.ok());
+  check_says(end, {"sockets tell another number than process", "in a pid namespace below"});
+}
+
 }  // namespace
 }  // namespace snapgdb::e2e

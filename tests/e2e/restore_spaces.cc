@@ -411,5 +411,29 @@ TEST_CASE("who was born before its parent set its clocks ahead has those of the 
   CHECK(end.ok());
 }
 
+// As `unshare --mount --pid --fork` makes it: the first process's /proc is its own, and that of the
+// mount namespace below tells nothing of who makes it again.
+TEST_CASE("a container with its own /proc, and a mount namespace below, comes back") {
+  if (skip_unless(geteuid() == 0, "namespaces without one of users take root")) return;
+  TakenPython program(
+      "assert libc.unshare(0x20020000) == 0\n"  // of pids, of mounts
+      "inside = os.fork()\n"
+      "if inside: sys.exit(os.waitstatus_to_exitcode(os.waitpid(inside, 0)[1]))\n"
+      "assert libc.mount(b'none', b'/', None, 0x44000, None) == 0\n"  // MS_REC | MS_PRIVATE
+      "assert libc.mount(b'proc', b'/proc', b'proc', 0, None) == 0\n"
+      "child = os.fork()\n"
+      "if child == 0:\n"
+      "  assert libc.unshare(0x20000) == 0\n"
+      "  assert libc.mount(b'none', b'/mnt', b'tmpfs', 0, None) == 0\n"
+      "  open('/mnt/file', 'w').write('x'); open('/mnt/told', 'w').close()\n"
+      "  while True: signal.pause()\n"
+      "while not os.path.exists(f'/proc/{child}/root/mnt/told'): time.sleep(0.01)",
+      "assert open(f'/proc/{child}/root/mnt/file').read() == 'x'\n"
+      "assert not os.path.exists('/mnt/file')\n"
+      "os.kill(child, 9); os.waitpid(child, 0)");
+  program.take();
+  program.check_runs_again();
+}
+
 }  // namespace
 }  // namespace snapgdb::e2e

@@ -1,5 +1,6 @@
 // snapgdb restore: what programs, threads and memory are, of small programs.
 
+#include <fmt/format.h>
 #include <linux/keyctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -106,6 +107,69 @@ TEST_CASE("an isolated tree has no access to the session keyring of who restores
   CHECK(run_again(program.image, {"--isolated"}, with_key).out == "not found\n");
   // As a program that is started there would have.
   CHECK(run_again(program.image, {}, with_key).out == "found\n");
+}
+
+// A file system in memory that only the tree has.
+const std::string kOwnMemory =
+    "assert libc.unshare(0x20000) == 0\n"                           // of mounts
+    "assert libc.mount(b'none', b'/', None, 0x44000, None) == 0\n"  // MS_REC | MS_PRIVATE
+    "place = directory + '/own'; os.mkdir(place)\n"
+    "assert libc.mount(b'none', place.encode(), b'tmpfs', 0, None) == 0\n";
+
+TEST_CASE("attributes in memory are what they were, also of links; isolated, some are named") {
+  if (skip_unless(geteuid() == 0, "mounting takes root")) return;
+  TakenPython program(
+      kOwnMemory +
+          "os.mkdir(place + '/file'); os.symlink('nowhere', place + '/link')\n"
+          "names = [place + '/file', place + '/link']\n"
+          "for n in names: os.setxattr(n, 'trusted.x', b'y', follow_symlinks=False)",
+      "for n in names: print(os.listxattr(n, follow_symlinks=False), flush=True)");
+  program.take();
+  const Result plain = run_again(program.image);
+  INFO(plain);
+  CHECK(plain.out == "['trusted.x']\n['trusted.x']\n");
+  const Result isolated = run_again(program.image, {"--isolated"});
+  CHECK(isolated.ok());
+  check_says(isolated,
+             {"the attribute trusted.x of /", "(and 1 more), in a file system in memory"});
+}
+
+TEST_CASE("an overlay of what only the tree had in memory is in the way for that reason") {
+  if (skip_unless(geteuid() == 0, "mounting takes root")) return;
+  TakenPython program(
+      kOwnMemory +
+          "for name in ['lower', 'upper', 'work', 'all']: os.mkdir(f'{place}/{name}')\n"
+          "layers = f'lowerdir={place}/lower,upperdir={place}/upper,workdir={place}/work'\n"
+          "assert libc.mount(b'none', (place + '/all').encode(), b'overlay', 0,\n"
+          "                  layers.encode()) == 0",
+      "");
+  program.take();
+  const Result refused = run_again(program.image);
+  CHECK(refused.status == 1);
+  check_says(refused, {"/own/upper is in the tmpfs at", "which only the tree had"});
+}
+
+TEST_CASE("a tree that is captured in its sandbox is in the way with one line") {
+  if (skip_unless(geteuid() == 0, "an ordinary user's capture lacks what only root may read"))
+    return;
+  TakenPython ticking(
+      "def tick():\n"
+      "  while True: os.write(1, b'tick\\n'); time.sleep(0.05)\n"
+      "threading.Thread(target=tick, daemon=True).start()",
+      "");
+  take_away(ticking.running, ticking.image);
+  Running sandbox({program(), "restore", "--isolated", ticking.image});
+  sandbox.wait_for_line("tick");
+  pid_t inside = 0;
+  for (const pid_t pid : tree_of(sandbox.pid()))
+    if (contains(read_file(fmt::format("/proc/{}/cmdline", pid)), "tick()")) inside = pid;
+  const std::string again = ticking.directory / "again";
+  capture(inside, again, {"--kill", "--all-memory"});
+  sandbox.wait();
+  const Result refused = run_again(again, {"--isolated"});
+  CHECK(refused.status == 1);
+  check_says(refused, {"the tree was captured in a sandbox", "--without mounts"});
+  CHECK_FALSE(contains(refused.err, "what is mounted at"));
 }
 
 }  // namespace

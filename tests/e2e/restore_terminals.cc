@@ -144,5 +144,105 @@ TEST_CASE("a program that reads key by key does so in the terminal of its restor
   CHECK(end.ok());
 }
 
+// Of its own, with both sides; 0x40045431 is TIOCSPTLCK, 0x80045430 TIOCGPTN.
+constexpr const char* kPairs =
+    "import termios, tty\n"
+    "def pair(flags=0, echo=False):\n"
+    "  m = os.open('/dev/ptmx', os.O_RDWR | os.O_NOCTTY | flags)\n"
+    "  fcntl.ioctl(m, 0x40045431, struct.pack('i', 0))\n"
+    "  n = struct.unpack('I', fcntl.ioctl(m, 0x80045430, bytes(4)))[0]\n"
+    "  s = os.open(f'/dev/pts/{n}', os.O_RDWR | os.O_NOCTTY | flags)\n"
+    "  a = termios.tcgetattr(s)\n"
+    "  if not echo: a[3] &= ~termios.ECHO\n"
+    "  termios.tcsetattr(s, termios.TCSANOW, a)\n"
+    "  return m, s\n"
+    "def fails(work):\n"
+    "  try: return work()\n"
+    "  except OSError as e: return e.strerror\n";
+
+TEST_CASE("the end of a file waits in a terminal again, and ends a line there") {
+  TakenPython reader(
+      std::string(kPairs) +
+          "line_m, line = pair(os.O_NONBLOCK); os.write(line_m, "
+          "b'part\\x04next\\n\\x04\\x04rest')\n"
+          "alone_m, alone = pair(os.O_NONBLOCK); os.write(alone_m, b'\\x04')\n"
+          "time.sleep(0.1)",
+      "assert [fails(lambda: os.read(line, 99)) for _ in range(5)] == [\n"
+      "  b'part', b'next\\n', b'', b'', 'Resource temporarily unavailable']\n"
+      "os.write(line_m, b'\\n'); time.sleep(0.1); assert os.read(line, 99) == b'rest\\n'\n"
+      "assert os.read(alone, 99) == b''\n"
+      "assert fails(lambda: os.read(alone, 99)) == 'Resource temporarily unavailable'");
+  reader.take();
+  reader.check_runs_again();
+}
+
+TEST_CASE("output that was stopped is stopped, and started by whoever could start it") {
+  TakenPython writer(
+      std::string(kPairs) +
+          "m, s = pair(os.O_NONBLOCK); termios.tcflow(s, termios.TCOOFF)\n"
+          "tm, ts = pair(os.O_NONBLOCK); os.write(tm, b'\\x13'); time.sleep(0.1)\n"
+          "pm, ps = pair(os.O_NONBLOCK); fcntl.ioctl(pm, termios.TIOCPKT, struct.pack('i', 1))\n"
+          "termios.tcflow(ps, termios.TCOOFF)",
+      "for stopped in s, ts, ps:\n"
+      "  assert fails(lambda: os.write(stopped, b'x')) == 'Resource temporarily unavailable'\n"
+      "termios.tcflow(s, termios.TCOON); assert os.write(s, b'x') == 1\n"
+      "os.write(tm, b'\\x11'); time.sleep(0.1); assert os.write(ts, b'x') == 1\n"
+      "assert os.read(pm, 9) == bytes([termios.TIOCPKT_STOP])\n"
+      "assert fails(lambda: os.read(pm, 9)) == 'Resource temporarily unavailable'");
+  writer.take();
+  writer.check_runs_again();
+}
+
+TEST_CASE("a terminal that nobody could write to any more is as full as it was") {
+  TakenPython full(
+      std::string(kPairs) +
+          "m, s = pair(os.O_NONBLOCK); tty.setraw(s)\n"
+          "def fill(fd):\n"
+          "  done = 0\n"
+          "  try:\n"
+          "    while True: done += os.write(fd, bytes([done % 251]) * 1000)\n"
+          "  except BlockingIOError: return done\n"
+          "there = [0, 0]\n"
+          "for _ in range(2): there = [there[0] + fill(m), there[1] + fill(s)]; time.sleep(0.1)",
+      "def drain(fd):\n"
+      "  got = 0\n"
+      "  while select.select([fd], [], [], 0.3)[0]: got += len(os.read(fd, 65536))\n"
+      "  return got\n"
+      "assert [drain(s), drain(m)] == there, there");
+  full.take();
+  full.check_runs_again();
+}
+
+constexpr const char* kHungUp =
+    "m, s = pair(); twice = os.open(os.ttyname(s), os.O_RDONLY | os.O_NOCTTY); os.close(m)";
+constexpr const char* kIsHungUp =
+    "assert os.read(s, 9) == b'' and os.read(twice, 9) == b''\n"
+    "assert fails(lambda: os.write(s, b'x')) == 'Input/output error'\n"
+    "assert os.readlink(f'/proc/self/fd/{s}').startswith('/dev/pts/')";
+
+TEST_CASE("a terminal whose master is closed is hung up still") {
+  TakenPython holder(std::string(kPairs) + kHungUp, kIsHungUp);
+  holder.take();
+  holder.check_runs_again();
+}
+
+TEST_CASE("so is an ordinary user's") {
+  if (skip_unless(geteuid() == 0, "to become an ordinary user, one must be root")) return;
+  TakenPython holder(std::string(kPairs) + kHungUp, kIsHungUp, {.user = kNobody});
+  holder.take({.user = kNobody});
+  holder.check_runs_again({.user = kNobody});
+}
+
+TEST_CASE("a terminal with a line discipline that keeps nothing has lost nothing") {
+  TakenPython holder(
+      std::string(kPairs) +
+          "m, s = pair(os.O_NONBLOCK); os.write(s, b'before')\n"
+          "fcntl.ioctl(s, termios.TIOCSETD, struct.pack('i', 27))",  // N_NULL
+      "assert struct.unpack('i', fcntl.ioctl(s, termios.TIOCGETD, bytes(4)))[0] == 27\n"
+      "assert os.read(m, 99) == b'before'");
+  holder.take();
+  holder.check_runs_again();
+}
+
 }  // namespace
 }  // namespace snapgdb::e2e

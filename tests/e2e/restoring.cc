@@ -99,7 +99,7 @@ void TakenAway::check_runs_again(const Words& options) const {
 namespace {
 
 constexpr const char* kHead =
-    "import ctypes, fcntl, os, select, signal, socket, struct, sys, time\n"
+    "import ctypes, fcntl, os, select, signal, socket, struct, sys, threading, time\n"
     "libc = ctypes.CDLL(None, use_errno=True)\n"
     "said = 1\n"
     "directory = sys.argv[1]\n"

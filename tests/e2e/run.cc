@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
@@ -303,6 +304,123 @@ TEST_CASE("an image that may not be written is said to be so before the command 
   check_refused(
       snapgdb({"run", "-o", directory / "image", "--", "echo", "has begun"}, {.user = kNobody}), 1,
       {"Permission denied"});
+}
+
+// How a program that forks three children, each of which crashes, ends; and its image.
+constexpr const char* kThreeCrashes =
+    "import os, sys\n"
+    "for _ in range(3):\n"
+    "  child = os.fork()\n"
+    "  if child == 0: os.abort()\n"
+    "  os.waitpid(child, 0)\n"
+    "sys.exit(7)\n";
+
+TEST_CASE("nobody needs to hear what snapgdb has to say") {
+  const TempDir directory;
+  const std::string image = directory / "x.snapgdb";
+  const std::string command = program() + " run -o " + image + " -- python3 -c \"$0\"";
+  // A full device, nothing, a pipe that nobody reads.
+  for (const char* nobody : {" 2>/dev/full", " 2>&-", " 2> >(exec 0<&-; exec sleep 1)"}) {
+    CAPTURE(nobody);
+    const Result end = run({"bash", "-c", command + nobody, kThreeCrashes});
+    INFO(end);
+    CHECK(end.status == 7);
+    CHECK(snapgdb({"show", image + "@3"}).ok());
+    std::filesystem::remove(image);
+  }
+}
+
+TEST_CASE("what keeps a snapshot from being taken does not change how the program ends") {
+  if (skip_unless(geteuid() == 0, "to become an ordinary user, one must be root")) return;
+  constexpr uid_t kNobodyElse = 54'322;
+  const TempDir directory;
+  std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
+  const Result end = snapgdb({"run", "-o", directory / "x.snapgdb", "--", "python3", "-c",
+                              "import os, sys\n"
+                              "if os.fork() == 0: os.abort()\n"
+                              "os.wait(); sys.exit(7)"},
+                             {.user = kNobodyElse, .before_exec = [] {
+                                const rlimit limit{3, 3};
+                                setrlimit(RLIMIT_NPROC, &limit);
+                              }});
+  INFO(end);
+  CHECK(end.status == 7);
+  CHECK(contains(end.err, "no snapshot: cannot start a thread"));
+}
+
+TEST_CASE("a crash after the first thread has ended is captured") {
+  const TempDir directory;
+  const Result end = snapgdb({"run", "-o", directory / "x.snapgdb", "--", "python3", "-c",
+                              "import ctypes, os, threading, time\n"
+                              "def crash():\n"
+                              "  while ' Z ' not in open(f'/proc/{os.getpid()}/stat').read():\n"
+                              "    time.sleep(0.01)\n"
+                              "  ctypes.string_at(8)\n"
+                              "threading.Thread(target=crash).start()\n"
+                              "ctypes.CDLL(None).pthread_exit(None)"});
+  INFO(end);
+  CHECK(end.signal == SIGSEGV);
+  check_says(snapgdb({"show", directory / "x.snapgdb"}), {"SIGSEGV"});
+}
+
+TEST_CASE("a program that its own filter of system calls has killed is said to have no snapshot") {
+  const TempDir directory;
+  // prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER): SECCOMP_RET_KILL_PROCESS for everything.
+  const Result end =
+      snapgdb({"run", "-o", directory / "x.snapgdb", "--", "python3", "-c",
+               "import ctypes, struct\n"
+               "libc = ctypes.CDLL(None)\n"
+               "program = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 0x80000000))\n"
+               "filters = struct.pack('HxxxxxxQ', 1, ctypes.addressof(program))\n"
+               "libc.prctl(38, 1, 0, 0, 0); libc.prctl(22, 2, filters)"});
+  INFO(end);
+  CHECK(end.signal == SIGSYS);
+  CHECK(contains(end.err, "no snapshot: SIGSYS ended process"));
+  CHECK(directory.names().empty());
+}
+
+TEST_CASE("processes that have the number of one that died before are captured, too") {
+  if (skip_unless(geteuid() == 0, "only root chooses numbers")) return;
+  const TempDir directory;
+  const std::string image = directory / "x.snapgdb";
+  const Result end = run({"unshare", "--pid", "--fork", "--mount-proc", program(), "run", "-o",
+                          image, "--", "python3", "-c",
+                          "import os, sys\n"
+                          "for _ in range(3):\n"
+                          "  open('/proc/sys/kernel/ns_last_pid', 'w').write('70')\n"
+                          "  child = os.fork()\n"
+                          "  if child == 0: os.abort()\n"
+                          "  assert child == 71, child\n"
+                          "  os.waitpid(child, 0)\n"
+                          "sys.exit(7)"});
+  INFO(end);
+  CHECK(end.status == 7);
+  CHECK(snapgdb({"show", image + "@3"}).ok());
+}
+
+TEST_CASE("where /proc does not tell of the program, it is not begun") {
+  if (skip_unless(geteuid() == 0, "namespaces take root")) return;
+  const TempDir directory;
+  const Result end = run({"unshare", "--pid", "--fork", program(), "run", "-o",
+                          directory / "x.snapgdb", "--", "touch", directory / "begun"});
+  INFO(end);
+  CHECK(end.status == 1);
+  check_says(end, {"/proc is that of another pid namespace", "mount -t proc"});
+  CHECK(directory.names().empty());
+}
+
+TEST_CASE("^C that only snapgdb is sent reaches the program") {
+  const TempDir directory;
+  Running running({program(), "run", "-o", directory / "x.snapgdb", "--", "python3", "-c",
+                   "import signal, sys, time\n"
+                   "signal.signal(signal.SIGINT, lambda *_: sys.exit(9))\n"
+                   "print('ready', flush=True)\n"
+                   "while True: time.sleep(1)"});
+  running.wait_for_line("ready");
+  ::kill(running.pid(), SIGINT);
+  const Result end = running.wait();
+  INFO(end);
+  CHECK(end.status == 9);
 }
 
 }  // namespace

@@ -296,6 +296,8 @@ TEST_CASE("IMG@K names a snapshot, unless there is a file of that name") {
   CHECK(parse_snapshot_name("x.snapgdb").k == -1);
   CHECK(parse_snapshot_name("x.snapgdb@3").k == 3);
   CHECK(parse_snapshot_name("x@y@-2").path == "x@y");
-  CHECK(parse_snapshot_name("x@0").path == "x@0");
+  CHECK(parse_snapshot_name("x@0").path == "x");
+  CHECK(parse_snapshot_name("x@99999999999999999999").path == "x");
+  CHECK(parse_snapshot_name("x@-").path == "x@-");
   CHECK(parse_snapshot_name("user@host").path == "user@host");
 }
