@@ -11,6 +11,7 @@
 #include "cli/image_options.h"
 #include "core/base/error.h"
 #include "core/base/fd.h"
+#include "core/base/say.h"
 #include "gdbstub/background.h"
 #include "gdbstub/live/launch.h"
 
@@ -53,13 +54,16 @@ std::string attach_all(const std::vector<int32_t>& pids, size_t focus, const std
 }
 
 // The thread that the user looked at may not be there any more: then another one of its process, or
-// of any, is selected. That of a process that is away has no $pc, an error that ends its
-// consideration. Of threads that are gone gdb learns when it goes through all, for which the echo
-// is; before that it would ask for their registers.
+// of any, is selected. Where none has a $pc, which is an error that ends its consideration, none
+// is.
 //
-// gdb keeps what it has read over a command of the stub's, so that it has to be told to look again.
-// Its own `restart` is about checkpoints, which a remote target does not have; it asks back before
-// it is redefined.
+// gdb keeps what it has read over a command of the stub's, so that it has to be told to look again:
+// at memory and libraries for each process, before it reads any for registers that it still knows.
+// Of threads that are gone it learns when it goes through all. Attaching to a process again, it
+// takes it for the program that it knew it by.
+//
+// The exit status of `! grep` is what `if` understands in every language. gdb's own `restart` is
+// about checkpoints, which a remote target does not have; it asks back before it is redefined.
 constexpr std::string_view kCommands =
     "set $snapgdb_confirm = $_gdb_setting(\"confirm\")\n"
     "set confirm off\n"
@@ -76,10 +80,60 @@ constexpr std::string_view kCommands =
     "document snapgdb-consider\n"
     "Note this thread if there is no better one to be shown (for snapgdb-look-again).\n"
     "end\n"
-    "define snapgdb-find-thread\n"
+    "define snapgdb-note-place\n"
     "set $snapgdb_here = $_inferior\n"
     "set $snapgdb_was = $_gthread\n"
     "set $snapgdb_rank = 0\n"
+    "set $snapgdb_forgotten = 0\n"
+    "end\n"
+    "document snapgdb-note-place\n"
+    "Note what is looked at (for snapgdb-look-again).\n"
+    "end\n"
+    "define snapgdb-note-attached\n"
+    "if $_inferior == $snapgdb_here\n"
+    "set $snapgdb_was = $_gthread\n"
+    "end\n"
+    "end\n"
+    "document snapgdb-note-attached\n"
+    "Note a process that was attached to again (for snapgdb-look-again).\n"
+    "end\n"
+    "define snapgdb-renew\n"
+    "pipe monitor again | ! grep -q '^$arg1: detach'\n"
+    "if $_shell_exitcode\n"
+    "pipe info inferiors $arg0 | ! grep -q 'process $arg1 '\n"
+    "if $_shell_exitcode\n"
+    "detach inferiors $arg0\n"
+    "end\n"
+    "end\n"
+    "pipe monitor again | ! grep -q '^$arg1: attach'\n"
+    "if $_shell_exitcode\n"
+    "pipe info inferiors $arg0 | ! grep -q '<null>'\n"
+    "if $_shell_exitcode\n"
+    "inferior $arg0\n"
+    "pipe monitor again | ! grep -q '^$arg1: .*program'\n"
+    "if $_shell_exitcode\n"
+    "with confirm off -- file\n"
+    "end\n"
+    "attach $arg1\n"
+    "with language c -- snapgdb-note-attached\n"
+    "end\n"
+    "end\n"
+    "end\n"
+    "document snapgdb-renew\n"
+    "snapgdb-renew INFERIOR PID: detach from it where it is not there, and attach to it where it "
+    "is.\n"
+    "end\n"
+    "define snapgdb-forget\n"
+    "if $_inferior != $snapgdb_forgotten\n"
+    "set $snapgdb_forgotten = $_inferior\n"
+    "maintenance flush dcache\n"
+    "info sharedlibrary\n"
+    "end\n"
+    "end\n"
+    "document snapgdb-forget\n"
+    "Forget what was read of this process (for snapgdb-look-again).\n"
+    "end\n"
+    "define snapgdb-find-thread\n"
     "thread apply all -q -s snapgdb-consider\n"
     "set $snapgdb_stays = $snapgdb_rank == 3\n"
     "end\n"
@@ -87,15 +141,18 @@ constexpr std::string_view kCommands =
     "Find the thread to be shown next (for snapgdb-look-again).\n"
     "end\n"
     "define snapgdb-look-again\n"
-    "thread apply all -q -s echo\n"
+    "with language c -- snapgdb-note-place\n"
+    "pipe snapgdb-renew-all | cat >/dev/null\n"
+    "pipe with language c -- thread apply all -q -s snapgdb-forget | cat >/dev/null\n"
     "maintenance flush register-cache\n"
-    "maintenance flush dcache\n"
     "info threads\n"
     "pipe with language c -- snapgdb-find-thread | cat >/dev/null\n"
     "if $snapgdb_stays\n"
     "frame\n"
     "else\n"
+    "if $snapgdb_rank\n"
     "thread $snapgdb_inferior.$snapgdb_thread\n"
+    "end\n"
     "end\n"
     "end\n"
     "document snapgdb-look-again\n"
@@ -119,11 +176,27 @@ constexpr std::string_view kCommands =
     "set confirm on\n"
     "end\n";
 
+// Most of the time there is nothing to be done, and that is cheap.
+std::string renew_all(const std::vector<int32_t>& pids) {
+  std::string out =
+      "define snapgdb-renew-all\n"
+      "pipe monitor again | ! grep -q .\n"
+      "if $_shell_exitcode\n";
+  for (size_t i = 0; i < pids.size(); ++i)
+    out += fmt::format("snapgdb-renew {} {}\n", i + 1, pids[i]);
+  return out +
+         "end\n"
+         "end\n"
+         "document snapgdb-renew-all\n"
+         "Attach again to what has ended, or become another program (for snapgdb-look-again).\n"
+         "end\n";
+}
+
 // Setting up says a lot that nobody needs, so it is done into a pipe; errors are shown all the
 // same. One read for the end of a stack instead of four; and what gdb has to put back after a
 // function call that could not run.
-std::string setup_script(const std::string& attaching) {
-  return std::string(kCommands) + "define snapgdb-setup\n" + attaching +
+std::string setup_script(const std::vector<int32_t>& pids, const std::string& attaching) {
+  return std::string(kCommands) + renew_all(pids) + "define snapgdb-setup\n" + attaching +
          "end\n"
          "document snapgdb-setup\n"
          "Attach to every process of the snapshot (done by snapgdb debug).\n"
@@ -162,14 +235,14 @@ int debug(const Arguments& arguments) {
     throw Error(fmt::format("cannot debug {}", arguments.image), "none of its processes is alive");
   const size_t focus = focused(pids, *snapshot);
   if (pids.size() > 1)
-    fmt::print(stderr, "snapgdb: {} processes, inferiors 1 to {}; `info inferiors` lists them\n",
-               pids.size(), pids.size());
+    say("snapgdb: {} processes, inferiors 1 to {}; `info inferiors` lists them\n", pids.size(),
+        pids.size());
   if (const size_t left_out = snapshot->processes().size() - pids.size(); left_out > 0)
-    fmt::print(stderr, "snapgdb: {} not shown: nothing is left but the exit status\n", left_out);
-  fmt::print(stderr, "{}", gdbstub::notes(*snapshot));
+    say("snapgdb: {} not shown: nothing is left but the exit status\n", left_out);
+  say("{}", gdbstub::notes(*snapshot));
   const std::string socket = gdbstub::serve_in_background(
       snapshot, {.multi = true, .image = image, .launch = gdbstub::launch});
-  run_gdb(inherited_script(setup_script(attach_all(pids, focus, socket))), arguments.gdb);
+  run_gdb(inherited_script(setup_script(pids, attach_all(pids, focus, socket))), arguments.gdb);
 }
 
 Action define(CLI::App& app) {

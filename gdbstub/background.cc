@@ -16,6 +16,7 @@
 
 #include "core/base/error.h"
 #include "core/base/fd.h"
+#include "core/base/say.h"
 #include "gdbstub/serve.h"
 
 namespace snapgdb::gdbstub {
@@ -92,7 +93,7 @@ std::string serve_in_background(std::shared_ptr<const Snapshot> snapshot,
   try {
     serve_first(std::move(snapshot), options, std::move(listener), directory, caller);
   } catch (const Error& error) {
-    fmt::print(stderr, "snapgdb: {}\n", error.what());
+    say("snapgdb: {}\n", error.what());
   }
   _exit(0);
 }

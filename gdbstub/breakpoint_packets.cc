@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "gdbstub/handlers.h"
+#include "gdbstub/run_control.h"
 
 namespace snapgdb::gdbstub {
 namespace {
@@ -66,14 +67,20 @@ bool remove(SessionState& state, Pid pid, const Breakpoint& breakpoint) {
   return !state.running.tree() || state.running.tree()->remove(pid, breakpoint);
 }
 
+// What gdb keeps in a library that is not loaded yet, in the snapshot, would be in the way when it
+// is to run; told of it now, gdb sets it aside until the library is there. After `run`, it does not
+// know yet which program is there.
+bool can_be_inserted(SessionState& state, Pid pid, const Breakpoint& breakpoint) {
+  if (RunningTarget* tree = state.running.tree()) return tree->insert(pid, breakpoint);
+  return state.running.arrived || has_place_for(state, pid, breakpoint);
+}
+
 void insert(SessionState& state, Pid pid, const Breakpoint& breakpoint) {
   remove(state, pid, breakpoint);  // with other conditions, perhaps
   auto& list = state.running.breakpoints[pid];
   require_debug_registers(list, breakpoint);
-  if (state.running.tree() && !state.running.tree()->insert(pid, breakpoint))
-    throw PacketError{kCannot, breakpoint.kind == BreakpointKind::kSoftware
-                                   ? "there is no memory to put the breakpoint into"
-                                   : "the processor cannot watch it, or not so many"};
+  if (!can_be_inserted(state, pid, breakpoint))
+    throw PacketError{kCannot, std::string(obstacle_to(breakpoint))};
   list.push_back(breakpoint);
 }
 

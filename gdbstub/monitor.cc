@@ -120,6 +120,7 @@ constexpr MonitorCommand kCommands[] = {
     {"snapshots", "the snapshots of the image", list_snapshots},
     {"goto", "K: look at the K-th of them; what runs is dropped", go_to_snapshot},
     {"restart", "drop what runs, and look at the snapshot again", restart},
+    {"again", "processes for gdb to detach from, or to attach to again", list_to_attach_again},
     {"diversion", "on|off: functions that are called from the snapshot leave no trace",
      choose_diversion},
     {"on-detach", "run|drop: what becomes of what runs", choose_on_detach},

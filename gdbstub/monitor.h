@@ -14,7 +14,7 @@ std::string run_monitor(SessionState& state, std::string_view line);
 using MonitorHandler = std::string(SessionState& state, std::string_view argument);
 
 // monitor_running.cc
-MonitorHandler restart, go_to_snapshot, list_snapshots;
+MonitorHandler restart, go_to_snapshot, list_snapshots, list_to_attach_again;
 MonitorHandler choose_diversion, choose_on_detach, give_input, list_notes;
 
 }  // namespace snapgdb::gdbstub

@@ -15,10 +15,37 @@
 namespace snapgdb::gdbstub {
 namespace {
 
-// gdb believes that a command of the stub leaves everything as it was.
-constexpr std::string_view kLookAgain =
-    "gdb looks again after `maintenance flush register-cache`, `maintenance flush dcache` and\n"
-    "`info threads` (in `snapgdb debug`, `restart` and `goto K` do it all).\n";
+// gdb believes that a command of the stub leaves everything as it was. It keeps memory by process;
+// and what it reads of that for registers that it still knows would be kept again.
+std::string look_again_hint(const SessionState& state) {
+  const char* each = state.attached.size() > 1 ? "thread apply all -q -s " : "";
+  return fmt::format(
+      "gdb looks again after `{0}maintenance flush dcache`, `{0}info sharedlibrary`,\n"
+      "`maintenance flush register-cache` and `info threads` (in `snapgdb debug`, `restart` and\n"
+      "`goto K` do it all).\n",
+      each);
+}
+
+// gdb reads a program's symbols at execve(2), and when it attaches; it makes the breakpoints by
+// which it hears of libraries anew when it searches for those elsewhere.
+std::string programs_hint(const SessionState& state) {
+  std::string out;
+  for (const Pid pid : state.attached) {
+    if (state.sets_up_gdb || !state.is_mistaken(pid)) continue;
+    out += fmt::format("gdb still takes {} for {}: ", pid.value,
+                       printable(state.programs.at(pid).path));
+    out += state.client.extended ? "`run` stays here, and gdb sees what it is.\n"
+                                 : fmt::format(
+                                       "`file target:{}` and `set solib-search-path` before that,\n"
+                                       "and `enable` for breakpoints that it has disabled.\n",
+                                       printable(state.target->executable(pid).value_or("")));
+  }
+  return out;
+}
+
+std::string hints(const SessionState& state) {
+  return look_again_hint(state) + programs_hint(state);
+}
 
 std::vector<uint64_t> sequences(const SessionState& state) {
   if (state.image) return state.image->snapshots();
@@ -65,7 +92,9 @@ std::string differences(const SessionState& state, const std::set<Pid>& before) 
   std::string out;
   std::vector<Pid> more;
   for (const Pid pid : shown_processes(*state.moment))
-    if (!before.contains(pid) && !state.is_attached(pid)) more.push_back(pid);
+    if (!before.contains(pid) && !state.is_attached(pid) &&
+        !(state.sets_up_gdb && state.programs.contains(pid)))  // attached to again, without a word
+      more.push_back(pid);
   if (!state.away.empty())
     out += fmt::format("Not in it, until you go to one that has them: {}\n", list(state.away));
   if (!more.empty())
@@ -89,7 +118,7 @@ std::optional<bool> either(std::string_view word, std::string_view yes, std::str
 
 std::string restart(SessionState& state, std::string_view) {
   begin_anew(state);
-  return fmt::format("This is the snapshot, as it was taken.\n{}", kLookAgain);
+  return "This is the snapshot, as it was taken.\n" + hints(state);
 }
 
 std::string list_snapshots(SessionState& state, std::string_view) {
@@ -111,14 +140,27 @@ std::string go_to_snapshot(SessionState& state, std::string_view argument) {
   const auto is_there = [&](Pid pid) { return shown.contains(pid); };
   if (!state.attached.empty() && std::ranges::none_of(state.attached, is_there) &&
       std::ranges::none_of(state.away, is_there))
-    return fmt::format("No process that you look at is in snapshot {}.\n", *k);
+    return fmt::format("No process that you look at is in snapshot {}: nothing was changed.\n", *k);
   state.first = is_there(state.first) ? state.first : first_process(*snapshot, std::nullopt);
   state.running.target.reset();
   state.snapshot = snapshot;
   state.moment = std::move(moment);
   return_to_snapshot(state);
   return fmt::format("This is snapshot {} of {}.\n{}{}", *k, all.size(), differences(state, before),
-                     kLookAgain);
+                     hints(state));
+}
+
+// For scripts: where gdb's view of its processes is not that of the snapshot.
+std::string list_to_attach_again(SessionState& state, std::string_view) {
+  std::string out;
+  for (const auto& [pid, program] : state.programs) {
+    const bool is_mistaken = state.is_mistaken(pid), is_attached = state.is_attached(pid);
+    if (state.is_away(pid) || (is_attached && is_mistaken))
+      out += fmt::format("{}: detach\n", pid.value);
+    if (!is_attached && !state.target->threads(pid).empty())
+      out += fmt::format("{}: attach{}\n", pid.value, is_mistaken ? ", another program" : "");
+  }
+  return out;
 }
 
 std::string choose_diversion(SessionState& state, std::string_view argument) {
@@ -132,7 +174,7 @@ std::string choose_diversion(SessionState& state, std::string_view argument) {
   running.diversion = *on;
   if (ends) {
     return_to_snapshot(state);
-    return fmt::format("Diversion is off: this is the snapshot again.\n{}", kLookAgain);
+    return "Diversion is off: this is the snapshot again.\n" + hints(state);
   }
   if (*on && running.target)
     return "It counts from the snapshot only, and the program runs already: `monitor restart` goes "

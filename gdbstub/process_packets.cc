@@ -31,6 +31,14 @@ std::string shell_quoted(std::string_view word) {
   return out + "'";
 }
 
+// The only program there is to run is the one in the snapshot, from there on; gdb may know it by
+// the name of what it has become later.
+bool is_name_of(const SessionState& state, Pid pid, const std::string& name) {
+  const auto known = state.programs.find(pid);
+  return name.empty() || name == state.moment->executable(pid).value_or("") ||
+         (known != state.programs.end() && name == known->second.path);
+}
+
 }  // namespace
 
 // What gdb shows as `args`: those that the program of the snapshot got.
@@ -49,6 +57,7 @@ Reply program_and_arguments(SessionState& state, Scanner) {
 Reply attach_process(SessionState& state, Scanner arguments) {
   const Pid pid = pid_argument(arguments);
   state.attach(pid);
+  state.programs[pid] = program_of(*state.target, pid);  // the client looks what it is
   if (!state.running.non_stop) return standing_reply(state, state.selected_thread());
   for (const Tid tid : state.target->threads(pid))
     state.running.events.push_back(standing(state, {pid, tid}));
@@ -82,17 +91,15 @@ Reply kill_all(SessionState& state, Scanner) {
   return std::nullopt;
 }
 
-// The only program there is to run is the one in the snapshot, from there on.
 Reply run_program(SessionState& state, Scanner arguments) {
   arguments.expect(';');
   const std::string program = arguments.hex_text(';');
   const auto& parted = state.running.parted_with;
   const Pid pid = parted && !state.moment->threads(*parted).empty() ? *parted : state.first;
-  const std::string executable = state.moment->executable(pid).value_or("");
-  if (!program.empty() && program != executable)
+  if (!is_name_of(state, pid, program))
     throw PacketError{kCannot, fmt::format("a snapshot cannot start {}: only its own program, {}, "
                                            "goes on from there",
-                                           program, executable)};
+                                           program, state.moment->executable(pid).value_or(""))};
   begin_anew(state);
   state.running.arrived = true;
   if (state.is_attached(pid))

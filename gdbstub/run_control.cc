@@ -57,7 +57,7 @@ void insert_all(SessionState& state) {
     for (const Breakpoint& breakpoint : list)
       if (state.is_attached(pid) && !state.running.target->insert(pid, breakpoint))
         throw Error(fmt::format("cannot set the breakpoint at {:#x}", breakpoint.address),
-                    "the processor cannot do that");
+                    std::string(obstacle_to(breakpoint)));
 }
 
 // A call needs room on the stack of its thread, and sends it elsewhere.
@@ -71,6 +71,14 @@ bool begins_call(const SessionState& state) {
              value_of(before, changed.first, number);
     });
   });
+}
+
+// gdb stays in the function that it was about to call, unless it was told otherwise.
+CannotRun cannot_run(const SessionState& state, bool in_call, std::string_view why) {
+  std::string text = fmt::format("snapgdb: nothing has run: {}", why);
+  if (in_call && !state.sets_up_gdb)
+    text += "\nsnapgdb: `return` ends the call (after `set unwindonsignal on`, gdb does by itself)";
+  return {std::move(text)};
 }
 
 // The user reads them once, however often the snapshot is made to run.
@@ -88,13 +96,28 @@ void show_notes(SessionState& state) {
   running.notes = std::move(notes);
 }
 
+void drop_tree(SessionState& state) {
+  Running& running = state.running;
+  running.target.reset();
+  running.over.reset();
+  running.waiting = running.interrupted = false;
+  running.events.clear();
+  running.told.reset();
+  running.resumed.clear();
+  running.forked.clear();
+  running.before_call.reset();
+  running.in_call = false;
+  state.target = state.moment.get();
+  look_again(state);
+}
+
 void launch(SessionState& state) {
   Running& running = state.running;
+  const bool in_call = begins_call(state);
   if (!running.launch)
-    throw CannotRun{
-        "snapgdb: nothing has run: this is a snapshot, a moment of the program. It can be looked "
-        "at "
-        "and changed, but not continued, stepped or called into."};
+    throw cannot_run(state, in_call,
+                     "this is a snapshot, a moment of the program. It can be looked at and "
+                     "changed, but not continued, stepped or called into.");
   running.over.reset();
   try {
     running.target = running.launch(*state.moment, state.attached);
@@ -103,11 +126,11 @@ void launch(SessionState& state) {
     insert_all(state);
     show_notes(state);
   } catch (const Error& error) {
-    return_to_snapshot(state);
-    throw CannotRun{fmt::format("snapgdb: nothing has run: {}", error.what())};
+    drop_tree(state);
+    throw cannot_run(state, in_call, error.what());
   }
-  running.in_call = begins_call(state);
-  if (running.in_call) state.moment->set_changes(*running.before_call);
+  running.in_call = in_call;
+  if (in_call) state.moment->set_changes(*running.before_call);
 }
 
 void note_fork(SessionState& state, const Event& event) {
@@ -119,6 +142,13 @@ void note_fork(SessionState& state, const Event& event) {
   running.breakpoints[event.child.pid] = running.breakpoints[event.thread.pid];
 }
 
+void note_program(SessionState& state, const Event& event) {
+  const Pid pid = event.thread.pid;
+  state.running.breakpoints.erase(pid);
+  state.programs[pid] = program_of(*state.target, pid);
+  state.programs[pid].path = event.path;
+}
+
 void note_result(SessionState& state, ThreadId thread) {
   const auto rax = value_of(*state.target, thread, kRax);
   if (rax) std::memcpy(&state.running.returned, rax->data(), sizeof state.running.returned);
@@ -127,6 +157,7 @@ void note_result(SessionState& state, ThreadId thread) {
 void forget(SessionState& state, Pid pid) {
   state.detach(pid);
   state.running.breakpoints.erase(pid);
+  std::erase_if(state.running.known_to_stand, [&](ThreadId each) { return each.pid == pid; });
   std::erase_if(state.running.events, [&](const Event& event) { return event.thread.pid == pid; });
   if (state.running.target && state.attached.empty()) return_to_snapshot(state);
 }
@@ -140,6 +171,25 @@ std::vector<ThreadId> not_known_to_stand(const Running& running) {
     if (event.child.pid.value != 0) threads.push_back(event.child);
   }
   return threads;
+}
+
+void note_who_stands(std::set<ThreadId>& known, const Event& event) {
+  if (event.kind == Kind::kExec)  // of the others nothing is left
+    std::erase_if(known, [&](ThreadId each) { return each.pid == event.thread.pid; });
+  if (event.kind == Kind::kThreadExited)
+    known.erase(event.thread);
+  else if (event.thread.tid.value != 0)
+    known.insert(event.thread);
+  if (event.child.tid.value != 0) known.insert(event.child);
+}
+
+// The client takes those that it has resumed for running, also where they have something to tell.
+void note_who_runs(Running& running, std::span<const ThreadId> kept) {
+  std::erase_if(running.known_to_stand, [&](ThreadId each) {
+    return std::ranges::find(kept, each) == kept.end() &&
+           std::ranges::any_of(running.resumed,
+                               [&](const ResumeAction& action) { return means(action, each); });
+  });
 }
 
 }  // namespace
@@ -163,9 +213,11 @@ void resume(SessionState& state, std::vector<ResumeAction> actions) {
         running.resumed, [&](const ResumeAction& each) { return means(each, event.thread); });
     return action != running.resumed.end() && is_outrun(event, *action);
   });
+  const std::vector<ThreadId> kept = not_known_to_stand(running);
+  note_who_runs(running, kept);
   // What has happened before is told first; nobody moves for that.
   if (std::ranges::none_of(running.events, [&](const Event& e) { return is_due(state, e); })) try {
-      running.target->resume(running.resumed, not_known_to_stand(running));
+      running.target->resume(running.resumed, kept);
     } catch (const Error&) {
       running.waiting = false;  // what comes in its place is an answer already
       throw;
@@ -210,7 +262,8 @@ std::string tell(SessionState& state, const Event& event) {
   std::string reply = stop_reply(state, event);
   state.running.told = event;
   if (event.kind == Kind::kFork || event.kind == Kind::kVfork) note_fork(state, event);
-  if (event.kind == Kind::kExec) state.running.breakpoints.erase(event.thread.pid);
+  if (event.kind == Kind::kExec) note_program(state, event);
+  if (state.running.non_stop) note_who_stands(state.running.known_to_stand, event);
   if (event.kind == Kind::kExited || event.kind == Kind::kKilled) {
     forget(state, event.thread.pid);
   } else if (event.kind != Kind::kNothingRuns && event.kind != Kind::kThreadExited &&
@@ -232,23 +285,37 @@ void tell_wishes(const SessionState& state) {
 }
 
 void return_to_snapshot(SessionState& state) {
+  drop_tree(state);
+  if (!state.running.non_stop) return;
+  // The client has been sent the first notice; the others are of what is no more.
+  auto& notices = state.running.notices;
+  for (; notices.size() > 1; notices.pop_back())
+    state.running.known_to_stand.erase(notices.back().event.thread);
+  tell_who_stands(state, {});
+}
+
+void tell_who_stands(SessionState& state, const ResumeAction& whom) {
   Running& running = state.running;
-  running.target.reset();
-  running.over.reset();
-  running.waiting = running.interrupted = false;
-  running.events.clear();
-  running.told.reset();
-  running.resumed.clear();
-  running.forked.clear();
-  running.before_call.reset();
-  running.in_call = false;
-  state.target = state.moment.get();
-  look_again(state);
+  const auto is_told = [&](ThreadId thread) {
+    return running.known_to_stand.contains(thread) ||
+           std::ranges::find(running.standing, thread) != running.standing.end() ||
+           std::ranges::find(running.events, thread, &Event::thread) != running.events.end();
+  };
+  for (const Pid pid : state.attached)
+    for (const Tid tid : state.target->threads(pid))
+      if (const ThreadId thread{pid, tid}; means(whom, thread) && !is_told(thread))
+        running.events.push_back({.kind = Kind::kStopped, .thread = thread});
 }
 
 void begin_anew(SessionState& state) {
   return_to_snapshot(state);
   state.moment->revert();
+}
+
+bool has_place_for(const SessionState& state, Pid pid, const Breakpoint& breakpoint) {
+  if (breakpoint.kind != BreakpointKind::kSoftware) return true;
+  const auto mapping = state.moment->mapping_at_or_after(pid, breakpoint.address);
+  return mapping && mapping->start <= breakpoint.address;
 }
 
 void look_again(SessionState& state) {
@@ -262,6 +329,8 @@ void look_again(SessionState& state) {
   }
   const auto of_gone = [&](const auto& entry) { return gone(entry.first); };
   std::erase_if(state.running.breakpoints, of_gone);
+  for (auto& [pid, list] : state.running.breakpoints)  // in libraries that are not there any more
+    std::erase_if(list, [&](const Breakpoint& each) { return !has_place_for(state, pid, each); });
   std::erase_if(state.running.wishes.system_calls, of_gone);
   state.library_files = {};  // another program may have been there
   if (state.chosen) return;  // the client still means that one, there or not

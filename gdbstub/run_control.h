@@ -38,10 +38,16 @@ std::optional<std::string> stop_at_event(SessionState& state);
 void tell_wishes(const SessionState& state);
 
 // Whatever runs is dropped, and the client looks at the snapshot again, with what it had changed
-// there before.
+// there before. In non-stop mode it is notified of all that it takes for running.
 void return_to_snapshot(SessionState& state);
+// There is only the snapshot, in non-stop mode: notifies the client of those threads of `whom` that
+// it takes for running.
+void tell_who_stands(SessionState& state, const ResumeAction& whom);
 // The same, and what was changed there is as it was.
 void begin_anew(SessionState& state);
+
+// The snapshot has the memory that a breakpoint is in, if it is in any.
+bool has_place_for(const SessionState& state, Pid pid, const Breakpoint& breakpoint);
 
 // There is another snapshot than before: who is not in it is away, and who was and is in it is
 // attached to again.

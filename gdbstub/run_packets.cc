@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <csignal>
 #include <span>
 #include <utility>
 
@@ -86,10 +87,22 @@ Reply refuse_to_run(SessionState& state, std::span<const ResumeAction> actions, 
   return stop;
 }
 
+// A client that takes the process for a program that it has become later hears of another execve(2)
+// first, and goes on by itself.
+std::string arrive(SessionState& state, ThreadId thread) {
+  if (state.client.exec_events && state.is_mistaken(thread.pid))
+    return tell(state, {.kind = Event::Kind::kExec,
+                        .thread = thread,
+                        .signal = SIGTRAP,
+                        .path = state.target->executable(thread.pid).value_or("")});
+  state.running.arrived = false;
+  return tell(state, {.kind = Event::Kind::kStopped, .thread = thread});
+}
+
 // The reply is the stop, when there is one; in non-stop mode it only says that the threads go on.
 Reply run(SessionState& state, const std::vector<ResumeAction>& actions, ThreadId thread) {
-  if (std::exchange(state.running.arrived, false) && !state.running.non_stop)
-    return tell(state, {.kind = Event::Kind::kStopped, .thread = thread});
+  if (state.running.arrived && !state.running.non_stop) return arrive(state, thread);
+  state.running.arrived = false;
   try {
     resume(state, actions);
     if (state.running.non_stop) return "OK";
@@ -118,8 +131,12 @@ Reply resume_threads(SessionState& state, Scanner arguments) {
   arguments.expect(';');
   do {
     const auto [action, stop] = parse_action(state.client, Scanner(arguments.until(';')));
-    if (!stop) actions.push_back(action);
-    if (stop && state.running.target) state.running.target->stop(action.pid, action.tid);
+    if (!stop)
+      actions.push_back(action);
+    else if (state.running.target)
+      state.running.target->stop(action.pid, action.tid);
+    else if (state.running.non_stop)
+      tell_who_stands(state, action);
   } while (!arguments.at_end());
   if (actions.empty()) return "OK";
   // The first action is that of the thread the user is looking at.
@@ -165,6 +182,7 @@ Reply stop_reason(SessionState& state, Scanner) {
   const auto told = first == running.standing.end() ? running.standing.begin() : first;
   const Event event = standing(state, *told);
   running.notices.push_back({event, stop_reply(state, event)});
+  running.known_to_stand = {*told};
   running.standing.erase(told);
   return running.notices.front().reply;
 }
@@ -186,6 +204,7 @@ Reply choose_non_stop(SessionState& state, Scanner arguments) {
   state.running.non_stop = arguments.hex() != 0;
   state.has_no_aside = !state.running.non_stop;
   state.running.notices.clear();
+  state.running.known_to_stand.clear();
   if (state.running.target && !state.running.non_stop) state.running.target->halt();
   return "OK";
 }

@@ -32,6 +32,13 @@ struct Breakpoint {
   }
 };
 
+// Why one cannot be inserted.
+inline std::string_view obstacle_to(const Breakpoint& breakpoint) {
+  return breakpoint.kind == BreakpointKind::kSoftware
+             ? "there is no memory to put it into"
+             : "the processor cannot watch it, or not so many";
+}
+
 // What is to happen to threads when the client says continue. Signals are Linux's numbers.
 struct ResumeAction {
   std::optional<Pid> pid;  // nullopt: every process

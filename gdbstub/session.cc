@@ -31,6 +31,7 @@ Session::Session(std::shared_ptr<const Snapshot> snapshot, const SessionOptions&
   state_.running.launch = options.launch;
   state_.running.let_go = options.let_go;
   state_.image = options.image;
+  state_.sets_up_gdb = options.multi;
   state_.first = first_process(*state_.snapshot, options.pid);
   // Most reads are of a few bytes, or of all from there on: measured, half of what 8 KiB take.
   constexpr size_t kPieceInPipe = 1024;
@@ -50,7 +51,9 @@ std::string Session::handle(const Incoming& incoming) {
     case Incoming::Kind::kPacket:
       return answer_packet(incoming.payload);
     case Incoming::Kind::kNack:
-      return last_frame_;
+      // gdb has waited for two seconds. What carries us, pipes and sockets, loses nothing: it would
+      // take a second reply for that to its next packet.
+      return "";
     case Incoming::Kind::kDamaged:
       return state_.acknowledge ? "-" : refuse("the packet was damaged on its way");
     case Incoming::Kind::kOversize:
@@ -64,14 +67,9 @@ std::string Session::handle(const Incoming& incoming) {
   return "";
 }
 
-std::string Session::send(std::string_view payload) {
-  last_frame_ = frame(payload);
-  return last_frame_;
-}
-
 std::string Session::refuse(std::string_view why) {
   constexpr int kInvalid = 22;
-  return send(error_reply(state_.client, kInvalid, why));
+  return frame(error_reply(state_.client, kInvalid, why));
 }
 
 std::string Session::answer_packet(std::string_view payload) {
@@ -81,7 +79,7 @@ std::string Session::answer_packet(std::string_view payload) {
   const Reply reply = answer(state_, payload);
   out += console();
   if (!reply) return out + on_event();
-  out += send(*reply);
+  out += frame(*reply);
   return state_.running.non_stop && !state_.running.events.empty() ? out + notify() : out;
 }
 
@@ -90,7 +88,7 @@ std::string Session::console() {
   constexpr size_t kPiece = (kPacketSize - 1) / 2;
   for (std::string_view text = state_.console; !text.empty();) {
     const std::string_view piece = text.substr(0, kPiece);
-    out += send("O" + to_hex(piece));
+    out += frame("O" + to_hex(piece));
     text.remove_prefix(piece.size());
   }
   state_.console.clear();
@@ -117,7 +115,7 @@ std::string Session::stop_all() {
   const auto reply = stop_at_event(state_);
   if (!reply) return console();
   state_.running.waiting = false;
-  return console() + send(*reply);
+  return console() + frame(*reply);
 }
 
 // One notification at a time: the client asks for those that follow.
@@ -140,17 +138,14 @@ std::string Session::lose(const Error& error) {
       fmt::format("snapgdb: what ran is dropped, this is the snapshot again: {}\n", error.what());
   if (running.non_stop) {
     state_.aside += text;
-    for (const Pid pid : state_.attached)
-      for (const Tid tid : state_.target->threads(pid))
-        running.events.push_back(standing(state_, {pid, tid}));
     return notify();
   }
-  if (state_.attached.empty()) return send("N");
+  if (state_.attached.empty()) return frame("N");
   state_.console += text;
   state_.select(state_.thread({}));  // gdb takes the thread of a stop for selected
   state_.chosen = true;
   const std::string reply = standing_reply(state_, state_.selected);
-  return console() + send(reply);
+  return console() + frame(reply);
 }
 
 std::string Session::interrupt() {

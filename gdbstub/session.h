@@ -61,7 +61,6 @@ class Session {
 
  private:
   std::string handle(const Incoming& incoming);
-  std::string send(std::string_view payload);
   std::string refuse(std::string_view why);
   std::string answer_packet(std::string_view payload);
   std::string interrupt();
@@ -72,7 +71,6 @@ class Session {
 
   Decoder decoder_;
   SessionState state_;
-  std::string last_frame_;  // sent again if the client did not get it
   // What was answered last, until the client acknowledges the answer: gdb sends a packet again if
   // it hears nothing for two seconds, which an image may take to open on a busy machine.
   std::string unacknowledged_;

@@ -1,8 +1,10 @@
 #include "gdbstub/session_state.h"
 
+#include <elf.h>
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
@@ -23,7 +25,21 @@ std::string list_of_pids(const Snapshot& snapshot) {
   return out;
 }
 
+uint64_t auxiliary(std::string_view auxv, uint64_t type) {
+  Elf64_auxv_t entry;
+  for (; auxv.size() >= sizeof entry; auxv.remove_prefix(sizeof entry)) {
+    std::memcpy(&entry, auxv.data(), sizeof entry);
+    if (entry.a_type == type) return entry.a_un.a_val;
+  }
+  return 0;
+}
+
 }  // namespace
+
+Program program_of(const Target& target, Pid pid) {
+  const std::string auxv = target.auxv(pid).value_or("");
+  return {target.executable(pid).value_or(""), auxiliary(auxv, AT_ENTRY), auxiliary(auxv, AT_BASE)};
+}
 
 Pid first_process(const Snapshot& snapshot, std::optional<int32_t> wanted) {
   const pb::SnapshotRecord& record = snapshot.record();
@@ -58,7 +74,14 @@ void SessionState::attach(Pid pid) {
   std::erase(away, pid);
   chosen = false;  // gdb forgets its choice here too
   last_selected[pid] = target->focus(pid);
+  programs.try_emplace(pid, program_of(*target, pid));
   select({pid, last_selected[pid]});
+}
+
+bool SessionState::is_mistaken(Pid pid) const {
+  const auto known = programs.find(pid);
+  return known != programs.end() && !target->threads(pid).empty() &&
+         known->second != program_of(*target, pid);
 }
 
 void SessionState::detach(Pid pid) {

@@ -85,10 +85,20 @@ struct Running {
   // Threads that stood still when it connected: it is notified of them once it has looked at the
   // one that it was told of then.
   std::vector<ThreadId> standing;
+  // Those of which the client knows that they stand still; any other one it takes for running.
+  std::set<ThreadId> known_to_stand;
 
   // What breakpoints are inserted in.
   RunningTarget* tree() const { return target ? target.get() : over.get(); }
 };
+
+// What a process executes: from which file, and where that and its linker were loaded.
+struct Program {
+  std::string path;
+  uint64_t entry = 0, linker = 0;
+  bool operator==(const Program&) const = default;
+};
+Program program_of(const Target& target, Pid pid);
 
 // What both sides have agreed on and selected up to now.
 struct SessionState {
@@ -112,6 +122,10 @@ struct SessionState {
   // Those that it came to know and that are not in the snapshot it looks at now. It goes on to know
   // them, and is attached to them again where a snapshot has them.
   std::vector<Pid> away;
+  // What the client takes each process for that it came to know, still attached to or not: what it
+  // was then, or what it has become by an execve(2) that the client was told of.
+  std::map<Pid, Program> programs;
+  bool sets_up_gdb = false;  // the client is the gdb of `snapgdb debug`, or set up like that
   // What m, g and the like are about. If the client chose it, perhaps one that is not there: it may
   // not look at the answer to its choice, and must get no other thread's values then.
   ThreadId selected;
@@ -127,6 +141,8 @@ struct SessionState {
   // Makes a process known to the client and selects it. Throws PacketError if it cannot be.
   void attach(Pid pid);
   void detach(Pid pid);
+  // The process is there, and the client takes it for something else.
+  bool is_mistaken(Pid pid) const;
 
   // The client is about to ask about this process, and has perhaps not chosen a thread of it.
   void hint(Pid pid);

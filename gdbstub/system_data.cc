@@ -311,6 +311,9 @@ constexpr Table kTables[] = {
     {"mapped", "The shared memory that processes have mapped", mapped_memory},
 };
 
+// Those of gdb's own that are about a machine, which a tree is not: they are empty.
+constexpr std::string_view kOfMachines[] = {"cpus", "modules"};
+
 std::string list_of_tables() {
   std::string out;
   for (const Table& table : kTables)
@@ -362,6 +365,7 @@ std::optional<std::string> system_data(std::span<const pb::Process> processes,
                                        std::string_view table) {
   if (table.empty()) return document("types", list_of_tables());
   const auto* found = std::ranges::find(kTables, table, &Table::name);
+  if (std::ranges::find(kOfMachines, table) != std::end(kOfMachines)) return document(table, "");
   if (found == std::end(kTables)) return std::nullopt;
   return document(table, found->rows({processes, ipc}));
 }

@@ -192,13 +192,24 @@ bool LiveTarget::fails_at_breakpoint(Thread& thread, int signal) {
   return process(thread.id.pid).memory->breakpoints(thread.task.registers().rip) != nullptr;
 }
 
+// As the kernel tells of a signal that a debugger has delivered: not as of tkill(2), by which we
+// have sent it, from outside of the namespace.
+void LiveTarget::take_as_delivered(Thread& thread) {
+  thread.unreported = 0;
+  siginfo_t info = thread.task.siginfo();
+  if (info.si_code != SI_TKILL || info.si_pid != 0) return;
+  info.si_code = SI_USER;
+  thread.task.set_siginfo(info);
+}
+
 std::optional<Event> LiveTarget::on_signal(Thread& thread) {
   const int signal = thread.task.status().signal();
   if (signal == SIGTRAP && thread.task.siginfo().si_code > 0) return on_trap(thread);
   const bool known = thread.unreported == signal;
-  if (known) thread.unreported = 0;
-  const bool passes = wishes_.passed_signals.contains(signal) && !thread.wanted.step &&
-                      !fails_at_breakpoint(thread, signal);
+  if (known) take_as_delivered(thread);
+  thread.trapped = fails_at_breakpoint(thread, signal);
+  const bool passes =
+      wishes_.passed_signals.contains(signal) && !thread.wanted.step && !thread.trapped;
   if (known || passes) {
     thread.deliver = signal;
     return std::nullopt;
@@ -219,6 +230,10 @@ std::optional<Event> LiveTarget::on_trap(Thread& thread) {
                  .value = met->address,
                  .watch = met->kind};
   }
+  return on_step_made(thread);
+}
+
+std::optional<Event> LiveTarget::on_step_made(Thread& thread) {
   if (thread.wanted.step) return on_step(thread);
   if (std::exchange(thread.steps_for_us, false)) return std::nullopt;
   return Event{.kind = Event::Kind::kSignal, .thread = thread.id, .signal = SIGTRAP};
@@ -234,6 +249,8 @@ std::optional<DebugRegisters::Met> LiveTarget::met_by(Thread& thread, Process& o
 
 std::optional<Event> LiveTarget::on_breakpoint(Thread& thread) {
   user_regs_struct registers = thread.task.registers();
+  // One of the program's own was below it, and that is done.
+  if (thread.goes_past == registers.rip - 1) return on_step_made(thread);
   const Process& owner = process(thread.id.pid);
   const auto* codes = owner.memory->breakpoints(registers.rip - 1);
   const bool is_over = !codes && owner.memory->was_breakpoint(registers.rip - 1);
@@ -246,6 +263,7 @@ std::optional<Event> LiveTarget::on_breakpoint(Thread& thread) {
     return holds(condition, *this, thread.id);
   };
   thread.prints = false;
+  thread.trapped = true;
   for (const auto& [kind, code] : *codes) {
     if (!code.conditions.empty() && std::ranges::none_of(code.conditions, holds_here)) continue;
     if (code.commands.empty())
@@ -287,8 +305,16 @@ std::optional<Event> LiveTarget::on_system_call(Thread& thread) {
                .value = number};
 }
 
-// Nothing but a stop that was asked for, job control, or the end of it.
-std::optional<Event> LiveTarget::on_stop(Thread&) {
+// Nothing but a stop that was asked for, job control, or the end of it. The stop of the snapshot
+// comes with its signal, which may be still to come.
+std::optional<Event> LiveTarget::on_stop(Thread& thread) {
+  if (thread.task.status().job_control_stop()) {
+    const user_regs_struct here = thread.task.registers();
+    if (!thread.job_stop) thread.job_stop = {here.rip, here.rsp};
+    thread.job_stop->is_left = false;
+  } else if (thread.unreported != SIGSTOP) {
+    thread.job_stop.reset();
+  }
   return std::nullopt;
 }
 

@@ -73,19 +73,39 @@ void LiveTarget::look_now_and_then(bool wanted) {
 }
 
 // The kernel takes a signal only where it had one to deliver; elsewhere the thread has to be sent
-// it, and the client knows of it already.
+// it, and the client knows of it already. So it has for a stop of job control to end.
 void LiveTarget::deliver_on_resume(Thread& thread, int signal) {
   if (signal == 0) return;
-  if (thread.task.signal_on_its_way()) {
+  const bool ends_job_stop = signal == SIGCONT && thread.job_stop;
+  if (thread.task.signal_on_its_way() && !ends_job_stop) {
     thread.deliver = signal;
     return;
   }
+  if (ends_job_stop) thread.job_stop.reset();
   thread.unreported = signal;
   ::syscall(SYS_tgkill, process(thread.id.pid).real.value, thread.task.tid().value, signal);
 }
 
+// A thread that job control has stopped runs only from elsewhere than where it stands: where the
+// client has made it call a function.
+bool LiveTarget::stays_stopped(Thread& thread) {
+  if (!thread.job_stop) return false;
+  bool is_there = false;
+  while_alive(thread, [&] {
+    const user_regs_struct now = thread.task.registers();
+    is_there = now.rip == thread.job_stop->rip && now.rsp == thread.job_stop->rsp;
+  });
+  return is_there;
+}
+
 void LiveTarget::go(Thread& thread) {
-  if (thread.task.status().job_control_stop()) return thread.task.listen_if_alive();
+  const bool stays = stays_stopped(thread);
+  if (thread.task.status().job_control_stop()) {
+    if (stays || !thread.job_stop) return thread.task.listen_if_alive();
+    thread.job_stop->is_left = true;
+  } else if (stays && thread.job_stop->is_left) {
+    thread.task.interrupt_if_alive();  // back into the stop, before its first instruction
+  }
   if (thread.restart)
     while_alive(thread, [&] {
       const user_regs_struct now = thread.task.registers();
@@ -93,7 +113,7 @@ void LiveTarget::go(Thread& thread) {
       if (now.rip == actual.rip && now.rsp == actual.rsp) thread.restart.reset();
     });
   load_debug_registers(thread);
-  thread.moved = false;
+  thread.moved = thread.trapped = false;
   const int signal = std::exchange(thread.deliver, 0);
   thread.steps_for_us = !thread.wanted.step && is_watched_step_by_step(process(thread.id.pid));
   const bool steps = thread.wanted.step || thread.steps_for_us;
@@ -294,6 +314,8 @@ void LiveTarget::step_over(Thread& thread) {
   if (!thread.task.is_stopped()) return;
   if (!memory.breakpoints(at)) return paused_.push_back(thread.id);
   memory.uncover(at);
+  const ThreadId id = thread.id;
+  thread.goes_past = at;
   thread.steps_for_us = !thread.wanted.step;
   thread.task.resume_if_alive(std::exchange(thread.deliver, 0), Tracee::Until::kNextInstruction);
   constexpr std::chrono::milliseconds kOneInstruction{200};
@@ -302,10 +324,10 @@ void LiveTarget::step_over(Thread& thread) {
   const bool is_done = thread.task.is_stopped();  // it may wait in a system call
   if (is_done && thread.asked == Asked::kNothing) thread.asked = Asked::kPause;
   take_if_any(thread);
+  if (const auto left = threads_.find(id); left != threads_.end()) left->second.goes_past.reset();
 }
 
-// ---- Attaching and detaching
-// ---------------------------------------------------------------------
+// ---- Attaching and detaching --------------------------------------------------------------------
 
 void LiveTarget::attach(Pid pid) {
   const auto found = free_process(pid);

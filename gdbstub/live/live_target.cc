@@ -143,15 +143,16 @@ void LiveTarget::take_over(RestoredTree::HeldTask held, const SnapshotTarget& fr
   Thread& thread = add({held.pid, held.tid}, std::move(held.tracee));
   const pb::Process& process = *snapshot_->process(held.pid.value);
   const auto& record = *std::ranges::find(process.threads(), held.tid.value, &pb::Thread::tid);
-  if (record.job_stopped()) thread.unreported = SIGSTOP;
   const user_regs_struct recorded = general_of(record.registers());
   const user_regs_struct actual = thread.task.registers();
+  if (record.job_stopped()) thread.unreported = SIGSTOP;
   if (!equal(recorded, actual)) thread.restart = {recorded, actual};
   if (const auto changed = from.changes().registers.find(thread.id);
       changed != from.changes().registers.end()) {
     RegisterSet set = changed->second;
     set.xstate = xstate_here(snapshot_->record().host(), set.xstate);
     set_registers(thread.id, std::move(set));
+    if (record.job_stopped() && thread.moved) thread.job_stop = {actual.rip, actual.rsp, true};
   }
 }
 
@@ -257,10 +258,15 @@ Tid LiveTarget::focus(Pid pid) const {
 }
 
 ThreadDescription LiveTarget::describe(ThreadId id) const {
-  const Tracee& task = threads_.at(id).task;
-  const auto stat = stat_of_if_alive(task.tid());
-  const int signal = task.signal_on_its_way();
+  const Thread& thread = threads_.at(id);
+  const auto stat = stat_of_if_alive(thread.task.tid());
+  const int signal = shown_signal(thread);
   return {stat ? stat->name : "", stat ? stat->cpu : 0, signal == SIGTRAP ? 0 : signal};
+}
+
+// Nothing is left of a breakpoint once the client has put registers back after a function call.
+int LiveTarget::shown_signal(const Thread& thread) {
+  return thread.trapped && thread.moved ? 0 : thread.task.signal_on_its_way();
 }
 
 size_t LiveTarget::read_memory(Pid pid, uint64_t address, std::span<std::byte> out) const {
@@ -325,17 +331,19 @@ void LiveTarget::set_registers(ThreadId id, RegisterSet registers) {
 }
 
 std::optional<std::string> LiveTarget::siginfo(ThreadId id) const {
-  const Tracee& task = threads_.at(id).task;
-  if (task.signal_on_its_way() == 0) return std::nullopt;
-  return bytes_of(task.siginfo());
+  const Thread& thread = threads_.at(id);
+  if (shown_signal(thread) == 0) return std::nullopt;
+  return bytes_of(thread.task.siginfo());
 }
 
+// Before a function call, gdb saves what there is, and writes it back at the breakpoint behind it.
 bool LiveTarget::set_siginfo(ThreadId id, std::string_view bytes) {
-  Tracee& task = threads_.at(id).task;
+  Thread& thread = threads_.at(id);
   siginfo_t info{};
-  if (task.signal_on_its_way() == 0 || bytes.size() != sizeof info) return false;
+  if (shown_signal(thread) == 0 || bytes.size() != sizeof info) return false;
   std::memcpy(&info, bytes.data(), sizeof info);
-  task.set_siginfo(info);
+  thread.task.set_siginfo(info);
+  thread.trapped = false;
   return true;
 }
 

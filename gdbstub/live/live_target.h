@@ -109,9 +109,11 @@ class LiveTarget : public RunningTarget {
     int deliver = 0;            // the signal that it gets when it goes on
     int unreported = 0;         // a signal of which the client knows already
     bool moved = false;         // by the client, since it stopped: a signal was meant for elsewhere
+    bool trapped = false;       // its signal is that of a breakpoint
     bool passes = false;        // has come to a breakpoint that is not to be reported
     bool prints = false;        // and whose commands are to be performed
     bool steps_for_us = false;  // instruction by instruction, of which the client hears nothing
+    std::optional<uint64_t> goes_past = {};  // a breakpoint, at that address, in these moments
     // Its child by vfork(2): it cannot be stopped before that has let go of its memory.
     std::optional<Pid> vfork_child = {};
     bool lends_memory = false;      // to one by vfork(2) that nobody traces: without breakpoints
@@ -122,6 +124,13 @@ class LiveTarget : public RunningTarget {
       user_regs_struct recorded, actual;
     };
     std::optional<Restart> restart = {};
+    // Where job control has stopped it. For a function that the client calls it leaves the stop,
+    // and is back afterwards.
+    struct JobStop {
+      uint64_t rip = 0, rsp = 0;
+      bool is_left = false;
+    };
+    std::optional<JobStop> job_stop = {};
   };
   using Threads = std::map<ThreadId, Thread>;
 
@@ -138,6 +147,7 @@ class LiveTarget : public RunningTarget {
   std::optional<ProcDirectory> proc_of(Pid pid) const;
   std::vector<Thread*> threads_of(Pid pid);
   bool has_exited(const Thread& thread) const;
+  static int shown_signal(const Thread& thread);
 
   // live_calls.cc
   std::optional<int64_t> call(Pid pid, uint64_t number, const std::array<uint64_t, 6>& arguments);
@@ -151,6 +161,7 @@ class LiveTarget : public RunningTarget {
   void look_now_and_then(bool wanted);
   void settle(Pid pid);
   void go(Thread& thread);
+  bool stays_stopped(Thread& thread);
   void ask(Thread& thread, Asked why);
   void deliver_on_resume(Thread& thread, int signal);
   void load_debug_registers(Thread& thread);
@@ -181,11 +192,13 @@ class LiveTarget : public RunningTarget {
   void took_stop(Thread& thread, Asked asked);
   std::optional<Event> what_happened(Thread& thread);
   bool fails_at_breakpoint(Thread& thread, int signal);
+  static void take_as_delivered(Thread& thread);
   std::optional<Event> on_signal(Thread& thread);
   std::optional<Event> on_trap(Thread& thread);
   std::optional<DebugRegisters::Met> met_by(Thread& thread, Process& owner);
   std::optional<Event> on_breakpoint(Thread& thread);
   void perform_commands(const Thread& thread);
+  std::optional<Event> on_step_made(Thread& thread);
   std::optional<Event> on_step(Thread& thread);
   std::optional<Event> on_system_call(Thread& thread);
   std::optional<Event> on_new_process(Thread& thread);

@@ -144,28 +144,19 @@ print('running', all(thread.is_running() for thread in gdb.selected_inferior().t
   check_succeeds(result, {"running True"});
 }
 
-// As IDEs do, with a token before each command that comes back with its answer.
 TEST_CASE("a front end speaks MI to it, in non-stop mode") {
   const Moment moment("count");
-  Running gdb({"gdb", "-nx", "-q", "--interpreter=mi3"}, {.input = RunOptions::kPipe});
-  const auto says = [&](const std::string& command, const std::string& answer) {
-    CAPTURE(command);
-    gdb.write(command + "\n");
-    gdb.wait_for_line(answer);
-  };
-  says("1-gdb-set mi-async on", "1^done");
-  says("2-gdb-set non-stop on", "2^done");
-  says("3-target-select extended-remote | " + program() + " " + moment.image, "3^connected");
-  says("4-gdb-set var go = 1", "4^done");
-  says("5-break-insert bump", "5^done,bkpt={number=\"1\"");
-  says("6-exec-continue --all", "*stopped,reason=\"breakpoint-hit\",disp=\"keep\",bkptno=\"1\"");
-  says("7-exec-next --thread 1", "*stopped,reason=\"end-stepping-range\"");
-  says("8-data-evaluate-expression counter", "8^done,value=\"1\"");
-  says("9-thread-info", "9^done,threads=[{id=\"1\"");
-  says("10-break-delete 1", "10^done");
-  says("11-exec-continue --all", "*stopped,reason=\"exited-normally\"");
-  says("12-gdb-exit", "12^exit");
-  CHECK(gdb.wait().ok());
+  FrontEnd ide("extended-remote", moment);
+  ide.says("5-break-insert bump", "5^done,bkpt={number=\"1\"");
+  ide.says("6-exec-continue --all",
+           "*stopped,reason=\"breakpoint-hit\",disp=\"keep\",bkptno=\"1\"");
+  ide.says("7-exec-next --thread 1", "*stopped,reason=\"end-stepping-range\"");
+  ide.says("8-data-evaluate-expression counter", "8^done,value=\"1\"");
+  ide.says("9-thread-info", "9^done,threads=[{id=\"1\"");
+  ide.says("10-break-delete 1", "10^done");
+  ide.says("11-exec-continue --all", "*stopped,reason=\"exited-normally\"");
+  ide.says("12-gdb-exit", "12^exit");
+  CHECK(ide.gdb.wait().ok());
 }
 
 TEST_CASE("gdb follows either side of a fork, and keeps the other or lets it go") {

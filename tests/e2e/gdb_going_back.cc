@@ -1,6 +1,7 @@
 // gdb goes back to the snapshot, leaves nothing behind, and sees what it sees natively.
 
 #include <catch2/catch.hpp>
+#include <filesystem>
 #include <regex>
 
 #include "tests/e2e/debugger_dump.h"
@@ -48,6 +49,87 @@ TEST_CASE("gdb's own run returns to the snapshot, breakpoints kept") {
                       "set var go = 1", "break at_end", "continue", "print counter", "run",
                       "print counter", "set var go = 1", "continue", "print counter"}),
                  {"$1 = 210", "$2 = 0", "$3 = 210"});
+}
+
+// gdb, with every process of an image.
+Result debug(const std::string& image, const Words& commands) {
+  Words words{"debug", image, "--", "-nx", "-batch"};
+  for (const std::string& command : commands) words.insert(words.end(), {"-ex", command});
+  return snapgdb(words);
+}
+
+TEST_CASE("restart brings back a process that has ended, or was killed") {
+  const Moment moment("count");
+  const std::string process = fmt::format("process {}", moment.target.pid());
+  const Result result =
+      debug(moment.image, {"set var go = 1", "continue", "restart", "print go", "info inferiors",
+                           "kill", "restart", "print twice(21)"});
+  check_succeeds(result, {"exited normally", "$1 = 0", "* 1    " + process, "killed", "$2 = 42"});
+  CHECK_FALSE(contains(result.out + result.err, "Invalid thread"));
+  const Result nothing = debug(moment.image, {"kill", "snapgdb-look-again", "info inferiors"});
+  CHECK_FALSE(contains(nothing.err, "Invalid thread"));
+}
+
+TEST_CASE("after an execve, restart is at the program of the snapshot again") {
+  const Moment moment("exec");
+  check_succeeds(
+      debug(moment.image, {"set var go = 1", "catch exec", "continue", "restart", "print go",
+                           "delete", "set var go = 1", "tbreak at_end", "continue"}),
+      {"is executing new program", "$1 = 0", "at_end (status=0)"});
+}
+
+TEST_CASE("after an execve, a plain connection comes back by what restart says") {
+  const Moment moment("exec");
+  const std::string program_file = target_path("debuggee");
+  const Result by_hand = moment.gdb_says(
+      {"catch exec", "continue", "delete", "monitor restart", "file target:" + program_file,
+       "set solib-search-path", "maintenance flush dcache", "info sharedlibrary",
+       "maintenance flush register-cache", "print go", "print twice(21)"});
+  check_succeeds(by_hand, {"`file target:" + program_file + "` and `set solib-search-path`",
+                           "$1 = 0", "$2 = 42"});
+}
+
+// gdb asks for it by the name of the other program then.
+TEST_CASE("after an execve, run is at the program of the snapshot again") {
+  const std::string shell = std::filesystem::canonical("/bin/sh"), crasher = target_path("crasher");
+  const Target target =
+      Target::at(shell, {"-c", "echo ready; read line; exec " + crasher + " abort"},
+                 {.input = RunOptions::kPipe});
+  const TempDir directory;
+  const std::string image = directory / "image.snapgdb";
+  capture(target.pid(), image);
+  const Result result =
+      gdb({"target extended-remote | " + program() + " " + image, "print (int)getpid() > 0",
+           "monitor input go", "catch exec", "continue", "delete", "run", "print (int)getpid() > 0",
+           "info inferiors"});
+  check_succeeds(result, {"is executing new program: " + crasher,
+                          "is executing new program: " + shell, "$2 = 1", "target:" + shell});
+}
+
+TEST_CASE("a breakpoint in a library that was loaded since the snapshot is in nobody's way") {
+  const Moment moment("count");
+  const Result result = debug(
+      moment.image, {"print (long)dlopen(\"" + target_path("libwitness.so") + "\", 2) != 0",
+                     "break libwitness_call", "restart", "print twice(21)", "info breakpoints"});
+  check_succeeds(result, {"$1 = 1", "$2 = 42", "<PENDING>"});
+  CHECK_FALSE(contains(result.out + result.err, "nothing has run"));
+}
+
+// As an IDE goes back while threads run in the background.
+TEST_CASE("in non-stop mode, gdb hears that threads stand still after restart") {
+  const Moment moment("block");
+  FrontEnd ide("remote", moment);
+  ide.says("5-exec-continue --all", "5^running");
+  usleep(500'000);
+  ide.says("6-interpreter-exec console \"monitor restart\"", "6^done");
+  ide.says("7-interpreter-exec console \"maintenance flush register-cache\"", "7^done");
+  usleep(500'000);
+  ide.says("8-thread-info", "8^done,threads=[{id=\"1\"");
+  const std::string said = ide.gdb.wait_for_line("8^done");
+  CHECK(contains(said, "state=\"stopped\""));
+  CHECK_FALSE(contains(said, "state=\"running\""));
+  ide.says("9-gdb-exit", "9^exit");
+  CHECK(ide.gdb.wait().ok());
 }
 
 TEST_CASE("a call in a diversion leaves the snapshot as it was") {
@@ -208,21 +290,15 @@ struct TwoDeaths {
              crasher + " abort; exec " + crasher + " segv-thread"});
     child = json_at(parse_json(snapgdb({"show", image + "@1", "--json"}).out), "processes.1.pid");
   }
-  // gdb, with every process of the snapshot.
-  Result debug(const std::string& which, const Words& commands) const {
-    Words words{"debug", image + which, "--", "-nx", "-batch"};
-    for (const std::string& command : commands) words.insert(words.end(), {"-ex", command});
-    return snapgdb(words);
-  }
   TempDir directory;
   std::string image = directory / "image", child;
 };
 
-TEST_CASE("goto shows another thread where the one looked at is not there, and names who is new") {
+TEST_CASE("goto shows a thread of the program that is there, and names who is new") {
   const TwoDeaths deaths;
   const Result result =
-      deaths.debug("", {"goto 1", "print/d $pc != 0", "goto 2", "thread find crashing", "bt 1"});
-  check_succeeds(result, {"[Switching to thread", "$1 = 1", "name 'crashing'",
+      debug(deaths.image, {"goto 1", "print/d $pc != 0", "goto 2", "thread find crashing", "bt 1"});
+  check_succeeds(result, {"$1 = 1", "name 'crashing'",
                           "New in it: " + deaths.child + " (for each: add-inferior"});
   CHECK_FALSE(contains(result.err, "No stack"));
 }
@@ -230,11 +306,29 @@ TEST_CASE("goto shows another thread where the one looked at is not there, and n
 TEST_CASE(
     "a process that goto leaves behind is said to be away, and is there again on the way back") {
   const TwoDeaths deaths;
-  const Result result = deaths.debug(
-      "@1", {"goto 2", "print $_inferior", "goto 1", "inferior 2", "print/d $pc != 0", "bt"});
+  const Result result = debug(deaths.image + "@1", {"goto 2", "print $_inferior", "goto 1",
+                                                    "inferior 2", "print/d $pc != 0", "bt"});
   check_succeeds(result, {"Not in it, until you go to one that has them: " + deaths.child, "$1 = 1",
                           "$2 = 1", "abort"});
   CHECK_FALSE(contains(result.out + result.err, "Can't detach"));
+}
+
+TEST_CASE("restart forgets what was read of the other processes, too") {
+  const TwoDeaths deaths;
+  const Result result =
+      debug(deaths.image + "@1",
+            {"inferior 2", "python before = gdb.execute('bt', to_string=True)",
+             "python [gdb.execute(f'set var *(long*)($sp + {8 * i}) = 0') for i in range(64)]",
+             "python print('changed', gdb.execute('bt', to_string=True) != before)", "inferior 1",
+             "restart", "inferior 2",
+             "python print('as before', gdb.execute('bt', to_string=True) == before)"});
+  check_succeeds(result, {"changed True", "as before True"});
+}
+
+TEST_CASE("while a process is not in the snapshot, gdb has an inferior without it") {
+  const TwoDeaths deaths;
+  const Result result = debug(deaths.image + "@1", {"goto 2", "info inferiors", "info threads"});
+  check_succeeds(result, {"* 1    process", "  2    <null>"});
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 
 #include "tests/e2e/moment.h"
+#include "tests/e2e/restoring.h"
 
 namespace snapgdb::e2e {
 namespace {
@@ -100,6 +101,47 @@ TEST_CASE("a program that job control had stopped says so, and goes on by SIGCON
   check_succeeds(gdb({"target remote | " + program() + " " + image, "set var go = 1", "break bump",
                       "signal SIGCONT", "bt 1"}),
                  {"stays stopped by job control", "Breakpoint 1, bump"});
+}
+
+TEST_CASE(
+    "functions of a program that job control had stopped can be called, and it stays stopped") {
+  const Target target("debuggee", {"--do", "count"});
+  const TempDir directory;
+  const std::string image = directory / "image.snapgdb";
+  stop({target.pid()});
+  capture(target.pid(), image);
+  resume({target.pid()});
+  check_succeeds(gdb({"target remote | " + program() + " " + image, "print twice(21)",
+                      "set var go = 1", "print twice(4)", kInterruptSoon, "continue",
+                      "print counter", "print twice(5)", "break bump", "signal SIGCONT", "bt 1"}),
+                 {"$1 = 42", "$2 = 8", "SIGINT", "$3 = 0", "$4 = 10", "Breakpoint 1, bump"});
+}
+
+TEST_CASE("after a function call, nothing is left of the trap that has ended it") {
+  const Moment moment("signals");
+  const Result result = moment.gdb_says(
+      {"print twice(1)", "print $_siginfo.si_signo", "continue", "print twice(2)",
+       "print $_siginfo._sifields._rt.si_sigval.sival_int", "print $_siginfo.si_signo"});
+  check_succeeds(result, {"$1 = 2", "SIGUSR1", "$2 = 4", "$3 = 1", "$4 = 10"});
+}
+
+// The program's own comes to light when gdb's is taken out, for the thread to go past it.
+TEST_CASE("a breakpoint that is passed may stand on one of the program's own") {
+  TakenPython program(
+      "import mmap\n"
+      "page = mmap.mmap(-1, 4096, prot=7)\n"
+      "page.write(b'\\x90\\xcc\\x90\\xc3')\n"  // nop, int3, nop, ret
+      "at = ctypes.addressof(ctypes.c_char.from_buffer(page))\n"
+      "struck = []\n"
+      "signal.signal(signal.SIGTRAP, lambda *_: struck.append(1))\n"
+      "open(directory + '/at', 'w').write(hex(at + 1))",
+      "ctypes.CFUNCTYPE(None)(at)()\n"
+      "sys.exit(5 - len(struck))");
+  program.take();
+  const std::string connect = "target remote | " + e2e::program() + " " + program.image;
+  const std::string place = "break *" + read_file(program.directory / "at");
+  check_succeeds(gdb({connect, place + " if 0", "continue"}), {"exited with code 05"});
+  check_succeeds(gdb({connect, place, "continue", "continue"}), {"Breakpoint 1", "exited with"});
 }
 
 TEST_CASE("a program that crashes can be looked at, and ends by its signal") {

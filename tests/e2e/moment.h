@@ -33,6 +33,25 @@ struct Moment {
   Target target;
 };
 
+// gdb as an IDE talks to it, in non-stop mode.
+struct FrontEnd {
+  // `how`: "remote" or "extended-remote".
+  FrontEnd(const std::string& how, const Moment& moment) {
+    says("1-gdb-set mi-async on", "1^done");
+    says("2-gdb-set non-stop on", "2^done");
+    says("3-target-select " + how + " | " + program() + " " + moment.image, "3^connected");
+    says("4-gdb-set var go = 1", "4^done");
+  }
+  // `command` begins with a token, which comes back with its answer.
+  void says(const std::string& command, const std::string& answer) {
+    CAPTURE(command);
+    gdb.write(command + "\n");
+    gdb.wait_for_line(answer);
+  }
+
+  Running gdb{{"gdb", "-nx", "-q", "--interpreter=mi3"}, {.input = RunOptions::kPipe}};
+};
+
 inline void check_succeeds(const Result& result, const Words& parts) {
   INFO(result);
   CHECK(result.ok());

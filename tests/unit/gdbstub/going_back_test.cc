@@ -38,6 +38,89 @@ TEST_CASE("gdb's run is a restart, of its own program only") {
   CHECK(client.ask("qC") == "QCp20.20");
 }
 
+TEST_CASE("who looks at several processes is told to forget the memory of each") {
+  Debugger one;
+  CHECK_FALSE(contains(one.client.monitor("restart"), "thread apply all"));
+  Debugger both(true);
+  both.client.ask("vAttach;10");
+  both.client.ask("vAttach;20");
+  CHECK(
+      contains(both.client.monitor("restart"),
+               "`thread apply all -q -s maintenance flush dcache`, `thread apply all -q -s info"));
+}
+
+// Of a library that the program has loaded since the snapshot, perhaps. What gdb knows of, it sets
+// aside.
+TEST_CASE("a breakpoint where the snapshot has no memory is refused, and in nobody's way") {
+  Debugger debugger;
+  auto& client = debugger.client;
+  CHECK(client.ask("Z0,401000,1") == "OK");
+  CHECK(client.ask("Z0,402000,1").starts_with('E'));
+  CHECK(client.ask("Z1,402000,1") == "OK");  // of the processor, anywhere
+  debugger.told(kContinue, {.kind = Kind::kStepped, .thread = kFirst});
+  CHECK(debugger.was_asked("insert 16 0 401000"));
+  CHECK_FALSE(debugger.was_asked("insert 16 0 402000"));
+  CHECK(client.ask("Z0,402000,1") == "OK");  // what runs knows itself what it has
+  client.monitor("restart");
+  debugger.script.done.clear();
+  client.ask_all(kContinue);  // though gdb believes it inserted
+  CHECK(debugger.was_asked("insert 16 0 401000"));
+  CHECK_FALSE(debugger.was_asked("insert 16 0 402000"));
+  CHECK(client.ask("z0,402000,1") == "OK");
+}
+
+// ---- Another program, by execve(2) ----
+
+namespace {
+
+const Event kOtherExecutes{.kind = Kind::kExec, .thread = kOther, .path = "/bin/other"};
+
+}  // namespace
+
+TEST_CASE("run goes back over an execve: by either name, and the client hears what is there") {
+  Debugger debugger(true);
+  auto& client = debugger.client;
+  client.ask("vAttach;20");
+  debugger.told("vCont;c:p20.-1", kOtherExecutes);
+  CHECK(client.ask("vKill;20") == "OK");
+  CHECK(client.ask("vRun;" + to_hex("/bin/never")).starts_with('E'));
+  CHECK(client.ask("vRun;" + to_hex("/bin/other")) == "T00thread:p20.20;core:0;");
+  CHECK(client.ask("Z0,402000,1") == "OK");  // of the program that gdb still believes in
+  CHECK(client.ask("vCont;c:p20.-1").starts_with("T05exec:;thread:p20.20;"));
+  CHECK(client.ask("vCont;c:p20.-1") == "T00thread:p20.20;core:0;");
+  CHECK(debugger.script.launched == 1);
+  debugger.told("vCont;c:p20.-1", {.kind = Kind::kStepped, .thread = kOther});
+  CHECK(debugger.script.launched == 2);
+  CHECK_FALSE(debugger.was_asked("insert 32 0 402000"));
+}
+
+TEST_CASE("after an execve, restart tells how gdb comes back to the program of the snapshot") {
+  Debugger debugger;
+  auto& client = debugger.client;
+  debugger.told(kContinue, {.kind = Kind::kExec, .thread = kFirst, .path = "/bin/other"});
+  CHECK(contains(client.monitor("restart"), "gdb still takes 16 for /bin/other: `file target:"));
+  client.ask("!");
+  CHECK(contains(client.monitor("restart"), "gdb still takes 16 for /bin/other: `run`"));
+  CHECK_FALSE(contains(Debugger().client.monitor("restart"), "still takes"));
+}
+
+TEST_CASE("who has ended, or has become another program, is to be attached to again") {
+  Debugger debugger(true);
+  auto& client = debugger.client;
+  client.ask("vAttach;10");
+  client.ask("vAttach;20");
+  CHECK(client.monitor("again").empty());
+  debugger.told("vCont;c", kOtherExecutes);
+  client.ask("vKill;10");
+  CHECK_FALSE(contains(client.monitor("restart"), "still takes"));  // scripts see to it
+  CHECK(client.monitor("again") == "16: attach\n32: detach\n");
+  client.ask("D;20");
+  CHECK(client.monitor("again") == "16: attach\n32: attach, another program\n");
+  client.ask("vAttach;20");
+  client.ask("vAttach;10");
+  CHECK(client.monitor("again").empty());
+}
+
 // ---- Function calls, as gdb 13 makes them ----
 
 namespace {
@@ -77,6 +160,24 @@ TEST_CASE("a call in a diversion leaves nothing behind but what was changed befo
   CHECK(contains(client.monitor("diversion off"), "the snapshot again"));
   CHECK(debugger.script.dropped == 2);
   CHECK(client.ask("g") == before);
+}
+
+TEST_CASE("a call that cannot run is ended by a command, which is told of") {
+  const auto refused = [](bool multi) {
+    const Launcher in_the_way = [](const SnapshotTarget&, std::span<const Pid>) {
+      throw Error("cannot restore", "the pid is taken");
+      return std::unique_ptr<RunningTarget>();
+    };
+    Conversation client(tree(), {.multi = multi, .launch = in_the_way});
+    if (multi) client.ask("vAttach;10");
+    client.ask("qXfer:siginfo:read::0,80");
+    client.ask("P7=f06f000000000000");
+    client.ask("P10=0090400000000000");
+    return from_hex(client.ask_all(kContinue).front().substr(1)).value_or("");
+  };
+  CHECK(contains(refused(false), "nothing has run: cannot restore: the pid is taken"));
+  CHECK(contains(refused(false), "`return` ends the call"));
+  CHECK_FALSE(contains(refused(true), "`return`"));  // `snapgdb debug` has set gdb up
 }
 
 TEST_CASE("a string for a call stays where a call of malloc has made room for it") {
@@ -202,7 +303,8 @@ TEST_CASE("the snapshots of an image are listed, and one goes from one to anothe
   client.monitor("goto 2");
   CHECK(client.ask("qC") == "QCp10.11");
   CHECK(client.ask("m1000,1") == to_hex("2"));  // without what was changed
-  CHECK(contains(client.monitor("goto 3"), "No process that you look at"));
+  CHECK(
+      contains(client.monitor("goto 3"), "No process that you look at is in snapshot 3: nothing"));
   for (const char* nowhere : {"goto", "goto 0", "goto 4", "goto x"}) {
     INFO(nowhere);
     CHECK(contains(client.monitor(nowhere), "There is no snapshot"));
@@ -235,6 +337,7 @@ TEST_CASE("a process that is not in a snapshot is told of, and attached to again
   CHECK(client.ask("m1000,1") == "E03");
   CHECK(client.ask("Tp20.20") == "E03");
 
+  CHECK(client.monitor("again") == "16: detach\n32: detach\n");  // the parent is another program
   CHECK_FALSE(contains(client.monitor("goto 1"), "Not in it"));
   CHECK(client.ask("qfThreadInfo") == "mp10.10,p20.20");
   CHECK(client.ask("m1000,5") == to_hex("child"));

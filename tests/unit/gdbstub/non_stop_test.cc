@@ -72,10 +72,26 @@ TEST_CASE("in non-stop mode threads stop one by one, each with a notice") {
   CHECK(client.session.on_event().starts_with("%Stop:T05swbreak:;thread:p10.10;"));
   CHECK(client.session.take_aside() == "said");
   CHECK(client.session.take_aside().empty());
-  debugger.script.events = {{.kind = Kind::kExited, .thread = {Pid{16}, {}}}};
+  debugger.script.events = {{.kind = Kind::kSignal, .thread = kFirst, .signal = SIGUSR1}};
   CHECK(client.session.on_event().empty());  // one notification at a time
   CHECK(client.ask("vStopped").starts_with("T00thread:p10.11;"));
   CHECK_FALSE(debugger.was_asked("halt"));
+  CHECK(client.ask("vStopped").starts_with("T1ethread:p10.10;"));
+  CHECK(client.ask("vStopped") == "OK");
+}
+
+TEST_CASE("in non-stop mode nothing more is told of a process that has ended than that it has") {
+  Debugger debugger;
+  auto& client = debugger.client;
+  client.ask("QNonStop:1");
+  CHECK(client.ask("vCont;c:p10.-1") == "OK");
+  debugger.script.events = {{.kind = Kind::kStopped, .thread = kFirst},
+                            {.kind = Kind::kStopped, .thread = kSecond}};
+  CHECK(client.session.on_event().starts_with("%Stop:T00thread:p10.10;"));
+  debugger.script.events = {{.kind = Kind::kExited, .thread = {Pid{16}, {}}}};
+  CHECK(client.session.on_event().empty());
+  CHECK(client.ask("vStopped") == "W00;process:10");
+  CHECK(client.ask("vStopped") == "OK");
 }
 
 TEST_CASE("in non-stop mode attaching is confirmed, and each thread of the process has a notice") {
@@ -99,6 +115,46 @@ TEST_CASE("in non-stop mode a tree that is lost is a stop of every thread") {
   CHECK(contains(client.session.take_aside(), "cannot wait: it is gone"));
   CHECK(client.ask("vStopped").starts_with("T00thread:p10.11;"));
   CHECK(client.ask("vStopped") == "OK");
+}
+
+TEST_CASE(
+    "in non-stop mode, whoever ran when one goes back is said to stand still, and only those") {
+  Debugger debugger;
+  auto& client = debugger.client;
+  const auto restart = [&] { return client.session.feed(frame("qRcmd," + to_hex("restart"))); };
+  client.ask("QNonStop:1");
+  client.ask("?");
+  client.ask("vStopped");
+  client.ask("g");  // brings the second one
+  client.ask("vStopped");
+  CHECK_FALSE(contains(restart(), "%Stop"));
+  client.ask("vCont;c:p10.11");
+  CHECK(contains(restart(), "%Stop:T00thread:p10.11;"));
+  CHECK(client.ask("vStopped") == "OK");
+  CHECK_FALSE(contains(restart(), "%Stop"));
+  CHECK_FALSE(contains(client.session.feed(frame("vCont;t")), "%Stop"));
+}
+
+TEST_CASE("in non-stop mode, a stop that the client was not sent is one of the snapshot's") {
+  Debugger debugger;
+  auto& client = debugger.client;
+  client.ask("QNonStop:1");
+  client.ask("vCont;c");
+  debugger.script.events = {{.kind = Kind::kSoftwareBreakpoint, .thread = kFirst},
+                            {.kind = Kind::kSoftwareBreakpoint, .thread = kSecond}};
+  CHECK(contains(client.session.on_event(), "%Stop:T05swbreak:;thread:p10.10;"));
+  client.monitor("restart");
+  CHECK(client.ask("vStopped").starts_with("T00thread:p10.11;"));
+  CHECK(client.ask("vStopped") == "OK");
+}
+
+TEST_CASE("in non-stop mode, to stop what stands still already is answered with its stop") {
+  Debugger debugger;
+  debugger.client.ask("QNonStop:1");
+  const std::string out = debugger.client.session.feed(frame("vCont;t:p10.11"));
+  CHECK(out.starts_with("$OK#9a%Stop:T00thread:p10.11;"));
+  CHECK(debugger.client.ask("vStopped") == "OK");
+  CHECK(debugger.script.launched == 0);
 }
 
 TEST_CASE("in non-stop mode threads are stopped by name, or interrupted") {

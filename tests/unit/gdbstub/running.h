@@ -29,7 +29,8 @@ inline std::shared_ptr<const Snapshot> tree() {
   builder.process(16)
       .thread(16, 0x401000, 0x7000)
       .thread(17, 0x402000, 0x8000)
-      .memory(0x1000, "first", PROT_READ | PROT_WRITE);
+      .memory(0x1000, "first", PROT_READ | PROT_WRITE)
+      .memory(0x401000, "code", PROT_READ | PROT_EXEC);
   builder.process(32, 16).thread(32).memory(0x1000, "second", PROT_READ);
   return builder.build();
 }

@@ -60,7 +60,8 @@ TEST_CASE("what a snapshot does not have is an error, not an empty document") {
   CHECK(client.fetch("auxv") == "E02");
   CHECK(client.fetch("siginfo") == "E02");
   CHECK(client.fetch("features", "other.xml") == "E00");
-  CHECK(client.fetch("osdata", "modules").empty());
+  CHECK(client.fetch("osdata", "nonsense").empty());
+  CHECK(client.fetch("osdata", "modules").ends_with("<osdata type=\"modules\">\n</osdata>\n"));
   CHECK(client.ask("qXfer:memory-map:read::0,1000").empty());
 }
 
