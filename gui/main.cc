@@ -137,7 +137,9 @@ int main(int argc, char** argv) {
     if (background_threads().activeThreadCount() > 0) std::_Exit(status);
     return status;
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : static_cast<int>(ExitStatus::kUsage);
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help
+    return report(std::string(error.what()) + " (snapgdb-gui --help tells how to use it)",
+                  ExitStatus::kUsage);
   } catch (const Error& error) {
     return report(error.what(), error.status());
   } catch (const std::exception& error) {

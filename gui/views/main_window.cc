@@ -1,9 +1,12 @@
 #include "gui/views/main_window.h"
 
+#include <QAction>
 #include <QApplication>
 #include <QDragEnterEvent>
+#include <QFile>
 #include <QFileDialog>
 #include <QFileInfo>
+#include <QGridLayout>
 #include <QLabel>
 #include <QMenuBar>
 #include <QMimeData>
@@ -12,6 +15,7 @@
 #include <QStackedWidget>
 #include <QStatusBar>
 #include <QTabWidget>
+#include <QToolButton>
 #include <QVBoxLayout>
 
 #include <array>
@@ -147,14 +151,50 @@ QWidget* MainWindow::make_welcome() {
   return page;
 }
 
-QWidget* MainWindow::make_browser() {
+// What it is a picture of, with the way to its neighbours.
+QWidget* MainWindow::make_header() {
   program_ = new ElidedLabel;
   QFont bold = font();
   bold.setBold(true);
   program_->setFont(bold);
   circumstances_ = new ElidedLabel;
   circumstances_->setForegroundRole(QPalette::PlaceholderText);
+  earlier_ = make_step(QStringLiteral("&Earlier"), QStringLiteral("◀"), Qt::Key_Left, -1);
+  later_ = make_step(QStringLiteral("&Later"), QStringLiteral("▶"), Qt::Key_Right, +1);
 
+  auto* header = new QWidget;
+  auto* layout = new QGridLayout(header);
+  layout->setContentsMargins({});
+  layout->setSpacing(3);
+  layout->setColumnStretch(2, 1);
+  layout->addWidget(program_, 0, 0, 1, 3);
+  for (QAction* step : {earlier_, later_}) {
+    auto* button = new QToolButton;
+    button->setAutoRaise(true);
+    button->setDefaultAction(step);
+    button->setAccessibleName(step->toolTip());
+    button->hide();
+    connect(step, &QAction::changed, button,
+            [step, button] { button->setVisible(step->isVisible()); });
+    layout->addWidget(button, 1, step == earlier_ ? 0 : 1);
+  }
+  layout->addWidget(circumstances_, 1, 2);
+  return header;
+}
+
+QAction* MainWindow::make_step(const QString& text, const QString& arrow, Qt::Key key,
+                               int snapshots) {
+  auto* step = new QAction(text, this);
+  step->setIconText(arrow);
+  step->setShortcut(Qt::ALT | key);
+  step->setToolTip(snapshots < 0 ? QStringLiteral("The snapshot before this one (Alt+Left)")
+                                 : QStringLiteral("The snapshot after this one (Alt+Right)"));
+  step->setVisible(false);
+  connect(step, &QAction::triggered, this, [this, snapshots] { go_by(snapshots); });
+  return step;
+}
+
+QWidget* MainWindow::make_browser() {
   processes_ = new FilteredView(&process_model_, QStringLiteral("Processes"),
                                 FilteredView::Nouns{"process", "processes"});
   processes_->show_as_tree();
@@ -177,8 +217,7 @@ QWidget* MainWindow::make_browser() {
   auto* layout = new QVBoxLayout(page);
   layout->setContentsMargins({});
   layout->setSpacing(3);
-  layout->addWidget(program_);
-  layout->addWidget(circumstances_);
+  layout->addWidget(make_header());
   layout->addWidget(splitter, 1);
   return page;
 }
@@ -234,6 +273,8 @@ void MainWindow::make_view_menu() {
                       tabs_->currentWidget()->setFocus();
                     });
   }
+  view->addSeparator();
+  view->addActions({earlier_, later_});
 }
 
 void MainWindow::make_status_bar() {
@@ -253,6 +294,20 @@ void MainWindow::make_status_bar() {
 void MainWindow::open(const QString& name) {
   set_loading(name);
   loader_.open(name);
+}
+
+void MainWindow::go_by(int snapshots) {
+  if (!image_) return;
+  const auto number = static_cast<int64_t>(image_->number) + snapshots;
+  if (number < 1 || number > static_cast<int64_t>(image_->count)) return;
+  const pb::Process* process = process_model_.process(processes_->current());
+  const pb::Thread* thread = threads_->current();
+  wishes_ = {.tab = {},
+             .pid = process ? process->pid() : 0,
+             .tid = thread ? thread->tid() : 0,
+             .must_be_there = false};
+  const std::string path = parse_snapshot_name(QFile::encodeName(image_->name).toStdString()).path;
+  open(QStringLiteral("%1@%2").arg(QFile::decodeName(path.c_str())).arg(number));
 }
 
 void MainWindow::set_loading(const QString& name) {
@@ -279,6 +334,9 @@ void MainWindow::show_image(const LoadedImagePointer& image) {
   summary_->show_snapshot(facts);
   program_->set_text(program_title(*image->snapshot));
   circumstances_->set_text(circumstances(*image, facts));
+  for (QAction* step : {earlier_, later_}) step->setVisible(image->count > 1);
+  earlier_->setEnabled(image->number > 1);
+  later_->setEnabled(image->number < image->count);
   setWindowTitle(QStringLiteral("%1 - snapgdb").arg(QFileInfo(image->name).fileName()));
   pages_->setCurrentIndex(1);
   set_loading({});
@@ -297,10 +355,10 @@ void MainWindow::select_first() {
   if (!wishes.tab.isEmpty()) tabs_->setCurrentIndex(tab_number(wishes.tab));
   const int32_t wished = wishes.pid || !wishes.tid ? wishes.pid : process_of(snapshot, wishes.tid);
   const pb::Process* process = snapshot.process(wished);
-  if (wishes.pid && !process)
+  if (wishes.must_be_there && wishes.pid && !process)
     message_->show_error(
         QStringLiteral("there is no process %1 in %2").arg(wishes.pid).arg(image_->name));
-  else if (wishes.tid && !(process && has_thread(*process, wishes.tid)))
+  else if (wishes.must_be_there && wishes.tid && !(process && has_thread(*process, wishes.tid)))
     message_->show_error(
         QStringLiteral("there is no such thread %1 in %2").arg(wishes.tid).arg(image_->name));
   const pb::Process* focus = snapshot.process(snapshot.record().focus_pid());

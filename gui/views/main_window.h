@@ -16,6 +16,7 @@
 #include "gui/views/summary_view.h"
 #include "gui/views/threads_panel.h"
 
+class QAction;
 class QLabel;
 class QProgressBar;
 class QStackedWidget;
@@ -34,6 +35,7 @@ struct Wishes {
   QString tab;      // one of MainWindow::tab_names(), "" for the first
   int32_t pid = 0;  // 0: that of the thread in focus
   int32_t tid = 0;
+  bool must_be_there = true;  // or else something is said
 };
 
 class MainWindow final : public QMainWindow {
@@ -48,6 +50,10 @@ class MainWindow final : public QMainWindow {
 
   // Reads an image in the background ("IMG" or "IMG@K").
   void open(const QString& name);
+
+  // So many snapshots further in the image, or back; process, thread and tab stay as they are, if
+  // they can. Nothing happens where there is none.
+  void go_by(int snapshots);
 
   // Nothing is being read or unwound.
   bool is_settled() const;
@@ -72,8 +78,10 @@ class MainWindow final : public QMainWindow {
   QWidget* make_welcome();
   QWidget* make_browser();
   void add_tabs();
+  QWidget* make_header();
   void make_menus();
   void make_view_menu();
+  QAction* make_step(const QString& text, const QString& arrow, Qt::Key key, int snapshots);
   void make_status_bar();
   void show_image(const LoadedImagePointer& image);
   void show_failure(const QString& line);
@@ -101,6 +109,8 @@ class MainWindow final : public QMainWindow {
   QLabel* welcome_;
   ElidedLabel* program_;
   ElidedLabel* circumstances_;
+  QAction* earlier_;
+  QAction* later_;
   FilteredView* processes_;
   QTabWidget* tabs_;
   ThreadsPanel* threads_;

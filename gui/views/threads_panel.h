@@ -26,6 +26,8 @@ class ThreadsPanel final : public QSplitter {
   // nullptr: none. Selects `tid`, or the first thread if there is no such.
   void show_process(const pb::Process* process, int32_t tid);
 
+  const pb::Thread* current() const { return thread_; }  // nullptr: none
+
   FilteredView& threads() { return *threads_; }
   TableView& frames() { return *frames_; }
   bool busy() const { return loader_ && loader_->busy(); }

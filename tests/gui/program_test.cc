@@ -112,7 +112,10 @@ TEST_CASE("whatever is wrong is one line on stderr") {
 }
 
 TEST_CASE("wrong usage is told from failure") {
-  CHECK(gui({"x.snapgdb", "--tab", "nonsense"}).status == 2);
+  const Run wrong = gui({"x.snapgdb", "--tab", "nonsense"});
+  CHECK(wrong.status == 2);
+  CHECK(wrong.err.startsWith("snapgdb-gui: "));
+  CHECK(wrong.err.count('\n') == 1);
   CHECK(gui({"x.snapgdb", "--size", "12"}).status == 2);
   CHECK(gui({"--screenshot", "x.png"}).status == 2);
   CHECK(gui({"--help"}).status == 0);

@@ -244,6 +244,37 @@ TEST_CASE("one of several snapshots is said to be that") {
   CHECK_FALSE(says_which(1));
 }
 
+TEST_CASE("the neighbours of a snapshot are gone to, and what was looked at stays") {
+  // The second one lacks the shell's child.
+  const auto open = [](const std::string& name) {
+    const auto k = parse_snapshot_name(name).k;
+    SnapshotBuilder shell;
+    shell.process(10).thread(10).thread(13);
+    Opened opened(k == 2 ? shell.build() : shell_and_child());
+    opened.number = static_cast<size_t>(k);
+    opened.count = 3;
+    return opened;
+  };
+  MainWindow window(services(open), {.tab = "maps", .pid = 11, .tid = 11});
+  window.show();
+  open_and_wait(window, "x.snapgdb@1");
+  const auto go = [&](int snapshots) {
+    QSignalSpy settled(&window, &MainWindow::settled);
+    window.go_by(snapshots);
+    REQUIRE(QTest::qWaitFor([&] { return !settled.isEmpty() && window.is_settled(); }, 10'000));
+    CHECK(window.error() == "");
+    CHECK(window.findChild<QTabWidget*>()->currentIndex() == 1);
+  };
+  go(+2);
+  CHECK(window.windowTitle() == "x.snapgdb@3 - snapgdb");
+  CHECK(current_text(window.threads().threads(), 0) == "11");
+  go(-1);  // not there: what this one has in focus
+  CHECK(window.windowTitle() == "x.snapgdb@2 - snapgdb");
+  CHECK(current_text(window.processes(), 0) == "10");
+  window.go_by(+2);
+  CHECK(window.is_settled());
+}
+
 TEST_CASE("a window may be closed while it reads an image, and while it unwinds") {
   struct Gate {
     std::counting_semaphore<> entered{0}, open{0};
