@@ -50,7 +50,7 @@ void check_ends_well(Running& program) {
 // The third process of a twin is refused by a limit that the program is at.
 TEST_CASE("a program that may have no more processes is captured, and lives on") {
   if (skip_unless(geteuid() == 0, "to become another user, one must be root")) return;
-  constexpr uid_t kNobodyElse = 54'321;
+  constexpr uid_t kNobodyElse = 54'325;
   const TempDir directory;
   if (skip_unless(can_read_past_cache(directory), "this file system has no O_DIRECT")) return;
   std::filesystem::permissions(directory.path(), std::filesystem::perms::all);

@@ -332,7 +332,7 @@ TEST_CASE("nobody needs to hear what snapgdb has to say") {
 
 TEST_CASE("what keeps a snapshot from being taken does not change how the program ends") {
   if (skip_unless(geteuid() == 0, "to become an ordinary user, one must be root")) return;
-  constexpr uid_t kNobodyElse = 54'322;
+  constexpr uid_t kNobodyElse = 54'329;
   const TempDir directory;
   std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
   const Result end = snapgdb({"run", "-o", directory / "x.snapgdb", "--", "python3", "-c",
