@@ -6,7 +6,7 @@
 #include <array>
 #include <cstring>
 #include <iterator>
-#include <ranges>
+#include <span>
 #include <utility>
 
 #include "core/base/error.h"
@@ -88,7 +88,7 @@ void show_notes(SessionState& state) {
   if (running.notes && *running.notes == notes) return;
   constexpr size_t kShown = 5;
   std::string text;
-  for (const std::string& note : notes | std::views::take(kShown))
+  for (const std::string& note : std::span(notes).first(std::min(notes.size(), kShown)))
     text += fmt::format("snapgdb: {}\n", printable(note));
   if (notes.size() > kShown)
     text += fmt::format("snapgdb: … and {} more (`monitor notes`)\n", notes.size() - kShown);
@@ -329,8 +329,10 @@ void look_again(SessionState& state) {
   }
   const auto of_gone = [&](const auto& entry) { return gone(entry.first); };
   std::erase_if(state.running.breakpoints, of_gone);
-  for (auto& [pid, list] : state.running.breakpoints)  // in libraries that are not there any more
-    std::erase_if(list, [&](const Breakpoint& each) { return !has_place_for(state, pid, each); });
+  for (auto& of_one : state.running.breakpoints)  // in libraries that are not there any more
+    std::erase_if(of_one.second, [&](const Breakpoint& each) {
+      return !has_place_for(state, of_one.first, each);
+    });
   std::erase_if(state.running.wishes.system_calls, of_gone);
   state.library_files = {};  // another program may have been there
   if (state.chosen) return;  // the client still means that one, there or not

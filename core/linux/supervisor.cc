@@ -59,6 +59,7 @@ bool dumps_core(int signal) {
 Supervisor::Supervisor(const std::vector<std::string>& command) {
   require_proc();
   std::vector<char*> argv;
+  argv.reserve(command.size() + 1);
   for (const std::string& argument : command) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
   PipeEnds start = make_pipe(), failure = make_pipe();
