@@ -1,11 +1,9 @@
 // What is in the way of a restore: of processes, threads and memory.
 
-#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
 #include <map>
 
 #include "core/base/error.h"
@@ -16,6 +14,7 @@
 #include "core/resource/namespaces.h"
 #include "core/resource/processor.h"
 #include "core/resource/sharing.h"
+#include "core/resource/signal_queue.h"
 #include "core/resource/terminal.h"
 #include "core/resource/vdso.h"
 #include "core/restore_plan.h"
@@ -108,8 +107,7 @@ void check_thread(const pb::Process& process, const pb::Thread& thread, RestoreP
 void check_timers(const pb::Process& process, RestorePlan& plan) {
   const auto check = [&](const auto& pending) {
     for (const std::string& bytes : pending) {
-      siginfo_t info{};
-      std::memcpy(&info, bytes.data(), std::min(bytes.size(), sizeof info));
+      const siginfo_t info = siginfo_in(bytes);
       const auto timer = std::ranges::find(process.timers(), static_cast<uint32_t>(info.si_timerid),
                                            &pb::PosixTimer::id);
       if (info.si_code == SI_TIMER && timer != process.timers().end() && timer->interval_ns())

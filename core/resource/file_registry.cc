@@ -74,23 +74,21 @@ std::string debug_link_of(const Fd& fd) {
   return "";
 }
 
+constexpr const char* kDebugDirectory = "/usr/lib/debug";
+
 // Where gdb looks ("Separate Debug Files" in its manual), as the process would see it.
-std::vector<std::string> places_of_debug_file(const std::string& path, const std::string& build_id,
-                                              const std::string& link) {
-  constexpr const char* kGlobal = "/usr/lib/debug";
-  std::vector<std::string> places;
-  if (build_id.size() >= 2) {
-    const std::string hex = to_hex(build_id);
-    places.push_back(
-        fmt::format("{}/.build-id/{}/{}.debug", kGlobal, hex.substr(0, 2), hex.substr(2)));
-  }
-  if (!link.empty() && path.starts_with('/')) {
-    const std::string directory = path.substr(0, path.rfind('/'));
-    places.push_back(fmt::format("{}/{}", directory, link));
-    places.push_back(fmt::format("{}/.debug/{}", directory, link));
-    places.push_back(fmt::format("{}{}/{}", kGlobal, directory, link));
-  }
-  return places;
+std::vector<std::string> places_by_build_id(const std::string& build_id) {
+  if (build_id.size() < 2) return {};
+  const std::string hex = to_hex(build_id);
+  return {
+      fmt::format("{}/.build-id/{}/{}.debug", kDebugDirectory, hex.substr(0, 2), hex.substr(2))};
+}
+
+std::vector<std::string> places_by_link(const std::string& path, const std::string& link) {
+  if (link.empty() || !path.starts_with('/')) return {};
+  const std::string directory = path.substr(0, path.rfind('/'));
+  return {fmt::format("{}/{}", directory, link), fmt::format("{}/.debug/{}", directory, link),
+          fmt::format("{}{}/{}", kDebugDirectory, directory, link)};
 }
 
 bool is_executable(const Fd& fd) {
@@ -174,20 +172,26 @@ void FileRegistry::write_new_files(ImageWriter& image, PageWriter& pages,
 }
 
 void FileRegistry::add_debug_file(const Entry& of) {
-  if (!of.elf) return;
-  const std::string& path = of.record.path();
   const std::string& build_id = of.record.build_id();
-  if (!build_id.empty() && debug_ids_.contains(build_id)) return;
-  for (const std::string& place : places_of_debug_file(path, build_id, debug_link_of(of.fd))) {
+  if (!of.elf || (!build_id.empty() && debug_ids_.contains(build_id))) return;
+  if (!add_debug_file(of, places_by_build_id(build_id)))
+    add_debug_file(of, places_by_link(of.record.path(), debug_link_of(of.fd)));
+}
+
+bool FileRegistry::add_debug_file(const Entry& of, const std::vector<std::string>& places) {
+  const std::string& build_id = of.record.build_id();
+  for (const std::string& place : places) {
     Fd fd(::openat(of.root->get(), place.c_str() + 1, O_RDONLY | O_NONBLOCK | O_CLOEXEC));
     struct stat status {};
-    if (place == path || !fd.valid() || ::fstat(fd.get(), &status) != 0 ||
+    if (place == of.record.path() || !fd.valid() || ::fstat(fd.get(), &status) != 0 ||
         !S_ISREG(status.st_mode) || !is_elf(fd))
       continue;
     const std::string own = build_id_of(fd);
     if (!own.empty() && !build_id.empty() && own != build_id) continue;
-    return add_debug_file(of, place, std::move(fd), status);
+    add_debug_file(of, place, std::move(fd), status);
+    return true;
   }
+  return false;
 }
 
 void FileRegistry::add_debug_file(const Entry& of, const std::string& path, Fd fd,

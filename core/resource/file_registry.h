@@ -67,6 +67,8 @@ class FileRegistry {
   void write(Entry& entry, ImageWriter& image, PageWriter& pages,
              std::vector<pb::Missing>& missing);
   void add_debug_file(const Entry& of);
+  // The first one that is there. False: none is.
+  bool add_debug_file(const Entry& of, const std::vector<std::string>& places);
   void add_debug_file(const Entry& of, const std::string& path, Fd fd, const struct stat& status);
 
   mutable std::mutex mutex_;  // while files are registered

@@ -1,11 +1,21 @@
 #pragma once
 
+#include <algorithm>
+
 #include "core/linux/network_address.h"
 #include "core/linux/tcp_repair.h"
 #include "core/resource/socket.h"
 
 // Between the files of the sockets of AF_INET and AF_INET6.
 namespace snapgdb {
+
+// Also of those that are in a message.
+bool has_descriptor_that(const Snapshot& snapshot, const auto& is_it) {
+  return std::ranges::any_of(snapshot.processes(), [&](const pb::Process& process) {
+    return std::ranges::any_of(process.descriptors(), is_it) ||
+           std::ranges::any_of(process.in_flight(), is_it);
+  });
+}
 
 bool is_inet(const pb::Socket& socket);
 bool is_tcp(const pb::Socket& socket);

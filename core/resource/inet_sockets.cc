@@ -330,14 +330,6 @@ bool bind_freely(const Fd& socket, const std::string& address) {
   return allow(1) && bind_to(socket, address) && allow(0);
 }
 
-// Also of those that are in a message.
-bool has_descriptor_that(const Snapshot& snapshot, const auto& is_it) {
-  return std::ranges::any_of(snapshot.processes(), [&](const pb::Process& process) {
-    return std::ranges::any_of(process.descriptors(), is_it) ||
-           std::ranges::any_of(process.in_flight(), is_it);
-  });
-}
-
 }  // namespace
 
 // Whether the port is another socket's, too, which one of both must have allowed when it was

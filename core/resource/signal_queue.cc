@@ -9,13 +9,14 @@
 #include "core/resource/restorer.h"
 
 namespace snapgdb {
-namespace {
 
 siginfo_t siginfo_in(const std::string& bytes) {
   siginfo_t info{};
   std::memcpy(&info, bytes.data(), std::min(bytes.size(), sizeof info));
   return info;
 }
+
+namespace {
 
 // Sent by the kernel for what an instruction did (SYNCHRONOUS_MASK, kernel/signal.c), or in the way
 // of the traps by which seeds stop.

@@ -8,6 +8,9 @@
 
 namespace snapgdb {
 
+// As the image has it; what it lacks is 0.
+siginfo_t siginfo_in(const std::string& bytes);
+
 // Signals that wait for a process, or for one thread of it, to be queued by a task of it: most with
 // queue(), and those by queue_last() that would be in the way of a seed's traps.
 struct SignalQueue {

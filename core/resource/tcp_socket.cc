@@ -328,12 +328,9 @@ namespace {
 
 // Its sequence numbers are in the image of who captured it with a lock only.
 bool was_locked(const Snapshot& snapshot) {
-  bool found = false;
-  for (const pb::Process& process : snapshot.processes())
-    for_each_descriptor(process, [&](const pb::Descriptor& descriptor) {
-      found |= is_outside_connection(snapshot, descriptor) && is_whole(descriptor.socket().tcp());
-    });
-  return found;
+  return has_descriptor_that(snapshot, [&](const pb::Descriptor& descriptor) {
+    return is_outside_connection(snapshot, descriptor) && is_whole(descriptor.socket().tcp());
+  });
 }
 
 void unlock_network(const RestoreContext& context) {

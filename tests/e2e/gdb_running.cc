@@ -91,30 +91,33 @@ TEST_CASE("what a signal carries can be changed before the program gets it") {
       {"$1 = 45"});
 }
 
-TEST_CASE("a program that job control had stopped says so, and goes on by SIGCONT") {
-  const Target target("debuggee", {"--do", "count"});
+// debuggee, captured while job control had it stopped.
+struct JobStopped {
+  JobStopped() {
+    stop({target.pid()});
+    capture(target.pid(), image);
+    resume({target.pid()});
+  }
+  std::string connect() const { return "target remote | " + program() + " " + image; }
+
+  const Target target{"debuggee", {"--do", "count"}};
   const TempDir directory;
   const std::string image = directory / "image.snapgdb";
-  stop({target.pid()});
-  capture(target.pid(), image);
-  resume({target.pid()});
-  check_succeeds(gdb({"target remote | " + program() + " " + image, "set var go = 1", "break bump",
-                      "signal SIGCONT", "bt 1"}),
+};
+
+TEST_CASE("a program that job control had stopped says so, and goes on by SIGCONT") {
+  const JobStopped moment;
+  check_succeeds(gdb({moment.connect(), "set var go = 1", "break bump", "signal SIGCONT", "bt 1"}),
                  {"stays stopped by job control", "Breakpoint 1, bump"});
 }
 
 TEST_CASE(
     "functions of a program that job control had stopped can be called, and it stays stopped") {
-  const Target target("debuggee", {"--do", "count"});
-  const TempDir directory;
-  const std::string image = directory / "image.snapgdb";
-  stop({target.pid()});
-  capture(target.pid(), image);
-  resume({target.pid()});
-  check_succeeds(gdb({"target remote | " + program() + " " + image, "print twice(21)",
-                      "set var go = 1", "print twice(4)", kInterruptSoon, "continue",
-                      "print counter", "print twice(5)", "break bump", "signal SIGCONT", "bt 1"}),
-                 {"$1 = 42", "$2 = 8", "SIGINT", "$3 = 0", "$4 = 10", "Breakpoint 1, bump"});
+  const JobStopped moment;
+  check_succeeds(
+      gdb({moment.connect(), "print twice(21)", "set var go = 1", "print twice(4)", kInterruptSoon,
+           "continue", "print counter", "print twice(5)", "break bump", "signal SIGCONT", "bt 1"}),
+      {"$1 = 42", "$2 = 8", "SIGINT", "$3 = 0", "$4 = 10", "Breakpoint 1, bump"});
 }
 
 TEST_CASE("after a function call, nothing is left of the trap that has ended it") {
