@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -84,6 +85,45 @@ std::vector<Backtrace> backtraces(Backtracer& tracer, const pb::Process& process
   return traces;
 }
 
+// ---- Whom a signal was about to end ----------------------------------------------------------
+
+struct Fatal {
+  const pb::Process* process = nullptr;
+  const pb::Thread* thread = nullptr;
+
+  std::string signal() const { return signal_name(thread->stop_signal()); }
+  bool has(const Backtrace* trace) const {
+    return trace->pid == process->pid() && trace->tid == thread->tid();
+  }
+};
+
+// The thread in focus is that, if the reason says so: "SIGSEGV in 12.14" (snapgdb run).
+std::optional<Fatal> fatal_in(const Snapshot& snapshot, const Selection& selection) {
+  const pb::SnapshotRecord& record = snapshot.record();
+  const pb::Process* process = snapshot.process(record.focus_pid());
+  if (!process || !selection.has(*process)) return std::nullopt;
+  const auto thread = std::ranges::find(process->threads(), record.focus_tid(), &pb::Thread::tid);
+  if (thread == process->threads().end() || !selection.has(*thread)) return std::nullopt;
+  const Fatal fatal{process, &*thread};
+  if (!thread->stop_signal() || !record.reason().starts_with(fatal.signal() + " in "))
+    return std::nullopt;
+  return fatal;
+}
+
+using Processes = std::vector<const pb::Process*>;
+
+// Its process comes first, and the rest as the image has it.
+Processes in_order(const Snapshot& snapshot, const Selection& selection,
+                   const std::optional<Fatal>& first) {
+  Processes processes;
+  for (const pb::Process& process : snapshot.processes())
+    if (selection.has(process)) processes.push_back(&process);
+  if (first)
+    std::ranges::stable_partition(
+        processes, [&](const pb::Process* process) { return process == first->process; });
+  return processes;
+}
+
 // ---- For people ------------------------------------------------------------------------------
 
 // "main ()" like gdb; most C++ names bring their parameters along.
@@ -117,6 +157,13 @@ std::string thread_text(const Backtrace& trace) {
   return fmt::format("{}.{} \"{}\"", trace.pid, trace.tid, printable(trace.name));
 }
 
+// In the words of show's summary.
+std::string fatal_text(const Fatal& fatal) {
+  const Backtrace of_it{
+      .pid = fatal.process->pid(), .tid = fatal.thread->tid(), .name = fatal.thread->name()};
+  return fmt::format("{} in {}", fatal.signal(), thread_text(of_it));
+}
+
 constexpr size_t kThreadsNamed = 10;
 
 void print_group(const BacktraceGroup& group) {
@@ -135,14 +182,25 @@ std::string command_line(const pb::Process& process) {
   return line.empty() ? fmt::format(" [{}]", printable(process.name())) : line;
 }
 
+// Also within its group, of which not all threads are named.
+void put_first(const Fatal& fatal, std::vector<BacktraceGroup>& groups) {
+  const auto is_it = [&](const Backtrace* trace) { return fatal.has(trace); };
+  for (BacktraceGroup& group : groups) std::ranges::stable_partition(group, is_it);
+  std::ranges::stable_partition(groups, is_it,
+                                [](const BacktraceGroup& group) { return group.front(); });
+}
+
 void print_process(const pb::Process& process, const std::vector<Backtrace>& traces,
-                   const Arguments& arguments) {
+                   const std::optional<Fatal>& fatal, const Arguments& arguments) {
   fmt::print("process {}:{}\n", process.pid(), command_line(process));
   if (traces.empty()) fmt::print("\nno threads\n");
-  if (arguments.no_group)
+  if (arguments.no_group) {
     for (const Backtrace& trace : traces) print_group({&trace});
-  else
-    for (const BacktraceGroup& group : group_backtraces(traces)) print_group(group);
+    return;
+  }
+  std::vector<BacktraceGroup> groups = group_backtraces(traces);
+  if (fatal && fatal->process == &process) put_first(*fatal, groups);
+  for (const BacktraceGroup& group : groups) print_group(group);
 }
 
 // ---- For scripts: the fields are described in docs/backtraces.md --------------------------------
@@ -202,6 +260,12 @@ Value process_json(const pb::Process& process, const std::vector<Backtrace>& tra
                             {"threads", std::move(threads)}};
 }
 
+Value fatal_json(const std::optional<Fatal>& fatal) {
+  if (!fatal) return nullptr;
+  return llvm::json::Object{
+      {"signal", fatal->signal()}, {"pid", fatal->process->pid()}, {"tid", fatal->thread->tid()}};
+}
+
 // ---- What is missing -------------------------------------------------------------------------
 
 constexpr size_t kReasonsShown = 10;
@@ -217,22 +281,56 @@ class Shortcomings {
     }
   }
 
-  int report() const {
-    if (count_ == 0) return static_cast<int>(ExitStatus::kDone);
+  // `problems`: of files that the backtraces were made with.
+  int report(std::vector<std::string> problems) const {
+    std::erase_if(problems, [&](const std::string& one) { return reasons_.contains(one); });
     std::fflush(stdout);
+    report_stopped();
+    for (const std::string& problem : problems)
+      say("snapgdb: frames, names or lines may be missing: {}\n", problem);
+    return static_cast<int>(count_ == 0 && problems.empty() ? ExitStatus::kDone
+                                                            : ExitStatus::kIncomplete);
+  }
+
+ private:
+  void report_stopped() const {
+    if (count_ == 0) return;
     say("snapgdb: {} {} incomplete:\n", counted(count_, "backtrace", "backtraces"),
         count_ == 1 ? "is" : "are");
     for (const auto& [reason, trace] : reasons_)
       say("  {}: {}\n", thread_text(trace), printable(reason));
-    return static_cast<int>(ExitStatus::kIncomplete);
   }
 
- private:
   std::map<std::string, Backtrace> reasons_;
   size_t count_ = 0;
 };
 
 // ---- The command -----------------------------------------------------------------------------
+
+using TracesOf = std::function<std::vector<Backtrace>(const pb::Process&)>;
+
+void print_json(const Processes& shown, const std::optional<Fatal>& fatal,
+                const TracesOf& traces_of) {
+  llvm::json::Array processes;
+  for (const pb::Process* process : shown)
+    processes.push_back(process_json(*process, traces_of(*process)));
+  Value out =
+      llvm::json::Object{{"fatal_signal", fatal_json(fatal)}, {"processes", std::move(processes)}};
+  fmt::print("{}\n", llvm::formatv("{0:2}", out).str());
+}
+
+void print(const Processes& shown, const std::optional<Fatal>& fatal, const Arguments& arguments,
+           const TracesOf& traces_of) {
+  const char* separator = "";
+  if (fatal) {
+    fmt::print("{}\n", fatal_text(*fatal));
+    separator = "\n";
+  }
+  for (const pb::Process* process : shown) {
+    fmt::print("{}", std::exchange(separator, "\n"));
+    print_process(*process, traces_of(*process), fatal, arguments);
+  }
+}
 
 int bt(const Arguments& arguments) {
   const Selection selection = parse_selection(arguments.which);
@@ -241,25 +339,19 @@ int bt(const Arguments& arguments) {
 
   Backtracer tracer(snapshot);
   Shortcomings shortcomings;
-  llvm::json::Array processes;
-  const char* separator = "";
-  for (const pb::Process& process : snapshot->processes()) {
-    if (!selection.has(process)) continue;
-    const auto traces = backtraces(tracer, process, selection, arguments.max_frames);
+  const auto traces_of = [&](const pb::Process& process) {
+    auto traces = backtraces(tracer, process, selection, arguments.max_frames);
     shortcomings.add(traces);
-    if (arguments.json) {
-      processes.push_back(process_json(process, traces));
-    } else {
-      fmt::print("{}", std::exchange(separator, "\n"));
-      print_process(process, traces, arguments);
-    }
-  }
+    return traces;
+  };
+  const std::optional<Fatal> fatal = fatal_in(*snapshot, selection);
   if (arguments.json)
-    fmt::print("{}\n", llvm::formatv("{0:2}",
-                                     Value(llvm::json::Object{{"processes", std::move(processes)}}))
-                           .str());
+    print_json(in_order(*snapshot, selection, std::nullopt), fatal, traces_of);
+  else
+    print(in_order(*snapshot, selection, arguments.no_group ? std::nullopt : fatal), fatal,
+          arguments, traces_of);
   const int lost = report_lost(*snapshot, arguments.image);
-  return std::max(lost, shortcomings.report());
+  return std::max(lost, shortcomings.report(tracer.problems()));
 }
 
 Action define(CLI::App& app) {
@@ -273,7 +365,7 @@ Action define(CLI::App& app) {
   app.add_flag("--no-group", arguments->no_group, "Each thread by itself, in the image's order");
   app.add_flag("--json", arguments->json, "As JSON, each thread by itself");
   add_open_options(app, arguments->open);
-  app.footer("Exit status 3: a stack goes on, but something that tells how is not in the image.");
+  app.footer("Exit status 3: something that stacks or names are read from is not in the image.");
   return [arguments] { return bt(*arguments); };
 }
 

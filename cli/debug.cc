@@ -9,6 +9,7 @@
 
 #include "cli/command.h"
 #include "cli/image_options.h"
+#include "cli/words_option.h"
 #include "core/base/error.h"
 #include "core/base/fd.h"
 #include "core/base/say.h"
@@ -249,7 +250,7 @@ Action define(CLI::App& app) {
   auto arguments = std::make_shared<Arguments>();
   app.add_option("IMG", arguments->image, "the image, or IMG@K for its K-th snapshot")->required();
   add_open_options(app, arguments->open);
-  app.add_option("GDB_ARGS", arguments->gdb, "after --: more arguments for gdb");
+  add_words(app, "GDB_ARGS", arguments->gdb, "after --: more arguments for gdb");
   return [arguments] { return debug(*arguments); };
 }
 

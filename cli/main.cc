@@ -45,11 +45,12 @@ int open_image(const std::string& image, const OpenOptions& open, std::optional<
 }
 
 // A program started with a standard descriptor closed would give its number to a file it opens.
-// Writing fails as it did: nothing is to be lost without a word.
+// Writing fails as it did: nothing is to be lost without a word. A program that we become, or start
+// by execve(2), finds it closed again.
 void occupy_standard_descriptors() {
   for (const int number : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
     if (::fcntl(number, F_GETFD) < 0)
-      ::open("/dev/null", number == STDIN_FILENO ? O_RDWR : O_RDONLY);
+      ::open("/dev/null", (number == STDIN_FILENO ? O_RDWR : O_RDONLY) | O_CLOEXEC);
 }
 
 int run(int argc, char** argv) {

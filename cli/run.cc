@@ -1,4 +1,5 @@
 #include <signal.h>
+#include <sys/wait.h>
 
 #include <cerrno>
 #include <optional>
@@ -7,6 +8,7 @@
 #include "cli/image_options.h"
 #include "cli/output.h"
 #include "cli/report.h"
+#include "cli/words_option.h"
 #include "core/base/error.h"
 #include "core/base/say.h"
 #include "core/base/strings.h"
@@ -86,6 +88,15 @@ int capture_start(Supervisor& supervisor, Recorder& recorder) {
   }
 }
 
+// Once the command has ended, nobody waits for the crash of others. What has killed it may be
+// ending them, too.
+void say_what_is_left(const Supervisor& supervisor) try {
+  if (const size_t left = supervisor.left_running(); left > 0)
+    say("snapgdb: {} on unwatched\n", counted(left, "process goes", "processes go"));
+} catch (const std::exception& error) {
+  say("snapgdb: {}\n", words_for(error));
+}
+
 int run(const Arguments& arguments) {
   // Said now, and not when the crash that was waited for is over.
   check_can_be_written(arguments.output);
@@ -109,6 +120,7 @@ int run(const Arguments& arguments) {
                 "does so)\n",
                 signal_name(static_cast<uint32_t>(signal)), process.value);
         });
+    if (arguments.on != "start" && WIFEXITED(status)) say_what_is_left(supervisor);
   }
   std::fflush(nullptr);
   end_like(status);
@@ -128,7 +140,7 @@ Action define(CLI::App& app) {
                "With --on start: the command does not run, except from the image");
   add_write_options(app, arguments->options.write);
   add_memory_options(app, arguments->options.memory);
-  app.add_option("CMD", arguments->command, "Command and its arguments, after --")->required();
+  add_words(app, "CMD", arguments->command, "Command and its arguments, after --")->required();
   return [arguments] {
     refuse_streams(arguments->output, false);
     if (arguments->kill && arguments->on != "start")

@@ -25,6 +25,10 @@ void demand_signer(const Verification& found, const PublicKey& wanted) {
 }
 
 int run(const Arguments& arguments) {
+  if (const auto name = parse_snapshot_name(arguments.image); name.path != arguments.image)
+    throw Error(fmt::format("cannot verify {}", arguments.image),
+                "all snapshots of an image are verified together",
+                fmt::format("snapgdb verify {}", name.path), ExitStatus::kUsage);
   const auto image = Image::open(arguments.image, arguments.open);
   Verification found;
   try {
@@ -43,7 +47,8 @@ int run(const Arguments& arguments) {
 
 Action define(CLI::App& app) {
   auto arguments = std::make_shared<Arguments>();
-  app.add_option("IMG", arguments->image, "Image; - is standard input")->required();
+  app.add_option("IMG", arguments->image, "Image, with all its snapshots; - is standard input")
+      ->required();
   add_key_option(app, arguments->open);
   app.add_option_function<std::string>(
          "--signed-by",

@@ -31,6 +31,11 @@ bool is_object(const pb::Vma& vma) {
   return vma.file() == 0 && !is_anonymous(vma) && (vma.shared() || vma.deleted());
 }
 
+bool is_there(const pb::NamespaceState* mounts, const pb::FileRecord& file) {
+  struct stat status {};
+  return stat_for_tree(mounts, file.path(), status) == 0;
+}
+
 // What the program saw is what is there now, or else the image has it.
 bool is_unchanged(const pb::NamespaceState* mounts, const pb::FileRecord& file) {
   struct stat status {};
@@ -204,8 +209,9 @@ class Files {
     } else if (const auto why = why_not_in_image(snapshot_, vma.file()); why.empty()) {
       file.how = PlannedFile::How::kFromImage;
       if (!record.deleted()) {
-        plan_.notes.push_back(
-            fmt::format("{} is another one here: its content comes from the image", file.what));
+        plan_.notes.push_back(fmt::format("{} is {} here: its content comes from the image",
+                                          file.what,
+                                          is_there(mounts, record) ? "another one" : "not"));
         if (options_.isolated) file.replacement = replacements_++;
       }
     } else {

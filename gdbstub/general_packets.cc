@@ -21,19 +21,19 @@ Reply current_thread(SessionState& state, Scanner) {
   return "QC" + state.text(state.selected_thread());
 }
 
-// Hg selects what reading and writing is about. Hc selects what c and s are about: nothing, since
-// vCont names its threads itself.
+// Hg selects what reading and writing is about, Hc what c, C, s and S are; vCont names its threads
+// itself.
 Reply select_thread(SessionState& state, Scanner arguments) {
   const bool general = arguments.skip('g');
   if (!general) arguments.expect('c');
   const ThreadPattern pattern = arguments.thread();
-  const bool any = pattern.pid <= 0 && pattern.tid <= 0;
-  if (any) {
-    if (general) state.chosen = false;
-  } else if (general) {
-    state.choose(pattern);
+  if (!general) {
+    if (!pattern.is_any()) state.thread(pattern);
+    state.to_run = pattern;
+  } else if (pattern.is_any()) {
+    state.chosen = false;
   } else {
-    state.thread(pattern);
+    state.choose(pattern);
   }
   return "OK";
 }

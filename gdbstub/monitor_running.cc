@@ -131,6 +131,7 @@ std::string list_snapshots(SessionState& state, std::string_view) {
 std::string go_to_snapshot(SessionState& state, std::string_view argument) {
   const std::vector<uint64_t> all = sequences(state);
   const auto k = parse_number<size_t>(argument);
+  if (argument.empty()) return fmt::format("goto K: to snapshot K of 1 to {}.\n", all.size());
   if (!k || *k < 1 || *k > all.size())
     return fmt::format("There is no snapshot {}: `monitor snapshots` lists 1 to {}.\n",
                        printable(argument), all.size());
@@ -170,16 +171,15 @@ std::string choose_diversion(SessionState& state, std::string_view argument) {
     return fmt::format(
         "Diversion is {}. on|off: what is called from the snapshot leaves no trace.\n",
         running.diversion ? "on" : "off");
-  const bool ends = running.diversion && !*on && running.target;
   running.diversion = *on;
-  if (ends) {
+  if (running.target && running.is_diverted && !*on) {
     return_to_snapshot(state);
     return "Diversion is off: this is the snapshot again.\n" + hints(state);
   }
-  if (*on && running.target)
-    return "It counts from the snapshot only, and the program runs already: `monitor restart` goes "
-           "back.\n";
-  return fmt::format("Diversion is {}.\n", *on ? "on" : "off");
+  const char* from_when = *on && running.target && !running.is_diverted
+                              ? ", from the snapshot only: `monitor restart` goes back to it"
+                              : "";
+  return fmt::format("Diversion is {}{}.\n", *on ? "on" : "off", from_when);
 }
 
 std::string choose_on_detach(SessionState& state, std::string_view argument) {

@@ -130,6 +130,7 @@ void launch(SessionState& state) {
     throw cannot_run(state, in_call, error.what());
   }
   running.in_call = in_call;
+  running.is_diverted = running.diversion;
   if (in_call) state.moment->set_changes(*running.before_call);
 }
 
@@ -345,7 +346,7 @@ void note_call(SessionState& state) {
 }
 
 void end_call(SessionState& state, ThreadId thread) {
-  if (!state.running.target || !state.running.diversion || !state.running.in_call) return;
+  if (!state.running.target || !state.running.is_diverted || !state.running.in_call) return;
   if (!state.moment->has(thread)) return;
   for (size_t number = 0; number <= kRip; ++number)
     if (value_of(*state.target, thread, number) != value_of(*state.moment, thread, number)) return;

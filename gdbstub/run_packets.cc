@@ -112,12 +112,17 @@ Reply run(SessionState& state, const std::vector<ResumeAction>& actions, ThreadI
   }
 }
 
+// One thread steps or gets the signal; of those that Hc left open, all others go on, as with
+// gdbserver. lldb continues all threads like that.
 Reply run_selected(SessionState& state, Scanner arguments, bool step, bool with_signal) {
-  const ThreadId thread = state.selected_thread();
+  const ThreadPattern chosen = state.to_run;
+  const ThreadId thread = chosen.is_any() ? state.selected_thread() : state.thread(chosen);
   ResumeAction action{.pid = thread.pid, .tid = thread.tid, .step = step};
   if (with_signal) action.signal = signal_number(state.client, arguments);
   arguments.expect_end();  // an address to continue at is a thing of the past
-  return run(state, {action}, thread);
+  std::vector<ResumeAction> actions{action};
+  if (chosen.tid <= 0) actions.push_back({.pid = one_of<Pid>(chosen.pid)});
+  return run(state, actions, thread);
 }
 
 }  // namespace

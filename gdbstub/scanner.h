@@ -25,6 +25,8 @@ inline constexpr int kCannot = 1;
 struct ThreadPattern {
   int64_t pid = 0;
   int64_t tid = 0;
+
+  bool is_any() const { return pid <= 0 && tid <= 0; }
 };
 
 // Reads the arguments of a packet from left to right; throws PacketError for what is not as the

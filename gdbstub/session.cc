@@ -151,7 +151,8 @@ std::string Session::lose(const Error& error) {
 std::string Session::interrupt() {
   Running& running = state_.running;
   if (!running.waiting) {
-    running.interrupted = running.target != nullptr && !running.non_stop;
+    // lldb, which ends calls that take long by it, is content with any stop.
+    running.interrupted = running.target != nullptr && !running.non_stop && !state_.client.lldb;
     return "";
   }
   running.target->interrupt();

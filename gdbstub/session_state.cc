@@ -4,10 +4,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/image/link_map.h"
 
 namespace snapgdb::gdbstub {
 namespace {
@@ -25,20 +25,12 @@ std::string list_of_pids(const Snapshot& snapshot) {
   return out;
 }
 
-uint64_t auxiliary(std::string_view auxv, uint64_t type) {
-  Elf64_auxv_t entry;
-  for (; auxv.size() >= sizeof entry; auxv.remove_prefix(sizeof entry)) {
-    std::memcpy(&entry, auxv.data(), sizeof entry);
-    if (entry.a_type == type) return entry.a_un.a_val;
-  }
-  return 0;
-}
-
 }  // namespace
 
 Program program_of(const Target& target, Pid pid) {
   const std::string auxv = target.auxv(pid).value_or("");
-  return {target.executable(pid).value_or(""), auxiliary(auxv, AT_ENTRY), auxiliary(auxv, AT_BASE)};
+  return {target.executable(pid).value_or(""), auxiliary_value(auxv, AT_ENTRY),
+          auxiliary_value(auxv, AT_BASE)};
 }
 
 Pid first_process(const Snapshot& snapshot, std::optional<int32_t> wanted) {

@@ -53,8 +53,9 @@ struct Running {
   // A function call begins by asking for the signal of the thread, and writes arguments and
   // registers then: what was changed before that is what there is to come back to.
   std::optional<SnapshotTarget::Changes> before_call;
-  bool in_call = false;    // the tree began with a call
-  bool diversion = false;  // once that is over, the client looks at the snapshot again
+  bool in_call = false;      // the tree began with a call
+  bool diversion = false;    // wanted: once a call is over, the client looks at the snapshot again
+  bool is_diverted = false;  // the tree was launched so
   // The tree of a diversion that is over, and what the call has returned. For an argument that is a
   // string gdb calls malloc, writes to where it points, and calls the function itself then.
   std::unique_ptr<RunningTarget> over;
@@ -131,6 +132,7 @@ struct SessionState {
   ThreadId selected;
   std::map<Pid, Tid> last_selected;  // of each process
   bool chosen = false;               // the client chose it, and relies on it
+  ThreadPattern to_run;              // what it has chosen for c, C, s and S
   Pid files_seen_by;                 // whose view of the file system vFile means
   LibraryFiles library_files;
   std::map<uint64_t, std::unique_ptr<File>> open_files;

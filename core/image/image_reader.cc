@@ -29,13 +29,16 @@ constexpr char kNoKeys[] = "it is encrypted, and the chunk that holds its key is
   throw Error("cannot read the image", std::move(why), std::move(help));
 }
 
-// A pipe cannot be read at random: its bytes go to an unnamed file first.
+// A pipe cannot be read at random: its bytes go to an unnamed file first. What does not begin as an
+// image does might never end (/dev/zero).
 Fd spool(const Fd& source, const std::string& path) {
   const char* directory = ::getenv("TMPDIR");
   Fd file(::open(directory ? directory : "/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
   if (!file.valid()) throw_errno("cannot create a temporary file for {}", path);
   Bytes buffer(size_t{1} << 20);
-  while (const size_t n = read_upto(source.get(), buffer, path))
+  size_t n = read_upto(source.get(), std::span(buffer).first(ImageHeader::kSize), path);
+  ImageHeader::decode(std::span(buffer).first(n));
+  for (; n > 0; n = read_upto(source.get(), buffer, path))
     write_all(file.get(), std::span(buffer).first(n), "a temporary file");
   return file;
 }
@@ -445,9 +448,8 @@ std::string default_key_file() {
 }
 
 std::shared_ptr<const Image> Image::open(const std::string& path, OpenOptions options) {
-  Fd fd = open_for_reading(path);
   try {
-    return std::make_shared<ImageFile>(std::move(fd), path, options);
+    return std::make_shared<ImageFile>(open_for_reading(path), path, options);
   } catch (const SystemError&) {
     throw;
   } catch (const Error& error) {

@@ -17,13 +17,7 @@ struct ProgramHeaders {
 };
 
 ProgramHeaders program_headers(std::string_view auxv) {
-  ProgramHeaders found;
-  for (Elf64_auxv_t entry; auxv.size() >= sizeof entry; auxv.remove_prefix(sizeof entry)) {
-    std::memcpy(&entry, auxv.data(), sizeof entry);
-    if (entry.a_type == AT_PHDR) found.address = entry.a_un.a_val;
-    if (entry.a_type == AT_PHNUM) found.count = entry.a_un.a_val;
-  }
-  return found;
+  return {auxiliary_value(auxv, AT_PHDR), auxiliary_value(auxv, AT_PHNUM)};
 }
 
 std::optional<uint64_t> debug_slot(const ProcessMemory& memory, const Elf64_Phdr& dynamic) {
@@ -93,6 +87,14 @@ uint64_t debug_address(const ProcessMemory& memory, std::string_view auxv,
 }
 
 }  // namespace
+
+uint64_t auxiliary_value(std::string_view auxv, uint64_t type) {
+  for (Elf64_auxv_t entry; auxv.size() >= sizeof entry; auxv.remove_prefix(sizeof entry)) {
+    std::memcpy(&entry, auxv.data(), sizeof entry);
+    if (entry.a_type == type) return entry.a_un.a_val;
+  }
+  return 0;
+}
 
 std::optional<Elf64_Phdr> executable_segment(const ProcessMemory& memory, std::string_view auxv,
                                              uint32_t type) {

@@ -26,6 +26,9 @@ struct LoadedObject {
   ObjectPlace place() const { return {load_offset, dynamic}; }
 };
 
+// An entry of the auxiliary vector, getauxval(3); 0: there is none of that type.
+uint64_t auxiliary_value(std::string_view auxv, uint64_t type);
+
 // The first program header of a type that the executable has, found through the auxiliary vector;
 // p_vaddr is its address in the process.
 std::optional<Elf64_Phdr> executable_segment(const ProcessMemory& memory, std::string_view auxv,

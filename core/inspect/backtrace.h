@@ -58,6 +58,9 @@ class Backtracer {
   std::vector<Backtrace> backtraces(const pb::Process& process, size_t max_frames = kMaxFrames);
 
   const ModuleMap& modules(const pb::Process& process);
+  // Why frames, names and lines may be missing from what was made so far: files of the image that
+  // cannot be read, or not as a whole.
+  std::vector<std::string> problems() const { return files_.problems(); }
 
  private:
   struct PerProcess;

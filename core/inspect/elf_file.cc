@@ -37,6 +37,10 @@ ElfSegment to_segment(const Elf64_Phdr& header) {
           header.p_memsz, header.p_align,  (header.p_flags & PF_X) != 0};
 }
 
+std::string cannot_be_read(const pb::FileRecord& file, std::string_view why) {
+  return fmt::format("{} cannot be read: {}", printable(file.path()), why);
+}
+
 }  // namespace
 
 // Where headers are read from: bytes in hand, or a file of the image.
@@ -71,6 +75,7 @@ bool ElfFile::parse_headers(const Source& source) {
     if (overflows(program_header)) return false;
     segments_.push_back(to_segment(program_header));
   }
+  entry_ = header.e_entry;
   fixed_address_ = header.e_type == ET_EXEC;
   return !segments_.empty() && segments_.size() <= kMaxSegments;
 }
@@ -98,8 +103,10 @@ std::string_view ElfFile::bytes() {
       if (lost)
         problem_ = fmt::format("{} bytes of {} are lost, for the image is damaged", lost,
                                printable(record_->path()));
-    } catch (const std::exception& error) {  // an Error, or memory ran out
-      problem_ = error.what();
+    } catch (const Error& error) {
+      problem_ = cannot_be_read(*record_, error.why());
+    } catch (const std::exception&) {
+      problem_ = cannot_be_read(*record_, "memory ran out");
     }
   }
   return bytes_;
@@ -132,7 +139,8 @@ ElfFile* ElfFiles::file(uint32_t id) {
   if (record && record->embedded()) {
     try {
       entry->second = ElfFile::open(snapshot_, *record);
-    } catch (const Error&) {  // a damaged page: as good as not there
+    } catch (const Error& error) {  // a damaged page: as good as not there
+      not_opened_.push_back(cannot_be_read(*record, error.why()));
     }
   }
   return entry->second.get();
@@ -142,6 +150,13 @@ ElfFile* ElfFiles::in_memory(std::string bytes) {
   const auto [entry, is_new] = in_memory_.try_emplace(std::move(bytes));
   if (is_new) entry->second = ElfFile::of_bytes(entry->first);
   return entry->second.get();
+}
+
+std::vector<std::string> ElfFiles::problems() const {
+  std::vector<std::string> problems = not_opened_;
+  for (const auto& [id, file] : files_)
+    if (file && !file->problem().empty()) problems.push_back(file->problem());
+  return problems;
 }
 
 }  // namespace snapgdb

@@ -39,6 +39,7 @@ class ElfFile {
   const std::string& problem() const { return problem_; }
 
   std::span<const ElfSegment> segments() const { return segments_; }  // never empty
+  uint64_t entry() const { return entry_; }  // where it begins to run, as an address of the file
   bool fixed_address() const {
     return fixed_address_;
   }                              // ET_EXEC: loaded where it says, or nowhere
@@ -54,6 +55,7 @@ class ElfFile {
   std::string bytes_;
   std::string problem_;
   std::vector<ElfSegment> segments_;
+  uint64_t entry_ = 0;
   bool fixed_address_ = false;
 };
 
@@ -70,11 +72,14 @@ class ElfFiles {
   ElfFile* file(uint32_t id);
   // A file that exists in memory only (the vDSO); equal bytes are one file.
   ElfFile* in_memory(std::string bytes);
+  // What could not be read, or not all of it, so far: each tells of a file and why.
+  std::vector<std::string> problems() const;
 
  private:
   const Snapshot& snapshot_;
   std::map<uint32_t, std::unique_ptr<ElfFile>> files_;
   std::map<std::string, std::unique_ptr<ElfFile>> in_memory_;
+  std::vector<std::string> not_opened_;
 };
 
 }  // namespace snapgdb

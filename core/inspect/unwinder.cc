@@ -3,9 +3,11 @@
 #include <elf.h>
 #include <elfutils/libdwfl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/user.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <cstring>
@@ -16,6 +18,7 @@
 #include "core/base/error.h"
 #include "core/base/fd.h"
 #include "core/base/strings.h"
+#include "core/image/link_map.h"
 
 namespace snapgdb {
 namespace {
@@ -117,6 +120,11 @@ class Unwinder::Session {
   std::string missing_file(uint64_t pc) const;
   std::string why_no_frame_info(uint64_t pc) const;
 
+  std::vector<uint64_t> entries() const;
+  bool is_at_entry(const RawFrame& frame);
+  bool is_born_now(const pb::Thread& thread);
+  bool stop_without_caller();
+
   static const Dwfl_Callbacks kModuleCallbacks;
   static const Dwfl_Thread_Callbacks kThreadCallbacks;
 
@@ -136,6 +144,7 @@ class Unwinder::Session {
   std::unique_ptr<Elf, CloseElf> architecture_;
   std::unique_ptr<Dwfl, CloseDwfl> dwfl_;
   std::unordered_map<uint64_t, FrameInfo> frame_infos_;
+  std::vector<uint64_t> entries_;
 
   // Of the thread being unwound.
   RawStack stack_;
@@ -144,6 +153,7 @@ class Unwinder::Session {
   DwarfRegisters registers_{};
   bool stepped_out_ = false;  // registers_ are those of a caller, see step_out_of_nowhere()
   bool in_nowhere_ = false;   // the walk was left to go on with registers_
+  bool born_now_ = false;
   // Why the first read of memory since the last frame failed. All further reads fail as well, since
   // libdw would else try its luck with the frame pointer and invent frames.
   std::string read_failure_;
@@ -164,7 +174,11 @@ const Dwfl_Thread_Callbacks Unwinder::Session::kThreadCallbacks = {
 
 Unwinder::Session::Session(const Snapshot& snapshot, const pb::Process& process,
                            const ModuleMap& modules)
-    : snapshot_(snapshot), process_(process), modules_(modules), memory_(snapshot, process) {
+    : snapshot_(snapshot),
+      process_(process),
+      modules_(modules),
+      memory_(snapshot, process),
+      entries_(entries()) {
   elf_version(EV_CURRENT);
   architecture_.reset(elf_memory(architecture_bytes_.data(), architecture_bytes_.size()));
   dwfl_.reset(dwfl_begin(&kModuleCallbacks));
@@ -280,13 +294,14 @@ bool Unwinder::Session::add_frame(Dwfl_Frame* frame) {
     ++raw.pc;
   } else if (!frames.empty() && !frame_info(frames.back().lookup_pc()).known) {
     raw.guessed = true;
-    if (!is_plausible_guess(raw)) return stop(StackEnd::kBroken, why_broken());
+    if (!is_plausible_guess(raw)) return stop_without_caller();
   }
   raw.signal_frame = frame_info(raw.pc).signal_frame;
   raw.activation |= raw.signal_frame;  // which libdw says only if it can unwind it
   if (!frames.empty() && frames.back().pc == raw.pc && frames.back().sp == raw.sp)
     return stop(StackEnd::kBroken, "the next frame is the same again (a damaged stack?)");
   frames.push_back(raw);
+  if (born_now_) return stop(StackEnd::kOutermost, "");
   return !raw.signal_frame || !interrupted_in_nowhere(raw.sp);
 }
 
@@ -356,10 +371,12 @@ bool Unwinder::Session::step_out_of_nowhere() {
 void Unwinder::Session::begin(const pb::Thread& thread, size_t max_frames) {
   stack_ = {};
   stopped_ = false;
+  read_failure_.clear();
   stepped_out_ = false;
   max_frames_ = max_frames;
   registers_ = dwarf_registers(thread);
   in_nowhere_ = !executable(registers_[kDwarfPc]);
+  born_now_ = is_born_now(thread);
 }
 
 RawStack Unwinder::Session::unwind(const pb::Thread& thread, size_t max_frames) {
@@ -376,8 +393,47 @@ RawStack Unwinder::Session::unwind(const pb::Thread& thread, size_t max_frames) 
     // libdw takes a return address that it cannot read for the end of the stack.
     whole = result == 0 && read_failure_.empty();
   } while (in_nowhere_ && !stopped_);
-  if (!whole && !stopped_) stop(StackEnd::kBroken, why_broken());
+  if (!whole && !stopped_) stop_without_caller();
   return std::move(stack_);
+}
+
+// Where the kernel lets a program begin: in the dynamic linker, if it has one, and then in its own.
+std::vector<uint64_t> Unwinder::Session::entries() const {
+  std::vector<uint64_t> found;
+  if (const uint64_t entry = auxiliary_value(process_.auxv(), AT_ENTRY)) found.push_back(entry);
+  if (const Module* linker = modules_.find(auxiliary_value(process_.auxv(), AT_BASE)))
+    found.push_back(linker->bias + linker->elf->entry());
+  return found;
+}
+
+// The few instructions there are assembler's, which has no need to tell that nobody called it:
+// those of glibc's dynamic linker (_start, _dl_start_user; sysdeps/x86_64/dl-machine.h) take 80
+// bytes.
+bool Unwinder::Session::is_at_entry(const RawFrame& frame) {
+  constexpr uint64_t kEntryCode = 128;
+  const uint64_t pc = frame.lookup_pc();
+  return !frame_info(pc).known &&
+         std::ranges::any_of(entries_, [&](uint64_t entry) { return pc - entry < kEntryCode; });
+}
+
+// Whether a thread is where clone(2) returns to it, on a stack of its own with nothing on it. What
+// the call frame information there tells is the stack of the thread that made it.
+bool Unwinder::Session::is_born_now(const pb::Thread& thread) {
+  constexpr uint16_t kSyscall = 0x050f;
+  user_regs_struct r;
+  std::memcpy(&r, thread.registers().data(), sizeof r);
+  if (thread.tid() == process_.pid() || r.rax != 0 ||
+      (r.orig_rax != SYS_clone && r.orig_rax != SYS_clone3))
+    return false;
+  Dwarf_Word before = 0;
+  return memory_read(nullptr, r.rip - sizeof kSyscall, &before, this) &&
+         static_cast<uint16_t>(before) == kSyscall;
+}
+
+bool Unwinder::Session::stop_without_caller() {
+  if (!stack_.frames.empty() && is_at_entry(stack_.frames.back()))
+    return stop(StackEnd::kOutermost, "");
+  return stop(StackEnd::kBroken, why_broken());
 }
 
 // Why there is no caller of the last frame, from what helps most to what libdw says itself.

@@ -330,8 +330,8 @@ std::vector<int32_t> Detour::finish() {
 // The signal that the task sends itself at the end of its way. A task that is traced stops for any
 // signal that it has not blocked; without us it would be ignored. 0: there is none.
 int Detour::end_signal() const {
-  if (status_.event() != PTRACE_EVENT_STOP || status_.job_control_stop() ||
-      !place_.gadgets.can_chain() || !place_.filters.empty())
+  if (status_.event() != PTRACE_EVENT_STOP || !place_.gadgets.can_chain() ||
+      !place_.filters.empty())
     return 0;
   uint64_t possible = place_.ignored & ~mask_;
   // One that is blocked may be waited for: it must not be pending, nor be one that is often sent.

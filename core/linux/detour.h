@@ -63,6 +63,8 @@ class Detour {
   bool proceed();
   std::vector<int32_t> finish();
   static constexpr size_t room_for(size_t calls) { return (calls + kOwnSteps) * kStepSize; }
+  // Whether they are: then those of one go are all made, also if we are killed meanwhile.
+  bool goes_by_itself() const { return end_signal() != 0; }
   // Whether no filter of system calls is in the way of this one, and of the way home.
   bool is_let_pass(const SystemCall& call) const;
   // clone(2), by the flags without a signal at its exit; the new task is ours from its birth on,

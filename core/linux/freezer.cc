@@ -68,6 +68,7 @@ class Freezer {
   FreezeOptions options_;
   std::map<Tid, FrozenTask> met_;  // every task met, as it was before we stopped it
   std::set<Tid> held_;             // stopped, about to be, or gone
+  std::set<Tid> of_kernel_;        // ProcStat::works_for_kernel(): what they do goes on
   TaskCount tasks_made_;           // before the last look
   size_t descriptors_ = 0;         // of our own that may still be taken
 };
@@ -200,15 +201,15 @@ std::vector<Sighting> Freezer::look() {
 }
 
 // Whether another look would find the same: nobody on this machine made a task since the last one,
-// and everybody seen then is stopped. (Looking takes four system calls a task.)
+// and everybody seen then who can be is stopped. (Looking takes four system calls a task.)
 bool Freezer::is_all_there_is(const std::vector<Sighting>& tree) const {
-  const auto is_stopped = [this](Tid tid) {
+  const auto makes_none = [this](Tid tid) {
     const auto found = tracees_.find(tid);
-    return found != tracees_.end() && found->second.is_stopped();
+    return (found != tracees_.end() && found->second.is_stopped()) || of_kernel_.contains(tid);
   };
   return tasks_made_.is_known() && tasks_made_ == TaskCount::now() &&
          std::ranges::all_of(tree, [&](const Sighting& process) {
-           return !process.tids.empty() && std::ranges::all_of(process.tids, is_stopped);
+           return !process.tids.empty() && std::ranges::all_of(process.tids, makes_none);
          });
 }
 
@@ -217,11 +218,16 @@ void Freezer::look_at(const Sighting& process) {
     refuse(roots_.front(), fmt::format("snapgdb itself ({}) is in its tree", process.pid.value),
            "start snapgdb from elsewhere, for example with setsid or from another terminal");
   for (const Tid tid : process.tids) {
-    if (met_.contains(tid)) continue;
+    if (met_.contains(tid) || of_kernel_.contains(tid)) continue;
     try {
       ProcDirectory task = process.proc.task(tid);
       const bool is_kept = prepare(task, files_of(tid, process.pid));
-      FrozenTask& met = met_[tid] = {tid, task.stat().state, wait_channel(task)};
+      const ProcStat stat = task.stat();
+      if (stat.works_for_kernel()) {
+        of_kernel_.insert(tid);
+        continue;
+      }
+      FrozenTask& met = met_[tid] = {tid, stat.state, wait_channel(task)};
       if (is_kept) met.proc = std::move(task);
     } catch (const SystemError& error) {
       if (is_own_shortage(error.error_number())) throw;  // or else the task exited meanwhile
@@ -419,6 +425,11 @@ ProcStat FrozenProcess::task_stat() const {
 const std::vector<ProcMapping>& FrozenProcess::mappings() const {
   if (!mappings_) mappings_ = parse_mappings(task_proc.read("maps"));
   return *mappings_;
+}
+const ProcDirectory& FrozenProcess::living() const {
+  if (has_leader()) return proc;
+  if (!living_) living_ = ProcDirectory::of(Pid{a_task().value});
+  return *living_;
 }
 
 std::vector<Pid> tree_below(const std::vector<Pid>& roots) {

@@ -57,11 +57,15 @@ class FrozenProcess {
 
   // Whether `proc` is that of a living task, or nobody lives.
   bool has_leader() const { return tasks.empty() || tasks.front().tid == leader_of(pid); }
+  // What is in /proc/PID and not below task/, and tells nothing of a leader that has exited (its
+  // memory, its cgroup). There it is /proc/TID of another task, which no listing shows (proc(5)).
+  const ProcDirectory& living() const;
 
  private:
   mutable std::unique_ptr<const ProcFields> status_, task_status_;
   mutable std::optional<ProcStat> stat_;
   mutable std::optional<std::vector<ProcMapping>> mappings_;
+  mutable std::optional<ProcDirectory> living_;
 };
 
 // A process tree of which every task is stopped, until the Tracees that hold it go out of scope.

@@ -52,7 +52,8 @@ HostTask stop_a_host(const ProcDirectory& proc, const std::vector<ProcMapping>& 
         is_under_seccomp(ProcFields(directory->read_if_allowed("status").value_or(""))))
       continue;  // threads may have filters of their own
     // It would not stop before it wakes up, and then stand still.
-    if (const auto stat = stat_of_if_alive(tid); !stat || stat->state == 'D') continue;
+    const auto stat = stat_of_if_alive(tid);
+    if (!stat || stat->state == 'D' || stat->works_for_kernel()) continue;
     auto task = Tracee::seize_if_alive(tid);
     if (!task) continue;
     if (directory) task->set_wait_channel(wait_channel(*directory));  // it still runs

@@ -23,6 +23,12 @@ struct ProcStat {
   pid_t parent = 0, group = 0, session = 0, foreground_group = 0;
   uint64_t terminal = 0;
   uint32_t flags = 0;  // PF_*, include/linux/sched.h
+  // A thread of the kernel's among those of the process: io_uring's (Linux 5.12) and vhost's (6.4).
+  // They never run its code, and stop on no way to it.
+  bool works_for_kernel() const {
+    constexpr uint32_t kIoWorker = 0x10, kUserWorker = 0x4000;  // PF_IO_WORKER, PF_USER_WORKER
+    return flags & (kIoWorker | kUserWorker);
+  }
   uint64_t user_ticks = 0, system_ticks = 0, start_ticks = 0;
   uint64_t start_code = 0, end_code = 0, start_stack = 0;
   int cpu = 0;

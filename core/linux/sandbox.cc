@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <iterator>
 #include <memory>
 
 #include "core/base/error.h"
@@ -54,6 +55,13 @@ void imitate_attributes(const struct stat& of, const std::string& path) {
     throw_errno("cannot set the mode of {}", printable(path));
 }
 
+void imitate_fifo(const std::string& path, const std::string& target) {
+  struct stat status {};
+  if (::stat(path.c_str(), &status) != 0 || ::mkfifo(target.c_str(), 0600) != 0)
+    throw_errno("cannot make another FIFO {}", printable(path));
+  imitate_attributes(status, target);
+}
+
 // With all that is mounted below it.
 void make_unchanging(const std::string& path) {
   mount_attr attributes{};
@@ -77,10 +85,18 @@ std::string escaped(std::string_view path) {
   return out;
 }
 
+// Of one that was removed, where somebody still works, that in which it was.
+std::string nearest_directory(fs::path path) {
+  std::error_code failed;
+  while (path.has_relative_path() && !fs::is_directory(path, failed)) path = path.parent_path();
+  return path;
+}
+
 std::string path_in(const Fd& directory, const std::string& name) {
   return fmt::format("/proc/self/fd/{}/{}", directory.get(), name);
 }
 
+constexpr const char* kUnwritable = " cannot be written to in the sandbox";
 constexpr uint64_t kLargestCopy = uint64_t{1} << 20;
 
 }  // namespace
@@ -98,6 +114,7 @@ Sandbox::Sandbox(const Options& options) {
   imitate("");
   place_devices(options.devices);
   place_replacements(options.replaced);
+  note_unwritable_files();
   leave_session_keyring();
   enter();
 }
@@ -111,7 +128,7 @@ void Sandbox::leave_session_keyring() {
 // The root of an overlay needs no copy, whosever it is: so those that everybody may write to are
 // some, too.
 void Sandbox::find_cuts(std::span<const std::string> directories) {
-  cuts_.assign(directories.begin(), directories.end());
+  std::ranges::transform(directories, std::back_inserter(cuts_), nearest_directory);
   const std::unique_ptr<FILE, int (*)(FILE*)> mounts(::setmntent("/proc/self/mounts", "r"),
                                                      ::endmntent);
   if (!mounts) throw_errno("cannot read /proc/self/mounts");
@@ -183,7 +200,8 @@ void Sandbox::imitate(const std::string& path) {
   if (::stat((path + "/").c_str(), &status) == 0) imitate_attributes(status, kView + path);
 }
 
-// But for sockets and pipes of others: nobody answers there.
+// But for sockets of others: nobody answers there. Nor is anybody at the other end of a FIFO, but
+// the tree may be at both.
 void Sandbox::imitate_entry(const std::string& path) {
   const fs::file_type type = fs::symlink_status(path).type();
   if (type == fs::file_type::directory)
@@ -192,6 +210,8 @@ void Sandbox::imitate_entry(const std::string& path) {
     fs::copy_symlink(path, kView + path);
   else if (type == fs::file_type::regular)
     return imitate_file(path);
+  else if (type == fs::file_type::fifo)
+    imitate_fifo(path, kView + path);
   else
     return;
   imitated_[path];
@@ -217,11 +237,24 @@ void Sandbox::imitate_file(const std::string& path) {
 // With all that is mounted below it. Precondition: there is a mount point in kView.
 void Sandbox::show_unchanging(const std::string& path) {
   const std::string target = kView + path;
-  if (path != "/sys" && ::access(path.c_str(), W_OK) == 0)
-    notes_.push_back(printable(path) +
-                     " cannot be written to in the sandbox; sockets and FIFOs in it lead outside");
+  if (path != "/sys" && ::access(path.c_str(), W_OK) == 0) {
+    if (fs::is_directory(path))
+      notes_.push_back(printable(path) + kUnwritable + "; sockets and FIFOs in it lead outside");
+    else
+      unwritable_files_.push_back(path);
+  }
   bind_mount(path, target, MS_REC);
   make_unchanging(target);
+}
+
+// In one line: most of them are no affair of the tree's.
+void Sandbox::note_unwritable_files() {
+  if (unwritable_files_.empty()) return;
+  const size_t others = unwritable_files_.size() - 1;
+  const std::string those = others == 0   ? ""
+                            : others == 1 ? " and another file"
+                                          : fmt::format(" and {} other files", others);
+  notes_.push_back(printable(unwritable_files_.front()) + those + kUnwritable);
 }
 
 void Sandbox::place_devices(std::span<const std::string> devices) {

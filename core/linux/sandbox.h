@@ -65,6 +65,7 @@ class Sandbox {
   void show_unchanging(const std::string& path);
   void place_devices(std::span<const std::string> devices);
   void leave_session_keyring();
+  void note_unwritable_files();
   void place_replacements(std::span<const std::string> paths);
   void enter();
 
@@ -76,6 +77,7 @@ class Sandbox {
   std::map<std::string, std::optional<std::filesystem::file_time_type>> imitated_;
   std::set<std::string> replaced_;
   std::vector<bool> in_place_;
+  std::vector<std::string> unwritable_files_;  // but for it, they could be
   std::vector<std::string> notes_;
 };
 

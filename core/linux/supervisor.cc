@@ -167,6 +167,16 @@ void Supervisor::forget_after_exec(const Tracee& tracee) {
   threads_.erase(former);
 }
 
+size_t Supervisor::left_running() const {
+  std::set<Pid> left;
+  for (const auto& [tid, tracee] : tracees_) {
+    const auto stat = stat_of_if_alive(tid);
+    if (stat && stat->state != 'Z' && stat->state != 'X') left.insert(process_of(tid));
+  }
+  left.erase(root_);
+  return left.size();
+}
+
 std::vector<Pid> Supervisor::processes() const {
   std::vector<Pid> found{root_};
   for (const auto& [tid, tracee] : tracees_) {

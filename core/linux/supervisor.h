@@ -38,6 +38,9 @@ class Supervisor {
   // Returns the command's wait status once it has ended; what it left running runs on untraced.
   int run(const OnFatal& on_fatal, const OnUnannounced& on_unannounced);
 
+  // How many processes the command has left running, once run() has returned.
+  size_t left_running() const;
+
   Pid root() const { return root_; }
   // Every process followed, the root first.
   std::vector<Pid> processes() const;

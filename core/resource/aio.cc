@@ -80,11 +80,13 @@ void move_tail(Seed& seed, uint64_t context, uint32_t by) {
   seed.call("close a file", SYS_close, {file});
 }
 
-void restore_ring(RestoreContext& context, const pb::Process& process, const pb::Vma& vma,
+// Whether there was a context, in which something may have been under way: the kernel does not
+// tell.
+bool restore_ring(RestoreContext& context, const pb::Process& process, const pb::Vma& vma,
                   Seed& seed) {
   std::vector<std::byte> content = content_of(context.snapshot, process, vma);
   const Ring then = header_of(content);
-  if (then.magic != kMagic) return;  // its context is gone: a child of who had it
+  if (then.magic != kMagic) return false;  // its context is gone: a child of who had it
   const uint64_t made_at = seed.put_value(uint64_t{0});
   seed.call("set up asynchronous I/O", SYS_io_setup, {events_for(size_of(vma)), made_at});
   uint64_t made = 0;
@@ -104,16 +106,16 @@ void restore_ring(RestoreContext& context, const pb::Process& process, const pb:
   write_remote(seed.tid(), vma.start(), content);
   seed.call("protect the ring of asynchronous I/O", SYS_mprotect,
             {vma.start(), size_of(vma), vma.protection()});
+  return true;
 }
 
 void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
   if (!is_first_to_share(context.snapshot, process, kMemory)) return;
   bool any = false;
   for (const pb::Vma& vma : process.mappings())
-    if (is_aio_ring(vma)) restore_ring(context, process, vma, seed), any = true;
-  if (any)
-    context.notes.push_back(fmt::format(
-        "process {}: asynchronous I/O that was under way is not begun again", process.pid()));
+    if (is_aio_ring(vma) && restore_ring(context, process, vma, seed)) any = true;
+  const std::string note = "asynchronous I/O, if some was under way, is not begun again";
+  if (any && !std::ranges::count(context.notes, note)) context.notes.push_back(note);
 }
 
 }  // namespace

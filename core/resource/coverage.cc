@@ -77,8 +77,9 @@ constexpr Coverage kCoverage[] = {
      "mappings with their attributes and what they hold: private, shared, files, memfds, System V, "
      "guard pages, huge pages, what a userfaultfd has not delivered",
      "all of it at its addresses, shared and copy-on-write as it was",
-     "memory protection keys are an obstacle; memfd_secret is never read; whether what is mapped "
-     "later is locked, too (MCL_FUTURE)",
+     "memory protection keys are an obstacle; memfd_secret is never read; mlockall(MCL_FUTURE) "
+     "where "
+     "nothing is locked yet",
      "shared memory that a process under seccomp has not mapped in: CAP_CHECKPOINT_RESTORE"},
     {kProcess, "asynchronous I/O", "contexts of io_setup(2) with the events in them",
      "all of it, at its addresses", "what was under way, which is said",

@@ -36,6 +36,7 @@ class Inquiry {
   bool may_call(long number, const SystemCallArguments& arguments) const {
     return detour_.is_let_pass({number, arguments});
   }
+  bool goes_by_itself() const { return detour_.goes_by_itself(); }
   void begin() {
     detour_.write(detour_.scratch(), memory_);  // what a call leaves alone reads as it was
     detour_.begin(calls_);

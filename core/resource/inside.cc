@@ -1,5 +1,6 @@
 #include <linux/keyctl.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -171,12 +172,38 @@ size_t calls_of_process(size_t timers) {
   return kProcessCalls + timers + ThreadQuestions::kCalls;
 }
 
+// Whether what a program maps is locked, as mlockall(2) had it, shows in nothing but what it maps.
+// So its program break goes a page further for a moment, and back, which it does also without us.
+// nullopt: it cannot be told so. Precondition: the image has what brk(2) said just now, of which
+// these are the lower bits.
+std::optional<uint32_t> what_is_locked_later(const Host& host, const pb::Process& process) {
+  const uint64_t now = program_break(process);
+  if (static_cast<uint32_t>(now) != process.layout().brk_low()) return std::nullopt;
+  const uint64_t page = (now + kPageSize - 1) / kPageSize * kPageSize, further = page + kPageSize;
+  uint8_t is_here = 0;
+  int32_t reached = 0, invalidated = 0;
+  Inquiry inquiry(*host.task, host.place, sizeof is_here, 4);
+  inquiry.call(SYS_brk, {further}, &reached);
+  inquiry.call(SYS_msync, {page, kPageSize, MS_INVALIDATE}, &invalidated);
+  inquiry.call(SYS_mincore, {page, kPageSize, inquiry.address_for(is_here)});
+  inquiry.call(SYS_brk, {now});
+  if (!inquiry.goes_by_itself()) return std::nullopt;
+  inquiry.begin();
+  inquiry.finish();
+  if (static_cast<uint32_t>(reached) != static_cast<uint32_t>(further)) return std::nullopt;
+  if (invalidated != -EBUSY) return 0;
+  return MCL_FUTURE | (is_here & 1 ? 0 : MCL_ONFAULT);
+}
+
 class ProcessQuestion : public Question {
  public:
   // Questions about the host go along. Both records have to outlive this.
-  ProcessQuestion(CaptureContext& context, const Host& host, pb::Process& process)
+  ProcessQuestion(CaptureContext& context, const Host& host, const FrozenProcess& frozen,
+                  pb::Process& process)
       : context_(context),
         process_(process),
+        asked_(host),
+        has_locked_(frozen.task_status().number("VmLck") != 0),
         host_(*std::ranges::find(*process.mutable_threads(), host.task->tid().value,
                                  &pb::Thread::tid)),
         timers_(static_cast<size_t>(process.timers_size())),
@@ -211,10 +238,18 @@ class ProcessQuestion : public Question {
     if_possible([this] {
       inquiry_.finish();
       answer();
+      if (has_locked_) ask_what_is_locked_later();
     });
   }
 
  private:
+  void ask_what_is_locked_later() {
+    if (const auto flags = what_is_locked_later(asked_, process_))
+      process_.set_locks_later(*flags);
+    else
+      context_.lacks(Pid{process_.pid()}, {}, "whether what is mapped later is locked",
+                     "its program break could not be moved for a moment");
+  }
   void if_possible(auto&& step) {
     if (failed_) return;
     try {
@@ -253,6 +288,8 @@ class ProcessQuestion : public Question {
 
   CaptureContext& context_;
   pb::Process& process_;
+  Host asked_;
+  bool has_locked_;
   pb::Thread& host_;
   bool failed_ = false;
   ProcessAnswers answers_{};
@@ -273,7 +310,7 @@ void capture_process(CaptureContext& context, const FrozenProcess& frozen, pb::P
   if (!host.task) return context.lacks(frozen.pid, {}, kInsideProcess.name, host.why_not);
   host.place = context.questions.room(space, host.place, room);
   context.questions.add(space, host.place,
-                        std::make_unique<ProcessQuestion>(context, host, process));
+                        std::make_unique<ProcessQuestion>(context, host, frozen, process));
   context.asked.insert(host.task->tid());
 }
 
@@ -422,7 +459,9 @@ void restore_process(RestoreContext& context, const pb::Process& process, Seed& 
   if (is_first_to_share(context.snapshot, process, kMemory))
     for (uint32_t commands = process.membarrier(); commands; commands &= commands - 1)
       seed.add("register for membarrier", SYS_membarrier, {commands & -commands});
-  seed.perform();
+  if (process.locks_later() && is_first_to_share(context.snapshot, process, kMemory))
+    seed.add_if_allowed("lock what is mapped later", SYS_mlockall, {process.locks_later()});
+  context.perform(seed, process.pid());
 }
 
 void restore_thread(RestoreContext&, const pb::Process&, const pb::Thread& thread, Seed& seed) {
@@ -460,12 +499,22 @@ void restore_trap_action(const pb::Process& process, Seed& seed) {
   seed.call_silently("set the action of SIGTRAP", SYS_rt_sigaction, {SIGTRAP, value, 0, 8});
 }
 
+// A periodic ITIMER_REAL is set anew only as its signal is taken (dequeue_signal(),
+// kernel/signal.c): while that waits, nothing is left of it, and the signal alone would not start
+// it here. Others go on by themselves: nothing is left of those of processor time if the program
+// has stopped them, which leaves them their interval, and timer_gettime(2) tells when a POSIX timer
+// is due next.
+uint64_t time_left(const pb::IntervalTimer& timer) {
+  const bool waits_for_signal = timer.which() == ITIMER_REAL && !timer.value_ns();
+  return waits_for_signal ? timer.interval_ns() : timer.value_ns();
+}
+
 void start_timers(const pb::Process& process, Seed& seed) {
   uint32_t next = 0;
   for (const pb::PosixTimer& timer : process.timers()) create_timer(process, timer, next, seed);
   for (const pb::IntervalTimer& timer : process.interval_timers()) {
-    const itimerval value{to_timeval(timer.interval_ns()), to_timeval(timer.value_ns())};
-    if (timer.value_ns())
+    const itimerval value{to_timeval(timer.interval_ns()), to_timeval(time_left(timer))};
+    if (timer.value_ns() || timer.interval_ns())
       seed.add("set an interval timer", SYS_setitimer, {timer.which(), seed.put_value(value), 0});
   }
   seed.perform();

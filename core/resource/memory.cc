@@ -67,11 +67,6 @@ bool is_of_huge_pages(const pb::Vma& vma) {
   return has_flag(vma, "ht");
 }
 
-// /proc/PID, which has map_files, unless its leader has exited.
-const ProcDirectory& directory_of(const FrozenProcess& frozen) {
-  return frozen.tasks.front().tid == leader_of(frozen.pid) ? frozen.proc : frozen.task_proc;
-}
-
 void capture(CaptureContext& context, const FrozenProcess& frozen, pb::Process& process) {
   process.set_address_space(context.address_spaces.of(frozen.a_task()));
   // What a userfaultfd has been made responsible for since then shows in flags only.
@@ -79,10 +74,9 @@ void capture(CaptureContext& context, const FrozenProcess& frozen, pb::Process& 
   for (ProcMapping& mapping : mappings_now(frozen, survey)) {
     pb::Vma& vma = *process.add_mappings() = to_record(mapping);
     if (!has_file(vma)) continue;
-    if (mapping.deleted && !is_anonymous(vma))
-      look_behind(context, directory_of(frozen), mapping, vma);
+    if (mapping.deleted && !is_anonymous(vma)) look_behind(context, frozen.living(), mapping, vma);
     if (is_changeable(mapping)) continue;
-    vma.set_file(context.files.id_for(directory_of(frozen), mapping));
+    vma.set_file(context.files.id_for(frozen.living(), mapping));
     if (vma.file()) vma.clear_nameless();  // code: the registry has it
     const bool is_program = mapping.name == process.executable() && !process.executable_file();
     if (!is_program || !vma.file()) continue;
@@ -360,7 +354,7 @@ std::shared_ptr<const Fd> Planner::object_of(const pb::Vma& vma) {
     mapping.device_minor = vma.device_minor();
     mapping.inode = vma.inode();
     mapping.name = vma.name();
-    object = std::make_shared<const Fd>(open_mapped_file(directory_of(frozen_), mapping));
+    object = std::make_shared<const Fd>(open_mapped_file(frozen_.living(), mapping));
   }
   return object;
 }

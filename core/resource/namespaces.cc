@@ -40,16 +40,11 @@ uint64_t inode_in(std::string_view link) {
   return parse_number<uint64_t>(link.substr(open + 1, close - open - 1)).value_or(0);
 }
 
-// A task that has ended is in no cgroup but the root.
-const ProcDirectory& living(const FrozenProcess& frozen) {
-  return frozen.has_leader() ? frozen.proc : frozen.task_proc;
-}
-
 void capture(CaptureContext& context, const FrozenProcess& frozen, pb::Process& process) {
   // Through a living task: a leader that is a zombie has them for root only.
   for (pb::Namespace& one : namespaces_of(frozen.task_proc, context.user_namespaces))
     *process.add_namespaces() = std::move(one);
-  const std::string cgroups = living(frozen).read_if_allowed("cgroup").value_or("");
+  const std::string cgroups = frozen.living().read_if_allowed("cgroup").value_or("");
   for (const std::string_view line : split(cgroups, '\n')) process.add_cgroups(std::string(line));
 }
 
@@ -226,8 +221,8 @@ class Spaces {
       }
     } else if (one.kind() == "cgroup") {
       std::string inside;
-      in_namespace(held, "cgroup", [&] { inside = living(frozen).read("cgroup"); });
-      add_cgroup_roots(living(frozen).read("cgroup"), inside, state);
+      in_namespace(held, "cgroup", [&] { inside = frozen.living().read("cgroup"); });
+      add_cgroup_roots(frozen.living().read("cgroup"), inside, state);
     } else if (one.kind() == "mnt") {
       capture_mounts(context_, frozen, state);
     } else if (one.kind() == "net") {

@@ -57,7 +57,7 @@ void capture(CaptureContext& context, const FrozenProcess& frozen, pb::Process& 
   process.set_auxv(proc.read("auxv"));
   *process.mutable_layout() = layout_of(frozen.task_stat());
   process.set_personality(number_in(proc, "personality"));
-  process.set_coredump_filter(number_in(frozen.proc, "coredump_filter"));
+  process.set_coredump_filter(number_in(frozen.living(), "coredump_filter"));
   const std::string adjustment = proc.read("oom_score_adj");
   process.set_oom_score_adj(parse_number<int32_t>(trim(adjustment)).value_or(0));
   // The kernel gives root the files of a process that is not dumpable (proc(5)). Of root's own,
@@ -74,19 +74,6 @@ struct MmMap {  // struct prctl_mm_map
       arg_end, env_start, env_end, auxv;
   uint32_t auxv_size, exe_fd;
 };
-
-// The image has the lower half of the program break; the upper is that of the heap's end, which is
-// less than a page away.
-uint64_t program_break(const pb::Process& process) {
-  const uint64_t start = process.layout().start_brk();
-  uint64_t end = start;
-  for (const pb::Vma& vma : process.mappings())
-    if (vma.name() == "[heap]") end = std::max(end, vma.end());
-  const uint64_t low = process.layout().brk_low();
-  uint64_t brk = (end & ~uint64_t{0xffffffff}) | low;
-  if (brk > end) brk -= uint64_t{1} << 32;
-  return end - brk < kPageSize && low ? brk : end;
-}
 
 // The descriptor that leads to it; -1: none does.
 int removed_directory(const RestorePlan& plan, std::string_view path) {
@@ -183,6 +170,17 @@ void restore(RestoreContext& context, const pb::Process& process, Seed& seed) {
 }
 
 }  // namespace
+
+uint64_t program_break(const pb::Process& process) {
+  const uint64_t start = process.layout().start_brk();
+  uint64_t end = start;
+  for (const pb::Vma& vma : process.mappings())
+    if (vma.name() == "[heap]") end = std::max(end, vma.end());
+  const uint64_t low = process.layout().brk_low();
+  uint64_t brk = (end & ~uint64_t{0xffffffff}) | low;
+  if (brk > end) brk -= uint64_t{1} << 32;
+  return end - brk < kPageSize && low ? brk : end;
+}
 
 std::optional<std::string> removed_name(const std::string& directory) {
   if (!directory.ends_with(kDeleted)) return std::nullopt;

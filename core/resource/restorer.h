@@ -350,6 +350,10 @@ void take_locks_of_process(RestoreContext& context, const pb::Process& process, 
 // Of the signals of its descriptors, when it has them.
 void restore_receivers(RestoreContext& context, const pb::Process& process, Seed& seed);
 
+// brk(2) of 0. The image has the lower half of it; the upper is that of the heap's end, which is
+// less than a page away.
+uint64_t program_break(const pb::Process& process);
+
 // Of a directory, as /proc has it, that was removed: the name it had.
 std::optional<std::string> removed_name(const std::string& directory);
 

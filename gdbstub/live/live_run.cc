@@ -37,6 +37,12 @@ bool is_of_user(const Breakpoint& breakpoint) {
 
 // ---- Letting run --------------------------------------------------------------------------------
 
+// It has come to a breakpoint that the client has removed since, before it was told of it.
+bool LiveTarget::is_of_removed(const Event& event, const Thread& thread) {
+  return event.kind == Event::Kind::kSoftwareBreakpoint &&
+         !process(thread.id.pid).memory->breakpoints(thread.task.registers().rip);
+}
+
 void LiveTarget::resume(std::span<const ResumeAction> actions, std::span<const ThreadId> kept) {
   const auto stays = [&](const ThreadId& id) {
     return std::ranges::find(events_, id, &Event::thread) != events_.end() ||
@@ -48,7 +54,7 @@ void LiveTarget::resume(std::span<const ResumeAction> actions, std::span<const T
         actions, [&](const ResumeAction& each) { return fits(each, thread.id); });
     if (action == actions.end() || !thread.task.is_stopped()) continue;
     std::erase_if(events_, [&](const Event& event) {
-      return event.thread == id && is_outrun(event, *action);
+      return event.thread == id && (is_outrun(event, *action) || is_of_removed(event, thread));
     });
     if (stays(id)) continue;
     thread.wanted = *action;
@@ -354,7 +360,8 @@ bool LiveTarget::seize_all(Pid pid) {
   const auto proc = ProcDirectory::of_if_alive(real);
   std::vector<ThreadId> seized;
   for (const Tid tid : proc ? proc->tasks() : std::vector<Tid>{}) {
-    if (by_real_.contains(tid)) continue;
+    const auto stat = by_real_.contains(tid) ? std::nullopt : stat_of_if_alive(tid);
+    if (!stat || stat->works_for_kernel()) continue;
     auto task = Tracee::seize_if_alive(tid, Tracee::kDebugged);
     if (!task) continue;
     const ThreadId id{pid, tid.value == real.value ? leader_of(pid) : number_of(tid).tid};

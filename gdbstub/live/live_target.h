@@ -163,6 +163,7 @@ class LiveTarget : public RunningTarget {
   void go(Thread& thread);
   bool stays_stopped(Thread& thread);
   void ask(Thread& thread, Asked why);
+  bool is_of_removed(const Event& event, const Thread& thread);
   void deliver_on_resume(Thread& thread, int signal);
   void load_debug_registers(Thread& thread);
   bool is_watched_step_by_step(const Process& owner) const;

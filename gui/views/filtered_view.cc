@@ -111,6 +111,12 @@ void FilteredView::select(const QModelIndex& source_index) {
   view_->scrollTo(index);
 }
 
+// What was selected before there was a size is in sight once there is one.
+void FilteredView::showEvent(QShowEvent* event) {
+  QWidget::showEvent(event);
+  QTimer::singleShot(0, this, [this] { view_->scrollTo(view_->currentIndex()); });
+}
+
 void FilteredView::show_as_tree() {
   tree_ = true;
   view_->setRootIsDecorated(true);

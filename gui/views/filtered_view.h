@@ -48,6 +48,9 @@ class FilteredView final : public QWidget {
   // The user, or select(), went to another row, or there is none any more.
   void current_changed(const QModelIndex& source_index);
 
+ protected:
+  void showEvent(QShowEvent* event) override;
+
  private:
   void apply_filter();
   void content_changed();

@@ -93,6 +93,21 @@ TEST_CASE("an image of a newer version is refused as that") {
   check_bytes_refused(bytes, {"bad.snapgdb", "99", "newer"});
 }
 
+TEST_CASE("what comes through a pipe and is no image is refused as soon as that is seen") {
+  Running reader({program(), "show", "-"}, {.input = RunOptions::kPipe});
+  reader.write(fmt::format("{:x<100}", ""));  // and more might come for ever
+  check_refused(reader.wait(), 1, {"not a snapgdb image"});
+}
+
+TEST_CASE("one snapshot alone is not verified") {
+  const TempDir directory;
+  const std::string image = directory / "x.snapgdb";
+  write_file(image, a_good_image());
+  check_refused(snapgdb({"verify", image + "@1"}), 2,
+                {image + "@1", "all snapshots", "snapgdb verify " + image});
+  CHECK(snapgdb({"verify", image}).ok());
+}
+
 TEST_CASE("an image that does not exist at that number is refused") {
   const TempDir directory;
   write_file(directory / "x.snapgdb", a_good_image());
@@ -192,6 +207,29 @@ TEST_CASE("damage is noticed by whatever needs the damaged bytes") {
       check_refused(snapgdb({"show", directory / "flipped.snapgdb"}), 1, {"flipped.snapgdb"});
     }
   }
+}
+
+TEST_CASE("a backtrace that is poorer for damage says so") {
+  const TempDir directory;
+  const std::string path = directory / "x.snapgdb";
+  write_file(path, a_good_image());
+  const Result whole = snapgdb({"bt", path});
+  INFO(whole);
+  REQUIRE(whole.ok());
+  size_t poorer = 0;
+  for (const ChunkPlace& chunk : chunks_of(a_good_image())) {
+    if (chunk.type != "PAGE") continue;
+    std::string bytes = a_good_image();
+    bytes[chunk.offset + kChunkHeaderSize + chunk.payload / 2] ^= 1;
+    write_file(path, bytes);
+    const Result result = snapgdb({"bt", path});
+    if (result.out == whole.out) continue;
+    ++poorer;
+    INFO(result);
+    CHECK(result.status == 3);
+    CHECK(contains(result.err, "PAGE chunk"));
+  }
+  CHECK(poorer > 0);
 }
 
 TEST_CASE("what is whole in an image that was cut off can be read on request") {

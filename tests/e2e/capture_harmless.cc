@@ -267,6 +267,23 @@ TEST_CASE("a tree that serves a file system to itself is not stopped") {
   umount2(where.c_str(), MNT_DETACH);
 }
 
+TEST_CASE("threads of the kernel's, which work for an io_uring, are none of the program's") {
+  Running program = python(
+      "flags = [0] * 30\n"
+      "flags[2] = 2\n"                                                 // IORING_SETUP_SQPOLL
+      "ring = libc.syscall(425, 4, (ctypes.c_uint32 * 30)(*flags))\n"  // io_uring_setup(2)
+      "print('refused' if ring < 0 else 'ready', flush=True)\n"
+      "sys.stdin.read()\n"
+      "assert ring < 0 or len(os.listdir('/proc/self/task')) == 2",
+      {}, "re");
+  if (skip_unless(contains(program.out(), "ready"), "io_uring is refused here")) return;
+  const TempDir directory;
+  const std::string image = directory / "image";
+  check_captured(program, image);  // and nothing is missing
+  CHECK(contains(snapgdb({image}).out, "1 thread"));
+  check_ends_well(program);
+}
+
 // There are not enough to look at it by: nothing is said of it that is not so.
 TEST_CASE("a capture that has too few descriptors says that it has") {
   const TempDir directory;

@@ -323,6 +323,14 @@ TEST_CASE("lldb calls, breaks, steps, watches and runs to the end") {
                   "stop reason = watchpoint", "= 210", "exited with status = 0"});
 }
 
+TEST_CASE("lldb continues all threads of a program, whichever it looks at") {
+  const Moment moment("threads");
+  const Words commands{"expression go = 1", "breakpoint set -n visit -i 50",
+                       "continue",          "breakpoint delete -f",
+                       "thread select 1",   "continue"};
+  check_succeeds(lldb(moment, commands), {"stop reason = breakpoint", "exited with status = 0"});
+}
+
 TEST_CASE("lldb looks at variables by expressions, and nothing has run") {
   const Moment moment("count");
   const Words commands{"expression counter * 2 + 14",         "expression counter = 5",

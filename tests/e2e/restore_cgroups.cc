@@ -105,16 +105,18 @@ TEST_CASE("an isolated tree leaves cgroups alone, and says so") {
   CHECK(groups.count() == 0);
 }
 
-TEST_CASE("a process whose first thread has ended stays in its cgroup") {
+TEST_CASE("a process whose first thread has ended keeps its cgroup and its filter of core dumps") {
   if (skip_unless(geteuid() == 0, kOnlyRoot)) return;
   TakenPython program(
       "import threading\n"
-      "places = lambda tid: open(f'/proc/self/task/{tid}/cgroup').read()\n"
-      "before = places(os.getpid())\n"
+      "def state(tid): return [open(f'/proc/{tid}/{name}').read()\n"
+      "                        for name in ('cgroup', 'coredump_filter')]\n"
+      "open('/proc/self/coredump_filter', 'w').write('0x7f')\n"
+      "before = state(os.getpid())\n"
       "def go_on():\n"
       "  while ' Z ' not in open(f'/proc/{os.getpid()}/stat').read(): time.sleep(0.01)\n"
       "  os.write(1, b'ready\\n'); wait()\n"
-      "  os._exit(0 if places(threading.get_native_id()) == before else 7)\n"
+      "  os._exit(0 if state(threading.get_native_id()) == before else 7)\n"
       "threading.Thread(target=go_on).start()\n"
       "libc.pthread_exit(None)",
       "");

@@ -277,6 +277,17 @@ TEST_CASE("a removed file has its extended attributes") {
   holder.check_runs_again();
 }
 
+TEST_CASE("a removed file that was opened without following links has what it had") {
+  TakenPython holder(
+      "name = directory + '/file'\n"
+      "file = os.open(name, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_RDWR, 0o600)\n"
+      "os.unlink(name); os.write(file, b'hello')",
+      "assert os.write(file, b', you') == 5\n"
+      "assert os.pread(file, 99, 0) == b'hello, you', os.pread(file, 99, 0)");
+  holder.take();
+  holder.check_runs_again();
+}
+
 TEST_CASE("a trigger of pressure that cannot be made again does not wake the program for ever") {
   if (skip_unless(access("/proc/pressure/memory", W_OK) == 0, "there is no /proc/pressure here"))
     return;

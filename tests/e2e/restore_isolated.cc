@@ -156,6 +156,44 @@ TEST_CASE("two isolated restores at the same time do not see each other") {
   CHECK(read_file(directory / "count") == "0\n");
 }
 
+// Where others' directories lie above, the one in which the tree works is imitated for it.
+TEST_CASE("an isolated tree of a user's has a FIFO that lies beside its working directory") {
+  if (skip_unless(geteuid() == 0, "to become an ordinary user, one must be root")) return;
+  for (const char* then : {"", "; os.rmdir(directory + '/work')"}) {
+    CAPTURE(then);
+    TakenPython program(
+        fmt::format(
+            "os.mkdir(directory + '/work'); os.chdir(directory + '/work'){}\n"
+            "os.mkfifo(directory + '/fifo'); fifo = os.open(directory + '/fifo', os.O_RDWR)\n"
+            "os.write(fifo, b'x')",
+            then),
+        "assert os.read(fifo, 1) == b'x'", {.user = kNobody});
+    program.take({.user = kNobody});
+    program.check_runs_again({.user = kNobody});
+  }
+}
+
+TEST_CASE(
+    "large files beside the directories of a user's isolated tree are said to be unwritable") {
+  if (skip_unless(geteuid() == 0, "to become an ordinary user, one must be root")) return;
+  TakenPython program(
+      "os.mkdir(directory + '/work'); os.chdir(directory + '/work')\n"
+      "for name in 'abc': open(directory + '/' + name, 'wb').write(bytes(2 << 20))",
+      "try: open(directory + '/a', 'ab'); sys.exit(1)\n"
+      "except OSError: pass",
+      {.user = kNobody});
+  program.take({.user = kNobody});
+  const Result end = run_again(program.image, {"--isolated"}, {.user = kNobody});
+  INFO(end);
+  CHECK(end.ok());
+  // Other tests have such files, too.
+  const std::string files = " other files cannot be written to in the sandbox\n";
+  CHECK(contains(end.err, files));
+  CHECK(end.err.find(files) == end.err.rfind(files));
+  for (const char* name : {"/a", "/b", "/c"})
+    CHECK_FALSE(contains(end.err, program.directory / name + " cannot be written to"));
+}
+
 TEST_CASE("an executable that is gone comes from the image, and can be executed again") {
   for (const auto user : users()) {
     CAPTURE(user.value_or(0));

@@ -1,4 +1,4 @@
-// snapgdb restore: io_uring.
+// snapgdb restore: io_uring, and asynchronous I/O.
 
 #include <unistd.h>
 
@@ -65,6 +65,21 @@ TEST_CASE("a ring of io_uring that cannot come back is in the way, with the reas
   INFO(refused);
   CHECK(refused.status == 1);
   CHECK(contains(refused.err, why));
+}
+
+TEST_CASE("that asynchronous I/O is not begun again is said once, whoever has a ring mapped") {
+  TakenPython program(
+      "io_setup, context = 206, ctypes.c_ulong()\n"
+      "assert libc.syscall(io_setup, 8, ctypes.byref(context)) == 0\n"
+      "if os.fork() == 0: wait(); os._exit(0)",
+      "assert os.wait()[1] == 0");
+  program.take();
+  const Result end = run_again(program.image);
+  INFO(end);
+  CHECK(end.ok());
+  constexpr const char* kNote = "is not begun again";
+  CHECK(contains(end.err, kNote));
+  CHECK(end.err.find(kNote) == end.err.rfind(kNote));
 }
 
 }  // namespace

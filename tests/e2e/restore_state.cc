@@ -91,6 +91,74 @@ TEST_CASE("where a thread gets memory from, and that memory is merged, are what 
   program.check_runs_again();
 }
 
+TEST_CASE("what is mapped later is locked, if mlockall(2) said so, at once or as it is used") {
+  constexpr int kOnFault = 4;  // MCL_ONFAULT
+  for (const int flags : {MCL_FUTURE, MCL_FUTURE | kOnFault}) {
+    CAPTURE(flags);
+    TakenPython program(fmt::format("import mmap\nFLAGS = {}\n", flags) +
+                            R"PY(
+def is_locked(size):
+  memory = mmap.mmap(-1, size)
+  at = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+  for line in open('/proc/self/smaps'):
+    words = line.split()
+    if '-' in words[0]:
+      start, end = (int(number, 16) for number in words[0].split('-'))
+    elif words[0] == 'VmFlags:' and start <= at < end:
+      return ('lo' in words) + ('lf' in words)
+libc.sbrk.restype = ctypes.c_void_p
+assert libc.mlockall(FLAGS) == 0
+kept = mmap.mmap(-1, 1 << 16); kept[0] = 1
+assert is_locked(1 << 20) == (2 if FLAGS & 4 else 1)
+at = libc.sbrk(0))PY",
+                        "assert libc.sbrk(0) == at\n"
+                        "locked = is_locked(3 << 20)\n"
+                        "assert locked == (2 if FLAGS & 4 else 1), locked\n");
+    program.take();
+    program.check_runs_again();
+  }
+}
+
+// Interval and POSIX timers, one that signals nobody, and one whose interval is all that is left.
+constexpr const char* kTimers = R"PY(
+def set_timer(how, number):
+  timer = ctypes.c_void_p()
+  event = struct.pack('qii48x', 0, number, how)
+  assert libc.timer_create(time.CLOCK_MONOTONIC, event, ctypes.byref(timer)) == 0
+  times = struct.pack('4q', 0, int(PERIOD * 1e9), 0, 10**7)
+  assert libc.timer_settime(timer, 0, times, None) == 0
+  return timer
+def is_set(timer):
+  value = ctypes.create_string_buffer(32)
+  assert libc.timer_gettime(timer, value) == 0
+  return any(struct.unpack('4q', value.raw)[2:])
+numbers = {signal.SIGALRM, signal.SIGRTMIN}
+signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+silent, posix = set_timer(1, 0), set_timer(0, signal.SIGRTMIN)  # SIGEV_NONE, SIGEV_SIGNAL
+signal.setitimer(signal.ITIMER_REAL, 0.01, PERIOD)
+signal.setitimer(signal.ITIMER_VIRTUAL, 0, 0.5)
+while not numbers <= signal.sigpending() or (not PERIOD and is_set(silent)): time.sleep(0.01))PY";
+
+constexpr const char* kTimersGoOn = R"PY(
+for number in numbers:
+  for times in range(3 if PERIOD else 1):
+    assert signal.sigtimedwait({number}, 30), (number, times)
+assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0.5), signal.getitimer(signal.ITIMER_VIRTUAL)
+assert is_set(silent) == (PERIOD > 0)
+if not PERIOD:
+  assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+  assert not is_set(posix) and not numbers & signal.sigpending()
+)PY";
+
+TEST_CASE("timers whose signal waited go on if they are periodic, and are over if they are not") {
+  for (const char* period : {"0.01", "0"}) {
+    CAPTURE(period);
+    TakenPython program(fmt::format("PERIOD = {}\n", period) + kTimers, kTimersGoOn);
+    program.take();
+    program.check_runs_again();
+  }
+}
+
 TEST_CASE("an isolated tree has no access to the session keyring of who restores it") {
   if (skip_unless(syscall(SYS_keyctl, KEYCTL_GET_KEYRING_ID, KEY_SPEC_SESSION_KEYRING, 1) >= 0,
                   "keyctl(2) is refused here"))

@@ -197,6 +197,26 @@ TEST_CASE("standard input, inherited descriptors and signal dispositions pass th
   CHECK(with.out == without.out);
 }
 
+TEST_CASE("a standard descriptor that is closed is so for the program, too") {
+  const TempDir directory;
+  const auto inherited = [&](const std::string& closed, const std::string& before) {
+    const Result result =
+        run({"sh", "-c",
+             fmt::format("exec {}; exec {}{} inherited", closed, before, target_path("crasher"))},
+            {.directory = directory.path()});
+    std::string own;
+    for (const std::string& line : lines_of(result.out))
+      if (!line.starts_with("parent")) own += line + "\n";
+    return own;
+  };
+  for (const char* closed : {"0<&-", "2>&-", "0<&- 2>&-"}) {
+    CAPTURE(closed);
+    const std::string without = inherited(closed, "");
+    CHECK(contains(without, "fd 1\n"));
+    CHECK(inherited(closed, program() + " run -o image -- ") == without);
+  }
+}
+
 TEST_CASE("the program has the terminal, in the foreground") {
   const TempDir directory;
   // script(1) gives a terminal of its own.
@@ -407,6 +427,33 @@ TEST_CASE("where /proc does not tell of the program, it is not begun") {
   CHECK(end.status == 1);
   check_says(end, {"/proc is that of another pid namespace", "mount -t proc"});
   CHECK(directory.names().empty());
+}
+
+TEST_CASE("what the program leaves running goes on unwatched, which is said") {
+  const TempDir directory;
+  // Its end is that of standard input. It is known once it has run.
+  Running running({program(), "run", "-o", "x.snapgdb", "--", "sh", "-c",
+                   "mkfifo fifo; exec 3<&0\n"
+                   "(echo up; exec cat <&3 >/dev/null) >fifo &\n"
+                   "read up <fifo; exit 4"},
+                  {.input = RunOptions::kPipe, .directory = directory.path()});
+  const Result end = running.wait();
+  running.close_input();
+  INFO(end);
+  CHECK(end.status == 4);
+  CHECK(end.out.empty());
+  CHECK(end.err == "snapgdb: 1 process goes on unwatched\n");
+}
+
+TEST_CASE("a program that is no longer there comes from its image, which is said") {
+  const TempDir directory;
+  const std::string image = directory / "image", path = directory / "program";
+  std::filesystem::copy_file(target_path("crasher"), path);
+  REQUIRE(snapgdb({"run", "--on", "start", "--kill", "-o", image, "--", path, "ok"}).ok());
+  std::filesystem::remove(path);
+  check_says(snapgdb({"restore", image, "--dry-run"}), {path + " is not here"});
+  std::filesystem::copy_file(target_path("restricted"), path);
+  check_says(snapgdb({"restore", image, "--dry-run"}), {path + " is another one here"});
 }
 
 TEST_CASE("^C that only snapgdb is sent reaches the program") {

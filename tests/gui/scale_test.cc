@@ -99,3 +99,19 @@ TEST_CASE("a hundred thousand mappings fill, sort and filter without freezing th
   CHECK(filter < 10'000);
   CHECK(missing < 5000);
 }
+
+TEST_CASE("a row that was selected before the view had its size is in sight then") {
+  const auto snapshot = many_mappings();
+  MappingModel model;
+  FilteredView view(&model, "Memory map", {"mapping", "mappings"});
+  model.show(snapshot, &snapshot->root());
+  view.select(model.index(kMappings / 2, 0));
+  view.resize(300, 200);
+  view.show();
+  QApplication::processEvents();
+  const QRect row = view.view().visualRect(view.view().currentIndex());
+  INFO(row.top() << " to " << row.bottom() << " of " << view.view().viewport()->height());
+  CHECK(row.height() > 0);
+  CHECK(row.top() >= 0);
+  CHECK(row.bottom() < view.view().viewport()->height());
+}

@@ -209,7 +209,11 @@ TEST_CASE("a call without a diversion goes on from where it ended, and restart f
   client.ask("P7=0070000000000000");
   client.ask("P10=0010400000000000");
   CHECK(debugger.script.dropped == 0);
-  CHECK(contains(client.monitor("diversion on"), "counts from the snapshot only"));
+  CHECK(contains(client.monitor("diversion on"), "on, from the snapshot only"));
+  client.ask("M1002,1:41");
+  CHECK(client.monitor("diversion off") == "Diversion is off.\n");  // of what runs, nothing is lost
+  CHECK(debugger.script.dropped == 0);
+  CHECK(client.ask("m1002,1") == "41");
   client.monitor("restart");
   CHECK(client.ask("g") == before);
   CHECK(client.ask("m1000,1") == to_hex("f"));
@@ -305,7 +309,8 @@ TEST_CASE("the snapshots of an image are listed, and one goes from one to anothe
   CHECK(client.ask("m1000,1") == to_hex("2"));  // without what was changed
   CHECK(
       contains(client.monitor("goto 3"), "No process that you look at is in snapshot 3: nothing"));
-  for (const char* nowhere : {"goto", "goto 0", "goto 4", "goto x"}) {
+  CHECK(contains(client.monitor("goto"), "goto K: to snapshot K of 1 to 3"));
+  for (const char* nowhere : {"goto 0", "goto 4", "goto x"}) {
     INFO(nowhere);
     CHECK(contains(client.monitor(nowhere), "There is no snapshot"));
   }

@@ -102,7 +102,7 @@ TEST_CASE("actions name threads, signals in gdb's numbering, and ranges") {
                 {.kind = Kind::kStepped, .thread = kSecond});
   CHECK(debugger.was_asked("resume s0:16.17[401000,401010] c7:16.0 c0:0.0"));
   debugger.told("S1e", {.kind = Kind::kStepped, .thread = kSecond});
-  CHECK(debugger.was_asked("resume s10:16.17"));
+  CHECK(debugger.was_asked("resume s10:16.17 c0:0.0"));
   CHECK(debugger.client.ask("vCont;C90").starts_with('E'));  // no signal of Linux
 }
 
@@ -146,6 +146,17 @@ TEST_CASE("^C that crosses a stop interrupts what is resumed next, once") {
   debugger.script.done.clear();
   debugger.script.events.push_back({.kind = Kind::kSignal, .thread = kFirst, .signal = SIGINT});
   debugger.client.session.on_event();
+  debugger.client.ask_all(kContinue);
+  CHECK_FALSE(debugger.was_asked("interrupt"));
+}
+
+TEST_CASE("lldb's ^C that crosses a stop means nothing any more") {
+  Debugger debugger;
+  debugger.client.ask("QEnableErrorStrings");
+  debugger.client.ask_all(kContinue);
+  debugger.script.events.push_back({.kind = Kind::kStepped, .thread = kFirst});
+  debugger.client.session.on_event();
+  debugger.client.session.feed("\x03");
   debugger.client.ask_all(kContinue);
   CHECK_FALSE(debugger.was_asked("interrupt"));
 }
@@ -414,6 +425,27 @@ TEST_CASE("the end of a step is not told of once the thread is to run") {
     const std::string both = fmt::format("vCont;{}:p10.11;c:p10.-1", second);
     const Event signal{.kind = Kind::kSignal, .thread = kFirst, .signal = SIGUSR1};
     CHECK(debugger.told(both, signal).starts_with(second[0] == 'c' ? "T1e" : "T05"));
+  }
+}
+
+TEST_CASE("without vCont, all go on with who steps or gets a signal, unless the client chose") {
+  struct Row {
+    const char *chosen, *request;
+    std::string asked;
+    ThreadId stops;
+  };
+  for (const Row& row : std::vector<Row>{{"", "c", "resume c0:16.17 c0:0.0", kSecond},
+                                         {"Hc-1", "s", "resume s0:16.17 c0:0.0", kSecond},
+                                         {"Hc0", "C1e", "resume c10:16.17 c0:0.0", kSecond},
+                                         {"Hcp10.10", "c", "resume c0:16.16", kFirst},
+                                         {"Hcp10.10", "S1e", "resume s10:16.16", kFirst},
+                                         {"Hcp10.-1", "c", "resume c0:16.17 c0:16.0", kSecond}}) {
+    CAPTURE(row.chosen, row.request);
+    Debugger debugger;
+    debugger.client.ask("Hgp10.11");
+    if (*row.chosen) CHECK(debugger.client.ask(row.chosen) == "OK");
+    debugger.told(row.request, {.kind = Kind::kStepped, .thread = row.stops});
+    CHECK(debugger.was_asked(row.asked));
   }
 }
 

@@ -1,8 +1,10 @@
 #include "core/inspect/backtrace.h"
 
+#include <elf.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/user.h>
 
 #include <algorithm>
@@ -183,6 +185,58 @@ TEST_CASE("a process without modules yields one bare frame") {
   CHECK(trace.frames[0].pc == 0x1000);
   CHECK(trace.incomplete());
   CHECK(trace.stopped_because == "0x1000 lies in no file, so nothing tells who called it");
+}
+
+// ---- Beginnings ------------------------------------------------------------------------------
+
+namespace {
+
+// A process whose code no file holds.
+SnapshotBuilder::ProcessBuilder& add_process(SnapshotBuilder& builder, std::string_view code) {
+  return builder.process(7).memory(0x1000, code, PROT_READ | PROT_EXEC);
+}
+
+void set_entry(pb::Process& process, uint64_t address) {
+  const Elf64_auxv_t auxv[] = {{AT_ENTRY, {address}}, {AT_NULL, {0}}};
+  process.set_auxv(auxv, sizeof auxv);
+}
+
+}  // namespace
+
+TEST_CASE("nobody has called the code where a program begins") {
+  for (const uint64_t pc : {0x1100, 0x1128}) {
+    SnapshotBuilder builder;
+    auto& process = add_process(builder, "\x90").thread(7, pc, 0x3100);
+    set_entry(process.record(), 0x1100);
+    const Backtrace trace = backtrace_of(builder.build());
+    CHECK(trace.frames.size() == 1);
+    CHECK(trace.end == StackEnd::kOutermost);
+    CHECK(trace.stopped_because.empty());
+  }
+}
+
+TEST_CASE("other code without call frame information has a caller that is not known") {
+  for (const uint64_t pc : {0x10ff, 0x1200}) {
+    SnapshotBuilder builder;
+    auto& process = add_process(builder, "\x90").thread(7, pc, 0x3100);
+    set_entry(process.record(), 0x1100);
+    CHECK(backtrace_of(builder.build()).incomplete());
+  }
+}
+
+TEST_CASE("a thread that has just been made has nothing on its stack") {
+  const auto end_of = [](int32_t tid, unsigned long long call) {
+    SnapshotBuilder builder;
+    auto& process = add_process(builder, "\x0f\x05\x90").thread(tid, 0x1002, 0x3100);
+    user_regs_struct registers{};
+    registers.rip = 0x1002, registers.rsp = 0x3100, registers.orig_rax = call;
+    process.last_thread().set_registers(&registers, sizeof registers);
+    return backtrace_of(builder.build()).end;
+  };
+  CHECK(end_of(8, SYS_clone3) == StackEnd::kOutermost);
+  CHECK(end_of(8, SYS_clone) == StackEnd::kOutermost);
+  CHECK(end_of(8, SYS_read) == StackEnd::kBroken);
+  CHECK(end_of(7, SYS_clone) == StackEnd::kBroken);  // fork(2): it has a copy of its parent's stack
 }
 
 // ---- Signals -------------------------------------------------------------------------------

@@ -2,12 +2,14 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 
+#include "core/base/error.h"
 #include "core/inspect/backtrace.h"
 #include "tests/unit/inspect/self_snapshot.h"
 
 using namespace snapgdb;
 using namespace snapgdb::test;
 using Catch::Matchers::Contains;
+using Catch::Matchers::EndsWith;
 
 namespace {
 
@@ -29,14 +31,35 @@ uint64_t page_of_constants(const Snapshot& snapshot, const pb::FileRecord& file)
   return page_up(std::next(code)->offset) + kPageSize;
 }
 
-std::shared_ptr<const Snapshot> without_page(const std::shared_ptr<const Snapshot>& whole,
-                                             const pb::FileRecord& file, uint64_t offset) {
+Snapshot::Contents contents_of(const std::shared_ptr<const Snapshot>& whole) {
   Snapshot::Contents contents;
   contents.record = whole->record();
   contents.processes = {whole->processes().begin(), whole->processes().end()};
   contents.address_spaces.emplace(whole->root().address_space(), whole->extents(whole->root()));
   contents.files = {whole->files().begin(), whole->files().end()};
   contents.pages = std::shared_ptr<const PageStore>(whole, &whole->pages());
+  return contents;
+}
+
+// One of whose pages cannot be read.
+class DamagedPages : public PageStore {
+ public:
+  DamagedPages(std::shared_ptr<const PageStore> whole, uint64_t damaged)
+      : whole_(std::move(whole)), damaged_(damaged) {}
+
+  void read_page(uint64_t ordinal, std::span<std::byte, kPageSize> out) const override {
+    if (ordinal == damaged_) throw Error("cannot read the image", "a PAGE chunk is damaged");
+    whole_->read_page(ordinal, out);
+  }
+
+ private:
+  std::shared_ptr<const PageStore> whole_;
+  uint64_t damaged_;
+};
+
+std::shared_ptr<const Snapshot> without_page(const std::shared_ptr<const Snapshot>& whole,
+                                             const pb::FileRecord& file, uint64_t offset) {
+  Snapshot::Contents contents = contents_of(whole);
   const Extents content = Extents::from_record(file.content());
   REQUIRE(content.all().size() == 1);
   const uint64_t behind = offset + kPageSize, first = content.all()[0].where;
@@ -68,7 +91,32 @@ TEST_CASE("a lost page of a library does not end the backtraces through it") {
   const pb::FileRecord& file = file_named(*whole, "libc.so");
   const auto salvaged = without_page(whole, file, page_of_constants(*whole, file));
   const pb::Process& process = salvaged->root();
-  const Backtrace trace = Backtracer(salvaged).backtrace(process, process.threads(0));
+  Backtracer tracer(salvaged);
+  const Backtrace trace = tracer.backtrace(process, process.threads(0));
   CHECK(trace.stopped_because == "");
   CHECK(trace.frames.back().function == "_start");
+  REQUIRE(tracer.problems().size() == 1);
+  CHECK_THAT(tracer.problems().front(), Contains("4096 bytes of") && Contains("libc.so"));
+}
+
+TEST_CASE("a file that backtraces are poorer without is told of, wherever it is damaged") {
+  const auto whole = snapshot_of_self();
+  const pb::Process& process = whole->root();
+  Backtracer sound(whole);
+  sound.backtrace(process, process.threads(0));
+  CHECK(sound.problems().empty());
+
+  const pb::FileRecord& file = file_named(*whole, "libc.so");
+  const Extents content = Extents::from_record(file.content());
+  for (const uint64_t page : {uint64_t{0}, uint64_t{100}}) {  // its header, and what is read later
+    CAPTURE(page);
+    Snapshot::Contents contents = contents_of(whole);
+    contents.pages = std::make_shared<DamagedPages>(contents.pages, content.all()[0].where + page);
+    const auto damaged = std::make_shared<const Snapshot>(std::move(contents));
+    Backtracer tracer(damaged);
+    tracer.backtrace(damaged->root(), damaged->root().threads(0));
+    REQUIRE(tracer.problems().size() == 1);
+    CHECK_THAT(tracer.problems().front(),
+               Contains("libc.so") && EndsWith("cannot be read: a PAGE chunk is damaged"));
+  }
 }
