@@ -27,9 +27,13 @@ namespace {
 constexpr size_t kDwarfSp = 7, kDwarfPc = 16;
 using DwarfRegisters = std::array<Dwarf_Word, 17>;
 
-DwarfRegisters dwarf_registers(const pb::Thread& thread) {
+user_regs_struct registers_of(const pb::Thread& thread) {
   user_regs_struct r;
   std::memcpy(&r, thread.registers().data(), sizeof r);  // Snapshot checked the size
+  return r;
+}
+
+DwarfRegisters dwarf_registers(const user_regs_struct& r) {
   return {r.rax, r.rdx, r.rcx, r.rbx, r.rsi, r.rdi, r.rbp, r.rsp, r.r8,
           r.r9,  r.r10, r.r11, r.r12, r.r13, r.r14, r.r15, r.rip};
 }
@@ -122,7 +126,7 @@ class Unwinder::Session {
 
   std::vector<uint64_t> entries() const;
   bool is_at_entry(const RawFrame& frame);
-  bool is_born_now(const pb::Thread& thread);
+  bool is_born_now(const user_regs_struct& registers);
   bool stop_without_caller();
 
   static const Dwfl_Callbacks kModuleCallbacks;
@@ -374,9 +378,10 @@ void Unwinder::Session::begin(const pb::Thread& thread, size_t max_frames) {
   read_failure_.clear();
   stepped_out_ = false;
   max_frames_ = max_frames;
-  registers_ = dwarf_registers(thread);
+  const user_regs_struct registers = registers_of(thread);
+  registers_ = dwarf_registers(registers);
   in_nowhere_ = !executable(registers_[kDwarfPc]);
-  born_now_ = is_born_now(thread);
+  born_now_ = thread.tid() != process_.pid() && is_born_now(registers);
 }
 
 RawStack Unwinder::Session::unwind(const pb::Thread& thread, size_t max_frames) {
@@ -418,13 +423,9 @@ bool Unwinder::Session::is_at_entry(const RawFrame& frame) {
 
 // Whether a thread is where clone(2) returns to it, on a stack of its own with nothing on it. What
 // the call frame information there tells is the stack of the thread that made it.
-bool Unwinder::Session::is_born_now(const pb::Thread& thread) {
+bool Unwinder::Session::is_born_now(const user_regs_struct& r) {
   constexpr uint16_t kSyscall = 0x050f;
-  user_regs_struct r;
-  std::memcpy(&r, thread.registers().data(), sizeof r);
-  if (thread.tid() == process_.pid() || r.rax != 0 ||
-      (r.orig_rax != SYS_clone && r.orig_rax != SYS_clone3))
-    return false;
+  if (r.rax != 0 || (r.orig_rax != SYS_clone && r.orig_rax != SYS_clone3)) return false;
   Dwarf_Word before = 0;
   return memory_read(nullptr, r.rip - sizeof kSyscall, &before, this) &&
          static_cast<uint16_t>(before) == kSyscall;
