@@ -8,6 +8,7 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/image/missing.h"
 #include "core/resource/brief_name.h"
 #include "core/resource/memory.h"
 #include "core/resource/mounts.h"
@@ -138,6 +139,20 @@ void check_sharing(const Snapshot& snapshot, const pb::Process& process, Restore
   }
 }
 
+// The kernel clears the number at that address when the thread ends, which pthread_join(3) waits
+// for.
+void check_ends_of_threads(const pb::Process& process, RestorePlan& plan) {
+  const auto is_unknown = [&](const pb::Thread& thread) {
+    return thread.tid() != process.pid() && !thread.has_alternate_stack() &&
+           !thread.clear_child_tid();
+  };
+  if (const auto count = std::ranges::count_if(process.threads(), is_unknown))
+    plan.notes.push_back(
+        fmt::format("process {}: where the kernel tells of the end of {} of its threads is not "
+                    "known: who waits for one of them waits for ever",
+                    process.pid(), count));
+}
+
 void check_process(const Snapshot& snapshot, const pb::Process& process, RestorePlan& plan) {
   if (process.session() == process.pid() && process.terminal() != 0 &&
       !master_for(snapshot, plan, process))
@@ -158,6 +173,7 @@ void check_process(const Snapshot& snapshot, const pb::Process& process, Restore
         {process.pid(), "root directory", "only root may change it", "restore it as root"});
   check_sharing(snapshot, process, plan);
   check_timers(process, plan);
+  check_ends_of_threads(process, plan);
 }
 
 }  // namespace
@@ -169,11 +185,7 @@ void check_tree(const Snapshot& snapshot, const RestoreOptions& options, Restore
     if (process.address_space() && is_first_to_share(snapshot, process, kMemory))
       check_memory(snapshot, process, options, plan);
   }
-  for (const pb::Missing& missing : snapshot.record().missing())
-    plan.notes.push_back(
-        fmt::format("{}{} is not in the image: {}",
-                    missing.pid() ? fmt::format("process {}: ", missing.pid()) : std::string(),
-                    printable(missing.resource()), printable(missing.reason())));
+  std::ranges::move(missing_lines(snapshot.record()), std::back_inserter(plan.notes));
   if (snapshot.has_lost_processes())
     plan.obstacles.push_back({0, "the tree", "the damaged image has lost one of its processes",
                               "what is whole can be looked at"});

@@ -269,9 +269,10 @@ bool Detour::is_let_pass(const SystemCall& call) const {
   };
   constexpr uint64_t kSyscall = 2, kShortest = 7, kLongest = 9;  // bytes: forms of Gadgets
   const SystemCall home{.number = SYS_rt_sigreturn};
-  return passes(call, place_.gadgets.syscall_return, kSyscall) &&
-         passes(home, place_.gadgets.sigreturn, kShortest) &&
-         passes(home, place_.gadgets.sigreturn, kLongest);
+  const Gadgets& code = place_.gadgets;
+  if (!passes(call, code.syscall_return, kSyscall)) return false;
+  if (!code.sigreturn) return passes(home, code.syscall_return, kSyscall);
+  return passes(home, code.sigreturn, kShortest) && passes(home, code.sigreturn, kLongest);
 }
 
 void Detour::expect_let_pass(const SystemCall& call) const {
@@ -347,23 +348,33 @@ int Detour::end_signal() const {
 std::vector<uint64_t> Detour::way_through(std::span<const size_t> go) const {
   const Gadgets& code = place_.gadgets;
   std::vector<uint64_t> way;
+  const auto set_rdx = [&](uint64_t value) {
+    if (code.pop_rdx)
+      way.insert(way.end(), {code.pop_rdx, value});
+    else
+      way.insert(way.end(), {code.pop_rdx_rbx, value, 0});
+  };
   const auto perform = [&](long number, const SystemCallArguments& a) {
     way.insert(way.end(), {code.pop_rax, static_cast<uint64_t>(number), code.pop_rdi, a[0],
-                           code.pop_rsi, a[1], code.pop_rdx, a[2], code.syscall_return});
+                           code.pop_rsi, a[1]});
+    set_rdx(a[2]);
+    way.push_back(code.syscall_return);
   };
   const auto store_at = [&](uint64_t address) {
-    way.insert(way.end(), {code.pop_rdx, address, code.store_eax_at_rdx});
+    set_rdx(address);
+    way.push_back(code.store_eax_at_rdx);
   };
   for (const size_t i : go) {
     perform(calls_[i].number, calls_[i].arguments);
     store_at(results_at() + i * sizeof(int32_t));
   }
-  // Counted from home_, where the way ends: the last call has 9 words, its arguments are these.
-  constexpr uint64_t kProcess = 6 * sizeof(uint64_t), kThread = 4 * sizeof(uint64_t);
+  // Counted from home_, where the way ends: the last call's first two arguments.
+  const uint64_t last_words = code.pop_rdx ? 3 : 4, thread = (last_words + 1) * sizeof(uint64_t),
+                 process = (last_words + 3) * sizeof(uint64_t);
   perform(SYS_getpid, {});
-  store_at(home_ - kProcess);
+  store_at(home_ - process);
   perform(SYS_gettid, {});
-  store_at(home_ - kThread);
+  store_at(home_ - thread);
   perform(SYS_tgkill, {0, 0, static_cast<uint64_t>(end_signal_)});
   return way;
 }

@@ -85,7 +85,7 @@ class Detour {
   void keep_signal();
   void queue_signal_again();
   void expect_let_pass(const SystemCall& call) const;
-  static constexpr size_t kStepSize = 100;  // 12 words on the way, and a result
+  static constexpr size_t kStepSize = 116;  // 14 words on the way, and a result
   static constexpr size_t kOwnSteps = 4;    // what tells us of its end, and alignment
 
   int end_signal() const;

@@ -25,6 +25,7 @@ constexpr Pattern kPatterns[] = {
     {&Gadgets::pop_rdi, {"\x5f\xc3", 2}},
     {&Gadgets::pop_rsi, {"\x5e\xc3", 2}},
     {&Gadgets::pop_rdx, {"\x5a\xc3", 2}},
+    {&Gadgets::pop_rdx_rbx, {"\x5a\x5b\xc3", 3}},  // static programs of glibc's
     {&Gadgets::store_eax_at_rdx, {"\x89\x02\xc3", 3}},
 };
 constexpr size_t kLongest = 9;

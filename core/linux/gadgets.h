@@ -18,17 +18,20 @@ struct Gadgets {
   uint64_t sigreturn = 0;       // mov $15, %eax (or %rax); syscall
   // With these, several calls can follow each other without a stop or a signal frame in between.
   uint64_t pop_rax = 0, pop_rdi = 0, pop_rsi = 0, pop_rdx = 0;  // pop; ret
+  uint64_t pop_rdx_rbx = 0;                                     // pop %rdx; pop %rbx; ret
   uint64_t store_eax_at_rdx = 0;                                // mov %eax, (%rdx); ret
 
-  bool suffice() const { return syscall_return && sigreturn; }
+  bool suffice() const { return syscall_return && (sigreturn || pop_rax); }
   bool can_chain() const {
-    return suffice() && pop_rax && pop_rdi && pop_rsi && pop_rdx && store_eax_at_rdx;
+    return suffice() && pop_rax && pop_rdi && pop_rsi && (pop_rdx || pop_rdx_rbx) &&
+           store_eax_at_rdx;
   }
 };
 
-// The first two are in every C library (getpid(2)'s wrapper, the return of a signal handler) and in
-// Go's runtime; the others are so short that they occur in any large program, if only as parts of
-// longer instructions. What was found in a file once is remembered.
+// The first is in every C library (getpid(2)'s wrapper) and in Go's runtime, and so is the second
+// (the return of a signal handler), but in static programs that handle no signals; the others are
+// so short that they occur in any large program, if only as parts of longer instructions. What was
+// found in a file once is remembered.
 class GadgetFinder {
  public:
   // nullopt: this program has no such code.

@@ -119,13 +119,21 @@ class Maker {
 
   // ---- From what there is -----------------------------------------------------------------------
 
-  // It shows the same at the same place: whether as a mount or not.
-  static bool is_as_outside(const NewMount& wanted) { return wanted.outside == wanted.what.point; }
+  // It shows the same at the same place: whether as a mount or not. On one that does not, what is
+  // outside is hidden.
+  bool is_as_outside(size_t i) const {
+    const MountInfo& what = tree_.mounts[i].what;
+    if (tree_.mounts[i].outside != what.point) return false;
+    const auto earlier = std::span(tree_.mounts).first(i);
+    const auto on = std::ranges::find(earlier, what.parent,
+                                      [](const NewMount& other) { return other.what.id; });
+    return on == earlier.end() || is_as_outside(static_cast<size_t>(on - earlier.begin()));
+  }
 
   bool is_wanted(const MountInfo& mount) const {
-    return std::ranges::any_of(tree_.mounts, [&](const NewMount& wanted) {
-      return is_as_outside(wanted) && wanted.what.point == mount.point;
-    });
+    for (size_t i = 0; i < tree_.mounts.size(); ++i)
+      if (tree_.mounts[i].what.point == mount.point && is_as_outside(i)) return true;
+    return false;
   }
 
   void adapt() {
@@ -138,7 +146,7 @@ class Maker {
       const std::string& point = wanted.what.point;
       const MountInfo* same = mount_at(there, point);
       const bool is_mounted = same && same->point == point;
-      if (!is_as_outside(wanted))
+      if (!is_as_outside(i))
         attach(i, point, std::move(ours[i]));
       else if (is_mounted && is_uppermost(i))
         restrict(wanted, same->attributes);
@@ -188,10 +196,10 @@ class Maker {
 
   std::vector<Fd> clones_of_outside(bool but_not_there = false) {
     std::vector<Fd> clones;
-    for (const NewMount& wanted : tree_.mounts) {
-      const bool is_made = wanted.outside.empty();
-      clones.push_back(is_made || (but_not_there && is_as_outside(wanted)) ? Fd()
-                                                                           : open_outside(wanted));
+    for (size_t i = 0; i < tree_.mounts.size(); ++i) {
+      const bool is_made = tree_.mounts[i].outside.empty();
+      clones.push_back(
+          is_made || (but_not_there && is_as_outside(i)) ? Fd() : open_outside(tree_.mounts[i]));
     }
     return clones;
   }

@@ -23,7 +23,12 @@ struct SignalFrame {  // struct rt_sigframe as far as rt_sigreturn(2) reads it
   SignalContext context;
   uint64_t mask;
 };
-static_assert(sizeof(SignalFrame) == FrameChain::kFrameSize);
+static_assert(sizeof(SignalFrame) == 312);
+// Where no code does both: it pops the number, and the frame begins with the address of what makes
+// the call, which is popped, too, as rt_sigreturn(2) wants it.
+struct Sigreturn {
+  uint64_t pop_rax, number = SYS_rt_sigreturn;
+};
 
 // UC_FP_XSTATE | UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS, arch/x86/include/uapi/asm/ucontext.h
 constexpr uint64_t kContextFlags = 7;
@@ -165,22 +170,31 @@ void FrameChain::call(long number, const SystemCallArguments& arguments) {
   registers.cs = kCodeSegment;
   registers.ss = 0x2b;  // __USER_DS
   registers.eflags = 0x202;
-  append(registers_for(gadgets_, registers, number, arguments, end() + kFrameSize), 0,
+  append(registers_for(gadgets_, registers, number, arguments, end() + next_size()), 0,
          ~uint64_t{0});
 }
 
 void FrameChain::home(const user_regs_struct& registers, std::span<const std::byte> xstate,
                       uint64_t mask) {
-  const uint64_t fpstate = (end() + kFrameSize + 63) & ~uint64_t{63};  // XRSTOR wants 64
+  const uint64_t fpstate = (end() + next_size() + 63) & ~uint64_t{63};  // XRSTOR wants 64
   append(registers, fpstate, mask);
   bytes_.resize(fpstate - address_);
   const auto area = frame_xstate(xstate);
   bytes_.insert(bytes_.end(), area.begin(), area.end());
 }
 
+size_t FrameChain::next_size() const {
+  return sizeof(SignalFrame) + (gadgets_.sigreturn ? 0 : sizeof(Sigreturn));
+}
+
 void FrameChain::append(const user_regs_struct& r, uint64_t fpstate, uint64_t mask) {
+  const auto add = [this](const auto& part) {
+    const auto raw = std::as_bytes(std::span(&part, 1));
+    bytes_.insert(bytes_.end(), raw.begin(), raw.end());
+  };
+  if (!gadgets_.sigreturn) add(Sigreturn{gadgets_.pop_rax});
   SignalFrame frame{};
-  frame.return_address = gadgets_.sigreturn;
+  frame.return_address = gadgets_.sigreturn ? gadgets_.sigreturn : gadgets_.syscall_return;
   frame.flags = kContextFlags;
   frame.stack_flags = kLeaveAlternateStack;
   frame.mask = mask;
@@ -192,8 +206,7 @@ void FrameChain::append(const user_regs_struct& r, uint64_t fpstate, uint64_t ma
   to.ip = r.rip, to.flags = r.eflags;
   to.cs = static_cast<uint16_t>(r.cs), to.ss = static_cast<uint16_t>(r.ss);
   to.fpstate = fpstate;
-  const auto raw = std::as_bytes(std::span(&frame, 1));
-  bytes_.insert(bytes_.end(), raw.begin(), raw.end());
+  add(frame);
 }
 
 }  // namespace snapgdb

@@ -34,8 +34,6 @@ class FrameChain {
   // `address`: where in the task's memory the chain will lie; a multiple of 64.
   FrameChain(const Gadgets& gadgets, uint64_t address);
 
-  static constexpr size_t kFrameSize = 312;
-
   // Does beforehand what the first home() would do: about 1 ms under a hypervisor.
   static void warm_up();
 
@@ -56,6 +54,7 @@ class FrameChain {
                                         uint64_t stack);
 
  private:
+  size_t next_size() const;  // of what append() will
   void append(const user_regs_struct& registers, uint64_t fpstate, uint64_t mask);
 
   Gadgets gadgets_;

@@ -176,7 +176,12 @@ void choose_next_id(IpcKind kind, int id) {
 
 int make(IpcKind kind, const IpcObject& wanted, int flags) {
   flags |= IPC_CREAT | IPC_EXCL;
-  if (kind == IpcKind::kSharedMemory) return ::shmget(wanted.key, wanted.size, flags);
+  if (kind == IpcKind::kSharedMemory) {
+    const int id = ::shmget(wanted.key, wanted.size, flags);
+    // More than there is memory for was asked for so, which the kernel does not show.
+    return id >= 0 || errno != ENOMEM ? id
+                                      : ::shmget(wanted.key, wanted.size, flags | SHM_NORESERVE);
+  }
   if (kind == IpcKind::kSemaphores)
     return ::semget(wanted.key, static_cast<int>(wanted.size), flags);
   return ::msgget(wanted.key, flags);

@@ -21,7 +21,8 @@ struct sched_attr_v0 {  // struct sched_attr, SCHED_ATTR_SIZE_VER0
 };
 
 int kcmp_type(Identities::Kind kind) {
-  static constexpr int kTypes[] = {KCMP_FILE, KCMP_FILES, KCMP_VM, KCMP_FS, KCMP_SIGHAND};
+  static constexpr int kTypes[] = {KCMP_FILE, KCMP_FILES,   KCMP_VM,
+                                   KCMP_FS,   KCMP_SIGHAND, KCMP_SYSVSEM};
   return kTypes[static_cast<int>(kind)];
 }
 
@@ -46,6 +47,10 @@ bool share_directories(Tid a, Tid b) {
 }
 bool share_descriptors(Tid a, Tid b) {
   return share(Identities::Kind::kDescriptorTable, a, b);
+}
+
+bool share_semaphore_undo(Tid a, Tid b) {
+  return share(Identities::Kind::kSemaphoreUndo, a, b);
 }
 
 bool leads_to(Tid tid, int number, const EpollSlot& slot) {

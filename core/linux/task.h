@@ -45,6 +45,8 @@ Fd duplicate_descriptor(Tid tid, int number);
 // descriptors, in common, as pthread_create(3) makes them. True where kcmp(2) is refused.
 bool share_directories(Tid a, Tid b);
 bool share_descriptors(Tid a, Tid b);
+// What is undone of changes of System V semaphores.
+bool share_semaphore_undo(Tid a, Tid b);
 
 // What a process's children see by a clock beyond what the machine shows (time_namespaces(7)), ns;
 // 0 where nothing is told.
@@ -58,8 +60,9 @@ class Identities {
     kFileDescription,
     kDescriptorTable,
     kAddressSpace,
-    kFileSystem,     // root and working directory, umask
-    kSignalHandlers  // what is done about signals
+    kFileSystem,      // root and working directory, umask
+    kSignalHandlers,  // what is done about signals
+    kSemaphoreUndo    // of System V
   };
   explicit Identities(Kind kind) : kind_(kind), ids_(Less{kind}) {}
   // `number`: the descriptor, for kFileDescription.

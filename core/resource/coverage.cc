@@ -13,10 +13,12 @@ constexpr Coverage kCoverage[] = {
      "is used as it is",
      "its creator, times and who attached it last; another's number or key is an obstacle",
      "the number: root, or --isolated"},
-    {kTree, "System V semaphores", "number, key, owner, mode, values, who changed each last",
-     "number, key, owner, mode, values; those still there are used as they are",
-     "what SEM_UNDO would undo, which the kernel tells nobody; who changed them last, creator, "
-     "times",
+    {kTree, "System V semaphores",
+     "number, key, owner, mode, values, who changed each last; what is undone as a process ends "
+     "(SEM_UNDO)",
+     "number, key, owner, mode, values, and what is undone; those still there are used as they are",
+     "who changed them last, creator, times; what threads, or processes together, have undone for "
+     "themselves (CLONE_SYSVSEM)",
      "the number: root, or --isolated; sets that the tree has not used yet, in an ipc namespace "
      "that it shares, are not known to be its own"},
     {kTree, "System V message queues",
@@ -128,7 +130,9 @@ constexpr Coverage kCoverage[] = {
      "mount hides it",
      "opened again by its path, or below the mount that hides it; removed ones with their content",
      "files that have lost their name, and of whose others a short search finds none; those that a "
-     "mount of the tree's own hides; what a trigger of pressure (PSI) was to tell, which is said",
+     "mount hides in a mount namespace below; what a trigger of pressure (PSI) was to tell, which "
+     "is "
+     "said",
      "removed files: root, or an open descriptor; hidden ones: root"},
     {kDescriptor, "directory", "path, position", "opened again; removed ones, too", "",
      "removed ones: a place to make them again"},

@@ -443,13 +443,14 @@ std::string path_obstacle(const Snapshot& snapshot, const pb::Descriptor& descri
   if (leads_to_tasks(snapshot, descriptor) && !is_below(snapshot, mounts_of(snapshot, descriptor)))
     return "";
   const pb::NamespaceState* mounts = mounts_of(snapshot, descriptor);
-  if (is_below(snapshot, mounts) && (descriptor.removed() || descriptor.has_pipe()))
+  if (is_below(snapshot, mounts) &&
+      (descriptor.removed() || descriptor.has_pipe() || descriptor.covered()))
     return "it is in a mount namespace below that of the first process, where such cannot be "
            "restored";
   const auto outside = path_outside(mounts, descriptor.target());
   if (descriptor.removed()) return outside ? BriefName::obstacle(*outside) : "";
   if (descriptor.covered())
-    return mounts ? "a mount of the tree's own hides it" : covered_obstacle(descriptor);
+    return mounts ? "" : covered_obstacle(descriptor);  // theirs are not there yet
   if (descriptor.file().other_links() && descriptor.file().former_name().empty())
     return fmt::format("that name of it was gone; of its {} others none was found",
                        descriptor.file().other_links());

@@ -388,8 +388,9 @@ Fd put_in_place(const OpeningContext& context, const PlannedFile& file,
 
 // MAP_SHARED | MAP_ANONYMOUS. Its file can be had by those with CAP_CHECKPOINT_RESTORE only;
 // invalid for others.
-Fd anonymous_object(uint64_t size) {
-  void* memory = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+Fd anonymous_object(uint64_t size, bool is_reserved) {
+  void* memory = ::mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                        MAP_SHARED | MAP_ANONYMOUS | (is_reserved ? 0 : MAP_NORESERVE), -1, 0);
   if (memory == MAP_FAILED) throw_errno("cannot make shared memory of {} bytes", size);
   const auto start = reinterpret_cast<uint64_t>(memory);
   Fd file(
@@ -490,7 +491,8 @@ void prepare_shared_memory(OpeningContext& context, const RestorePlan& plan) {
         file.mapping->nameless())
       continue;
     const pb::Vma& vma = *file.mapping;
-    Fd object = anonymous_object(size_of_object(context.snapshot, RestorePlan::key_of(vma)));
+    Fd object = anonymous_object(size_of_object(context.snapshot, RestorePlan::key_of(vma)),
+                                 !has_flag(vma, "nr"));
     if (object.valid()) context.objects[OpeningContext::key_of(vma)] = std::move(object);
   }
 }

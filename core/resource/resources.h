@@ -57,6 +57,7 @@
 #define SNAPGDB_PROCESS_RESTORERS(ROW) \
   ROW(kProgramRestorer)                \
   ROW(kInsideRestorer)                 \
+  ROW(kSemaphoreUndoRestorer)          \
   ROW(kAioRestorer)                    \
   ROW(kIoUringRestorer)                \
   ROW(kDescriptorRestorer)             \

@@ -71,7 +71,8 @@ struct Birth {
 // used as they are.
 struct SystemVObjects {
   const pb::SystemV* objects = nullptr;
-  std::set<std::pair<IpcKind, int>> made = {};  // by number
+  std::set<std::pair<IpcKind, int>> made = {};     // by number
+  std::set<std::pair<IpcKind, int>> changed = {};  // there, but not as the tree has left them
   // Shared memory that is attached by its number. Others are memory without one.
   std::map<uint64_t, const pb::SharedMemorySegment*> segments = {};
 };

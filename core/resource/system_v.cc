@@ -20,6 +20,7 @@
 #include "core/linux/namespaces.h"
 #include "core/resource/memory.h"
 #include "core/resource/namespaces.h"
+#include "core/resource/semaphore_undo.h"
 #include "core/resource/spaces.h"
 #include "core/resource/system_v_records.h"
 
@@ -31,7 +32,8 @@ struct Users {
   std::set<int32_t> pids;
   std::map<uint64_t, std::vector<const pb::Vma*>> mapped;  // by number of the segment
   std::set<std::pair<IpcKind, int>> waited_for;
-  const FrozenProcess* example = nullptr;  // who is in that namespace
+  InOneSpace processes;
+  const FrozenProcess& example() const { return *processes.front().first; }
 };
 
 // The object that a thread was waiting for when it was stopped.
@@ -50,14 +52,14 @@ std::optional<std::pair<IpcKind, int>> waited_for(const pb::Thread& thread) {
 }
 
 std::map<uint64_t, Users> users_by_namespace(const CaptureContext& context,
-                                             const std::vector<pb::Process>& processes) {
+                                             std::vector<pb::Process>& processes) {
   std::map<uint64_t, Users> all;
   for (size_t i = 0; i < processes.size(); ++i) {
-    const pb::Process& process = processes[i];
+    pb::Process& process = processes[i];
     const uint64_t where = ipc_of(process);
     if (where == 0) continue;
     Users& users = all[where];
-    if (!users.example) users.example = &context.tree.processes[i];
+    users.processes.emplace_back(&context.tree.processes[i], &process);
     users.pids.insert(process.pid());
     for (const pb::Vma& vma : process.mappings())
       if (is_segment(vma)) users.mapped[vma.inode()].push_back(&vma);
@@ -146,7 +148,7 @@ class SystemVCapture {
       try {
         work(object);
       } catch (const Error& error) {
-        context_.lacks(users_.example->pid, {}, ipc_name(kind, object.id), error.what());
+        context_.lacks(users_.example().pid, {}, ipc_name(kind, object.id), error.what());
       }
     }
   }
@@ -205,24 +207,38 @@ class SystemVCapture {
   std::vector<std::pair<int, Attachment>> attached_;  // by index in out_
 };
 
+// By this thread, which traces the processes.
+void ask_what_is_undone(CaptureContext& context, const Users& users, const pb::SystemV& objects,
+                        const std::function<void(const std::function<void()>&)>& there) {
+  for (const pb::SemaphoreSet& set : objects.semaphores())
+    capture_semaphore_undo(context, users.processes, set, [&] {
+      std::vector<uint16_t> values;
+      there([&] {
+        values = semaphore_values(set.permissions().id(), static_cast<size_t>(set.values_size()));
+      });
+      return values;
+    });
+}
+
 }  // namespace
 
-void capture_system_v(CaptureContext& context, const std::vector<pb::Process>& processes,
+void capture_system_v(CaptureContext& context, std::vector<pb::Process>& processes,
                       pb::SnapshotRecord& record) {
   const uint64_t ours = namespace_in(record.namespaces(), "ipc");
   for (const auto& [where, users] : users_by_namespace(context, processes)) {
     pb::SystemV objects;
     objects.set_ipc_namespace(where);
+    const auto there = [&](const std::function<void()>& work) {
+      if (where == ours) return work();
+      in_namespace(users.example().task_proc.open("ns/ipc", O_RDONLY | O_CLOEXEC), "ipc", work);
+    };
     try {
       SystemVCapture capture(context, users, where != ours, objects);
-      if (where == ours)
-        capture.look();
-      else
-        in_namespace(users.example->task_proc.open("ns/ipc", O_RDONLY | O_CLOEXEC), "ipc",
-                     [&] { capture.look(); });
+      there([&] { capture.look(); });
       capture.copy_content();
+      ask_what_is_undone(context, users, objects, there);
     } catch (const Error& error) {
-      context.lacks(users.example->pid, {}, "System V objects", error.what());
+      context.lacks(users.example().pid, {}, "System V objects", error.what());
     }
     const bool any =
         objects.shared_memory_size() || objects.semaphores_size() || objects.message_queues_size();

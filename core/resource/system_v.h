@@ -11,7 +11,7 @@ namespace snapgdb {
 
 // The System V objects of the stopped tree, into the record: all of an ipc namespace of its own;
 // of ours, those that the kernel connects with it.
-void capture_system_v(CaptureContext& context, const std::vector<pb::Process>& processes,
+void capture_system_v(CaptureContext& context, std::vector<pb::Process>& processes,
                       pb::SnapshotRecord& record);
 
 // What becomes of them, and what is in the way. Before the mappings are planned. `without`: they

@@ -7,6 +7,7 @@
 
 #include "core/base/error.h"
 #include "core/resource/namespaces.h"
+#include "core/resource/semaphore_undo.h"
 #include "core/resource/spaces.h"
 #include "core/resource/system_v.h"
 #include "core/resource/system_v_records.h"
@@ -90,18 +91,24 @@ Meeting meet(IpcKind kind, const IpcObject& wanted, const std::vector<IpcObject>
 class Planner {
  public:
   // `is_new`: so is the namespace; `who` is in it.
-  Planner(RestorePlan& plan, SystemVObjects& planned, bool is_new, int32_t who)
-      : plan_(plan), planned_(planned), is_new_(is_new), who_(who) {}
+  Planner(const Snapshot& snapshot, RestorePlan& plan, SystemVObjects& planned, bool is_new,
+          int32_t who)
+      : snapshot_(snapshot), plan_(plan), planned_(planned), is_new_(is_new), who_(who) {}
 
   void plan() {
     const pb::SystemV& objects = *planned_.objects;
     for (const pb::SharedMemorySegment& segment : objects.shared_memory()) add(segment);
+    const uint64_t space = objects.ipc_namespace();
     for (const pb::SemaphoreSet& set : objects.semaphores())
-      add(IpcKind::kSemaphores, set, [&](const IpcObject& same) {
-        return semaphore_values(same.id, same.size) == values_of(set);
-      });
+      add(IpcKind::kSemaphores, set,
+          is_undone_in_part(snapshot_, space, set) ? ", and nothing of it is undone (SEM_UNDO)"
+                                                   : "",
+          [&](const IpcObject& same) {
+            return semaphore_values(same.id, same.size) ==
+                   values_when_undone(snapshot_, space, set);
+          });
     for (const pb::SystemVMessageQueue& queue : objects.message_queues())
-      add(IpcKind::kMessages, queue,
+      add(IpcKind::kMessages, queue, "",
           [&](const IpcObject& same) { return queued_messages(same) == messages_of(queue); });
   }
 
@@ -128,13 +135,15 @@ class Planner {
     planned_.segments[static_cast<uint64_t>(wanted.id)] = &segment;
   }
 
-  void add(IpcKind kind, const auto& record, const auto& is_as_it_was) {
+  // `if_not`: what else is to be said if it is not as the tree has left it.
+  void add(IpcKind kind, const auto& record, std::string_view if_not, const auto& is_as_it_was) {
     const IpcObject wanted = object_of(record);
     const Meeting meeting = meet_those(kind, wanted);
     settle(kind, wanted, meeting);
-    if (meeting.same && !is_unchanged(*meeting.same, is_as_it_was))
-      plan_.notes.push_back(ipc_name(kind, wanted.id) +
-                            " is there, not as it was: it is used as it is");
+    if (!meeting.same || is_unchanged(*meeting.same, is_as_it_was)) return;
+    planned_.changed.insert({kind, wanted.id});
+    plan_.notes.push_back(fmt::format("{} is there, not as it was: it is used as it is{}",
+                                      ipc_name(kind, wanted.id), if_not));
   }
 
   static bool is_unchanged(const IpcObject& same, const auto& is_as_it_was) {
@@ -152,6 +161,7 @@ class Planner {
       plan_.obstacles.push_back({who_, ipc_name(kind, wanted.id), meeting.why, meeting.help});
   }
 
+  const Snapshot& snapshot_;
   RestorePlan& plan_;
   SystemVObjects& planned_;
   bool is_new_;
@@ -179,7 +189,7 @@ void plan_system_v(const Snapshot& snapshot, bool without, RestorePlan& plan) {
     if (without || space == 0 || !who || (space != theirs && !is_in_space(plan, space))) continue;
     SystemVObjects& planned = plan.system_v.spaces[space];
     planned.objects = &objects;
-    Planner(plan, planned, is_new_ipc(plan, space), who->pid()).plan();
+    Planner(snapshot, plan, planned, is_new_ipc(plan, space), who->pid()).plan();
   }
 }
 

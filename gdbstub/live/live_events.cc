@@ -241,10 +241,51 @@ std::optional<Event> LiveTarget::on_step_made(Thread& thread) {
 
 std::optional<DebugRegisters::Met> LiveTarget::met_by(Thread& thread, Process& owner) {
   if (owner.debug_registers.empty()) return std::nullopt;
-  if (!debug_registers_stop()) return owner.debug_registers.changed(owner.reader());
+  if (!debug_registers_stop()) return changed_by(thread, owner);
   const uint64_t status = thread.task.debug_register(DebugRegisters::kStatus);
   thread.task.set_debug_register(DebugRegisters::kStatus, 0);
   return owner.debug_registers.met(status);
+}
+
+// Threads that go step by step do so at once, and a change is seen after a step of any of them. On
+// a stack, or in thread-local memory, it is taken for that of the thread to which that belongs, and
+// told of at the end of its own step: clients drop what another one is said to have done to a
+// local variable.
+std::optional<DebugRegisters::Met> LiveTarget::changed_by(Thread& thread, Process& owner) {
+  auto own = std::exchange(thread.changed, std::nullopt);
+  const auto now = owner.debug_registers.changed(owner.reader());
+  if (!now) return own;
+  const auto home = std::ranges::find_if(owner.homes, [&](const Process::Home& each) {
+    return each.low <= now->address && now->address < each.high;
+  });
+  const auto at_home = home == owner.homes.end() ? threads_.end() : threads_.find(home->of);
+  const auto steps = [](const Thread& other) {
+    return !other.task.is_stopped() && (other.steps_for_us || other.wanted.step);
+  };
+  Thread& whose = at_home != threads_.end() && steps(at_home->second) ? at_home->second : thread;
+  if (&whose == &thread && !own) return now;
+  whose.changed = now;
+  return own;
+}
+
+// Not of a mapping in which several threads have theirs, or that of one which runs.
+void LiveTarget::note_home(Pid pid, uint64_t address) {
+  const auto mapping = mapping_at_or_after(pid, address);
+  if (!mapping || address < mapping->start) return;
+  const auto is_in_it = [&](uint64_t at) { return mapping->start <= at && at < mapping->end; };
+  std::vector<ThreadId> here;
+  for (Thread* each : threads_of(pid)) {
+    if (!each->task.is_stopped()) continue;
+    while_alive(*each, [&] {
+      const user_regs_struct registers = each->task.registers();
+      if (is_in_it(registers.rsp) || is_in_it(registers.fs_base)) here.push_back(each->id);
+    });
+  }
+  std::vector<Process::Home>& homes = process(pid).homes;
+  std::erase_if(homes, [&](const Process::Home& home) {
+    return home.low < mapping->end && mapping->start < home.high;
+  });
+  if (here.size() == 1) homes.push_back({mapping->start, mapping->end, here.front()});
 }
 
 std::optional<Event> LiveTarget::on_breakpoint(Thread& thread) {

@@ -245,8 +245,10 @@ bool LiveTarget::insert(Pid pid, const Breakpoint& breakpoint) {
   const bool is_emulated = !debug_registers_stop();
   if (is_emulated && breakpoint.kind == BreakpointKind::kAccess) return false;
   if (!is_of_user(breakpoint) || !owner.debug_registers.insert(breakpoint)) return false;
-  if (is_emulated)
+  if (is_emulated) {
     owner.debug_registers.take_note(owner.reader(), breakpoint.address, breakpoint.size);
+    note_home(pid, breakpoint.address);
+  }
   ++owner.debug_generation;
   go_anew(pid);
   return true;
@@ -257,6 +259,7 @@ bool LiveTarget::remove(Pid pid, const Breakpoint& breakpoint) {
   Process& owner = process(pid);
   if (is_in_memory(breakpoint)) return owner.memory->remove(breakpoint.address, breakpoint.kind);
   owner.debug_registers.remove(breakpoint);
+  for (Thread* each : threads_of(pid)) each->changed.reset();
   ++owner.debug_generation;
   go_anew(pid);
   return true;

@@ -87,6 +87,12 @@ class LiveTarget : public RunningTarget {
     std::shared_ptr<LiveMemory> memory;  // of vfork(2): its parent's
     DebugRegisters debug_registers;
     uint64_t debug_generation = 1;  // of debug_registers
+    // Stacks and thread-local memory in which something is watched step by step.
+    struct Home {
+      uint64_t low = 0, high = 0;
+      ThreadId of;
+    };
+    std::vector<Home> homes = {};
 
     DebugRegisters::Read reader() const {
       return [this](uint64_t address, auto out) { return memory->read(address, out); };
@@ -114,6 +120,8 @@ class LiveTarget : public RunningTarget {
     bool prints = false;        // and whose commands are to be performed
     bool steps_for_us = false;  // instruction by instruction, of which the client hears nothing
     std::optional<uint64_t> goes_past = {};  // a breakpoint, at that address, in these moments
+    // What its last step has changed, as was seen after one of another's.
+    std::optional<DebugRegisters::Met> changed = {};
     // Its child by vfork(2): it cannot be stopped before that has let go of its memory.
     std::optional<Pid> vfork_child = {};
     bool lends_memory = false;      // to one by vfork(2) that nobody traces: without breakpoints
@@ -197,6 +205,8 @@ class LiveTarget : public RunningTarget {
   std::optional<Event> on_signal(Thread& thread);
   std::optional<Event> on_trap(Thread& thread);
   std::optional<DebugRegisters::Met> met_by(Thread& thread, Process& owner);
+  std::optional<DebugRegisters::Met> changed_by(Thread& thread, Process& owner);
+  void note_home(Pid pid, uint64_t address);
   std::optional<Event> on_breakpoint(Thread& thread);
   void perform_commands(const Thread& thread);
   std::optional<Event> on_step_made(Thread& thread);

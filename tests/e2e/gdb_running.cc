@@ -56,6 +56,15 @@ TEST_CASE("watchpoints stop at the write, and at the access") {
       {"Value = 0", "New value = 1"});
 }
 
+TEST_CASE("a local variable is seen to change while another thread runs") {
+  const Moment moment("locals");
+  for (int round = 0; round < 3; ++round)
+    check_succeeds(
+        moment.gdb_says(
+            {"break count_here", "continue", "watch local", "continue", "continue", "continue"}),
+        {"New value = 11", "Old value = 11", "New value = 12", "Old value = 12", "New value = 13"});
+}
+
 TEST_CASE("a system call that was interrupted by the snapshot goes on after a function call") {
   const Moment moment("count");
   check_succeeds(moment.gdb_says({"print twice(1)", "print twice(2)", "continue"}),

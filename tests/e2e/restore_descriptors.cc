@@ -1,6 +1,7 @@
 // snapgdb restore: what descriptors of small programs lead to, where it is not what it seems.
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -70,21 +71,22 @@ TEST_CASE("a memfd that is read as standard input has what it had") {
   reader.check_runs_again();
 }
 
-constexpr const char* kBelow =
+constexpr const char* kHidden =
     "name = directory + '/covered'; os.mkdir(name); open(name + '/file', 'w').write('below')\n"
     "file = os.open(name + '/file', os.O_RDONLY); below = os.open(name, os.O_RDONLY)\n"
     "assert libc.mount(b'none', name.encode(), b'tmpfs', 0, None) == 0\n"
     "open(name + '/file', 'w').write('above')";
 
+constexpr const char* kIsTheHidden =
+    "assert os.read(file, 100) == b'below'; assert os.listdir(below) == ['file']\n"
+    "assert open('file', opener=lambda n, f: os.open(n, f, dir_fd=below)).read() == 'below'\n"
+    "assert open(name + '/file').read() == 'above'";
+
 TEST_CASE("a file that a mount hides is the one below the mount") {
   if (skip_unless(geteuid() == 0, "mounting takes root")) return;
   const OwnMounts mounts;
   {
-    TakenPython reader(
-        kBelow,
-        "assert os.read(file, 100) == b'below'; assert os.listdir(below) == ['file']\n"
-        "assert open('file', opener=lambda n, f: os.open(n, f, dir_fd=below)).read() "
-        "== 'below'");
+    TakenPython reader(kHidden, kIsTheHidden);
     reader.take();
     const Result plain = run_again(reader.image);
     INFO(plain);
@@ -94,16 +96,29 @@ TEST_CASE("a file that a mount hides is the one below the mount") {
   }
 }
 
-TEST_CASE("a file that a mount of the tree's own hides is in the way of a restore") {
+constexpr const char* kOwnMounts =
+    "assert libc.unshare(0x20000) == 0\n"
+    "assert libc.mount(b'none', b'/', None, 0x44000, None) == 0\n";
+
+TEST_CASE("so is one that a mount of the tree's own hides") {
+  if (skip_unless(geteuid() == 0, "mounting takes root")) return;
+  TakenPython reader(std::string(kOwnMounts) + kHidden, kIsTheHidden);
+  reader.take();
+  reader.check_runs_again();
+}
+
+TEST_CASE("one that a mount hides in a mount namespace below is in the way of a restore") {
   if (skip_unless(geteuid() == 0, "mounting takes root")) return;
   TakenPython reader(
-      "assert libc.unshare(0x20000) == 0\n"
-      "assert libc.mount(b'none', b'/', None, 0x44000, None) == 0\n" +
-          std::string(kBelow),
+      fmt::format("hide = \"\"\"{}{}\"\"\"\n"
+                  "ends = os.pipe()\n"
+                  "if os.fork() == 0: exec(hide); os.write(ends[1], b'.'); signal.pause()\n"
+                  "os.read(ends[0], 1)",
+                  kOwnMounts, kHidden),
       "");
   reader.take();
   const Result refused = run_again(reader.image);
-  check_says(refused, {"a mount of the tree's own hides it"});
+  check_says(refused, {"/covered/file: it is in a mount namespace below"});
   CHECK(refused.status == 1);
 }
 

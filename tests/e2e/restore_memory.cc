@@ -150,6 +150,20 @@ TEST_CASE("a tree whose memory cannot be brought is ended, not left with zeros")
   CHECK(processes_named("snapgdb-watch").empty());
 }
 
+TEST_CASE("shared memory larger than the machine's comes back where nothing was set aside for it") {
+  TakenPython program(
+      "import mmap\n"
+      "size, flags = 200 << 30, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | 0x4000\n"  // MAP_NORESERVE
+      "memory = mmap.mmap(-1, size, flags); memory[size // 2] = 7\n"
+      "libc.shmat.restype = ctypes.c_void_p\n"
+      "segment = libc.shmget(0, ctypes.c_size_t(size), 0o10600)\n"  // SHM_NORESERVE
+      "shown = (ctypes.c_char * size).from_address(libc.shmat(segment, None, 0))\n"
+      "libc.shmctl(segment, 0, None); shown[size // 2] = b'x'",
+      "assert memory[size // 2] == 7 and shown[size // 2] == b'x' and shown[0] == b'\\0'");
+  program.take();
+  program.check_runs_again();
+}
+
 TEST_CASE("memory that was sealed is sealed again, in the child that has a copy, too") {
   TakenPython program(
       "MSEAL = 462\n"

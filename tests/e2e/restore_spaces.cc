@@ -113,6 +113,30 @@ void check_script(Words first, const std::string& script, const std::vector<Word
   }
 }
 
+// Both stand in a new file system, and have the names there that they have below.
+constexpr const char* kSameNames = R"(
+mount --make-rprivate /
+mkdir home home/user stage dev; echo text >home/user/file
+mount --bind home/user stage; mount -t tmpfs none home; mkdir home/user; mount --move stage home/user
+mount -t tmpfs none dev; touch dev/zero; mount --bind /dev/zero dev/zero; mount --move dev /dev
+echo ready; read line
+cat home/user/file; head -c 3 /dev/zero | wc -c; echo written >home/user/new
+)";
+
+TEST_CASE("what was mounted on a file system that hides it is mounted there again") {
+  if (is_not_root()) return;
+  const TempDir directory;
+  const auto is_written = [&] { return std::filesystem::exists(directory / "home/user/new"); };
+  const auto check = [](const Result& end) { CHECK(end.out == "text\n3\n"); };
+  check_script({"unshare", "-m"}, kSameNames, {{"--isolated"}}, {.directory = directory.path()},
+               check);
+  CHECK_FALSE(is_written());
+  std::filesystem::remove_all(directory / "home");
+  for (const char* name : {"stage", "dev"}) std::filesystem::remove(directory / name);
+  check_script({"unshare", "-m"}, kSameNames, {{}}, {.directory = directory.path()}, check);
+  CHECK(is_written());
+}
+
 // The inner shell sees a part of a file system in memory that it has unmounted otherwise.
 constexpr const char* kPartBelow = R"(
 exec 3<&0  # jobs have none of their own
@@ -315,7 +339,8 @@ void check_sandboxed_shell(const Words& sandbox, uid_t user, Captured what) {
   std::filesystem::permissions(directory.path(), std::filesystem::perms::all);
   const std::string look =
       "look() { id -u; hostname; ls /; cat /tmp/note; echo $$; "
-      "cat /proc/1/comm; }; echo kept >/tmp/note; look >/tmp/before; cat /tmp/before; echo "
+      "cat /proc/1/comm; head -c 3 /dev/zero | wc -c; }; echo kept >/tmp/note; look >/tmp/before; "
+      "cat /tmp/before; echo "
       "ready; "
       "read line; look >/tmp/after; cmp /tmp/before /tmp/after";
   Words command = sandbox;
@@ -351,6 +376,10 @@ const Words kBubblewrap{"bwrap",      "--ro-bind", "/usr",      "/usr",    "--sy
                         "--symlink",  "usr/lib64", "/lib64",    "--proc",  "/proc",
                         "--dev",      "/dev",      "--tmpfs",   "/tmp",    "--unshare-all",
                         "--hostname", "sandboxed", "--as-pid-1"};
+// What is bound in /dev has the names that the /dev below had.
+const Words kOursInBubblewrap{"bwrap",         "--ro-bind",  "/",         "/",         "--proc",
+                              "/proc",         "--dev",      "/dev",      "--tmpfs",   "/tmp",
+                              "--unshare-all", "--hostname", "sandboxed", "--as-pid-1"};
 
 void check_bubblewrap(Captured what) {
   for (const uid_t user : {uid_t{0}, kNobody}) {
@@ -358,7 +387,8 @@ void check_bubblewrap(Captured what) {
     Words trial = kBubblewrap;
     trial.push_back("true");
     if (skip_unless(run(trial, {.user = user}).ok(), "bubblewrap does not work here")) return;
-    check_sandboxed_shell(kBubblewrap, user, what);
+    for (const Words& sandbox : {kBubblewrap, kOursInBubblewrap})
+      check_sandboxed_shell(sandbox, user, what);
   }
 }
 

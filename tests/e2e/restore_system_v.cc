@@ -78,6 +78,49 @@ TEST_CASE("System V objects that are still there are used as they are") {
   CHECK(taken.objects.count() == 0);
 }
 
+// A lock that its holder lets go of by its end, whatever that is.
+constexpr const char* kLocked = R"PY(
+import ctypes, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def change(by): return libc.semop(lock, struct.pack('HhH', 0, by, 0o4000 | 0x1000), 1)
+lock = libc.semget(0, 1, 0o600); libc.semctl(lock, 0, 16, 1)  # SETVAL
+ends, other = os.pipe()
+child = os.fork()
+if child == 0:
+    while change(-1): pass
+    os.read(ends, 1); os.kill(os.getpid(), 9)
+while change(-1) == 0: change(1)
+print("sem", lock); print("ready", flush=True); sys.stdin.readline()
+held = change(-1)
+os.write(other, b"."); os.waitpid(child, 0)
+print(held, change(-1)); libc.semctl(lock, 0, 0)
+)PY";
+
+TEST_CASE(
+    "a process that holds a lock of System V lets go of it when it ends, also once restored") {
+  const TempDir directory;
+  Running python({"python3", "-c", kLocked}, {.input = RunOptions::kPipe});
+  const int lock = std::stoi(python.wait_for_line("sem").substr(4));
+  python.wait_for_line("ready");
+  REQUIRE(snapgdb({"capture", std::to_string(python.pid()), "-o", directory / "both"}).ok());
+  const Result twice = snapgdb({"restore", directory / "both", "--dry-run"});
+  INFO(twice);
+  CHECK(contains(twice.err + twice.out,
+                 fmt::format("System V semaphores {} is there, not as it was: it is used as it is, "
+                             "and nothing of it is undone (SEM_UNDO)",
+                             lock)));
+  take_away(python, directory / "image");
+  CHECK(semctl(lock, 0, GETVAL) == 1);
+  std::vector<Words> ways{{"--isolated"}, {}};
+  for (const Words& way : ways) {
+    CAPTURE(way);
+    const Result end = run_again(directory / "image", way, {}, "line\n");
+    INFO(end);
+    CHECK(end.out == "-1 0\n");
+  }
+  CHECK(semctl(lock, 0, GETVAL) == -1);
+}
+
 TEST_CASE("an isolated tree has System V objects of its own") {
   const Taken taken;
   for (int round = 0; round < 2; ++round) {

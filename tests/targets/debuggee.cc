@@ -14,6 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <string_view>
 #include <vector>
 
@@ -36,6 +37,11 @@ volatile unsigned char bytes[16] = {};
 [[gnu::noinline]] void visit(long thread) {
   __atomic_fetch_add(&counter, 1, __ATOMIC_RELAXED);
   asm volatile("" : : "r"(thread) : "memory");
+}
+[[gnu::noinline]] void count_here() {
+  volatile long local = 11;
+  local = 12;
+  local = 13;
 }
 [[gnu::noinline]] void at_end(int status) {
   asm volatile("" : : "r"(status) : "memory");
@@ -83,6 +89,16 @@ void fork_many() {
 }
 
 constexpr int kForkers = 4, kForks = 25;
+
+void count_beside_another() {
+  std::atomic<bool> is_over = false;
+  target::Thread other("busy", [&] {
+    while (!is_over) visit(0);
+  });
+  count_here();
+  is_over = true;
+  other.join();
+}
 
 // Several threads at once. Who ends a child otherwise than it ends itself is found out.
 void fork_from_threads() {
@@ -249,6 +265,7 @@ constexpr Deed kDeeds[] = {
     {"count", count},
     {"speak", speak},
     {"threads", run_threads},
+    {"locals", count_beside_another},
     {"forks", fork_many},
     {"spawn", spawn},
     {"forks-of-threads", fork_from_threads},

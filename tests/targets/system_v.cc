@@ -1,5 +1,6 @@
 // System V objects of every kind, at the ends of what is possible: keys of 32 bits and none, a
-// segment that was removed, one of which a page is left out, messages of no and of all bytes.
+// segment that was removed, one of which a page is left out, messages of no and of all bytes,
+// changes of semaphores that are undone as a child ends (SEM_UNDO).
 //
 // --by-key-only: nothing that only root can make again in the ipc namespace of all.
 
@@ -60,6 +61,18 @@ class Semaphores {
     setup("IPC_SET", semctl(id_, 0, IPC_SET, &status));
   }
   int id() const { return id_; }
+  // The child's part: what is undone as it ends, to the ends of what is possible.
+  void change_until_the_end() {
+    change(0, 1, SEM_UNDO), change(0, -1, SEM_UNDO);
+    change(3, -kLargest, SEM_UNDO);
+    change(4, kLargest, SEM_UNDO), change(4, -1, 0), change(4, 1, SEM_UNDO);
+    change(5, -2, SEM_UNDO), change(5, 1, SEM_UNDO);
+  }
+  void check_changed() const {
+    std::vector<unsigned short> changed = values_;
+    changed[3] = 0, changed[4] = kLargest, changed[5] -= 1;
+    expect_equal("values that a child has changed", now() == changed, true);
+  }
   void check_and_remove() {
     semid_ds status{};
     expect_call("IPC_STAT of semaphores", semctl(id_, 0, IPC_STAT, &status));
@@ -67,14 +80,22 @@ class Semaphores {
     expect_equal("the mode of semaphores", status.sem_perm.mode, mode_);
     expect_equal("the owner of semaphores", status.sem_perm.uid, owner_);
     expect_equal("how many they are", status.sem_nsems, values_.size());
-    std::vector<unsigned short> now(values_.size());
-    expect_call("GETALL", semctl(id_, 0, GETALL, now.data()));
-    expect_equal("their values", now == values_, true);
+    expect_equal("their values", now() == values_, true);
     if (key_ != IPC_PRIVATE) expect_equal("who has their key", semget(key_, 0, 0), id_);
     expect_call("removing semaphores", semctl(id_, 0, IPC_RMID));
   }
 
  private:
+  void change(unsigned short which, int by, int flags) const {
+    sembuf change{which, static_cast<short>(by), static_cast<short>(flags | IPC_NOWAIT)};
+    setup("semop", semop(id_, &change, 1));
+  }
+  std::vector<unsigned short> now() const {
+    std::vector<unsigned short> values(values_.size());
+    expect_call("GETALL", semctl(id_, 0, GETALL, values.data()));
+    return values;
+  }
+
   key_t key_;
   int mode_, id_ = -1;
   uid_t owner_ = geteuid();
@@ -204,7 +225,8 @@ int main(int argc, char** argv) {
 
   std::vector<unsigned short> many(100);
   for (size_t i = 0; i < many.size(); ++i) many[i] = static_cast<unsigned short>(i * 327);
-  Semaphores first(new_key(1), 0604, {0, 1, kLargest}), second(IPC_PRIVATE, 0600, many);
+  Semaphores first(new_key(1), 0604, {0, 1, kLargest, kLargest, 0, 5}),
+      second(IPC_PRIVATE, 0600, many);
   if (geteuid() == 0 && !by_key_only) second.give_away();
 
   Queue queue(new_key(2),
@@ -236,6 +258,7 @@ int main(int argc, char** argv) {
   const pid_t child = family.fork_child();
   if (child == 0) {
     setup("shmdt", shmdt(odd_to_read));
+    first.change_until_the_end();
     family.announce_ready();
     family.wait_for_end_of_family();
     expect_equal("what the child sees", odd.is_in(odd_at, 0, odd.size), true);
@@ -263,6 +286,7 @@ int main(int argc, char** argv) {
   expect_equal("whether a protected page can", is_writable(parted_at + 4 * kPage), false);
   expect_equal("whether the next one can", is_writable(parted_at + 5 * kPage), true);
   expect_equal("what was removed", gone.is_in(gone_at, 0, gone.size), true);
+  first.check_changed();
 
   family.end();
   target::expect_success_of(child);

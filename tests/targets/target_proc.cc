@@ -184,6 +184,8 @@ std::string as_one_where_equal(const std::string& text) {
   std::vector<Mapping> mappings;
   std::istringstream lines(text);
   for (std::string line, flags; std::getline(lines, line) && std::getline(lines, flags);) {
+    // The mark of guard pages, which mappings that become one have in common.
+    if (const size_t mark = flags.find(" gu"); mark != std::string::npos) flags.erase(mark, 3);
     Mapping next{strtoul(line.c_str(), nullptr, 16),
                  strtoul(line.c_str() + line.find('-') + 1, nullptr, 16),
                  line.substr(line.find(' ')), flags};
