@@ -136,7 +136,7 @@ constexpr std::string_view kCommands =
     "end\n"
     "define snapgdb-find-thread\n"
     "thread apply all -q -s snapgdb-consider\n"
-    "set $snapgdb_stays = $snapgdb_rank == 3\n"
+    "set $snapgdb_stays = $snapgdb_rank == 3 && $_gthread == $snapgdb_was\n"
     "end\n"
     "document snapgdb-find-thread\n"
     "Find the thread to be shown next (for snapgdb-look-again).\n"

@@ -102,7 +102,7 @@ std::string differences(const SessionState& state, const std::set<Pid>& before) 
                        state.client.extended ? "for each: add-inferior, inferior N, attach PID"
                                              : "`monitor process` tells how to look at one");
   if (state.chosen && !state.target->has(state.selected))
-    out += fmt::format("The thread that you look at, {}, is not in it: choose another one.\n",
+    out += fmt::format("Thread {} is not in it: if you look at that one, choose another.\n",
                        state.selected.tid.value);
   return out;
 }
@@ -143,6 +143,7 @@ std::string go_to_snapshot(SessionState& state, std::string_view argument) {
       std::ranges::none_of(state.away, is_there))
     return fmt::format("No process that you look at is in snapshot {}: nothing was changed.\n", *k);
   state.first = is_there(state.first) ? state.first : first_process(*snapshot, std::nullopt);
+  note_signals(state);
   state.running.target.reset();
   state.snapshot = snapshot;
   state.moment = std::move(moment);

@@ -193,7 +193,26 @@ void note_who_runs(Running& running, std::span<const ThreadId> kept) {
   });
 }
 
+// What a thread had stopped at in another moment would be news to it here.
+void leave_out_former_signals(SessionState& state, std::vector<ResumeAction>& actions) {
+  const auto former = std::exchange(state.running.former_signals, {});
+  for (ResumeAction& action : actions)
+    if (std::ranges::any_of(former, [&](const auto& of_one) {
+          const auto& [thread, signal] = of_one;
+          return signal == action.signal && means(action, thread) && state.moment->has(thread) &&
+                 state.moment->describe(thread).signal != signal;
+        }))
+      action.signal = 0;
+}
+
 }  // namespace
+
+void note_signals(SessionState& state) {
+  for (const Pid pid : state.attached)
+    for (const Tid tid : state.target->threads(pid))
+      if (const int signal = state.target->describe({pid, tid}).signal)
+        state.running.former_signals.insert_or_assign({pid, tid}, signal);
+}
 
 bool means(const ResumeAction& action, ThreadId thread) {
   if (action.pid && *action.pid != thread.pid) return false;
@@ -202,7 +221,10 @@ bool means(const ResumeAction& action, ThreadId thread) {
 
 void resume(SessionState& state, std::vector<ResumeAction> actions) {
   Running& running = state.running;
-  if (!running.target) launch(state);
+  if (!running.target) {
+    launch(state);
+    leave_out_former_signals(state, actions);
+  }
   running.resumed = std::move(actions);
   running.told.reset();
   if (!running.non_stop) running.forked.clear();
@@ -309,6 +331,7 @@ void tell_who_stands(SessionState& state, const ResumeAction& whom) {
 }
 
 void begin_anew(SessionState& state) {
+  note_signals(state);
   return_to_snapshot(state);
   state.moment->revert();
 }

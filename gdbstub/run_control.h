@@ -37,6 +37,9 @@ std::optional<std::string> stop_at_event(SessionState& state);
 // Tells what runs, if something does, of which events the client wants to hear.
 void tell_wishes(const SessionState& state);
 
+// The client leaves the moment that it looks at for another one.
+void note_signals(SessionState& state);
+
 // Whatever runs is dropped, and the client looks at the snapshot again, with what it had changed
 // there before. In non-stop mode it is notified of all that it takes for running.
 void return_to_snapshot(SessionState& state);

@@ -152,7 +152,7 @@ std::string Session::interrupt() {
   Running& running = state_.running;
   if (!running.waiting) {
     // lldb, which ends calls that take long by it, is content with any stop.
-    running.interrupted = running.target != nullptr && !running.non_stop && !state_.client.lldb;
+    running.interrupted = !running.non_stop && !state_.client.lldb;
     return "";
   }
   running.target->interrupt();

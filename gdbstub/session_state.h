@@ -61,10 +61,13 @@ struct Running {
   std::unique_ptr<RunningTarget> over;
   uint64_t returned = 0;
 
+  // Of threads at the moment that was left for the snapshot: a client passes on the signal at which
+  // one has stopped, whatever comes between.
+  std::map<ThreadId, int> former_signals;
   bool arrived = false;  // by `run`, at the snapshot; the next request to continue stays
   bool waiting = false;  // the client does, for a stop of what it has resumed
-  // ^C came when everything stood still already: it means what the client lets run next, since it
-  // did not know of the stop.
+  // ^C came when everything stood still: it means what the client lets run next, since it did not
+  // know of the stop, or is about to continue.
   bool interrupted = false;
   std::vector<ResumeAction> resumed;  // what it has resumed last
   std::deque<Event> events;           // asked for, and still to be told

@@ -283,22 +283,25 @@ void for_each_undo(const Snapshot& snapshot, uint64_t space, const pb::Semaphore
     for (const pb::SemaphoreUndo& undo : process.semaphore_undo())
       if (ipc_of(process) == space && undo.set() == set.permissions().id() &&
           undo.semaphore() < static_cast<uint32_t>(set.values_size()))
-        work(process, undo);
+        work(undo);
 }
 
 int undone(int value, const pb::SemaphoreUndo& undo) {
   return static_cast<int>(std::clamp<int64_t>(int64_t{value} + undo.adjustment(), 0, kLargest));
 }
 
-// The value that a semaphore had when that was still to be undone, and nothing of those before it
-// was.
+int value_in(const pb::SemaphoreSet& set, const pb::SemaphoreUndo& undo) {
+  return static_cast<int>(set.values(static_cast<int>(undo.semaphore())));
+}
+
+// What its semaphore comes to when all is undone that comes before `first`.
 int value_before(const Snapshot& snapshot, uint64_t space, const pb::SemaphoreSet& set,
-                 const pb::SemaphoreUndo& last) {
-  auto value = static_cast<int>(set.values(static_cast<int>(last.semaphore())));
-  bool is_before = false;
-  for_each_undo(snapshot, space, set, [&](const pb::Process&, const pb::SemaphoreUndo& undo) {
-    is_before |= &undo == &last;
-    if (!is_before && undo.semaphore() == last.semaphore()) value = undone(value, undo);
+                 const pb::SemaphoreUndo& first) {
+  int value = value_in(set, first);
+  bool is_over = false;
+  for_each_undo(snapshot, space, set, [&](const pb::SemaphoreUndo& undo) {
+    is_over |= &undo == &first;
+    if (!is_over && undo.semaphore() == first.semaphore()) value = undone(value, undo);
   });
   return value;
 }
@@ -311,8 +314,8 @@ const pb::SemaphoreSet* find_set(const pb::SystemV& objects, int32_t id) {
 
 void expect_possible(const pb::SemaphoreSet& set, const pb::SemaphoreUndo& undo) {
   const bool is_there = undo.semaphore() < static_cast<uint32_t>(set.values_size());
-  if (!is_there || set.values(static_cast<int>(undo.semaphore())) > kLargest ||
-      undo.adjustment() < kLeast || undo.adjustment() > kLargest)
+  if (!is_there || value_in(set, undo) > kLargest || undo.adjustment() < kLeast ||
+      undo.adjustment() > kLargest)
     throw Error(fmt::format("cannot have {} of {} of {} undone", undo.adjustment(),
                             undo.semaphore(), ipc_name(IpcKind::kSemaphores, undo.set())),
                 "no system has such a number: the image is made up");
@@ -344,8 +347,8 @@ void restore_undo(RestoreContext& context, const pb::Process& process, Seed& see
     if (!set || planned.changed.contains(key)) continue;
     expect_possible(*set, undo);
     const bool is_made = planned.made.contains(key);
-    const int value = is_made ? static_cast<int>(set->values(static_cast<int>(undo.semaphore())))
-                              : value_before(context.snapshot, space->first, *set, undo);
+    const int value =
+        is_made ? value_in(*set, undo) : value_before(context.snapshot, space->first, *set, undo);
     add_change(undo, is_made ? value : undone(value, undo), value, seed);
   }
   context.perform(seed, process.pid());
@@ -357,14 +360,14 @@ const ProcessRestorer kSemaphoreUndoRestorer{"changes of System V semaphores", r
 
 bool is_undone_in_part(const Snapshot& snapshot, uint64_t space, const pb::SemaphoreSet& set) {
   bool any = false;
-  for_each_undo(snapshot, space, set, [&](const auto&...) { any = true; });
+  for_each_undo(snapshot, space, set, [&](const auto&) { any = true; });
   return any;
 }
 
 std::vector<uint16_t> values_when_undone(const Snapshot& snapshot, uint64_t space,
                                          const pb::SemaphoreSet& set) {
   std::vector<uint16_t> values = values_of(set);
-  for_each_undo(snapshot, space, set, [&](const pb::Process&, const pb::SemaphoreUndo& undo) {
+  for_each_undo(snapshot, space, set, [&](const pb::SemaphoreUndo& undo) {
     uint16_t& value = values[undo.semaphore()];
     value = static_cast<uint16_t>(undone(value, undo));
   });

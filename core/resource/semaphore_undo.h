@@ -20,9 +20,9 @@ void capture_semaphore_undo(CaptureContext& context, const InOneSpace& processes
                             const pb::SemaphoreSet& set,
                             const std::function<std::vector<uint16_t>()>& read);
 
-// Of what processes of the snapshot in that ipc namespace would undo.
+// Whether processes of the snapshot in that ipc namespace would undo something of the set.
 bool is_undone_in_part(const Snapshot& snapshot, uint64_t space, const pb::SemaphoreSet& set);
-// The values that the set has when they have ended.
+// The values that it has when they have ended.
 std::vector<uint16_t> values_when_undone(const Snapshot& snapshot, uint64_t space,
                                          const pb::SemaphoreSet& set);
 

@@ -58,6 +58,19 @@ Result debug(const std::string& image, const Words& commands) {
   return snapgdb(words);
 }
 
+// The death of a child, and later that of the program itself, in a thread that was not there
+// before.
+struct TwoDeaths {
+  TwoDeaths() {
+    const std::string crasher = target_path("crasher");
+    snapgdb({"run", "-o", image, "--", "sh", "-c",
+             crasher + " abort; exec " + crasher + " segv-thread"});
+    child = json_at(parse_json(snapgdb({"show", image + "@1", "--json"}).out), "processes.1.pid");
+  }
+  TempDir directory;
+  std::string image = directory / "image", child;
+};
+
 TEST_CASE("restart brings back a process that has ended, or was killed") {
   const Moment moment("count");
   const std::string process = fmt::format("process {}", moment.target.pid());
@@ -68,6 +81,23 @@ TEST_CASE("restart brings back a process that has ended, or was killed") {
   CHECK_FALSE(contains(result.out + result.err, "Invalid thread"));
   const Result nothing = debug(moment.image, {"kill", "snapgdb-look-again", "info inferiors"});
   CHECK_FALSE(contains(nothing.err, "Invalid thread"));
+}
+
+TEST_CASE("restart stays with the process that is looked at, also where it brings back another") {
+  const TwoDeaths deaths;
+  const Words commands{"kill inferiors 2", "inferior 1", "restart",
+                       "print $_inferior", "inferior 2", "print $_inferior * 10"};
+  check_succeeds(debug(deaths.image + "@1", commands), {"$1 = 1", "$2 = 20"});
+}
+
+// gdb passes it on by itself as it continues.
+TEST_CASE("the signal at which a thread had stopped is none of the snapshot's after restart") {
+  const Moment moment("crash");
+  const Result result =
+      debug(moment.image, {"set var go = 1", "continue", "restart", "set var go = 1", "continue",
+                           "print $_siginfo.si_signo"});
+  check_succeeds(result, {"SIGSEGV", "This is the snapshot", "SIGSEGV", "$1 = 11"});
+  CHECK_FALSE(contains(result.out, "terminated"));
 }
 
 TEST_CASE("after an execve, restart is at the program of the snapshot again") {
@@ -280,19 +310,6 @@ TEST_CASE("the same script says the same on the live process and on its snapshot
 }
 
 // ---- From one snapshot to another ---------------------------------------------------------------
-
-// The death of a child, and later that of the program itself, in a thread that was not there
-// before.
-struct TwoDeaths {
-  TwoDeaths() {
-    const std::string crasher = target_path("crasher");
-    snapgdb({"run", "-o", image, "--", "sh", "-c",
-             crasher + " abort; exec " + crasher + " segv-thread"});
-    child = json_at(parse_json(snapgdb({"show", image + "@1", "--json"}).out), "processes.1.pid");
-  }
-  TempDir directory;
-  std::string image = directory / "image", child;
-};
 
 TEST_CASE("goto shows a thread of the program that is there, and names who is new") {
   const TwoDeaths deaths;

@@ -321,7 +321,7 @@ TEST_CASE("who goes to a snapshot is told which thread is not in it") {
   const auto image = three_moments();
   Conversation client(image->snapshot(2), {.image = image});
   client.ask("Hgp10.11");
-  CHECK(contains(client.monitor("goto 1"), "The thread that you look at, 17, is not in it"));
+  CHECK(contains(client.monitor("goto 1"), "Thread 17 is not in it"));
   CHECK(client.ask("Hgp10.10") == "OK");
   CHECK_FALSE(contains(client.monitor("goto 2"), "is not in it"));
 }
