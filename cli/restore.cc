@@ -46,14 +46,6 @@ void report(const RestorePlan& plan) {
 
 // ---- In the foreground --------------------------------------------------------------------------
 
-// Of the terminal that ours stands for; "": there was none.
-std::string settings_for(const RestorePlan& plan) {
-  for (const PlannedFile& file : plan.files)
-    if (file.how == PlannedFile::How::kStandard && file.descriptor->device_node().has_state())
-      return file.descriptor->device_node().state().settings();
-  return "";
-}
-
 // The terminal belongs to the tree while it runs, if it is a group of its own; and has the settings
 // (of editors, say) that it had then.
 class TerminalLoan {
@@ -203,7 +195,7 @@ int run(const Arguments& arguments) {
   forward_signals_to(root);
   Keeper::End end;
   {
-    TerminalLoan loan(root, settings_for(plan));
+    TerminalLoan loan(root, terminal_settings_for(plan));
     tree.release(Keeper::We::kWait);
     end = tree.wait([&] { loan.stop_with_tree(); });
   }

@@ -150,9 +150,10 @@ void RestoredTree::start_keeper(const std::string& scratch) {
   opening.numbers = plan_.numbers;
   opening.closes_connections = plan_.connections == RestorePlan::Connections::kClosed;
   prepare_shared_memory(opening, plan_);
+  const CgroupDoors doors = cgroups_.doors(plan_);
   std::optional<NestedSpaces> spaces;
   options.make_spaces = [&] {
-    spaces.emplace(snapshot_, plan_, options.our_clocks);
+    spaces.emplace(snapshot_, plan_, options.our_clocks, doors);
     std::vector<std::string> notes = spaces->notes();
     if (plan_.network)
       std::ranges::copy(fill_network(contents_of(plan_.network->network(), plan_.numbers)),

@@ -335,4 +335,11 @@ std::string describe(const RestorePlan& plan, const Snapshot& snapshot) {
   return out;
 }
 
+std::string terminal_settings_for(const RestorePlan& plan) {
+  for (const PlannedFile& file : plan.files)
+    if (file.how == PlannedFile::How::kStandard && file.descriptor->device_node().has_state())
+      return file.descriptor->device_node().state().settings();
+  return "";
+}
+
 }  // namespace snapgdb

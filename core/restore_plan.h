@@ -40,4 +40,7 @@ std::string describe(const pb::Vma& vma);
 // What a descriptor is, in a word: "file", "socket", …
 std::string_view kind_name(const pb::Descriptor& descriptor);
 
+// Of the terminal that ours stands for in it; "": there was none.
+std::string terminal_settings_for(const RestorePlan& plan);
+
 }  // namespace snapgdb

@@ -179,10 +179,11 @@ void choose_next_number(const Fd& pids, int32_t number) {
   });
 }
 
-Fd make_namespace(std::string_view kind, const Fd& owner) {
+Fd make_namespace(std::string_view kind, const Fd& owner, const std::function<void()>& before) {
   Fd made;
   in_helper_process(
       [&] {
+        before();
         enter_owner(owner);
         if (::unshare(namespace_flag(kind)) != 0) throw_errno("cannot make a {} namespace", kind);
         made = open_own(fmt::format("ns/{}", kind));

@@ -48,8 +48,9 @@ void choose_next_number(const Fd& pids, int32_t number);
 // ---- New ones, by a descriptor. `owner`: the user namespace that they belong to; not valid: the
 // caller's. /proc has to show the caller. They throw SystemError.
 
-// Not of users, pids or time.
-Fd make_namespace(std::string_view kind, const Fd& owner);
+// Not of users, pids or time. `before`: what the process that makes it does first.
+Fd make_namespace(
+    std::string_view kind, const Fd& owner, const std::function<void()>& before = [] {});
 // Lines of uid_map and gid_map (user_namespaces(7)), in numbers of the one above.
 struct UserMaps {
   std::string users, groups;

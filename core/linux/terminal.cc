@@ -372,6 +372,18 @@ bool set_terminal_settings(int terminal, const std::string& settings) {
   return ::ioctl(terminal, TCSETSW2, &copy) == 0;
 }
 
+// Not from the background, where we would be stopped.
+LentSettings::LentSettings(const std::string& settings) {
+  if (settings.empty() || ::tcgetpgrp(STDIN_FILENO) != ::getpgrp()) return;
+  usual_ = terminal_settings(STDIN_FILENO);
+  set_terminal_settings(STDIN_FILENO, settings);
+}
+
+LentSettings::~LentSettings() {
+  if (!usual_.empty() && ::tcgetpgrp(STDIN_FILENO) == ::getpgrp())
+    set_terminal_settings(STDIN_FILENO, usual_);
+}
+
 void close_off_terminal(const Fd& terminal, const TerminalState& state) {
   const int on = 1;
   if ((state.locked && ::ioctl(terminal.get(), TIOCSPTLCK, &on) != 0) ||

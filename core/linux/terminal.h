@@ -44,6 +44,18 @@ std::string terminal_settings(int terminal);
 // Whether it worked.
 bool set_terminal_settings(int terminal, const std::string& settings);
 
+// The terminal that is our standard input has other settings while this exists.
+class LentSettings {
+ public:
+  explicit LentSettings(const std::string& settings);  // "": those that it has
+  ~LentSettings();
+  LentSettings(const LentSettings&) = delete;
+  LentSettings& operator=(const LentSettings&) = delete;
+
+ private:
+  std::string usual_;
+};
+
 // What both sides of a terminal could read, and what else is found out by changing it only.
 struct TerminalQueues {
   std::string input, output;  // of the slave, of the master

@@ -208,12 +208,35 @@ void plan_roots(const Snapshot& snapshot, const Cgroups& cgroups, const std::set
   plan.cgroups.insert(plan.cgroup_roots.begin(), plan.cgroup_roots.end());
 }
 
+void plan_roots_below(const Snapshot& snapshot, const Cgroups& cgroups,
+                      const std::set<CgroupPlace>& ours, bool without, RestorePlan& plan) {
+  const auto is_where_it_is_made = [&](const CgroupPlace& root) {
+    for (const auto& [hierarchy, path] : plan.cgroup_roots)
+      if (hierarchy == root.hierarchy) return path == root.path;
+    return ours.contains(root);
+  };
+  for (const pb::NamespaceState* space : plan.spaces) {
+    if (space->kind() != "cgroup") continue;
+    for (const CgroupPlace& root : places_in(space->cgroup_roots())) {
+      if (is_where_it_is_made(root)) continue;
+      if (!without && is_planned(cgroups, snapshot, root))
+        plan.cgroup_roots_below.insert({root.hierarchy, root.path});
+      else
+        plan.notes.push_back(fmt::format(
+            "a cgroup namespace below begins where that of the first process does, not at {}",
+            printable(root.path)));
+    }
+  }
+  plan.cgroups.insert(plan.cgroup_roots_below.begin(), plan.cgroup_roots_below.end());
+}
+
 }  // namespace
 
 void plan_cgroups(const Snapshot& snapshot, bool without, RestorePlan& plan) {
   const std::set<CgroupPlace> ours = our_places();
   const Cgroups cgroups;
   if (!without && !plan.isolated) plan_roots(snapshot, cgroups, ours, plan);
+  plan_roots_below(snapshot, cgroups, ours, without || plan.isolated, plan);
   std::vector<std::string> elsewhere;
   for (const CgroupPlace& place : all_places(snapshot)) {
     // Of a namespace that begins elsewhere, all have to be put somewhere.
@@ -316,6 +339,34 @@ void RestoredCgroups::put(const RestorePlan& plan, const pb::Process& process, P
 
 void RestoredCgroups::put(const RestorePlan& plan, const pb::Thread& thread, Tid real) {
   move_all(plan, thread, real, "threads are");
+}
+
+void CgroupDoors::open(const Cgroups& cgroups, const RestorePlan& plan,
+                       std::vector<std::string>& notes) {
+  for (const auto& [hierarchy, path] : plan.cgroup_roots_below) {
+    const CgroupPlace place{hierarchy, path};
+    const auto directory = cgroups.directory(place);
+    Fd door(directory ? ::open((*directory + "/cgroup.procs").c_str(), O_WRONLY | O_CLOEXEC) : -1);
+    if (door.valid())
+      doors_[place] = std::move(door);
+    else
+      notes.push_back(fmt::format(
+          "a cgroup namespace below begins where that of the first process does, not at {}: {}",
+          printable(path), directory ? errno_text(errno) : "it is not there"));
+  }
+}
+
+void CgroupDoors::enter_root(const pb::NamespaceState& space) const {
+  for (const CgroupPlace& root : places_in(space.cgroup_roots()))
+    if (const auto door = doors_.find(root);
+        door != doors_.end() && ::write(door->second.get(), "0", 1) != 1)
+      throw_errno("cannot enter cgroup {}", printable(root.path));
+}
+
+CgroupDoors RestoredCgroups::doors(const RestorePlan& plan) {
+  CgroupDoors doors;
+  doors.open(cgroups_, plan, notes_);
+  return doors;
 }
 
 void RestoredCgroups::put_where_namespace_begins(const RestorePlan& plan, Pid keeper) {

@@ -122,6 +122,8 @@ struct RestorePlan {
   std::set<std::pair<std::string, std::string>> cgroups;  // into which it is put: hierarchy, path
   // Where its cgroup namespace begins, of hierarchies in which that is not where we are.
   std::set<std::pair<std::string, std::string>> cgroup_roots = {};
+  // Where those below begin, likewise.
+  std::set<std::pair<std::string, std::string>> cgroup_roots_below = {};
   uint64_t kernel_parts_at = 0;  // beside those of the snapshot, which are another kernel's; 0: in
                                  // their places
   int file_base = 0;  // files[i] is descriptor file_base + i of every process, until it is complete

@@ -228,9 +228,6 @@ void plan_space(const Snapshot& snapshot, const pb::NamespaceState& state, int32
     plan.notes.push_back(fmt::format(
         "process {}: its pid namespace belongs to the user namespace of the tree's first process",
         who));
-  if (kind == "cgroup")
-    plan.notes.push_back(fmt::format(
-        "process {}: its cgroup namespace begins where the tree's first process is", who));
 }
 
 }  // namespace
@@ -302,9 +299,10 @@ void make_ipc_objects(const Snapshot& snapshot, const RestorePlan& plan, uint64_
 }
 
 NestedSpaces::NestedSpaces(const Snapshot& snapshot, const RestorePlan& plan,
-                           const ClockOffsets& ours)
+                           const ClockOffsets& ours, const CgroupDoors& doors)
     : plan_(plan) {
-  for (const pb::NamespaceState* state : plan.spaces) made_.push_back(make(snapshot, *state, ours));
+  for (const pb::NamespaceState* state : plan.spaces)
+    made_.push_back(make(snapshot, *state, ours, doors));
   make_networks();
 }
 
@@ -335,7 +333,7 @@ void NestedSpaces::make_networks() {
 }
 
 Fd NestedSpaces::make(const Snapshot& snapshot, const pb::NamespaceState& state,
-                      const ClockOffsets& ours) {
+                      const ClockOffsets& ours, const CgroupDoors& doors) {
   static const Fd kOurs;
   const std::string& kind = state.kind();
   const auto above = place_of(plan_, kind == "user" ? state.parent() : state.owner());
@@ -344,7 +342,7 @@ Fd NestedSpaces::make(const Snapshot& snapshot, const pb::NamespaceState& state,
   if (kind == "time")
     return make_time_namespace(owner, clock_in(snapshot, &state, CLOCK_MONOTONIC),
                                clock_in(snapshot, &state, CLOCK_BOOTTIME), ours);
-  Fd made = make_namespace(kind, owner);
+  Fd made = make_namespace(kind, owner, [&] { doors.enter_root(state); });
   if (kind == "uts")
     in_namespace(made, kind, [&] { name_host({state.host_name(), state.domain_name()}); });
   if (kind == "ipc")

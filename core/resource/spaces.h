@@ -8,6 +8,7 @@
 #include "core/base/fd.h"
 #include "core/image/snapshot.h"
 #include "core/linux/namespaces.h"
+#include "core/resource/cgroups.h"
 #include "core/resource/restorer.h"
 
 namespace snapgdb {
@@ -43,7 +44,8 @@ class NestedSpaces {
  public:
   // Precondition: the calling process has one thread, is in the namespaces of the tree's first
   // process, and /proc shows it. `ours`: the clocks of who restores. Throws SystemError.
-  NestedSpaces(const Snapshot& snapshot, const RestorePlan& plan, const ClockOffsets& ours);
+  NestedSpaces(const Snapshot& snapshot, const RestorePlan& plan, const ClockOffsets& ours,
+               const CgroupDoors& doors);
 
   // What is otherwise than it was.
   const std::vector<std::string>& notes() const { return notes_; }
@@ -54,7 +56,8 @@ class NestedSpaces {
   void add_to(std::vector<Fd>& files);
 
  private:
-  Fd make(const Snapshot& snapshot, const pb::NamespaceState& state, const ClockOffsets& ours);
+  Fd make(const Snapshot& snapshot, const pb::NamespaceState& state, const ClockOffsets& ours,
+          const CgroupDoors& doors);
   void make_networks();
 
   const RestorePlan& plan_;

@@ -108,6 +108,7 @@ LiveTarget::LiveTarget(const SnapshotTarget& from, std::span<const Pid> attached
     if (terminal_) lent.emplace(*terminal_);
     tree_.emplace(*snapshot_, plan_);
   }
+  if (!terminal_) settings_.emplace(terminal_settings_for(plan_));
   for (const pb::Process& process : snapshot_->processes())
     if (std::ranges::find(attached, Pid{process.pid()}) == attached.end())
       if (const auto real = tree_->real_pid(process))

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/base/error.h"
+#include "core/linux/terminal.h"
 #include "core/linux/tracee.h"
 #include "core/restore.h"
 #include "gdbstub/live/debug_registers.h"
@@ -224,6 +225,7 @@ class LiveTarget : public RunningTarget {
   RegisterLayout layout_;
   std::string printed_;                        // by commands of breakpoints
   std::unique_ptr<ProgramTerminal> terminal_;  // nullptr: it has our own standard streams
+  std::optional<LentSettings> settings_;       // and their terminal the program's settings
   Fd child_signals_;
   Fd timer_;  // while looks_now_and_then_
   Fd readable_;

@@ -67,7 +67,8 @@ TEST_CASE("a shell goes on in its terminal, and brings a stopped job to the fore
   }
 }
 
-// What a program set is set again in the terminal of whoever restores, and put back at the end.
+// What a program set is set again in the terminal of whoever restores, or has a debugger do it, and
+// put back at the end.
 constexpr const char* kInTerminal = R"(import os, pty, subprocess, sys, termios
 snapgdb, image = sys.argv[1:]
 child = ("import os, sys, termios, tty\n"
@@ -84,14 +85,19 @@ pid, fd = start(['python3', '-c', child])
 until(fd, b'ready\r\n')
 subprocess.run([snapgdb, 'capture', str(pid), '-o', image, '--all-memory', '--kill'], check=True, stdout=2)
 os.waitpid(pid, 0); os.close(fd)
-for options in [], ['--isolated']:
-    pid, fd = start(['sh', '-c', '"$@"; status=$?; stty -a | grep -qw -- -icanon && echo is-raw; echo is-"end" $status; read x', 'sh', snapgdb, 'restore', *options, image])
+socket = image + '-socket'
+for how in [['restore'], ['restore', '--isolated'], ['serve', '--once', '--program-streams', '--listen', 'unix:' + socket]]:
+    pid, fd = start(['sh', '-c', '"$@"; status=$?; stty -a | grep -qw -- -icanon && echo is-raw; echo is-"end" $status; read x', 'sh', snapgdb, *how, image])
+    if how[0] == 'serve':
+        until(fd, b'listening')
+        gdb = subprocess.Popen(['gdb', '-nx', '-batch', '-ex', 'target remote ' + socket, '-ex', 'continue'], stdin=subprocess.DEVNULL, stdout=2)
     while termios.tcgetattr(fd)[3] & termios.ICANON: pass
     os.write(fd, b'x')
     seen = b''
     while b'is-end' not in seen: seen += os.read(fd, 4096)
     if b"got b'x' 0" not in seen or b'is-raw' in seen or b'is-end 0' not in seen: sys.exit(seen)
     os.write(fd, b'\n'); os.close(fd); os.waitpid(pid, 0)
+gdb.wait()
 )";
 
 // A job of a shell's, restored from a shell, is one of that shell's.
