@@ -208,6 +208,12 @@ void plan_roots(const Snapshot& snapshot, const Cgroups& cgroups, const std::set
   plan.cgroups.insert(plan.cgroup_roots.begin(), plan.cgroup_roots.end());
 }
 
+std::string begins_not_at(const std::string& path) {
+  return fmt::format(
+      "a cgroup namespace below begins where that of the first process does, not at {}",
+      printable(path));
+}
+
 void plan_roots_below(const Snapshot& snapshot, const Cgroups& cgroups,
                       const std::set<CgroupPlace>& ours, bool without, RestorePlan& plan) {
   const auto is_where_it_is_made = [&](const CgroupPlace& root) {
@@ -222,9 +228,7 @@ void plan_roots_below(const Snapshot& snapshot, const Cgroups& cgroups,
       if (!without && is_planned(cgroups, snapshot, root))
         plan.cgroup_roots_below.insert({root.hierarchy, root.path});
       else
-        plan.notes.push_back(fmt::format(
-            "a cgroup namespace below begins where that of the first process does, not at {}",
-            printable(root.path)));
+        plan.notes.push_back(begins_not_at(root.path));
     }
   }
   plan.cgroups.insert(plan.cgroup_roots_below.begin(), plan.cgroup_roots_below.end());
@@ -341,32 +345,22 @@ void RestoredCgroups::put(const RestorePlan& plan, const pb::Thread& thread, Tid
   move_all(plan, thread, real, "threads are");
 }
 
-void CgroupDoors::open(const Cgroups& cgroups, const RestorePlan& plan,
-                       std::vector<std::string>& notes) {
-  for (const auto& [hierarchy, path] : plan.cgroup_roots_below) {
-    const CgroupPlace place{hierarchy, path};
-    const auto directory = cgroups.directory(place);
-    Fd door(directory ? ::open((*directory + "/cgroup.procs").c_str(), O_WRONLY | O_CLOEXEC) : -1);
-    if (door.valid())
-      doors_[place] = std::move(door);
-    else
-      notes.push_back(fmt::format(
-          "a cgroup namespace below begins where that of the first process does, not at {}: {}",
-          printable(path), directory ? errno_text(errno) : "it is not there"));
-  }
-}
-
-void CgroupDoors::enter_root(const pb::NamespaceState& space) const {
-  for (const CgroupPlace& root : places_in(space.cgroup_roots()))
-    if (const auto door = doors_.find(root);
-        door != doors_.end() && ::write(door->second.get(), "0", 1) != 1)
-      throw_errno("cannot enter cgroup {}", printable(root.path));
-}
-
-CgroupDoors RestoredCgroups::doors(const RestorePlan& plan) {
+CgroupDoors RestoredCgroups::doors(const RestorePlan& plan) const {
   CgroupDoors doors;
-  doors.open(cgroups_, plan, notes_);
+  for (const auto& [hierarchy, path] : plan.cgroup_roots_below)
+    if (const auto directory = cgroups_.directory({hierarchy, path}))
+      doors[{hierarchy, path}] =
+          Fd(::open((*directory + "/cgroup.procs").c_str(), O_WRONLY | O_CLOEXEC));
   return doors;
+}
+
+std::vector<std::string> enter_root(const CgroupDoors& doors, const pb::NamespaceState& space) {
+  std::vector<std::string> notes;
+  for (const CgroupPlace& root : places_in(space.cgroup_roots()))
+    if (const auto door = doors.find(root);
+        door != doors.end() && ::write(door->second.get(), "0", 1) != 1)
+      notes.push_back(begins_not_at(root.path));
+  return notes;
 }
 
 void RestoredCgroups::put_where_namespace_begins(const RestorePlan& plan, Pid keeper) {

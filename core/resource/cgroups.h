@@ -27,17 +27,11 @@ void add_cgroup_roots(std::string_view outside, std::string_view inside, pb::Nam
 // What becomes of them.
 void plan_cgroups(const Snapshot& snapshot, bool without, RestorePlan& plan);
 
-// By which a process of a tree that is being made enters a cgroup, whatever it sees of them.
-class CgroupDoors {
- public:
-  // To where cgroup namespaces below begin.
-  void open(const Cgroups& cgroups, const RestorePlan& plan, std::vector<std::string>& notes);
-  // The calling process enters those where that namespace begins. Throws SystemError.
-  void enter_root(const pb::NamespaceState& space) const;
-
- private:
-  std::map<CgroupPlace, Fd> doors_;
-};
+// By which a process of a tree that is being made enters the cgroups where namespaces below begin,
+// whatever it sees of them.
+using CgroupDoors = std::map<CgroupPlace, Fd>;
+// The calling process enters those of that one. Returns what is otherwise than it was.
+std::vector<std::string> enter_root(const CgroupDoors& doors, const pb::NamespaceState& space);
 
 // Those that a restore has made: gone with this, unless they are kept. The tree has to be gone by
 // then.
@@ -53,7 +47,7 @@ class RestoredCgroups {
   // forbid is noted, once for each cgroup.
   void put(const RestorePlan& plan, const pb::Process& process, Pid real);
   void put(const RestorePlan& plan, const pb::Thread& thread, Tid real);
-  CgroupDoors doors(const RestorePlan& plan);
+  CgroupDoors doors(const RestorePlan& plan) const;
   // Where the cgroup namespace of the tree begins, who is to make it.
   void put_where_namespace_begins(const RestorePlan& plan, Pid keeper);
   // Last of all.

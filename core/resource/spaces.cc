@@ -342,7 +342,9 @@ Fd NestedSpaces::make(const Snapshot& snapshot, const pb::NamespaceState& state,
   if (kind == "time")
     return make_time_namespace(owner, clock_in(snapshot, &state, CLOCK_MONOTONIC),
                                clock_in(snapshot, &state, CLOCK_BOOTTIME), ours);
-  Fd made = make_namespace(kind, owner, [&] { doors.enter_root(state); });
+  Fd made = make_namespace(kind, owner, [&] {
+    std::ranges::move(enter_root(doors, state), std::back_inserter(notes_));
+  });
   if (kind == "uts")
     in_namespace(made, kind, [&] { name_host({state.host_name(), state.domain_name()}); });
   if (kind == "ipc")
