@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <optional>
 #include <utility>
 
 #include "cli/command.h"
@@ -77,22 +78,22 @@ class TerminalLoan {
  private:
   void lend() {
     if (::tcgetpgrp(STDIN_FILENO) != ::getpgrp()) return;
-    usual_ = terminal_settings(STDIN_FILENO);
-    set_terminal_settings(STDIN_FILENO, settings_);
+    lent_settings_.emplace(settings_);
     if (!is_job_) return;
     ::signal(SIGTTOU, SIG_IGN);  // we are in the background afterwards
     lent_ = ::tcsetpgrp(STDIN_FILENO, group_) == 0;
   }
   void take_back() {
     if (std::exchange(lent_, false)) ::tcsetpgrp(STDIN_FILENO, ::getpgrp());
-    if (usual_.empty() || ::tcgetpgrp(STDIN_FILENO) != ::getpgrp()) return;
+    if (!lent_settings_ || ::tcgetpgrp(STDIN_FILENO) != ::getpgrp()) return;
     settings_ = terminal_settings(STDIN_FILENO);
-    set_terminal_settings(STDIN_FILENO, std::exchange(usual_, {}));
+    lent_settings_.reset();
   }
 
   pid_t group_;
   bool is_job_, lent_ = false;
-  std::string settings_, usual_ = {};  // the tree's, and those that there were before
+  std::string settings_;  // the tree's
+  std::optional<LentSettings> lent_settings_;
 };
 
 // ---- What an isolated tree wrote ----------------------------------------------------------------

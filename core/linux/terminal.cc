@@ -374,7 +374,7 @@ bool set_terminal_settings(int terminal, const std::string& settings) {
 
 // Not from the background, where we would be stopped.
 LentSettings::LentSettings(const std::string& settings) {
-  if (settings.empty() || ::tcgetpgrp(STDIN_FILENO) != ::getpgrp()) return;
+  if (::tcgetpgrp(STDIN_FILENO) != ::getpgrp()) return;
   usual_ = terminal_settings(STDIN_FILENO);
   set_terminal_settings(STDIN_FILENO, settings);
 }

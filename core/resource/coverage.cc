@@ -131,8 +131,7 @@ constexpr Coverage kCoverage[] = {
      "opened again by its path, or below the mount that hides it; removed ones with their content",
      "files that have lost their name, and of whose others a short search finds none; those that a "
      "mount hides in a mount namespace below; what a trigger of pressure (PSI) was to tell, which "
-     "is "
-     "said",
+     "is said",
      "removed files: root, or an open descriptor; hidden ones: root"},
     {kDescriptor, "directory", "path, position", "opened again; removed ones, too", "",
      "removed ones: a place to make them again"},

@@ -35,16 +35,9 @@ class Changes {
  public:
   // It is about this semaphore from here on, the value of which is known.
   void choose(uint16_t semaphore, int value) { semaphore_ = semaphore, value_ = value; }
-  void add(int amount, int flags) {
-    while (amount != 0) {
-      const int part = std::clamp(amount, -kLargest, kLargest);
-      operations_.at(count_++) = {semaphore_, static_cast<short>(part),
-                                  static_cast<short>(IPC_NOWAIT | flags)};
-      value_ += part;
-      amount -= part;
-    }
+  void come_to(int value) {
+    if (value != value_) add(value - value_, 0);
   }
-  void come_to(int value) { add(value - value_, 0); }
   // Others, which are not undone, make room for it.
   void add_undone(int amount) {
     while (amount != 0) {
@@ -64,6 +57,12 @@ class Changes {
   Operations& memory() { return operations_; }
 
  private:
+  void add(int amount, int flags) {
+    operations_.at(count_++) = {semaphore_, static_cast<short>(amount),
+                                static_cast<short>(IPC_NOWAIT | flags)};
+    value_ += amount;
+  }
+
   Operations operations_{};
   size_t count_ = 0;
   uint16_t semaphore_ = 0;

@@ -437,6 +437,7 @@ std::optional<Event> LiveTarget::on_exec(Thread& thread) {
   Process& owner = process(id.pid);
   owner.memory = std::make_shared<LiveMemory>(thread.task.tid());
   owner.debug_registers = {};
+  owner.homes.clear();
   thread.debug_generation = 0;
   thread.restart.reset();
   if (!wishes_.execs) return std::nullopt;
