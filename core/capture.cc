@@ -14,9 +14,11 @@
 #include <optional>
 #include <set>
 
+#include "core/base/clock.h"
 #include "core/base/crew.h"
 #include "core/base/error.h"
 #include "core/linux/host.h"
+#include "core/linux/scheduling.h"
 #include "core/resource/cgroups.h"
 #include "core/resource/message_queue.h"
 #include "core/resource/namespaces.h"

@@ -11,9 +11,9 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
-#include "core/linux/freezer.h"
 #include "core/linux/limits.h"
 #include "core/linux/page_server.h"
+#include "core/linux/scheduling.h"
 #include "core/linux/task.h"
 #include "core/resource/sharing.h"
 #include "core/resource/signal_queue.h"

@@ -11,9 +11,7 @@
 #include <array>
 #include <bit>
 #include <cstring>
-#include <functional>
 #include <map>
-#include <ranges>
 
 #include "core/base/error.h"
 #include "core/linux/remote_memory.h"
@@ -470,24 +468,6 @@ void Detour::send_again(uint64_t signals) const {
   const auto process = static_cast<pid_t>(status.number("Tgid"));
   for (int signal = 1; signal <= 64 && process > 0; ++signal)
     if (signals & bits({signal})) ::kill(process, signal);
-}
-
-bool Errand::see_to_end() {
-  const auto deadline = std::chrono::steady_clock::now() + kDetourPatience;
-  const auto has_ended = [&](Tracee& task) {
-    while (!task.status().gone() && std::chrono::steady_clock::now() < deadline) {
-      if (task.is_stopped()) task.resume_if_alive(0);
-      constexpr std::chrono::milliseconds kLook{100};
-      task.wait_stop(kLook);
-    }
-    return task.status().gone();
-  };
-  // The last one is waited for by the one before it.
-  const bool is_over =
-      std::ranges::count_if(tasks_ | std::views::reverse, std::not_fn(has_ended)) == 0;
-  if (!is_over) detour_.leave_scratch();
-  tasks_.clear();
-  return is_over;
 }
 
 Tracee take_over_clone(Tracee& parent) {

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <deque>
 #include <functional>
 #include <optional>
 #include <string>
@@ -148,24 +147,5 @@ Tracee take_over_clone(Tracee& parent);
 
 // How long a task that was set going for one system call may take: fork(2) of a large one is slow.
 inline constexpr std::chrono::seconds kDetourPatience{20};
-
-// Tasks that were made on a detour and work off frames in its scratch memory. That is not as it was
-// before they have all ended: whatever goes wrong, they are seen to their ends first, or else the
-// memory is left to them.
-class Errand {
- public:
-  explicit Errand(Detour& detour) : detour_(detour) {}
-  Errand(const Errand&) = delete;
-  Errand& operator=(const Errand&) = delete;
-  ~Errand() { see_to_end(); }
-
-  Tracee& add(Tracee task) { return tasks_.emplace_back(std::move(task)); }
-  // False: not all have ended.
-  bool see_to_end();
-
- private:
-  Detour& detour_;
-  std::deque<Tracee> tasks_;
-};
 
 }  // namespace snapgdb

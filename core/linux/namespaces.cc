@@ -16,10 +16,10 @@
 #include <ctime>
 #include <utility>
 
+#include "core/base/clock.h"
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/linux/child.h"
-#include "core/linux/freezer.h"
 #include "core/linux/helper_process.h"
 #include "core/linux/procfs.h"
 

@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 
 #include "core/base/error.h"
+#include "core/linux/errand.h"
 #include "core/linux/visitor.h"
 
 namespace snapgdb {

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "core/base/error.h"
+#include "core/linux/errand.h"
 
 namespace snapgdb {
 uint64_t Visitor::reserve(size_t bytes) {

@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/base/clock.h"
 #include "core/image/snapshot.pb.h"
 #include "core/linux/detour.h"
 #include "core/linux/freezer.h"

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "core/base/clock.h"
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/linux/task.h"

@@ -17,6 +17,7 @@
 #include "core/base/error.h"
 #include "core/linux/pagemap.h"
 #include "core/linux/remote_memory.h"
+#include "core/linux/scheduling.h"
 
 using namespace snapgdb;
 using Catch::Matchers::Contains;
