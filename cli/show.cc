@@ -100,12 +100,13 @@ void print_tree(const Snapshot& snapshot, const Processes& shown) {
 }
 
 void print_threads(const Snapshot&, const Processes& shown) {
-  Table table({">PID", ">TID", "STATE", ">CPU", "NAME", "SIGNAL", "WAITS IN"});
+  Table table({">PID", ">TID", "STATE", ">CPU", "NAME", "SIGNAL", "CALL", "WAITS IN"});
   for (const pb::Process* process : shown)
     for (const pb::Thread& thread : process->threads())
       table.add({std::to_string(process->pid()), std::to_string(thread.tid()), thread.state(),
                  std::to_string(thread.cpu()), printable(thread.name()),
-                 signal_name(thread.stop_signal()), printable(thread.wait_channel())});
+                 signal_name(thread.stop_signal()), system_call_of(thread).words,
+                 printable(thread.wait_channel())});
   table.print();
 }
 

@@ -45,6 +45,17 @@ SnapshotBuilder::ProcessBuilder& SnapshotBuilder::ProcessBuilder::thread(int32_t
   return *this;
 }
 
+SnapshotBuilder::ProcessBuilder& SnapshotBuilder::ProcessBuilder::in_call(uint64_t number,
+                                                                          uint64_t first) {
+  user_regs_struct registers{};
+  std::memcpy(&registers, last_thread().registers().data(), sizeof registers);
+  registers.cs = 0x33;  // 64-bit code
+  registers.orig_rax = number;
+  registers.rdi = first;
+  last_thread().set_registers(&registers, sizeof registers);
+  return *this;
+}
+
 pb::Vma& SnapshotBuilder::ProcessBuilder::map(uint64_t address, uint64_t size, uint32_t protection,
                                               std::string_view name) {
   pb::Vma& vma = *record_.add_mappings();

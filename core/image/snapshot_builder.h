@@ -19,6 +19,8 @@ class SnapshotBuilder {
    public:
     // Adds a thread with zero registers but for rip and rsp; returns its record to be changed.
     ProcessBuilder& thread(int32_t tid, uint64_t rip = 0, uint64_t rsp = 0);
+    // The last thread was in that system call, with that first argument.
+    ProcessBuilder& in_call(uint64_t number, uint64_t first = 0);
     // Maps the pages that hold `content` (filled up with zeros) at a page-aligned address.
     ProcessBuilder& memory(uint64_t address, std::string_view content, uint32_t protection,
                            std::string_view name = "");

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -21,6 +22,13 @@ std::string signal_name(uint32_t number);
 std::string signal_set(uint64_t bits);
 // The letter of /proc/PID/stat as a word: "S" is "sleeping".
 std::string state_word(std::string_view letter);
+// What the thread was doing in the kernel: "read(3)", "futex(0x7f12a4000010)", "poll"; "" if it was
+// in the program, or its registers are not in the snapshot.
+struct SystemCallInProgress {
+  std::string words;
+  std::optional<int32_t> descriptor = {};  // that it is about
+};
+SystemCallInProgress system_call_of(const pb::Thread& thread);
 // How a zombie ended, from its wait status: "exit status 3", "killed by SIGKILL".
 std::string exit_text(int32_t wait_status);
 // Arguments with blanks between them; "" if there are none.

@@ -14,6 +14,7 @@
 #include <map>
 
 #include "core/base/error.h"
+#include "core/base/system_call_name.h"
 #include "core/linux/remote_memory.h"
 
 namespace snapgdb {
@@ -275,7 +276,8 @@ bool Detour::is_let_pass(const SystemCall& call) const {
 
 void Detour::expect_let_pass(const SystemCall& call) const {
   if (!is_let_pass(call))
-    fail("perform system calls", fmt::format("its seccomp filter might forbid {}", call.number));
+    fail("perform system calls",
+         "its seccomp filter might forbid " + system_call_name(static_cast<uint64_t>(call.number)));
 }
 
 int64_t Detour::call(long number, const SystemCallArguments& arguments) {

@@ -44,7 +44,8 @@ void BacktraceLoader::deliver() {
 BacktraceLoader::Unwind unwinder_of(std::shared_ptr<const Snapshot> snapshot) {
   auto backtracer = std::make_shared<Backtracer>(std::move(snapshot));
   return [backtracer](const pb::Process& process, const pb::Thread& thread) {
-    return frame_rows(backtracer->backtrace(process, thread));
+    const Backtrace backtrace = backtracer->backtrace(process, thread);
+    return frame_rows(backtrace, backtracer->problems());
   };
 }
 

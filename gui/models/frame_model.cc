@@ -48,7 +48,8 @@ const Column<FrameRow> kColumns[] = {
 
 }  // namespace
 
-std::vector<FrameRow> frame_rows(const Backtrace& backtrace) {
+std::vector<FrameRow> frame_rows(const Backtrace& backtrace,
+                                 const std::vector<std::string>& problems) {
   std::vector<FrameRow> rows;
   rows.reserve(backtrace.frames.size() + 1);
   for (const Frame& frame : backtrace.frames) {
@@ -61,10 +62,12 @@ std::vector<FrameRow> frame_rows(const Backtrace& backtrace) {
                  {}};
     rows.push_back(std::move(row));
   }
-  if (!backtrace.stopped_because.empty()) {
-    const QString why = text(backtrace.stopped_because);
-    rows.push_back({-1, 0, QStringLiteral("No more frames: ") + why, {}, {}, {}, why});
-  }
+  const auto remark = [&rows](const char* what, const std::string& why) {
+    rows.push_back({-1, 0, QString::fromUtf8(what) + text(why), {}, {}, {}, text(why)});
+  };
+  if (!backtrace.stopped_because.empty()) remark("No more frames: ", backtrace.stopped_because);
+  for (const std::string& problem : problems)
+    remark("Frames, names or lines may be missing: ", problem);
   return rows;
 }
 

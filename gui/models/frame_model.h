@@ -1,5 +1,6 @@
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "core/inspect/backtrace.h"
@@ -8,16 +9,18 @@
 namespace snapgdb::gui {
 
 struct FrameRow {
-  int number = 0;  // -1: not a frame, but the remark at the end
+  int number = 0;  // -1: not a frame, but a remark at the end
   uint64_t address = 0;
   QString function;
   QString source;   // "/src/server.c:42"
   QString module;   // its path
   QString notes;    // "inlined", "a signal handler was called here"
-  QString missing;  // in that remark: why there are no more frames
+  QString missing;  // in a remark: why there are no more frames, or less is known of them
 };
 
-std::vector<FrameRow> frame_rows(const Backtrace& backtrace);
+// `problems`: Backtracer::problems().
+std::vector<FrameRow> frame_rows(const Backtrace& backtrace,
+                                 const std::vector<std::string>& problems = {});
 
 // The backtrace of one thread, innermost frame first.
 class FrameModel final : public TableModel<FrameRow> {

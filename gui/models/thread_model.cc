@@ -1,5 +1,8 @@
 #include "gui/models/thread_model.h"
 
+#include <algorithm>
+
+#include "core/inspect/words.h"
 #include "gui/models/lacks.h"
 #include "gui/models/text.h"
 
@@ -38,6 +41,20 @@ QString signals(const ThreadRow& row) {
   return pending.isEmpty() ? pending : pending + QStringLiteral(" (pending)");
 }
 
+// "fd 3: pipe, read end, pipe:[4711]"
+QString call_in_full(const ThreadRow& row) {
+  const SystemCallInProgress call = system_call_of(*row.thread);
+  const auto& all = row.process->descriptors();
+  const auto found = call.descriptor
+                         ? std::ranges::find(all, *call.descriptor, &pb::Descriptor::number)
+                         : all.end();
+  if (found == all.end()) return line(call.words);
+  return QStringLiteral("%1\n\nfd %2: %3, %4")
+      .arg(line(call.words))
+      .arg(*call.descriptor)
+      .arg(line(descriptor_kind(*found)), text(found->target()));
+}
+
 const Column<ThreadRow> kColumns[] = {
     {"TID", "Thread number; that of the first thread is the process's", Look::kNumber,
      [](const ThreadRow& row) { return QString::number(row.thread->tid()); },
@@ -49,6 +66,9 @@ const Column<ThreadRow> kColumns[] = {
        return state_with_lacks(state_word(row.thread->state()), row.lacks);
      },
      nullptr, [](const ThreadRow& row) { return row.lacks; }},
+    {"Call", "The system call it was in, with what that is about; empty: it was in the program",
+     Look::kText, [](const ThreadRow& row) { return line(system_call_of(*row.thread).words); },
+     nullptr, call_in_full},
     {"Waits in", "The kernel function in which the thread sleeps, where the kernel tells",
      Look::kText, [](const ThreadRow& row) { return text(row.thread->wait_channel()); }},
     {"Signal",
@@ -67,7 +87,7 @@ const Column<ThreadRow> kColumns[] = {
 
 ThreadRow make_row(const pb::Process& process, const pb::Thread& thread, const Lacks& lacks) {
   const auto found = lacks.find({process.pid(), thread.tid()});
-  ThreadRow row{&thread, 100, found == lacks.end() ? QString() : found->second, {}};
+  ThreadRow row{&process, &thread, 100, found == lacks.end() ? QString() : found->second, {}};
   if (thread.registers().empty() && thread.state() != "Z")
     row.missing =
         row.lacks.isEmpty() ? QStringLiteral("Its registers were not captured") : row.lacks;

@@ -8,6 +8,7 @@
 namespace snapgdb::gui {
 
 struct ThreadRow {
+  const pb::Process* process = nullptr;
   const pb::Thread* thread = nullptr;
   uint32_t ticks_per_second = 100;
   QString lacks;    // what is missing of it, a line each
@@ -17,7 +18,7 @@ struct ThreadRow {
 // The threads of one process.
 class ThreadModel final : public TableModel<ThreadRow> {
  public:
-  enum ColumnNumber { kTid, kName, kState, kWaitsIn, kSignal, kCpuTime, kCpu, kMasked };
+  enum ColumnNumber { kTid, kName, kState, kCall, kWaitsIn, kSignal, kCpuTime, kCpu, kMasked };
 
   explicit ThreadModel(QObject* parent = nullptr);
 

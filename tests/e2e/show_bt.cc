@@ -260,6 +260,25 @@ TEST_CASE("a descriptor of every kind is described with all its values") {
 
 // ---- Processes and threads -------------------------------------------------------------------
 
+TEST_CASE("a thread is shown in the system call that it waits in, with what that is about") {
+  const TempDir directory;
+  Target target = Target::at("/usr/bin/python3", {"-c", R"PY(
+import os, sys, threading
+read, write = os.pipe()
+os.dup2(read, 77)
+thread = threading.Thread(target=os.read, args=(77, 1), daemon=True)
+thread.start()
+while 'pipe_read' not in open(f'/proc/self/task/{thread.native_id}/wchan').read(): pass
+print('ready', flush=True)
+sys.stdin.read()
+)PY"});
+  capture(target.pid(), directory / "image");
+  const Result shown = snapgdb({"show", directory / "image", "threads"});
+  INFO(shown);
+  CHECK(contains(shown.out, "read(77)"));
+  CHECK(target.finish().ok());
+}
+
 TEST_CASE("the process tree, its names and its threads are those of the program") {
   const TempDir directory;
   Target target("witness");

@@ -1,5 +1,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+
 #include <catch2/catch.hpp>
 
 #include <QAbstractItemModelTester>
@@ -28,7 +30,12 @@ TEST_CASE("threads are shown with what they were doing") {
   leader.set_system_ticks(25);
   pb::Thread& worker = process.last_thread();
   worker.set_name("worker");
-  worker.set_wait_channel("futex_wait");
+  worker.set_wait_channel("pipe_read");
+  process.in_call(SYS_read, 7);
+  auto& pipe = *process.record().add_descriptors();
+  pipe.set_number(7);
+  pipe.set_target("pipe:[4711]");
+  pipe.mutable_pipe();
   worker.set_signals_pending(1u << 9);        // SIGUSR1
   worker.set_signal_mask(uint64_t{3} << 33);  // the kernel's real-time signals 34 and 35
   const auto snapshot = builder.build();
@@ -37,10 +44,13 @@ TEST_CASE("threads are shown with what they were doing") {
   model.show(snapshot, snapshot->process(10));
 
   using M = ThreadModel;
-  CHECK(as_text(model,
-                {M::kTid, M::kName, M::kState, M::kWaitsIn, M::kSignal, M::kCpuTime, M::kMasked}) ==
-        "10 | main | running |  | SIGSEGV | 1.75 s | \n"
-        "11 | worker | sleeping | futex_wait | SIGUSR1 (pending) | 0.00 s | SIGRTMIN SIGRTMIN+1\n");
+  CHECK(as_text(model, {M::kTid, M::kName, M::kState, M::kCall, M::kWaitsIn, M::kSignal,
+                        M::kCpuTime, M::kMasked}) ==
+        "10 | main | running |  |  | SIGSEGV | 1.75 s | \n"
+        "11 | worker | sleeping | read(7) | pipe_read | SIGUSR1 (pending) | 0.00 s | "
+        "SIGRTMIN SIGRTMIN+1\n");
+  CHECK(cell_text(model, 1, M::kCall, Qt::ToolTipRole) ==
+        "read(7)\n\nfd 7: pipe, read end, pipe:[4711]");
   CHECK(cell_text(model, 0, M::kCpuTime, Qt::ToolTipRole) ==
         "1.50 s in the program, 0.25 s in the kernel");
 }
@@ -304,16 +314,18 @@ TEST_CASE("a backtrace names functions, and ends with the reason if it is not wh
   backtrace.stopped_because = "the stack is not in the image";
   FrameModel model;
   const Tester tester(&model, Tester::FailureReportingMode::Fatal);
-  model.set_rows(frame_rows(backtrace));
+  model.set_rows(frame_rows(backtrace, {"libx.so.debug is damaged"}));
 
   CHECK(as_text(model, {0, 1, 2, 3, 4}) ==
         "0 | std::sort<int*> | algo.h:7 | prog | 0x1234\n"
         "1 | main |  | prog | 0x1234\n"
-        " | No more frames: the stack is not in the image |  |  | \n");
+        " | No more frames: the stack is not in the image |  |  | \n"
+        " | Frames, names or lines may be missing: libx.so.debug is damaged |  |  | \n");
   CHECK(cell_text(model, 0, 1, Qt::ToolTipRole) ==
         "std::sort<int*>\nInlined into the function below");
   CHECK(cell_text(model, 0, 2, Qt::ToolTipRole) == "/usr/include/algo.h:7");
   CHECK(cell_text(model, 2, 1, kMissingRole) == "the stack is not in the image");
+  CHECK(cell_text(model, 3, 1, kMissingRole) == "libx.so.debug is damaged");
 }
 
 TEST_CASE("every column of every table explains itself") {

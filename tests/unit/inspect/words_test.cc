@@ -2,8 +2,11 @@
 
 #include <fcntl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 
 #include <catch2/catch.hpp>
+
+#include "core/image/snapshot_builder.h"
 
 using namespace snapgdb;
 
@@ -71,6 +74,25 @@ TEST_CASE("every kind of descriptor has a name, and the details that matter") {
   d.mutable_socket()->set_domain(AF_UNIX);
   d.mutable_socket()->set_type(SOCK_DGRAM);
   CHECK(descriptor_kind(d) == "unix datagram socket");
+}
+
+TEST_CASE("a thread in the kernel is in a system call, about something where it says so") {
+  SnapshotBuilder builder;
+  auto& process = builder.process(10).thread(10);
+  const auto in = [&](uint64_t number, uint64_t first = 0) {
+    return system_call_of(process.in_call(number, first).last_thread());
+  };
+  CHECK(system_call_of(process.last_thread()).words.empty());  // in the program
+  CHECK(in(SYS_read, 3).words == "read(3)");
+  CHECK(in(SYS_read, 3).descriptor == 3);
+  CHECK(in(SYS_wait4, static_cast<uint64_t>(-1)).words == "wait4(-1)");
+  CHECK_FALSE(in(SYS_wait4, 3).descriptor.has_value());
+  CHECK(in(SYS_futex, 0x7f12a4000010).words == "futex(0x7f12a4000010)");
+  CHECK(in(SYS_poll, 0x1000).words == "poll");
+  CHECK(in(99'999).words == "system call 99999");
+  CHECK(in(static_cast<uint64_t>(-1)).words.empty());
+  process.last_thread().clear_registers();
+  CHECK(system_call_of(process.last_thread()).words.empty());
 }
 
 TEST_CASE("signals have their names, real-time ones too") {
