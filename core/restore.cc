@@ -293,6 +293,7 @@ std::optional<Pid> RestoredTree::real_pid(const pb::Process& process) const {
 
 std::vector<RestoredTree::HeldTask> RestoredTree::hand_over(std::span<const Pid> held) {
   if (!lazy_.empty()) bring_memory_later();
+  keeper_->let_run();
   std::vector<HeldTask> tasks;
   for (const pb::Process& process : snapshot_.processes()) {
     if (is_zombie(process) || std::ranges::find(held, Pid{process.pid()}) == held.end()) continue;

@@ -226,6 +226,7 @@ constexpr const char* kStopped = "stopped\n";
 }
 
 constexpr char kGo = 0, kGoAlone = 1;  // Keeper::We
+constexpr char kGoHeld = 2;            // Keeper::let_run()
 
 [[noreturn]] void be_keeper(const Keeper::Options& options, KeptOpen kept,
                             const Settings& our_settings, const Keeper::OpenFiles& open_files) {
@@ -280,14 +281,22 @@ constexpr char kGo = 0, kGoAlone = 1;  // Keeper::We
     report(kept.report, fmt::format("{}\n", error.what()));
     ::_exit(1);
   }
+  const auto drop_files = [&] {
+    drop_descriptors(static_cast<unsigned>(options.file_base) + static_cast<unsigned>(planned));
+    report(kept.report, "\n");
+  };
   if (::read(kept.control.get(), &go, 1) != 1) ::_exit(1);
+  if (go == kGoHeld) {
+    ::signal(SIGCHLD, SIG_IGN);  // orphans of the tree are reaped
+    drop_files();
+    if (::read(kept.control.get(), &go, 1) != 1) ::_exit(1);
+  }
   if (go == kGoAlone) ::setsid();
   ::prctl(PR_SET_PDEATHSIG, 0);
   ::munmap(reinterpret_cast<void*>(options.seed_base), Seed::kSize);
   for (const int signal : {SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGTSTP, SIGTTOU, SIGTTIN})
     ::signal(signal, SIG_IGN);  // they are for the tree
-  drop_descriptors(static_cast<unsigned>(options.file_base) + static_cast<unsigned>(planned));
-  report(kept.report, "\n");
+  drop_files();
   keep(root, options, sandbox ? &*sandbox : nullptr, kept);
 }
 
@@ -403,11 +412,18 @@ Seed Keeper::take_root() {
   return Seed(std::move(*task), seed_base_);
 }
 
-void Keeper::let_go(We what) {
-  const char go = what == We::kGo ? kGoAlone : kGo;
-  write_all(control_.get(), std::as_bytes(std::span(&go, 1)), "a pipe");
+void Keeper::order(char what) {
+  write_all(control_.get(), std::as_bytes(std::span(&what, 1)), "a pipe");
   if (read_line(report_) != "\n")
     throw Error("cannot let the tree go", "the process that keeps it was killed");
+}
+
+void Keeper::let_run() {
+  order(kGoHeld);
+}
+
+void Keeper::let_go(We what) {
+  order(what == We::kGo ? kGoAlone : kGo);
   holds_ = false;
 }
 

@@ -78,6 +78,9 @@ class Keeper {
   const std::vector<std::string>& notes() const { return notes_; }
   // The first process of the tree, a seed. Once.
   Seed take_root();
+  // From now on the tree runs, but not without us: the keeper has nothing open any more whose end
+  // somebody might wait for, and reaps. Once, and before let_go().
+  void let_run();
   // From now on the tree lives without us. Who goes away leaves the keeper a session of its own, so
   // that it, and with it a tree with numbers of its own, does not end with our process group: with
   // a job of a shell, or what timeout(1) or a test runner ends.
@@ -92,6 +95,8 @@ class Keeper {
   End wait(const std::function<void()>& when_it_stops);
 
  private:
+  void order(char what);
+
   Pid pid_;
   Fd report_, control_;
   uint64_t seed_base_;

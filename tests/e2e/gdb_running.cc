@@ -156,6 +156,39 @@ TEST_CASE("a breakpoint that is passed may stand on one of the program's own") {
   check_succeeds(gdb({connect, place, "continue", "continue"}), {"Breakpoint 1", "exited with"});
 }
 
+TEST_CASE("who waits for the end of a pipe or a socket hears of it") {
+  TakenPython program(
+      "import socket\n"
+      "read, write = os.pipe()\n"
+      "unread, unwritten = os.pipe()\n"
+      "one, other = socket.socketpair()",
+      "os.close(write), os.close(unread), other.close()\n"
+      "ends = [os.read(read, 1), one.recv(1)]\n"
+      "try: os.write(unwritten, b'x')\n"
+      "except BrokenPipeError: sys.exit(5 if ends == [b'', b''] else 6)");
+  program.take();
+  const std::string connect = "target remote | " + e2e::program() + " " + program.image;
+  check_succeeds(gdb({connect, "handle SIGPIPE nostop", "continue"}), {"exited with code 05"});
+}
+
+// kill(2) finds zombies.
+TEST_CASE("orphans of a tree that runs under gdb vanish when they end") {
+  TakenPython program("",
+                      "read, write = os.pipe()\n"
+                      "if os.fork() == 0:\n"
+                      "  orphan = os.fork()\n"
+                      "  if orphan: os.write(write, str(orphan).encode())\n"
+                      "  os._exit(0)\n"
+                      "os.wait()\n"
+                      "orphan = int(os.read(read, 20))\n"
+                      "try:\n"
+                      "  while True: os.kill(orphan, 0), time.sleep(0.01)\n"
+                      "except ProcessLookupError: sys.exit(5)");
+  program.take();
+  const std::string connect = "target remote | " + e2e::program() + " " + program.image;
+  check_succeeds(gdb({connect, "continue"}), {"exited with code 05"});
+}
+
 TEST_CASE("a program that crashes can be looked at, and ends by its signal") {
   const Moment moment("crash");
   check_succeeds(
