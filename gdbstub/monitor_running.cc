@@ -197,9 +197,14 @@ std::string list_notes(SessionState& state, std::string_view) {
 }
 
 std::string give_input(SessionState& state, std::string_view argument) {
-  if (!state.running.target) return "Nothing runs that could read it.\n";
-  state.running.target->send_input(std::string(argument) + "\n");
-  return "";
+  const std::string line = std::string(argument) + "\n";
+  Running& running = state.running;
+  if (running.target) {
+    running.target->send_input(line);
+    return "";
+  }
+  running.input += line;
+  return "Kept until the program runs.\n";
 }
 
 }  // namespace snapgdb::gdbstub

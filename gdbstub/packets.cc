@@ -31,7 +31,7 @@ constexpr PacketRow kPackets[] = {
     {"M", "", write_memory},
     {"P", "", write_register},
     {"QCatchSyscalls", "QCatchSyscalls+", catch_system_calls},
-    {"QEnableErrorStrings", "", enable_error_strings},
+    {"QEnableErrorStrings", "native-signals+", enable_error_strings},  // both are lldb's
     {"QNonStop", "QNonStop+", choose_non_stop},
     {"QPassSignals", "QPassSignals+", pass_signals},
     {"QStartNoAckMode", "QStartNoAckMode+", start_no_ack_mode},

@@ -96,6 +96,11 @@ void show_notes(SessionState& state) {
   running.notes = std::move(notes);
 }
 
+void give_kept_input(Running& running) {
+  const std::string input = std::exchange(running.input, {});
+  if (!input.empty()) running.target->send_input(input);
+}
+
 void drop_tree(SessionState& state) {
   Running& running = state.running;
   running.target.reset();
@@ -125,6 +130,7 @@ void launch(SessionState& state) {
     tell_wishes(state);
     insert_all(state);
     show_notes(state);
+    if (!in_call || !running.diversion) give_kept_input(running);
   } catch (const Error& error) {
     drop_tree(state);
     throw cannot_run(state, in_call, error.what());

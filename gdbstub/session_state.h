@@ -49,6 +49,7 @@ struct Running {
   bool let_go = false;  // on detaching, instead of being dropped
   // Of the tree launched last, what was otherwise than in the snapshot; nullopt: none was.
   std::optional<std::vector<std::string>> notes;
+  std::string input;  // for the terminal of what is launched next
 
   // A function call begins by asking for the signal of the thread, and writes arguments and
   // registers then: what was changed before that is what there is to come back to.

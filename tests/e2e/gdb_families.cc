@@ -331,6 +331,11 @@ TEST_CASE("lldb continues all threads of a program, whichever it looks at") {
   check_succeeds(lldb(moment, commands), {"stop reason = breakpoint", "exited with status = 0"});
 }
 
+TEST_CASE("lldb calls signals by their names") {
+  const Moment moment("signals");
+  check_succeeds(lldb(moment, {"expression go = 1", "continue"}), {"stop reason = signal SIGUSR1"});
+}
+
 TEST_CASE("lldb looks at variables by expressions, and nothing has run") {
   const Moment moment("count");
   const Words commands{"expression counter * 2 + 14",         "expression counter = 5",
