@@ -21,10 +21,13 @@
 namespace snapgdb {
 namespace {
 
-// It, or one above it: to users whom the tree's user namespace does not have.
+// It, or one above it: to users whom the tree's user namespace does not have, or ours not, which
+// shows them as nobody (/proc/sys/kernel/overflowuid).
 bool belongs_to_others(const RestorePlan& plan, std::filesystem::path directory) {
+  constexpr uint32_t kNobody = 65534;
   const auto is_other = [&](uint32_t user) {
-    return ::geteuid() == 0 ? plan.numbers.user(user) == UserNumbers::kNone : user != ::geteuid();
+    if (::geteuid() != 0) return user != ::geteuid();
+    return user == kNobody || plan.numbers.user(user) == UserNumbers::kNone;
   };
   struct stat status {};
   for (; directory.has_relative_path(); directory = directory.parent_path())

@@ -81,6 +81,14 @@ bool catches_system_calls(const Tracee& task) {
   return dispatch && selector != kAllow;
 }
 
+// By cgroup.freeze: it can be stopped, but sleeps again before it runs, in a function that is part
+// of get_signal() (kernel/signal.c) on most kernels.
+bool is_frozen(const Tracee& task) {
+  const std::string& channel = task.wait_channel();
+  return !task.status().job_control_stop() &&
+         (channel == "get_signal" || channel == "do_freezer_trap");
+}
+
 // Whether the signal that it is being given can be held back, and would come first again.
 bool can_be_queued_again(const Tracee& task) {
   if (task.status().signal() == SIGSTOP) return false;
@@ -126,6 +134,7 @@ std::optional<std::string> Detour::obstacle(const Tracee& task) {
     return "it is being given a signal while others are pending";
   if (!stop.signal_delivery() && stop.event() != PTRACE_EVENT_STOP)
     return "it is in the middle of something";
+  if (is_frozen(task)) return "its cgroup is frozen (cgroup.freeze): thaw it for a whole image";
   const user_regs_struct registers = task.registers();
   if (registers.cs != kCodeSegment) return "it runs 32-bit code";
   if (catches_system_calls(task))

@@ -50,7 +50,8 @@ std::vector<std::string> layers_of(const pb::FileSystem& system) {
   if (kind_of(system.type()) != FileSystemKind::kLayers) return layers;
   for (const std::string_view option : split(system.options(), ',')) {
     const size_t sign = option.find('=');
-    const std::string_view key = option.substr(0, sign);
+    std::string_view key = option.substr(0, sign);
+    if (key.ends_with('+')) key.remove_suffix(1);  // one layer each: "lowerdir+", Linux 6.8
     if (sign == option.npos || !key.ends_with("dir") || key == "redirect_dir") continue;
     for (const std::string_view layer : split(option.substr(sign + 1), ':'))
       if (!layer.empty())
@@ -90,6 +91,9 @@ std::string source_of(const pb::NamespaceState* above, const pb::NamespaceState&
 // Of an overlay. In memory that is itself made anew, a layer cannot be had in time.
 std::string why_no_layer(const pb::NamespaceState& space, const std::string& layer) {
   struct stat status {};
+  if (!layer.starts_with('/'))
+    return fmt::format("its layer {} was named from a directory that is not known",
+                       printable(layer));
   const pb::Mount* under = mount_of(space, layer);
   if (under && under->outside().empty() &&
       entry_at(system_of(space, *under), joined(under->root(), below(layer, under->point()))))
@@ -100,9 +104,15 @@ std::string why_no_layer(const pb::NamespaceState& space, const std::string& lay
              : fmt::format("its layer {} is not there", printable(layer));
 }
 
-// "" if it can be had.
+bool has_upper_layer(const pb::FileSystem& system) {
+  return std::ranges::any_of(split(system.options(), ','), [](std::string_view option) {
+    return option.starts_with("upperdir=");
+  });
+}
+
+// "" if it can be had. In a sandbox all is overlays, of which overlayfs makes no upper layer.
 std::string why_lost(const pb::NamespaceState* above, const pb::NamespaceState& space,
-                     const pb::Mount& mount) {
+                     const pb::Mount& mount, bool isolated) {
   struct stat status {};
   const pb::FileSystem& system = system_of(space, mount);
   if (above && !source_of(above, space, mount).empty()) return "";
@@ -120,6 +130,8 @@ std::string why_lost(const pb::NamespaceState* above, const pb::NamespaceState& 
     case FileSystemKind::kKernel:
       return mount.root() == "/" || system.type() == "proc" ? "" : "it is a part of one";
     case FileSystemKind::kLayers:
+      if (isolated && has_upper_layer(system))
+        return "isolated, an overlay that can be written to cannot be mounted again";
       for (const std::string& layer : layers_of(system))
         if (std::string why = why_no_layer(space, layer); !why.empty()) return why;
       return "";
@@ -196,10 +208,10 @@ void plan_mounts(const Snapshot& snapshot, RestorePlan& plan) {
                               kHelp});
   else if (plan.mounts)
     for (const pb::Mount& mount : plan.mounts->mounts())
-      object(snapshot.root().pid(), mount, why_lost(nullptr, *plan.mounts, mount));
+      object(snapshot.root().pid(), mount, why_lost(nullptr, *plan.mounts, mount, plan.isolated));
   for (const auto& [space, member] : plan.mount_spaces)
     for (const pb::Mount& mount : space->mounts()) {
-      const std::string why = why_lost(plan.mounts, *space, mount);
+      const std::string why = why_lost(plan.mounts, *space, mount, plan.isolated);
       object(member->pid(), mount, why.empty() ? why_apart(snapshot, plan, *space, mount) : why);
     }
 }

@@ -275,6 +275,32 @@ TEST_CASE("a container comes back, and its first process is number 1 again") {
   }
 }
 
+// Whoever is root there writes below directories of users that are unknown to it.
+TEST_CASE("inside a user namespace, what is written below others' directories is the sandbox's") {
+  for (const uid_t user : users()) {
+    if (no_containers(user)) continue;
+    const TempDir directory;
+    fs::permissions(directory.path(), fs::perms::all);
+    const Result inside = run({"unshare", "-Ur", "sh", "-c", R"(
+python3 -c 'import os, sys, time
+out, ready = open("out", "w"), open("ready", "w")
+while not os.path.exists("go"): time.sleep(0.01)
+print("written", file=out, flush=True)
+sys.exit(7)' </dev/null >/dev/null 2>&1 &
+while [ ! -e ready ]; do sleep 0.1; done
+"$0" capture $! --kill --all-memory -o image || exit 1
+touch go
+"$0" restore --isolated --scratch scratch image </dev/null
+echo "status $?"
+cat out; find scratch -name out -exec cat {} +)",
+                               program()},
+                              {.directory = directory.path(), .user = user});
+    INFO(inside);
+    CHECK(inside.ok());
+    CHECK(inside.out == "image\nstatus 7\nwritten\n");
+  }
+}
+
 TEST_CASE("so does a container with the program outside that has made it") {
   for (const uid_t user : users()) {
     if (no_containers(user)) continue;

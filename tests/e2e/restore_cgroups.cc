@@ -63,6 +63,30 @@ TEST_CASE("a tree that is captured while it runs keeps its cgroups") {
   CHECK(end.ok());
 }
 
+// A container that somebody has paused.
+TEST_CASE("a frozen tree is photographed as it is, and what cannot be asked for then is named") {
+  if (skip_unless(geteuid() == 0, kOnlyRoot)) return;
+  const TempDir directory;
+  const std::string image = directory / "image";
+  Target target("cgroups");
+  const Groups groups(target);
+  if (skip_unless(!groups.directories.empty(), "no cgroups of version 2 are mounted")) return;
+  const std::string freeze = groups.directories.front() + "/cgroup.freeze";
+  const std::string events = groups.directories.front() + "/cgroup.events";
+  write_file(freeze, "1");
+  while (!contains(read_file(events), "frozen 1")) usleep(1000);
+  const Result taken = snapgdb({"capture", std::to_string(target.pid()), "-o", image});
+  INFO(taken);
+  CHECK(taken.status == 3);
+  CHECK(contains(taken.err, "its cgroup is frozen (cgroup.freeze): thaw it"));
+  CHECK_FALSE(contains(taken.err, "registers"));
+  CHECK(contains(read_file(events), "frozen 1"));
+  write_file(freeze, "0");
+  const Result end = target.finish();
+  INFO(end);
+  CHECK(end.ok());
+}
+
 TEST_CASE("a cgroup namespace begins where it began") {
   if (skip_unless(geteuid() == 0, kOnlyRoot)) return;
   TakenPython program(

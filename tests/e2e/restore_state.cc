@@ -217,6 +217,45 @@ TEST_CASE("an overlay of what only the tree had in memory is in the way for that
   check_says(refused, {"/own/upper is in the tmpfs at", "which only the tree had"});
 }
 
+// In a mount namespace of its own; `from`: the layers' directory, as it is told to mount(2).
+std::string with_overlay(const std::string& from) {
+  return "os.chdir(directory)\n"
+         "assert libc.unshare(0x20000) == 0\n"  // CLONE_NEWNS
+         "assert libc.mount(b'none', b'/', None, 0x44000, None) == 0\n"
+         "for name in ['lower', 'upper', 'work', 'all']: os.mkdir(name)\n"
+         "layers = ','.join(key + 'dir=' + " +
+         from +
+         " + key for key in ['lower', 'upper', 'work'])\n"
+         "assert libc.mount(b'none', b'all', b'overlay', 0, layers.encode()) == 0\n"
+         "kept = open(directory + '/all/kept', 'w+')";
+}
+
+TEST_CASE("an overlay whose layers were named from somewhere is in the way for that reason") {
+  if (skip_unless(geteuid() == 0, "mounting takes root")) return;
+  TakenPython program(with_overlay("''"), "");
+  program.take();
+  const Result refused = run_again(program.image);
+  CHECK(refused.status == 1);
+  check_says(refused, {"its layer upper was named from a directory that is not known"});
+}
+
+TEST_CASE("an overlay of the tree's own is in the way of an isolated restore, before it begins") {
+  if (skip_unless(geteuid() == 0, "mounting takes root")) return;
+  TakenPython program(
+      with_overlay("directory + '/'"),
+      "assert os.stat(directory + '/all/kept').st_ino == os.fstat(kept.fileno()).st_ino");
+  program.take();
+  for (const Words& how : {Words{"--isolated"}, Words{"--isolated", "--dry-run"}}) {
+    const Result refused = run_again(program.image, how);
+    INFO(refused);
+    CHECK(refused.status == 1);
+    CHECK(contains(refused.out + refused.err, "isolated, an overlay that can be written to"));
+  }
+  const Result plain = run_again(program.image);
+  INFO(plain);
+  CHECK(plain.ok());
+}
+
 TEST_CASE("a tree that is captured in its sandbox is in the way with one line") {
   if (skip_unless(geteuid() == 0, "an ordinary user's capture lacks what only root may read"))
     return;
