@@ -236,6 +236,11 @@ constexpr char kGoHeld = 2;            // Keeper::let_run()
   pid_t root = 0;
   try {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    // Seeds have this mask: signals have to come to them, to be dropped. A zombie's would be the
+    // program's otherwise.
+    sigset_t none;
+    ::sigemptyset(&none);
+    ::sigprocmask(SIG_SETMASK, &none, nullptr);
     if (::read(kept.control.get(), &go, 1) != 1) ::_exit(1);
     if (!options.users.empty()) become_known(options);
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // which a change of user takes away

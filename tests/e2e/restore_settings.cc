@@ -11,6 +11,7 @@
 #include <fstream>
 #include <optional>
 
+#include "tests/e2e/moment.h"
 #include "tests/e2e/restoring.h"
 
 namespace snapgdb::e2e {
@@ -18,7 +19,7 @@ namespace {
 
 constexpr const char *kUsersAlone = "an ordinary user's, alone",
                      *kUsersNamespaces = "an ordinary user's, in namespaces of its own",
-                     *kWithMaker = "with who made its namespaces";
+                     *kWithMaker = "with who made its namespaces", *kUnderGdb = "under gdb";
 
 // What checks itself at its end. Where not: settings in which it has not what it needs.
 struct Program {
@@ -41,7 +42,7 @@ const Program kPrograms[] = {
     {.name = "message_queues", .not_there = {kUsersAlone}},  // one that even its owner may not open
     {"terminals", {"--queues"}},
     {"kinds", {"--no-userfaultfd"}},
-    {"witness"},
+    {.name = "witness", .not_there = {kUnderGdb}},  // its memory comes later, which smaps shows
     // Who made those of a pid namespace below has no number (said); it wants to be several users.
     {.name = "unix_sockets", .lacks_something = true, .not_there = {kWithMaker, kUsersNamespaces}},
     {.name = "inet_sockets", .needs_root = true},
@@ -86,8 +87,12 @@ struct Setting {
   Words before;     // what starts the program
   int outside = 0;  // how many processes of that stay outside of the tree
   std::optional<uid_t> user = {};
+  bool is_debugged = false;
 };
 
+Setting under_gdb() {
+  return {.name = kUnderGdb, .before = {}, .is_debugged = true};
+}
 Setting alone(std::optional<uid_t> user = {}) {
   return {user ? kUsersAlone : "alone", {}, 0, user};
 }
@@ -116,6 +121,17 @@ Words command_in(const Setting& setting, const Program& program) {
   return words;
 }
 
+void check_runs_under_gdb(const std::string& image, const std::string& socket) {
+  Running server(
+      {program(), "serve", image, "--program-streams", "--once", "--listen", "unix:" + socket});
+  await_listening(server);
+  const Result said =
+      gdb({"target remote " + socket, "handle all nostop noprint pass", "continue"});
+  const Result end = server.wait();
+  INFO(said << end);
+  CHECK(contains(said.out, "exited normally"));
+}
+
 void check(const Setting& setting, const Program& program) {
   CAPTURE(setting.name, program.name);
   const TempDir directory;
@@ -139,6 +155,7 @@ void check(const Setting& setting, const Program& program) {
   CHECK((captured.ok() || (captured.status == 3 && program.lacks_something)));
   target.running().wait();
   for (const pid_t pid : pids) await_end(pid);
+  if (setting.is_debugged) return check_runs_under_gdb(directory / "image", directory / "socket");
   // Isolated first: that leaves everything outside as it was, for the other to find and clear away.
   for (const Words& options : {Words{"--isolated"}, Words{}}) {
     network.reset();
@@ -171,6 +188,9 @@ bool can_make_namespaces(std::optional<uid_t> user = {}) {
 
 TEST_CASE("the program of each resource is restored alone") {
   check_all(alone());
+}
+TEST_CASE("the program of each resource runs under gdb as it does by itself") {
+  check_all(under_gdb());
 }
 TEST_CASE("the program of each resource is restored in a tree with others") {
   check_all(among_others());
