@@ -12,6 +12,7 @@
 #include "core/linux/keeper.h"
 #include "core/resource/cgroups.h"
 #include "core/resource/message_queue.h"
+#include "core/resource/mounts.h"
 #include "core/resource/system_v.h"
 #include "core/restore_plan.h"
 
@@ -107,6 +108,7 @@ class RestoredTree {
   MadeMessageQueues message_queues_;
   std::vector<std::string> notes_;
   RestoredCgroups cgroups_{notes_};
+  ScratchOverlays overlays_;
   std::unique_ptr<Keeper> keeper_;
   std::vector<LazySpace> lazy_;
   std::map<size_t, Fd> late_files_;

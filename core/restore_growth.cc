@@ -73,7 +73,7 @@ void RestoredTree::grow() {
     if (!is_zombie(process) && process.threads_size() == 1)
       give_children_pids(snapshot_, process, seed_of(process));
   RestoreContext shared = context();
-  enter_mount_spaces(shared);
+  enter_mount_spaces(shared, overlays_);
   for (const pb::Process& process : snapshot_.processes())
     if (!is_zombie(process)) enter_spaces(plan_, process, seed_of(process));
 }

@@ -85,7 +85,7 @@ std::vector<Keeper::Options::Range> ranges_of(
 
 // What the namespaces of its own that the first process had hold.
 void set_up_namespaces(const Snapshot& snapshot, const RestorePlan& plan,
-                       Keeper::Options& options) {
+                       const ScratchOverlays& overlays, Keeper::Options& options) {
   if (plan.user_space) {
     options.users = ranges_of(plan.user_space->users());
     options.groups = ranges_of(plan.user_space->groups());
@@ -95,8 +95,8 @@ void set_up_namespaces(const Snapshot& snapshot, const RestorePlan& plan,
   if (plan.system_v.own_namespace)
     options.ipc_settings = settings_in(own_namespace(snapshot, snapshot.root(), "ipc"));
   if (plan.mounts)
-    options.make_mounts = [&snapshot, &plan] {
-      return make_mounts(mounts_for(snapshot, plan, *plan.mounts, plan.numbers).first);
+    options.make_mounts = [&snapshot, &plan, &overlays] {
+      return make_mounts(mounts_for(snapshot, plan, *plan.mounts, plan.numbers, overlays).first);
     };
   if (plan.network)
     options.make_network = [&plan](const Fd& outside) {
@@ -133,7 +133,8 @@ void RestoredTree::start_keeper(const std::string& scratch) {
       .boottime_ns = tree_clock(snapshot_, CLOCK_BOOTTIME)};
   const Tid self = leader_of(Pid{::getpid()});
   options.our_clocks = {clock_offset(self, CLOCK_MONOTONIC), clock_offset(self, CLOCK_BOOTTIME)};
-  set_up_namespaces(snapshot_, plan_, options);
+  overlays_ = make_scratch_overlays(plan_);
+  set_up_namespaces(snapshot_, plan_, overlays_, options);
   if (plan_.isolated) {
     options.sandbox = sandbox_for(snapshot_, plan_);
     if (!options.names)

@@ -82,6 +82,10 @@ CannotRun cannot_run(const SessionState& state, bool in_call, std::string_view w
 }
 
 // The user reads them once, however often the snapshot is made to run.
+void show(SessionState& state, const std::string& text) {
+  (state.running.non_stop ? state.aside : state.console) += text;
+}
+
 void show_notes(SessionState& state) {
   Running& running = state.running;
   std::vector<std::string> notes = running.target->notes();
@@ -92,13 +96,15 @@ void show_notes(SessionState& state) {
     text += fmt::format("snapgdb: {}\n", printable(note));
   if (notes.size() > kShown)
     text += fmt::format("snapgdb: … and {} more (`monitor notes`)\n", notes.size() - kShown);
-  (running.non_stop ? state.aside : state.console) += text;
+  show(state, text);
   running.notes = std::move(notes);
 }
 
-void give_kept_input(Running& running) {
-  const std::string input = std::exchange(running.input, {});
-  if (!input.empty()) running.target->send_input(input);
+void give_kept_input(SessionState& state) try {
+  const std::string input = std::exchange(state.running.input, {});
+  if (!input.empty()) state.running.target->send_input(input);
+} catch (const Error& error) {
+  show(state, fmt::format("snapgdb: {}\n", error.what()));
 }
 
 void drop_tree(SessionState& state) {
@@ -130,7 +136,7 @@ void launch(SessionState& state) {
     tell_wishes(state);
     insert_all(state);
     show_notes(state);
-    if (!in_call || !running.diversion) give_kept_input(running);
+    if (!in_call || !running.diversion) give_kept_input(state);
   } catch (const Error& error) {
     drop_tree(state);
     throw cannot_run(state, in_call, error.what());

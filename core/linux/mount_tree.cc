@@ -16,6 +16,7 @@
 #include "core/base/strings.h"
 #include "core/linux/helper_process.h"
 #include "core/linux/namespaces.h"
+#include "core/linux/overlay.h"
 #include "core/linux/sandbox.h"
 
 namespace snapgdb {
@@ -259,6 +260,8 @@ class Maker {
   }
 
   Fd make_file_system(const NewFileSystem& system) {
+    if (system.made) return duplicate(*system.made);
+    if (system.type == "overlay") return make_overlay(system.source, overlay_options(system));
     const std::string tried = fmt::format("cannot make a {}", printable(system.type));
     const Fd context(::fsopen(system.type.c_str(), FSOPEN_CLOEXEC));
     if (!context.valid()) throw_errno("{}", tried);
@@ -278,20 +281,26 @@ class Maker {
     return mount;
   }
 
+  // Those of the file system; others, of the mount, are set later.
+  static std::string overlay_options(const NewFileSystem& system) {
+    std::vector<std::string_view> options;
+    for (const std::string_view option : split(system.options, ','))
+      if (option != "rw" && option != "ro") options.push_back(option);
+    return fmt::format("{}", fmt::join(options, ","));
+  }
+
   // "rw" and "ro" are for the file system as a whole; it is filled first.
   static std::vector<std::pair<std::string, std::optional<std::string>>> settings_in(
       const NewFileSystem& system) {
     std::vector<std::pair<std::string, std::optional<std::string>>> settings;
-    const bool takes_all = system.type == "overlay";
     constexpr std::string_view kTaken[] = {"size",   "nr_blocks", "nr_inodes", "mode",
                                            "uid",    "gid",       "huge",      "hidepid",
                                            "subset", "ptmxmode",  "max"};
     for (const std::string_view word : split(system.options, ',')) {
       const size_t sign = word.find('=');
       const std::string key(word.substr(0, sign));
-      const bool is_taken = key != "rw" && key != "ro" &&
-                            (takes_all || std::ranges::count(kTaken, key) > 0 ||
-                             (system.type == "tmpfs" && (key == "inode64" || key == "noswap")));
+      const bool is_taken = std::ranges::count(kTaken, key) > 0 ||
+                            (system.type == "tmpfs" && (key == "inode64" || key == "noswap"));
       if (!is_taken) continue;
       settings.emplace_back(key, sign == word.npos
                                      ? std::nullopt

@@ -16,6 +16,7 @@ struct NewFileSystem {
   std::string type, source, options;  // as mountinfo tells them
   // Makes what it holds at first; returns what is otherwise than it was. May be empty.
   std::function<std::vector<std::string>(const Fd& root)> fill;
+  const Fd* made = nullptr;  // it is there already, and mounted nowhere
 };
 
 struct NewMount {

@@ -10,6 +10,7 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/linux/mount_info.h"
+#include "core/linux/overlay.h"
 #include "core/resource/file_tree.h"
 #include "core/resource/mount_records.h"
 #include "core/resource/namespaces.h"
@@ -110,7 +111,8 @@ bool has_upper_layer(const pb::FileSystem& system) {
   });
 }
 
-// "" if it can be had. In a sandbox all is overlays, of which overlayfs makes no upper layer.
+// "" if it can be had. In a sandbox all is overlays, of which overlayfs makes no upper layer:
+// there, it takes somebody outside to make one, in the user namespace of the one that there was.
 std::string why_lost(const pb::NamespaceState* above, const pb::NamespaceState& space,
                      const pb::Mount& mount, bool isolated) {
   struct stat status {};
@@ -130,8 +132,8 @@ std::string why_lost(const pb::NamespaceState* above, const pb::NamespaceState& 
     case FileSystemKind::kKernel:
       return mount.root() == "/" || system.type() == "proc" ? "" : "it is a part of one";
     case FileSystemKind::kLayers:
-      if (isolated && has_upper_layer(system))
-        return "isolated, an overlay that can be written to cannot be mounted again";
+      if (isolated && ::geteuid() != 0 && has_upper_layer(system))
+        return "isolated, only root can mount an overlay again that can be written to";
       for (const std::string& layer : layers_of(system))
         if (std::string why = why_no_layer(space, layer); !why.empty()) return why;
       return "";
@@ -258,8 +260,29 @@ static bool is_on_itself(const pb::NamespaceState& space, const pb::Mount& mount
          mount_of(space, mount.point()) == &mount;
 }
 
+ScratchOverlays make_scratch_overlays(const RestorePlan& plan) {
+  ScratchOverlays made;
+  const auto make_those_of = [&](const pb::NamespaceState* above, const pb::NamespaceState& space) {
+    for (const pb::Mount& mount : space.mounts()) {
+      const pb::FileSystem& system = system_of(space, mount);
+      if (kind_of(system.type()) != FileSystemKind::kLayers ||
+          !source_of(above, space, mount).empty() || made.contains(system.device()))
+        continue;
+      made[system.device()] =
+          has_upper_layer(system)
+              ? make_scratch_overlay(system.source(), layers_of(system), system.options())
+              : make_overlay(system.source(), system.options());
+    }
+  };
+  if (!plan.isolated || ::geteuid() != 0) return made;
+  if (plan.mounts) make_those_of(nullptr, *plan.mounts);
+  for (const auto& [space, member] : plan.mount_spaces) make_those_of(plan.mounts, *space);
+  return made;
+}
+
 MountParts mounts_for(const Snapshot& snapshot, const RestorePlan& plan,
-                      const pb::NamespaceState& space, const UserNumbers& numbers) {
+                      const pb::NamespaceState& space, const UserNumbers& numbers,
+                      const ScratchOverlays& overlays) {
   const pb::NamespaceState* above = is_below(snapshot, &space) ? plan.mounts : nullptr;
   MountTree none;
   none.has_our_root = has_root_of(above, space);
@@ -267,6 +290,8 @@ MountParts mounts_for(const Snapshot& snapshot, const RestorePlan& plan,
   for (const pb::FileSystem& system : space.file_systems()) {
     NewFileSystem& made = none.file_systems.emplace_back();
     made = {system.type(), system.source(), options_inside(system, numbers), {}};
+    if (const auto overlay = overlays.find(system.device()); overlay != overlays.end())
+      made.made = &overlay->second;
     if (!system.entries().empty())
       made.fill = [&snapshot, &system, numbers](const Fd& root) {
         return restore_file_tree(snapshot, system, numbers, root);

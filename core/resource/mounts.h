@@ -32,8 +32,14 @@ struct MountParts {
   // first process of that is there.
   std::map<uint64_t, MountTree> later;
 };
+// Of a tree in a sandbox, by device: overlays of its own, which it may write to, and whose layers
+// stay as they are. They have to be made outside. Throws SystemError.
+using ScratchOverlays = std::map<uint64_t, Fd>;
+ScratchOverlays make_scratch_overlays(const RestorePlan& plan);
+// `overlays` must outlive it, too.
 MountParts mounts_for(const Snapshot& snapshot, const RestorePlan& plan,
-                      const pb::NamespaceState& space, const UserNumbers& numbers);
+                      const pb::NamespaceState& space, const UserNumbers& numbers,
+                      const ScratchOverlays& overlays);
 // One of each peer group, where it is not covered. `root`: the root directory there.
 PeerGroups peers_in(const pb::NamespaceState& space, const Fd& root);
 

@@ -448,18 +448,19 @@ void enter_ipc(const RestoreContext& context, const pb::Process& process, uint64
   enter(context, process, "ipc", space_of(context, "ipc", space), seed);
 }
 
-void enter_mount_spaces(RestoreContext& context) {
+void enter_mount_spaces(RestoreContext& context, const ScratchOverlays& overlays) {
   const RestorePlan& plan = context.plan;
   const auto of_keeper = [&](std::string_view kind) { return space_of(context, kind, 0); };
   if (plan.mounts)
     add_later_mounts(context, of_keeper("mnt"),
-                     mounts_for(context.snapshot, plan, *plan.mounts, plan.numbers));
+                     mounts_for(context.snapshot, plan, *plan.mounts, plan.numbers, overlays));
   PeerGroups groups;
   if (plan.mounts)
     groups = peers_in(*plan.mounts, ProcDirectory::of(Pid{context.keeper.value})
                                         .open("root", O_PATH | O_DIRECTORY | O_CLOEXEC));
   for (const auto& [state, member] : plan.mount_spaces) {
-    MountParts parts = mounts_for(context.snapshot, plan, *state, numbers_in(plan, state->owner()));
+    MountParts parts =
+        mounts_for(context.snapshot, plan, *state, numbers_in(plan, state->owner()), overlays);
     parts.first.others = &groups;
     const MountPlace place{
         .mounts = of_keeper("mnt"),

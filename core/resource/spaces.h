@@ -9,6 +9,7 @@
 #include "core/image/snapshot.h"
 #include "core/linux/namespaces.h"
 #include "core/resource/cgroups.h"
+#include "core/resource/mounts.h"
 #include "core/resource/restorer.h"
 
 namespace snapgdb {
@@ -82,7 +83,7 @@ void enter_clocks(const RestoreContext& context, const pb::Process& process,
 
 // Makes those of mounts, and has their processes enter them: when all are born, and are in no other
 // namespaces yet.
-void enter_mount_spaces(RestoreContext& context);
+void enter_mount_spaces(RestoreContext& context, const ScratchOverlays& overlays);
 
 // Has a process, which has one thread, enter the others that it was in: the end of its rights
 // outside.

@@ -231,7 +231,7 @@ TEST_CASE("a program may have the streams of the stub, which ends with its one d
   server.write("good evening\n");
   const Result says = gdb({"target remote " + moment.directory / "socket", "set var go = 1",
                            "monitor input not this way", "continue"});
-  check_succeeds(says, {"exited normally"});
+  check_succeeds(says, {"it reads from the standard input of the stub", "exited normally"});
   CHECK_FALSE(contains(says.out, "heard"));
   const Result served = server.wait();
   INFO(served);
