@@ -261,7 +261,7 @@ class Maker {
 
   Fd make_file_system(const NewFileSystem& system) {
     if (system.made) return duplicate(*system.made);
-    if (system.type == "overlay") return make_overlay(system.source, overlay_options(system));
+    if (system.type == "overlay") return make_overlay(system.source, system.options);
     const std::string tried = fmt::format("cannot make a {}", printable(system.type));
     const Fd context(::fsopen(system.type.c_str(), FSOPEN_CLOEXEC));
     if (!context.valid()) throw_errno("{}", tried);
@@ -279,14 +279,6 @@ class Maker {
     if (!mount.valid()) throw_errno("{}", tried);
     if (system.fill) std::ranges::copy(system.fill(mount), std::back_inserter(notes_));
     return mount;
-  }
-
-  // Those of the file system; others, of the mount, are set later.
-  static std::string overlay_options(const NewFileSystem& system) {
-    std::vector<std::string_view> options;
-    for (const std::string_view option : split(system.options, ','))
-      if (option != "rw" && option != "ro") options.push_back(option);
-    return fmt::format("{}", fmt::join(options, ","));
   }
 
   // "rw" and "ro" are for the file system as a whole; it is filled first.

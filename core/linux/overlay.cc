@@ -31,6 +31,23 @@ void make_directory(const std::string& path) {
   if (::mkdir(path.c_str(), 0755) != 0) throw_errno("cannot make {}", path);
 }
 
+// As mount(2) takes them: layers that were named one by one (fsconfig(2), Linux 6.8) in one string,
+// and without what is said of the mount.
+std::string in_one_string(const std::string& options) {
+  std::string lower, others;
+  for (const std::string_view option : split(options, ',')) {
+    const size_t sign = option.find('=');
+    const std::string_view key = option.substr(0, sign);
+    if (key == "lowerdir+")
+      lower.append(lower.empty() ? "lowerdir=" : ":").append(option.substr(sign + 1));
+    else if (key == "datadir+")
+      lower.append("::").append(option.substr(sign + 1));
+    else if (key != "rw" && key != "ro")
+      others.append(others.empty() ? "" : ",").append(option);
+  }
+  return lower + (lower.empty() || others.empty() ? "" : ",") + others;
+}
+
 // Where nobody else sees it.
 Fd mounted_apart(const std::string& point, const std::function<void()>& mount) {
   Fd made;
@@ -50,7 +67,8 @@ Fd mounted_apart(const std::string& point, const std::function<void()>& mount) {
 }  // namespace
 
 Fd make_overlay(const std::string& source, const std::string& options) {
-  return mounted_apart(kStage, [&] { mount_at("overlay", source, kStage, options); });
+  return mounted_apart(kStage,
+                       [&] { mount_at("overlay", source, kStage, in_one_string(options)); });
 }
 
 Fd make_scratch_overlay(const std::string& source, std::span<const std::string> layers,

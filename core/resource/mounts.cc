@@ -111,8 +111,8 @@ bool has_upper_layer(const pb::FileSystem& system) {
   });
 }
 
-// "" if it can be had. In a sandbox all is overlays, of which overlayfs makes no upper layer:
-// there, it takes somebody outside to make one, in the user namespace of the one that there was.
+// "" if it can be had. In a sandbox all is overlays, of which overlayfs makes no upper layer, and
+// which hide what says in a lower one that something is gone: others are made outside, by root.
 std::string why_lost(const pb::NamespaceState* above, const pb::NamespaceState& space,
                      const pb::Mount& mount, bool isolated) {
   struct stat status {};
@@ -132,8 +132,7 @@ std::string why_lost(const pb::NamespaceState* above, const pb::NamespaceState& 
     case FileSystemKind::kKernel:
       return mount.root() == "/" || system.type() == "proc" ? "" : "it is a part of one";
     case FileSystemKind::kLayers:
-      if (isolated && ::geteuid() != 0 && has_upper_layer(system))
-        return "isolated, only root can mount an overlay again that can be written to";
+      if (isolated && ::geteuid() != 0) return "isolated, only root mounts an overlay again";
       for (const std::string& layer : layers_of(system))
         if (std::string why = why_no_layer(space, layer); !why.empty()) return why;
       return "";
