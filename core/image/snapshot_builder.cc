@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "core/base/error.h"
+#include "core/image/general_registers.h"
 
 namespace snapgdb {
 
@@ -47,8 +48,7 @@ SnapshotBuilder::ProcessBuilder& SnapshotBuilder::ProcessBuilder::thread(int32_t
 
 SnapshotBuilder::ProcessBuilder& SnapshotBuilder::ProcessBuilder::in_call(uint64_t number,
                                                                           uint64_t first) {
-  user_regs_struct registers{};
-  std::memcpy(&registers, last_thread().registers().data(), sizeof registers);
+  user_regs_struct registers = general_registers(last_thread());
   registers.cs = 0x33;  // 64-bit code
   registers.orig_rax = number;
   registers.rdi = first;

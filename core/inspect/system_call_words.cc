@@ -1,12 +1,11 @@
 #include <sys/syscall.h>
-#include <sys/user.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include <fmt/format.h>
 
 #include "core/base/system_call_name.h"
+#include "core/image/general_registers.h"
 #include "core/inspect/words.h"
 
 namespace snapgdb {
@@ -58,9 +57,7 @@ constexpr uint64_t kCodeSegment = 0x33;  // of 64-bit code; others have other nu
 }  // namespace
 
 SystemCallInProgress system_call_of(const pb::Thread& thread) {
-  user_regs_struct r;
-  if (thread.registers().size() != sizeof r) return {};
-  std::memcpy(&r, thread.registers().data(), sizeof r);
+  const user_regs_struct r = general_registers(thread);
   if (r.cs != kCodeSegment || static_cast<int64_t>(r.orig_rax) < 0) return {};
   const std::string name = system_call_name(r.orig_rax);
   const auto number = static_cast<int32_t>(r.rdi);

@@ -18,6 +18,7 @@
 #include "core/base/error.h"
 #include "core/base/fd.h"
 #include "core/base/strings.h"
+#include "core/image/general_registers.h"
 #include "core/image/link_map.h"
 
 namespace snapgdb {
@@ -26,12 +27,6 @@ namespace {
 // The numbers of the System V ABI, AMD64 supplement, figure 3.36.
 constexpr size_t kDwarfSp = 7, kDwarfPc = 16;
 using DwarfRegisters = std::array<Dwarf_Word, 17>;
-
-user_regs_struct registers_of(const pb::Thread& thread) {
-  user_regs_struct r;
-  std::memcpy(&r, thread.registers().data(), sizeof r);  // Snapshot checked the size
-  return r;
-}
 
 DwarfRegisters dwarf_registers(const user_regs_struct& r) {
   return {r.rax, r.rdx, r.rcx, r.rbx, r.rsi, r.rdi, r.rbp, r.rsp, r.r8,
@@ -378,7 +373,7 @@ void Unwinder::Session::begin(const pb::Thread& thread, size_t max_frames) {
   read_failure_.clear();
   stepped_out_ = false;
   max_frames_ = max_frames;
-  const user_regs_struct registers = registers_of(thread);
+  const user_regs_struct registers = general_registers(thread);
   registers_ = dwarf_registers(registers);
   in_nowhere_ = !executable(registers_[kDwarfPc]);
   born_now_ = thread.tid() != process_.pid() && is_born_now(registers);

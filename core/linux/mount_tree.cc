@@ -15,15 +15,13 @@
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/linux/helper_process.h"
+#include "core/linux/mounting.h"
 #include "core/linux/namespaces.h"
 #include "core/linux/overlay.h"
 #include "core/linux/sandbox.h"
 
 namespace snapgdb {
 namespace {
-
-// Where the new root lies until it is entered; there is such a directory on every system.
-const std::string kStage = "/proc";
 
 constexpr uint64_t kAllAttributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV |
                                     MOUNT_ATTR_NOEXEC | MOUNT_ATTR__ATIME | MOUNT_ATTR_NODIRATIME |
@@ -261,7 +259,8 @@ class Maker {
 
   Fd make_file_system(const NewFileSystem& system) {
     if (system.made) return duplicate(*system.made);
-    if (system.type == "overlay") return make_overlay(system.source, system.options);
+    if (system.type == "overlay")
+      return make_overlay(system.source, parse_overlay_options(system.options));
     const std::string tried = fmt::format("cannot make a {}", printable(system.type));
     const Fd context(::fsopen(system.type.c_str(), FSOPEN_CLOEXEC));
     if (!context.valid()) throw_errno("{}", tried);
@@ -320,13 +319,6 @@ class Maker {
   void note_otherwise(const NewMount& wanted) {
     notes_.push_back(fmt::format("{} is mounted otherwise than it was: {}",
                                  printable(wanted.what.point), errno_text(errno)));
-  }
-
-  static void make_unchanging(const std::string& path) {
-    mount_attr attributes{};
-    attributes.attr_set = MOUNT_ATTR_RDONLY;
-    if (::mount_setattr(AT_FDCWD, path.c_str(), AT_RECURSIVE, &attributes, sizeof attributes) != 0)
-      throw_errno("cannot protect {}", printable(path));
   }
 
   // ---- Propagation (mount_namespaces(7)) --------------------------------------------------------

@@ -6,46 +6,34 @@
 #include <sys/stat.h>
 
 #include <functional>
-#include <string_view>
-
-#include <fmt/ranges.h>
+#include <utility>
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
 #include "core/linux/helper_process.h"
+#include "core/linux/mounting.h"
 
 namespace snapgdb {
 namespace {
 
-// There is such a directory on every system, and no layer in it.
-const std::string kStage = "/proc";
-
-void mount_at(const char* type, const std::string& source, const std::string& point,
-              const std::string& options) {
-  if (::mount(source.empty() ? "none" : source.c_str(), point.c_str(), type, 0, options.c_str()) !=
-      0)
-    throw_errno("cannot make {} with {}", type, printable(options));
+void append(std::string& list, std::string_view separator, std::string_view element) {
+  if (!list.empty()) list.append(separator);
+  list.append(element);
 }
 
-void make_directory(const std::string& path) {
-  if (::mkdir(path.c_str(), 0755) != 0) throw_errno("cannot make {}", path);
+std::string in_words(const OverlayOptions& options) {
+  std::string words = "lowerdir=" + options.lower;
+  if (!options.upper.empty()) words += ",upperdir=" + options.upper + ",workdir=" + options.work;
+  if (!options.others.empty()) words += "," + options.others;
+  return words;
 }
 
-// As mount(2) takes them: layers that were named one by one (fsconfig(2), Linux 6.8) in one string,
-// and without what is said of the mount.
-std::string in_one_string(const std::string& options) {
-  std::string lower, others;
-  for (const std::string_view option : split(options, ',')) {
-    const size_t sign = option.find('=');
-    const std::string_view key = option.substr(0, sign);
-    if (key == "lowerdir+")
-      lower.append(lower.empty() ? "lowerdir=" : ":").append(option.substr(sign + 1));
-    else if (key == "datadir+")
-      lower.append("::").append(option.substr(sign + 1));
-    else if (key != "rw" && key != "ro")
-      others.append(others.empty() ? "" : ",").append(option);
-  }
-  return lower + (lower.empty() || others.empty() ? "" : ",") + others;
+void mount_overlay(const std::string& source, const OverlayOptions& options,
+                   const std::string& point) {
+  const std::string words = in_words(options);
+  if (::mount(source.empty() ? "none" : source.c_str(), point.c_str(), "overlay", 0,
+              words.c_str()) != 0)
+    throw_errno("cannot make an overlay with {}", printable(words));
 }
 
 // Where nobody else sees it.
@@ -66,30 +54,50 @@ Fd mounted_apart(const std::string& point, const std::function<void()>& mount) {
 
 }  // namespace
 
-Fd make_overlay(const std::string& source, const std::string& options) {
-  return mounted_apart(kStage,
-                       [&] { mount_at("overlay", source, kStage, in_one_string(options)); });
+std::vector<std::string> OverlayOptions::layers() const {
+  std::vector<std::string> all;
+  if (!upper.empty()) all.push_back(upper);
+  for (const std::string_view layer : split(lower, ':'))
+    if (!layer.empty()) all.emplace_back(layer);
+  return all;
 }
 
-Fd make_scratch_overlay(const std::string& source, std::span<const std::string> layers,
-                        const std::string& options) {
-  std::string all = fmt::format("lowerdir={0},upperdir={1}/upper,workdir={1}/work",
-                                fmt::join(layers, ":"), kStage);
+OverlayOptions parse_overlay_options(std::string_view options) {
+  OverlayOptions parsed;
   for (const std::string_view option : split(options, ',')) {
-    const std::string_view key = option.substr(0, option.find('='));
-    const bool is_about_layers = key.find("dir") != key.npos && key != "redirect_dir";
-    if (!is_about_layers && key != "rw" && key != "ro") all.append(",").append(option);
+    const size_t sign = option.find('=');
+    const std::string_view key = option.substr(0, sign),
+                           value = sign == option.npos ? "" : option.substr(sign + 1);
+    if (key == "lowerdir" || key == "lowerdir+")
+      append(parsed.lower, ":", value);
+    else if (key == "datadir+")
+      append(parsed.lower, "::", value);
+    else if (key == "upperdir")
+      parsed.upper = value;
+    else if (key == "workdir")
+      parsed.work = value;
+    else if (key != "rw" && key != "ro")  // that is said of the mount
+      append(parsed.others, ",", option);
   }
+  return parsed;
+}
+
+Fd make_overlay(const std::string& source, const OverlayOptions& options) {
+  return mounted_apart(kStage, [&] { mount_overlay(source, options, kStage); });
+}
+
+Fd make_scratch_overlay(const std::string& source, OverlayOptions options) {
+  if (options.upper.empty()) return make_overlay(source, options);
+  const std::string below = std::exchange(options.upper, kStage + "/upper");
+  options.lower = below + ":" + options.lower;
+  options.work = kStage + "/work";
   const std::string merged = kStage + "/merged";
   return mounted_apart(merged, [&] {
-    mount_at("tmpfs", "", kStage, "mode=755");
-    for (const char* name : {"/upper", "/work", "/merged"}) make_directory(kStage + name);
+    mount_at(kStage, "tmpfs", 0, "mode=755");
+    for (const std::string& path : {options.upper, options.work, merged}) make_directory(path);
     struct stat status {};
-    if (::stat(layers.front().c_str(), &status) == 0 &&
-        (::chown((kStage + "/upper").c_str(), status.st_uid, status.st_gid) != 0 ||
-         ::chmod((kStage + "/upper").c_str(), status.st_mode & 07777) != 0))
-      throw_errno("cannot make the upper layer of an overlay");
-    mount_at("overlay", source, merged, all);
+    if (::stat(below.c_str(), &status) == 0) imitate_attributes(status, options.upper);
+    mount_overlay(source, options, merged);
   });
 }
 

@@ -16,31 +16,18 @@
 
 #include "core/base/error.h"
 #include "core/base/strings.h"
+#include "core/linux/mounting.h"
 
 namespace snapgdb {
 namespace {
 
 namespace fs = std::filesystem;
 
-// While the sandbox is built, it lies where there is a directory on every system, of which the
-// sandbox has another one.
-const std::string kStage = "/proc";
 const std::string kView = kStage + "/view";
-
-void mount_at(const std::string& target, const char* type, uint64_t flags,
-              const std::string& options = "") {
-  if (::mount(type, target.c_str(), type, flags, options.c_str()) != 0)
-    throw_errno("cannot mount {} at {}", type, printable(target));
-}
 
 void bind_mount(const std::string& from, const std::string& to, uint64_t flags = 0) {
   if (::mount(from.c_str(), to.c_str(), nullptr, MS_BIND | flags, nullptr) != 0)
     throw_errno("cannot show {} in the sandbox", printable(from));
-}
-
-void make_directory(const std::string& path) {
-  if (::mkdir(path.c_str(), 0755) != 0 && errno != EEXIST)
-    throw_errno("cannot make {}", printable(path));
 }
 
 void make_file(const std::string& path, mode_t mode) {
@@ -48,26 +35,11 @@ void make_file(const std::string& path, mode_t mode) {
   if (!file.valid()) throw_errno("cannot make {}", printable(path));
 }
 
-// Owners that the user namespace does not know cannot be given; the mode alone has to do then.
-void imitate_attributes(const struct stat& of, const std::string& path) {
-  [[maybe_unused]] const bool known = ::chown(path.c_str(), of.st_uid, of.st_gid) == 0;
-  if (::chmod(path.c_str(), of.st_mode & 07777) != 0)
-    throw_errno("cannot set the mode of {}", printable(path));
-}
-
 void imitate_fifo(const std::string& path, const std::string& target) {
   struct stat status {};
   if (::stat(path.c_str(), &status) != 0 || ::mkfifo(target.c_str(), 0600) != 0)
     throw_errno("cannot make another FIFO {}", printable(path));
   imitate_attributes(status, target);
-}
-
-// With all that is mounted below it.
-void make_unchanging(const std::string& path) {
-  mount_attr attributes{};
-  attributes.attr_set = MOUNT_ATTR_RDONLY;
-  if (::mount_setattr(AT_FDCWD, path.c_str(), AT_RECURSIVE, &attributes, sizeof attributes) != 0)
-    throw_errno("cannot protect {}", printable(path));
 }
 
 bool lies_below(std::string_view path, std::string_view directory) {

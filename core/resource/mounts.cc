@@ -45,20 +45,9 @@ const pb::FileSystem& system_of(const pb::NamespaceState& space, const pb::Mount
   return space.file_systems(static_cast<int>(mount.file_system()));
 }
 
-// Of an overlay, in its options: the uppermost first.
-std::vector<std::string> layers_of(const pb::FileSystem& system) {
-  std::vector<std::string> layers;
-  if (kind_of(system.type()) != FileSystemKind::kLayers) return layers;
-  for (const std::string_view option : split(system.options(), ',')) {
-    const size_t sign = option.find('=');
-    std::string_view key = option.substr(0, sign);
-    if (key.ends_with('+')) key.remove_suffix(1);  // one layer each: "lowerdir+", Linux 6.8
-    if (sign == option.npos || !key.ends_with("dir") || key == "redirect_dir") continue;
-    for (const std::string_view layer : split(option.substr(sign + 1), ':'))
-      if (!layer.empty())
-        layers.insert(key == "upperdir" ? layers.begin() : layers.end(), std::string(layer));
-  }
-  return layers;
+OverlayOptions overlay_of(const pb::FileSystem& system) {
+  return kind_of(system.type()) == FileSystemKind::kLayers ? parse_overlay_options(system.options())
+                                                           : OverlayOptions{};
 }
 
 const pb::Mount* mount_of(const pb::NamespaceState& space, const std::string& path) {
@@ -105,10 +94,12 @@ std::string why_no_layer(const pb::NamespaceState& space, const std::string& lay
              : fmt::format("its layer {} is not there", printable(layer));
 }
 
-bool has_upper_layer(const pb::FileSystem& system) {
-  return std::ranges::any_of(split(system.options(), ','), [](std::string_view option) {
-    return option.starts_with("upperdir=");
-  });
+std::string why_no_overlay(const pb::NamespaceState& space, const OverlayOptions& overlay) {
+  std::vector<std::string> directories = overlay.layers();
+  if (!overlay.work.empty()) directories.push_back(overlay.work);
+  for (const std::string& directory : directories)
+    if (std::string why = why_no_layer(space, directory); !why.empty()) return why;
+  return "";
 }
 
 // "" if it can be had. In a sandbox all is overlays, of which overlayfs makes no upper layer, and
@@ -133,9 +124,7 @@ std::string why_lost(const pb::NamespaceState* above, const pb::NamespaceState& 
       return mount.root() == "/" || system.type() == "proc" ? "" : "it is a part of one";
     case FileSystemKind::kLayers:
       if (isolated && ::geteuid() != 0) return "isolated, only root mounts an overlay again";
-      for (const std::string& layer : layers_of(system))
-        if (std::string why = why_no_layer(space, layer); !why.empty()) return why;
-      return "";
+      return why_no_overlay(space, overlay_of(system));
     case FileSystemKind::kOther:
       break;
   }
@@ -183,9 +172,8 @@ std::string why_apart(const Snapshot& snapshot, const RestorePlan& plan,
 bool is_sandbox(const pb::NamespaceState& space) {
   constexpr std::string_view kScratch = "/proc/", kUpper = "/upper";
   return std::ranges::any_of(space.file_systems(), [&](const pb::FileSystem& system) {
-    const auto layers = layers_of(system);
-    if (layers.empty()) return false;
-    std::string_view upper = layers.front();
+    const OverlayOptions overlay = overlay_of(system);
+    std::string_view upper = overlay.upper;
     if (!upper.starts_with(kScratch) || !upper.ends_with(kUpper)) return false;
     upper.remove_prefix(kScratch.size());
     upper.remove_suffix(std::min(kUpper.size(), upper.size()));
@@ -267,10 +255,7 @@ ScratchOverlays make_scratch_overlays(const RestorePlan& plan) {
       if (kind_of(system.type()) != FileSystemKind::kLayers ||
           !source_of(above, space, mount).empty() || made.contains(system.device()))
         continue;
-      made[system.device()] =
-          has_upper_layer(system)
-              ? make_scratch_overlay(system.source(), layers_of(system), system.options())
-              : make_overlay(system.source(), system.options());
+      made[system.device()] = make_scratch_overlay(system.source(), overlay_of(system));
     }
   };
   if (!plan.isolated || ::geteuid() != 0) return made;
@@ -353,7 +338,7 @@ std::optional<std::string> path_outside(const pb::NamespaceState* space, const s
   const std::string rest(below(path, mount->point()));
   if (!mount->outside().empty()) return joined(mount->outside(), rest);
   struct stat status {};
-  for (const std::string& layer : layers_of(system_of(*space, *mount))) {
+  for (const std::string& layer : overlay_of(system_of(*space, *mount)).layers()) {
     const std::string inside = joined(layer, joined(mount->root(), rest));
     if (::lstat(inside.c_str(), &status) == 0) return inside;
   }

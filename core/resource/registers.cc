@@ -3,9 +3,9 @@
 #include <sys/syscall.h>
 
 #include <array>
-#include <cstring>
 
 #include "core/base/error.h"
+#include "core/image/general_registers.h"
 #include "core/linux/signal_frame.h"
 #include "core/resource/processor.h"
 #include "core/resource/resources.h"
@@ -102,9 +102,7 @@ user_regs_struct begun_anew(const Snapshot& snapshot, const pb::Process& process
 
 void set_program_registers(const Snapshot& snapshot, const pb::Process& process,
                            const pb::Thread& thread, Tracee& task) {
-  user_regs_struct registers{};
-  std::memcpy(&registers, thread.registers().data(),
-              std::min(sizeof registers, thread.registers().size()));
+  user_regs_struct registers = general_registers(thread);
   if (waits_with_restart_block(registers))
     registers = begun_anew(snapshot, process, thread, registers);
   const std::string xstate = xstate_here(snapshot.record().host(), thread.xstate());

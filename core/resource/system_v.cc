@@ -12,10 +12,10 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
 #include <set>
 
 #include "core/base/error.h"
+#include "core/image/general_registers.h"
 #include "core/linux/mapped_file.h"
 #include "core/linux/namespaces.h"
 #include "core/resource/memory.h"
@@ -42,9 +42,7 @@ std::optional<std::pair<IpcKind, int>> waited_for(const pb::Thread& thread) {
                                                  {SYS_semtimedop, IpcKind::kSemaphores},
                                                  {SYS_msgsnd, IpcKind::kMessages},
                                                  {SYS_msgrcv, IpcKind::kMessages}};
-  user_regs_struct registers{};
-  if (thread.registers().size() != sizeof registers) return std::nullopt;
-  std::memcpy(&registers, thread.registers().data(), sizeof registers);
+  const user_regs_struct registers = general_registers(thread);
   for (const auto& [number, kind] : kCalls)
     if (registers.orig_rax == static_cast<uint64_t>(number))
       return {{kind, static_cast<int>(registers.rdi)}};

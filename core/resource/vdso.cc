@@ -14,6 +14,7 @@
 #include <optional>
 
 #include "core/base/error.h"
+#include "core/image/general_registers.h"
 #include "core/linux/procfs.h"
 #include "core/resource/aio.h"
 #include "core/resource/io_uring.h"
@@ -128,10 +129,7 @@ bool is_same(const Snapshot& snapshot, const pb::Process& process, const pb::Vma
 }
 
 uint64_t program_counter(const pb::Thread& thread) {
-  user_regs_struct registers{};
-  std::memcpy(&registers, thread.registers().data(),
-              std::min(sizeof registers, thread.registers().size()));
-  return registers.rip;
+  return general_registers(thread).rip;
 }
 
 // Its other code would go on in the midst of a function, with data that is not there any more.

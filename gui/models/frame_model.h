@@ -20,7 +20,7 @@ struct FrameRow {
 
 // `problems`: Backtracer::problems().
 std::vector<FrameRow> frame_rows(const Backtrace& backtrace,
-                                 const std::vector<std::string>& problems = {});
+                                 const std::vector<std::string>& problems);
 
 // The backtrace of one thread, innermost frame first.
 class FrameModel final : public TableModel<FrameRow> {

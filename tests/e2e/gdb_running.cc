@@ -107,7 +107,7 @@ struct JobStopped {
     capture(target.pid(), image);
     resume({target.pid()});
   }
-  std::string connect() const { return "target remote | " + program() + " " + image; }
+  std::string connect() const { return connect_to(image); }
 
   const Target target{"debuggee", {"--do", "count"}};
   const TempDir directory;
@@ -150,7 +150,7 @@ TEST_CASE("a breakpoint that is passed may stand on one of the program's own") {
       "ctypes.CFUNCTYPE(None)(at)()\n"
       "sys.exit(5 - len(struck))");
   program.take();
-  const std::string connect = "target remote | " + e2e::program() + " " + program.image;
+  const std::string connect = connect_to(program.image);
   const std::string place = "break *" + read_file(program.directory / "at");
   check_succeeds(gdb({connect, place + " if 0", "continue"}), {"exited with code 05"});
   check_succeeds(gdb({connect, place, "continue", "continue"}), {"Breakpoint 1", "exited with"});
@@ -158,7 +158,6 @@ TEST_CASE("a breakpoint that is passed may stand on one of the program's own") {
 
 TEST_CASE("who waits for the end of a pipe or a socket hears of it") {
   TakenPython program(
-      "import socket\n"
       "read, write = os.pipe()\n"
       "unread, unwritten = os.pipe()\n"
       "one, other = socket.socketpair()",
@@ -167,7 +166,7 @@ TEST_CASE("who waits for the end of a pipe or a socket hears of it") {
       "try: os.write(unwritten, b'x')\n"
       "except BrokenPipeError: sys.exit(5 if ends == [b'', b''] else 6)");
   program.take();
-  const std::string connect = "target remote | " + e2e::program() + " " + program.image;
+  const std::string connect = connect_to(program.image);
   check_succeeds(gdb({connect, "handle SIGPIPE nostop", "continue"}), {"exited with code 05"});
 }
 
@@ -185,7 +184,7 @@ TEST_CASE("orphans of a tree that runs under gdb vanish when they end") {
                       "  while True: os.kill(orphan, 0), time.sleep(0.01)\n"
                       "except ProcessLookupError: sys.exit(5)");
   program.take();
-  const std::string connect = "target remote | " + e2e::program() + " " + program.image;
+  const std::string connect = connect_to(program.image);
   check_succeeds(gdb({connect, "continue"}), {"exited with code 05"});
 }
 

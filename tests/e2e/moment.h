@@ -13,6 +13,10 @@
 
 namespace snapgdb::e2e {
 
+inline std::string connect_to(const std::string& image) {
+  return "target remote | " + program() + " " + image;
+}
+
 // A program of tests/targets/debuggee.cc, captured just before its deed, for gdb to make it run.
 struct Moment {
   explicit Moment(const std::string& deed, const RunOptions& options = {})
@@ -21,7 +25,7 @@ struct Moment {
     capture(target.pid(), image, {}, {.user = options.user});
   }
 
-  std::string connect() const { return "target remote | " + program() + " " + image; }
+  std::string connect() const { return connect_to(image); }
   // gdb, connected, lets the deed begin with the first command that runs anything.
   Result gdb_says(Words commands, RunOptions options = {}) const {
     commands.insert(commands.begin(), {connect(), "set var go = 1"});
